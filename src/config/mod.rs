@@ -1,0 +1,3 @@
+//! Settings: what a person wrote, and what it means.
+
+pub mod settings;

@@ -1,0 +1,205 @@
+//! Validated settings, one struct a consumer, with the defaults.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::path_text;
+
+/// What a finished job does with its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnSuccess {
+    Keep,
+    Move,
+    Delete,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyMode {
+    /// Every packet's timestamp and every stream; first and last frame of each clip decoded.
+    Normal,
+    /// The whole output is decoded too.
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CodecChoice {
+    Auto,
+    H264,
+    Hevc,
+    Av1,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchMode {
+    Auto,
+    Notify,
+    Poll,
+}
+
+/// What decides the output of a job. Fixed into the plan when the job starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSettings {
+    pub scale: u32,
+    /// `fast`, or a path to an ONNX file.
+    pub model: String,
+    /// `auto`, `cpu`, `openvino`, `cuda:N`, `tensorrt:N`.
+    pub device: String,
+    /// `auto`, `f32`, `bf16`.
+    pub precision: String,
+    pub codec: CodecChoice,
+    /// Encoder by FFmpeg's name, past all choice.
+    pub encoder: Option<String>,
+    /// Quality of software encoders (`crf`) and of NVENC (`cq`); `None` takes the codec's default.
+    pub crf: Option<u32>,
+    pub cq: Option<u32>,
+    pub preset: Option<String>,
+    /// `yuv420p`, `yuv420p10le`, ..; `None` keeps the source's.
+    pub pixel_format: Option<String>,
+    pub max_size_mb: Option<u64>,
+    /// `auto` (when flagged), `on`, `off`.
+    pub deinterlace: String,
+    pub eta_frames: u64,
+    pub batch_frames: u64,
+    pub verify: VerifyMode,
+    pub reuse: bool,
+    /// 0: all cores.
+    pub threads: u32,
+    /// Tile core in source pixels (`240x216`); `None` chooses.
+    pub tile: Option<(u32, u32)>,
+    pub max_job_hours: Option<f64>,
+}
+
+impl Default for JobSettings {
+    fn default() -> Self {
+        JobSettings {
+            scale: 2,
+            model: "fast".into(),
+            device: "auto".into(),
+            precision: "auto".into(),
+            codec: CodecChoice::Auto,
+            encoder: None,
+            crf: None,
+            cq: None,
+            preset: None,
+            pixel_format: None,
+            max_size_mb: None,
+            deinterlace: "auto".into(),
+            eta_frames: 30,
+            batch_frames: 240,
+            verify: VerifyMode::Normal,
+            reuse: true,
+            threads: 0,
+            tile: None,
+            max_job_hours: None,
+        }
+    }
+}
+
+/// How a job process behaves; may change between attempts without changing a bit of output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunSettings {
+    pub checkpoint_seconds: u64,
+    /// MiB; 0 chooses by what is free.
+    pub memory_limit_mb: u64,
+    /// MiB; 0 chooses by what is free.
+    pub ramdisk_limit_mb: u64,
+    /// Where the RAM disk's folders go; `None` chooses.
+    #[serde(with = "optional_path")]
+    pub work_area: Option<PathBuf>,
+    /// Nice level of job processes, 0..=19.
+    pub nice: i32,
+    pub keep_job_folder: bool,
+    pub on_success: OnSuccess,
+    /// Folder for `on_success = "move"`.
+    #[serde(with = "optional_path")]
+    pub move_to: Option<PathBuf>,
+    /// MiB that must stay free on the output disk.
+    pub min_free_mb: u64,
+}
+
+impl Default for RunSettings {
+    fn default() -> Self {
+        RunSettings {
+            checkpoint_seconds: 60,
+            memory_limit_mb: 0,
+            ramdisk_limit_mb: 0,
+            work_area: None,
+            nice: 10,
+            keep_job_folder: false,
+            on_success: OnSuccess::Keep,
+            move_to: None,
+            min_free_mb: 512,
+        }
+    }
+}
+
+/// What the daemon does around jobs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DaemonSettings {
+    pub watch: WatchMode,
+    pub rescan_seconds: u64,
+    pub settle_ms: u64,
+    /// Seconds a file may stand unchanged without opening as media before it fails.
+    pub unreadable_seconds: u64,
+    pub follow_symlinks: bool,
+    /// Still pictures are jobs too.
+    pub images: bool,
+    /// Seconds without any progress before a job process is killed.
+    pub stall_timeout: u64,
+    pub attempts_max: u32,
+    /// `22:00-07:00`, local time; `None` always works.
+    pub work_between: Option<String>,
+    /// Days of log files kept.
+    pub log_days: u32,
+}
+
+impl Default for DaemonSettings {
+    fn default() -> Self {
+        DaemonSettings {
+            watch: WatchMode::Auto,
+            rescan_seconds: 30,
+            settle_ms: 2000,
+            unreadable_seconds: 60,
+            follow_symlinks: true,
+            images: true,
+            stall_timeout: 300,
+            attempts_max: 3,
+            work_between: None,
+            log_days: 14,
+        }
+    }
+}
+
+/// Where things are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folders {
+    #[serde(with = "path_text")]
+    pub root: PathBuf,
+    #[serde(with = "path_text")]
+    pub input: PathBuf,
+    #[serde(with = "path_text")]
+    pub output: PathBuf,
+    #[serde(with = "path_text")]
+    pub logs: PathBuf,
+}
+
+mod optional_path {
+    use super::*;
+    use serde::{Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, s: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().map(path_text::escape).serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<PathBuf>, D::Error> {
+        match Option::<String>::deserialize(d)? {
+            None => Ok(None),
+            Some(text) => path_text::unescape(&text).map(Some).ok_or_else(|| D::Error::custom("malformed path")),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What the engine is opened with: fixed by the plan.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    Tensorrt,
+    Cuda,
+    Openvino,
+    Cpu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    F32,
+    Bf16,
+    F16,
+}
+
+/// Everything a frame's pixels depend on, besides the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnginePin {
+    /// `builtin:fast` or a path.
+    pub model: String,
+    /// SHA-256-sized hash of the model file, hex (BLAKE3).
+    pub model_hash: String,
+    /// What the network itself enlarges by.
+    pub model_scale: u32,
+    /// How often it is applied, one after the other (2x twice is 4x).
+    pub passes: u32,
+    pub provider: Provider,
+    /// Device number for CUDA and TensorRT.
+    pub device: u32,
+    pub precision: Precision,
+    /// Core of a tile in source pixels.
+    pub tile_width: u32,
+    pub tile_height: u32,
+    /// Border read around the core, in source pixels.
+    pub halo: u32,
+    /// Tiles in one call.
+    pub batch: u32,
+    /// Concurrent calls, and threads inside each.
+    pub sessions: u32,
+    pub threads: u32,
+    /// Take unchanged tiles from the frame before. Never changes a pixel.
+    pub reuse: bool,
+}
+
+impl EnginePin {
+    /// `cpu/openvino-bf16`, `cuda:0/f16`: for the log line.
+    pub fn label(&self) -> String {
+        let precision = match self.precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+        };
+        match self.provider {
+            Provider::Tensorrt => format!("tensorrt:{}/{precision}", self.device),
+            Provider::Cuda => format!("cuda:{}/{precision}", self.device),
+            Provider::Openvino => format!("cpu/openvino-{precision}"),
+            Provider::Cpu => format!("cpu/{precision}"),
+        }
+    }
+}
