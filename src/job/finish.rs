@@ -2,6 +2,7 @@
 //! Every step may be repeated; a crash between two of them is finished at the next start.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -11,19 +12,24 @@ use crate::base::path_text::escape;
 use crate::config::settings::OnSuccess;
 use crate::job::order::JobOrder;
 use crate::model::progress::Outcome;
-use crate::model::status::State;
-use crate::store::history::{Entry, History};
+use crate::store::history::{Ending, Entry, History};
 use crate::store::job_dir::JobDir;
 
+/// The job process may take a moment to let go of the folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+
 /// The history line, then what `on_success` asks for the source. `remove_line` takes the job
-/// out of the queue; it is called once both are durable.
+/// out of the queue; it is called once both are durable. `source` is size (bytes) and mtime
+/// (nanoseconds since 1970) of the file that was upscaled.
 pub fn succeed(
     order: &JobOrder,
     outcome: &Outcome,
-    history: &History,
+    source: (u64, i64),
+    history: &mut History,
     remove_line: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
-    let entry = Entry::of_source(&order.relative, &order.source, State::Done)?.with_outcome(outcome);
+    let mut entry = Entry::new(&order.relative, Ending::Done, source.0, source.1);
+    entry.outcome = Some(outcome.clone());
     history.append(&entry)?;
     if let Err(error) = settle_source(order) {
         // The output is there; a source that cannot be moved is told, not repeated.
@@ -38,7 +44,9 @@ pub fn drop_folder(order: &JobOrder) -> Result<()> {
     if order.run.keep_job_folder {
         return Ok(());
     }
-    JobDir::remove_folder(&order.job_dir).with_context(|| format!("removing {}", escape(&order.job_dir)))
+    let Some(mut dir) = JobDir::open(&order.job_dir)? else { return Ok(()) };
+    dir.lock(LOCK_PATIENCE)?;
+    dir.remove().with_context(|| format!("removing {}", escape(&order.job_dir)))
 }
 
 fn settle_source(order: &JobOrder) -> Result<()> {

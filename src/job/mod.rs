@@ -5,6 +5,7 @@ pub mod fingerprint;
 pub mod keeper;
 pub mod order;
 pub mod output;
+pub mod parts;
 pub mod planner;
 pub mod publish;
 pub mod reporter;

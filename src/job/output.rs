@@ -8,11 +8,12 @@ use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::config::settings::VerifyMode;
 use crate::job::reporter::Reporter;
-use crate::job::resume::Sealed;
+use crate::job::resume::{self, Sealed};
 use crate::job::space::Space;
-use crate::media::assemble::{self, AssembleRequest, ClipRef};
+use crate::media::assemble::{self, AssembleRequest};
+use crate::media::assemble_video::ClipRef;
 use crate::media::verify::{self, VerifyRequest};
-use crate::media::{clip, encoder, lossless};
+use crate::media::{clip, clip_transcode, encoder_options, lossless};
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::frame::Stamp;
 use crate::model::plan::Plan;
@@ -67,9 +68,10 @@ impl Output<'_> {
             let mut path = self.sealed.clips[index].clone();
             let mut spec = table.encoder;
             if spec != last && specs[last].codec != Codec::H264 {
-                let target = self.dir.scratch(&format!("again-{index:06}.nut"))?;
-                let frames = lossless::read(&path, self.plan.format())?;
-                self.encode_again(&specs[last], &target, frames)
+                let target = self.scratch(&format!("again-{index:06}.nut"))?;
+                self.reporter.beat();
+                self.space.shutdown.check()?;
+                clip_transcode::transcode(&path, &specs[spec], &target, &specs[last])
                     .with_context(|| format!("encoding the clip of batch {index} again with {}", specs[last].name))?;
                 (path, spec) = (target, last);
             }
@@ -149,6 +151,7 @@ impl Output<'_> {
         let seconds = self.seconds(stamps);
         let clips = self.clips()?;
         let mut video: u64 = clips.iter().filter_map(|c| std::fs::metadata(&c.path).ok()).map(|m| m.len()).sum();
+        let spills = self.dir.spilled(self.plan, &|_| resume::beat(self.reporter))?.spills;
         let mut aim = limit as f64 * RATE_MARGIN;
         for attempt in 0..RATE_ATTEMPTS {
             if made.bytes <= limit {
@@ -163,15 +166,14 @@ impl Output<'_> {
                 let message = format!("the streams that are copied already need {} MiB of max_size_mb", other >> 20);
                 return Err(Fault::Unsupported.because(message));
             }
-            let spec = encoder::with_bitrate(base, rate as u64);
+            let spec = encoder_options::at_bit_rate(base, rate as u64);
             self.reporter.log("info", &format!("{} MiB is over max_size_mb: encoding again at {} kbit/s", made.bytes >> 20, rate / 1000));
             let mut again = Vec::new();
             for (index, table) in &self.sealed.tables {
-                let target = self.dir.scratch(&format!("sized-{index:06}.nut"))?;
-                let segments = self.dir.segments(self.plan, *index)?;
+                let target = self.scratch(&format!("sized-{index:06}.nut"))?;
                 let mut frames = Vec::new();
-                for (_, _, path) in &segments {
-                    frames.push(lossless::read(path, self.plan.format())?);
+                for spill in spills.iter().filter(|s| s.batch == *index) {
+                    frames.push(lossless::read(&spill.path)?);
                 }
                 self.encode_again(&spec, &target, frames.into_iter().flatten())?;
                 again.push(ClipRef { path: target, frames: table.stamps.len() as u64, spec: 0 });
@@ -184,6 +186,13 @@ impl Output<'_> {
         }
         let message = format!("the output is still {} MiB after {RATE_ATTEMPTS} attempts; raise max_size_mb", made.bytes >> 20);
         Err(Fault::Unsupported.because(message))
+    }
+
+    /// A file for clips that are only made for this output; gone at the next start.
+    fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.dir.path().join("scratch");
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", escape(&folder)))?;
+        Ok(folder.join(name))
     }
 
     fn seconds(&self, stamps: &[Stamp]) -> f64 {

@@ -4,7 +4,6 @@ use anyhow::{Context, Result};
 
 use crate::base::clock;
 use crate::base::fault::Fault;
-use crate::base::path_text::escape;
 use crate::config::settings::JobSettings;
 use crate::engine::{runtime, tune};
 use crate::job::fingerprint;
@@ -13,7 +12,7 @@ use crate::job::reporter::Reporter;
 use crate::media::{self, container, encoder};
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
-use crate::model::source::{Rational, SourceInfo};
+use crate::model::source::SourceInfo;
 
 /// A batch of output frames may take this much of the RAM disk, bytes, ..
 const BATCH_BYTES: u64 = 2 << 30;
@@ -21,8 +20,6 @@ const BATCH_BYTES: u64 = 2 << 30;
 const BATCH_FRAMES_MIN: u64 = 96;
 /// Decoder threads beyond these gain nothing.
 const DECODER_THREADS_MAX: u32 = 8;
-/// Encoders are told a frame rate within these bounds; timestamps do not depend on it.
-const RATE_MAX: i32 = 240;
 
 /// Plans a video job for a source that was just probed.
 pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Result<Plan> {
@@ -36,18 +33,17 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     if (width, height) != (video.width * settings.scale, video.height * settings.scale) {
         reporter.remark(&format!("odd output size rounded up to {width}x{height} by repeating the last row or column"));
     }
-    let (engine, remarks) = tune::choose(settings, &video).context("choosing the upscaling engine")?;
+    let (engine, remarks) = tune::choose(settings, video.width, video.height, video.format.depth).context("choosing the upscaling engine")?;
     for remark in remarks {
         reporter.log("info", &remark);
     }
     reporter.beat();
-    let rate = clamp_rate(video.average_rate);
     let choice = encoder::choose(&encoder::EncoderRequest {
         settings,
         width,
         height,
         format: video.format,
-        rate,
+        rate: video.average_rate,
         sample_aspect: video.sample_aspect,
         colour: video.colour,
         hdr: video.hdr.clone(),
@@ -64,8 +60,8 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         reporter.remark(loss);
     }
     let mut libraries = media::versions();
-    libraries.push(format!("ONNX Runtime {}", runtime::version()?));
-    let mut plan = Plan {
+    libraries.push(runtime::description()?);
+    Ok(Plan {
         version: PLAN_VERSION,
         program: format!("upscaled {}", env!("CARGO_PKG_VERSION")),
         created: clock::now_rfc3339(),
@@ -88,9 +84,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         libraries,
         key: String::new(),
         info,
-    };
-    plan.key = blake3::hash(&serde_json::to_vec(&plan)?).to_hex()[..32].to_string();
-    Ok(plan)
+    })
 }
 
 /// Lengths of the batches: the first gives an early ETA, the others fit the RAM disk.
@@ -114,15 +108,6 @@ pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-fn clamp_rate(rate: Rational) -> Rational {
-    match rate {
-        r if !r.is_known() => Rational::new(25, 1),
-        r if r.value() > f64::from(RATE_MAX) => Rational::new(RATE_MAX, 1),
-        r if r.value() < 1.0 => Rational::new(1, 1),
-        r => r,
-    }
-}
-
 fn parse_format(name: &str) -> Result<PixelFormat> {
     for chroma in [Chroma::C420, Chroma::C422, Chroma::C444] {
         for depth in [8, 10] {
@@ -134,19 +119,6 @@ fn parse_format(name: &str) -> Result<PixelFormat> {
     }
     let known = "yuv420p, yuv422p, yuv444p, yuv420p10le, yuv422p10le, yuv444p10le";
     Err(Fault::Config.because(format!("pixel_format {name:?} is not one of {known}")))
-}
-
-/// The sentence for a source that this program will not touch.
-pub fn refuse_long(order: &JobOrder, frames: u64, fps: f64) -> Result<()> {
-    let Some(hours) = order.settings.max_job_hours else { return Ok(()) };
-    let estimate = frames as f64 / fps.max(1e-6) / 3600.0;
-    if estimate <= hours {
-        return Ok(());
-    }
-    Err(Fault::Config.because(format!(
-        "{} would take about {estimate:.1} hours, more than max_job_hours = {hours}; raise it and `retry` the job",
-        escape(&order.relative)
-    )))
 }
 
 #[cfg(test)]
@@ -168,13 +140,5 @@ mod tests {
         assert_eq!(batch_rule(&settings, 2 << 20), BatchRule { first: 30, following: 240 });
         assert_eq!(batch_rule(&settings, 12_441_600).following, 172);
         assert_eq!(batch_rule(&settings, 1 << 30).following, 96);
-    }
-
-    #[test]
-    fn rates_are_clamped() {
-        assert_eq!(clamp_rate(Rational::new(57600, 1)), Rational::new(240, 1));
-        assert_eq!(clamp_rate(Rational::new(24000, 1001)), Rational::new(24000, 1001));
-        assert_eq!(clamp_rate(Rational::new(0, 0)), Rational::new(25, 1));
-        assert_eq!(clamp_rate(Rational::new(1, 10)), Rational::new(1, 1));
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::base::fault::{Fault, one_line};
 use crate::job::fingerprint;
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
@@ -33,20 +34,35 @@ impl Sealed {
 /// The plan of an earlier attempt, if it still holds for the source. A changed source voids
 /// plan and clips, in the log.
 pub fn plan(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Option<Plan>> {
-    let Some(plan) = dir.read_plan()? else { return Ok(None) };
-    if fingerprint::check(&order.source, &plan.fingerprint).is_ok() {
-        return Ok(Some(plan));
+    let plan = match dir.read_plan() {
+        Err(error) if Fault::of(&error) == Fault::DamagedState => {
+            reporter.remark(&format!("{}: starting over", one_line(&error)));
+            dir.discard()?;
+            None
+        }
+        read => read?,
+    };
+    let Some(plan) = plan else { return Ok(None) };
+    match fingerprint::check(&order.source, &plan.fingerprint) {
+        Ok(()) => return Ok(Some(plan)),
+        Err(error) if Fault::of(&error) != Fault::SourceChanged => return Err(error),
+        Err(_) => reporter.remark("the source changed since the job began: starting over"),
     }
-    reporter.remark("the source changed since the job began: starting over");
-    dir.clear()?;
+    dir.discard()?;
     Ok(None)
+}
+
+/// A beat for work that moves bytes.
+pub fn beat(reporter: &Reporter) -> Result<()> {
+    reporter.beat();
+    Ok(())
 }
 
 /// Checks every clip. Damaged ones are removed, with a line in the log, and made again.
 pub fn sealed(dir: &JobDir, plan: &Plan, reporter: &Reporter) -> Result<Sealed> {
-    let found = dir.sealed(plan, &|| reporter.beat())?;
-    for rejected in &found.rejected {
-        reporter.remark(rejected);
+    let found = dir.sealed(plan, &|_| beat(reporter))?;
+    for dropped in &found.dropped {
+        reporter.remark(dropped);
     }
     let mut sealed = Sealed::default();
     for clip in found.clips {

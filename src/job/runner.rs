@@ -1,11 +1,13 @@
 //! A job from its order to its published file, from wherever an earlier attempt left it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::base::atomic_file;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
@@ -22,12 +24,15 @@ use crate::model::progress::{Event, Outcome, Phase};
 use crate::pipeline::decode::Ended;
 use crate::pipeline::meter::{Meter, Stage};
 use crate::pipeline::run::Pipeline;
-use crate::store::job_dir::{End, JobDir};
+use crate::store::frame_table::{End, TABLE_VERSION};
+use crate::store::job_dir::JobDir;
 use crate::work::area::WorkArea;
 use crate::work::budget::Budget;
 
 /// A source whose decoder delivers other frames than before is decoded anew this often.
 const DIVERGED_MAX: u32 = 1;
+/// An attempt that was killed a moment ago may still hold the job folder for so long.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 /// Bits a pixel of output that the space estimate assumes, before anything is encoded.
 const ESTIMATED_BITS_PER_PIXEL: f64 = 0.1;
 
@@ -38,7 +43,9 @@ const ESTIMATED_BITS_PER_PIXEL: f64 = 0.1;
 /// Any [`Fault`]; state on disk is always such that the same order can be given again.
 pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdown) -> Result<Outcome> {
     media::init();
-    let dir = JobDir::create(&order.job_dir, &order.relative)?;
+    let mut dir = JobDir::create(&order.job_dir, &order.marker(), &order.key)?;
+    dir.lock(LOCK_PATIENCE)?;
+    let dir = dir;
     let meter = Meter::default();
     let reporter = Reporter::new(order, &dir, &meter, events);
     let done = AtomicBool::new(false);
@@ -70,8 +77,8 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&self) -> Result<Outcome> {
-        self.dir.tidy()?;
-        if let Some(path) = publish::published(self.dir)? {
+        let beat = |_| resume::beat(self.reporter);
+        if let Some(path) = publish::published(self.order, self.dir, &beat)? {
             self.reporter.log("info", &format!("{} was published before the last stop", escape(&path)));
             let verified = "verified before it was published by an earlier attempt".into();
             return self.outcome(&path, None, None, Vec::new(), verified);
@@ -80,12 +87,14 @@ impl Job<'_> {
             Some(plan) => plan,
             None => match self.plan()? {
                 Planned::Video(plan) => *plan,
-                Planned::Still(path) => return self.outcome(&path, None, None, Vec::new(), "read back".into()),
+                Planned::Still(still) => return self.still_outcome(still),
             },
         };
+        for removed in self.dir.tidy(Some(&plan))? {
+            tracing::debug!("{removed}");
+        }
         let sealed = self.clips(&plan)?;
-        let temporary = publish::temporary(self.order, &plan.extension);
-        let _ = std::fs::remove_file(&temporary);
+        let temporary = publish::temporary(self.order)?;
         let output = Output {
             plan: &plan,
             source: &self.order.source,
@@ -100,7 +109,7 @@ impl Job<'_> {
         })?;
         fingerprint::check(&self.order.source, &plan.fingerprint)?;
         self.reporter.enter(Phase::Publishing, "");
-        let path = publish::publish(self.order, self.dir, &made.path, &plan.extension)?;
+        let path = publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)?;
         let losses = plan.info.losses.iter().chain(&made.losses).cloned().collect();
         let verified = made.verified.clone();
         self.outcome(&path, Some(&plan), Some((&made, &sealed)), losses, verified)
@@ -114,12 +123,12 @@ impl Job<'_> {
             return Ok(Planned::Still(still::run(self.order, self.dir, self.reporter)?));
         }
         self.reporter.enter(Phase::Planning, "");
-        let plan = planner::make(self.order, info, self.reporter)?;
+        let mut plan = planner::make(self.order, info, self.reporter)?;
         let pixels = f64::from(plan.width) * f64::from(plan.height);
         let frames = plan.info.video.estimated_frames.unwrap_or(0) as f64;
         let clips = (pixels * frames * ESTIMATED_BITS_PER_PIXEL / 8.0) as u64;
         self.space.wait_for(2 * clips, "the clips and the output file, by estimate,")?;
-        self.dir.write_plan(&plan)?;
+        self.dir.write_plan(&mut plan)?;
         let spec = &plan.encoder.specs[0];
         let video = &plan.info.video;
         self.reporter.log(
@@ -151,7 +160,7 @@ impl Job<'_> {
             let encoder = sealed.encoder();
             let (batches, frames) = (sealed.clips.len() as u64, sealed.frames());
             self.reporter.planned(plan, batches, frames, encoder);
-            if let Some(end) = self.dir.read_end()? {
+            if let Some(end) = self.read_end(plan)? {
                 self.reporter.length_is(end.frames, end.batches);
                 if end.frames == frames && end.batches == batches {
                     self.tell_damage(&end);
@@ -176,8 +185,16 @@ impl Job<'_> {
                     let stamps = || sealed.tables.values().flat_map(|t| &t.stamps);
                     let damaged = stamps().filter(|s| s.damaged).count() as u64;
                     let mended = stamps().filter(|s| s.mended).count() as u64;
-                    let end = End::new(frames, batches, damaged, damage.packets, mended, damage.resized);
-                    self.dir.write_end(&end)?;
+                    let end = End {
+                        version: TABLE_VERSION,
+                        frames,
+                        batches,
+                        damaged_frames: damaged,
+                        damaged_packets: damage.packets,
+                        mended,
+                        resized: damage.resized,
+                    };
+                    self.dir.write_end(&end, &plan.key)?;
                     self.reporter.length_is(frames, batches);
                     self.tell_damage(&end);
                     return Ok(sealed);
@@ -186,7 +203,7 @@ impl Job<'_> {
                     diverged += 1;
                     let message = "the source decodes differently than before: its later clips are made again";
                     self.reporter.remark(message);
-                    self.dir.remove_from(batch)?;
+                    self.drop_from(plan, batch)?;
                 }
                 (Ended::Diverged { .. }, _) => {
                     let message = format!("{} decodes differently each time", self.order.name());
@@ -196,11 +213,33 @@ impl Job<'_> {
         }
     }
 
+    fn read_end(&self, plan: &Plan) -> Result<Option<End>> {
+        match self.dir.read_end(&plan.key) {
+            // It only saves decoding again.
+            Err(error) if Fault::of(&error) == Fault::DamagedState => Ok(None),
+            read => read,
+        }
+    }
+
+    /// Forgets the clips from a batch on.
+    fn drop_from(&self, plan: &Plan, batch: u64) -> Result<()> {
+        let found = self.dir.sealed(plan, &|_| resume::beat(self.reporter))?;
+        for clip in found.clips.iter().filter(|c| c.index >= batch) {
+            atomic_file::remove(&clip.path)?;
+        }
+        Ok(())
+    }
+
     fn upscale(&self, plan: &Plan, sealed: Sealed, encoder: usize) -> Result<(Ended, Sealed)> {
         let budget = Budget::new(self.order.run.memory_limit_mb)?;
         let batch_bytes = plan.format().frame_bytes(plan.width, plan.height) as u64 * plan.batches.following;
         let area = WorkArea::open(&self.order.run, &self.order.key, batch_bytes)?;
         let tables = sealed.tables.clone();
+        let found = self.dir.spilled(plan, &|_| resume::beat(self.reporter))?;
+        for dropped in &found.dropped {
+            self.reporter.remark(dropped);
+        }
+        let spills = found.spills;
         let keeper = JobKeeper {
             dir: self.dir,
             plan,
@@ -208,6 +247,7 @@ impl Job<'_> {
             reporter: self.reporter,
             space: space(self.order, self.dir, self.reporter, self.shutdown),
             sealed: Mutex::new(sealed),
+            spills,
             keep_frames: plan.max_size_mb.is_some(),
         };
         self.reporter.enter(Phase::Upscaling, "");
@@ -244,6 +284,13 @@ impl Job<'_> {
         if end.resized > 0 {
             self.reporter.remark(&format!("{} frames had another size and were fitted to the first", end.resized));
         }
+    }
+
+    fn still_outcome(&self, still: still::Upscaled) -> Result<Outcome> {
+        let (width, height, device) = (still.width, still.height, still.device);
+        let verified = format!("read back as {width}x{height}");
+        let outcome = self.outcome(&still.path, None, None, still.losses, verified)?;
+        Ok(Outcome { frames: 1, width, height, device, ..outcome })
     }
 
     fn outcome(
@@ -287,5 +334,5 @@ impl Job<'_> {
 enum Planned {
     Video(Box<Plan>),
     /// A picture needs no plan: it is published already.
-    Still(PathBuf),
+    Still(still::Upscaled),
 }

@@ -8,7 +8,8 @@ use anyhow::Result;
 use crossbeam_channel::Sender;
 
 use crate::base::shutdown::Shutdown;
-use crate::media::decoder::{Damage, DecodeOptions, Decoder, SeekPoint};
+use crate::media::decoder::{Damage, DecodeOptions, Decoder};
+use crate::media::seek::SeekPoint;
 use crate::model::frame::SourceFrame;
 use crate::model::plan::Plan;
 use crate::pipeline::meter::{Meter, Stage};

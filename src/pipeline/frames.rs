@@ -80,7 +80,7 @@ impl BatchFrames {
             if !missing {
                 continue;
             }
-            for (i, frame) in lossless::read(&segment.path, plan.format())?.enumerate() {
+            for (i, frame) in lossless::read(&segment.path)?.enumerate() {
                 beat()?;
                 let index = segment.first + i as u64;
                 if index < self.range.length && !store.has(index) {
@@ -173,7 +173,7 @@ impl BatchFrames {
         }
         let mut next = 0;
         for segment in self.segments() {
-            for frame in lossless::read(&segment.path, plan.format())? {
+            for frame in lossless::read(&segment.path)? {
                 if next < count {
                     each(frame?)?;
                     next += 1;

@@ -15,7 +15,7 @@ use crate::model::plan::{BatchRange, Plan};
 use crate::pipeline::frames::BatchFrames;
 use crate::pipeline::meter::{Meter, Stage};
 use crate::pipeline::run::{Durable, Keeper};
-use crate::pipeline::upscale::FrameUpscaler;
+use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 use crate::work::area::WorkArea;
 
 /// How often a stage that waits for room on the RAM disk looks again.
@@ -49,12 +49,14 @@ pub struct UpscaleStage<'a> {
 struct Before {
     source: Frame,
     output: Arc<Frame>,
+    tiles: u64,
 }
 
 impl UpscaleStage<'_> {
     pub fn run(&self, frames: Receiver<SourceFrame>, out: Sender<Upscaled>) -> Result<()> {
         let info = &self.plan.info.video;
-        let mut upscaler = FrameUpscaler::open(&self.plan.engine, info, self.plan.width, self.plan.height)
+        let shape = FrameShape { format: info.format, width: info.width, height: info.height, colour: info.colour };
+        let mut upscaler = FrameUpscaler::open(&self.plan.engine, shape, self.plan.width, self.plan.height)
             .context("opening the upscaling engine")?;
         let mut batch: Option<Arc<BatchFrames>> = None;
         let mut before: Option<Before> = None;
@@ -68,15 +70,15 @@ impl UpscaleStage<'_> {
             let index = source.index - range.start;
             let found = self.meter.time(Stage::Store, || current.get(index))?;
             let computed = found.is_none();
-            let frame = match found {
-                Some(frame) => Arc::new(frame),
+            let (frame, tiles) = match found {
+                Some(frame) => (Arc::new(frame), 0),
                 None => self.upscale(&mut upscaler, &source.frame, before.as_ref())?,
             };
             self.meter.time(Stage::Store, || current.put(index, &frame, !computed))?;
             self.meter.frame_ready(computed);
             self.checkpoint(&current, range.length - index - 1)?;
             let hash = xxh3_64(&source.frame.data);
-            before = Some(Before { source: source.frame, output: frame.clone() });
+            before = Some(Before { source: source.frame, output: frame.clone(), tiles });
             let upscaled = Upscaled { index, stamp: source.stamp, hash, frame, batch: current };
             if out.send(upscaled).is_err() {
                 return Ok(());
@@ -85,16 +87,21 @@ impl UpscaleStage<'_> {
         Ok(())
     }
 
-    fn upscale(&self, upscaler: &mut FrameUpscaler, source: &Frame, before: Option<&Before>) -> Result<Arc<Frame>> {
+    /// The enlarged frame and the tiles it has.
+    fn upscale(
+        &self,
+        upscaler: &mut FrameUpscaler,
+        source: &Frame,
+        before: Option<&Before>,
+    ) -> Result<(Arc<Frame>, u64)> {
         let reuse = self.plan.engine.reuse;
         if let Some(before) = before.filter(|b| reuse && b.source == *source) {
-            let tiles = upscaler.tiles_per_frame();
-            self.meter.tiles(tiles, tiles);
-            return Ok(before.output.clone());
+            self.meter.tiles(before.tiles, before.tiles);
+            return Ok((before.output.clone(), before.tiles));
         }
         let (frame, stats) = self.meter.time(Stage::Upscale, || upscaler.upscale(source))?;
         self.meter.tiles(stats.tiles, stats.reused);
-        Ok(Arc::new(frame))
+        Ok((Arc::new(frame), stats.tiles))
     }
 
     /// The frames of a batch: on the RAM disk once earlier batches have made room, else on disk.
