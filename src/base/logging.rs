@@ -23,6 +23,7 @@ use crate::base::path_text::escape;
 
 /// What is logged unless `UPSCALED_LOG` says otherwise (`debug`, `upscaled::media=debug`, ..).
 const DEFAULT_FILTER: &str = "info,ort=warn";
+const CHILD_FILTER: &str = "warn";
 
 /// Lines kept in memory while the disk is slow; beyond, lines are dropped rather than work held up.
 const BUFFERED_LINES: usize = 16_384;
@@ -34,6 +35,8 @@ pub type LineSink = Arc<dyn Fn(&str) + Send + Sync>;
 pub enum Console {
     /// Standard error: with the time on it, or for the journal with a priority instead.
     Stderr,
+    /// Standard error of a child: warnings only, without the time, for the parent to log.
+    Child,
     /// Through here, without the time (a progress bar that must be kept whole).
     Through(LineSink),
 }
@@ -60,17 +63,18 @@ pub fn init(files: Option<(&Path, u32)>, console: Console) -> Result<LogGuard> {
     let style = match &console {
         Console::Stderr if is_journal() => Style::Journal,
         Console::Stderr => Style::Timed,
-        Console::Through(_) => Style::Bare,
+        Console::Child | Console::Through(_) => Style::Bare,
     };
+    let filter = filter(if matches!(console, Console::Child) { CHILD_FILTER } else { DEFAULT_FILTER });
     let console = line_layer(ConsoleWriter(console), style);
-    let subscriber = tracing_subscriber::registry().with(filter()).with(file).with(console);
+    let subscriber = tracing_subscriber::registry().with(filter).with(file).with(console);
     tracing::subscriber::set_global_default(subscriber).context("the log was started twice")?;
     Ok(LogGuard(guard))
 }
 
-fn filter() -> EnvFilter {
+fn filter(default: &str) -> EnvFilter {
     let wanted = std::env::var("UPSCALED_LOG").ok().filter(|text| !text.is_empty());
-    wanted.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER))
+    wanted.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(default))
 }
 
 fn non_blocking(file: DailyFile) -> (NonBlocking, WorkerGuard) {
@@ -171,7 +175,7 @@ impl Write for ConsoleLine<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.0 {
             // A closed terminal must not end the work: what cannot be shown is dropped.
-            Console::Stderr => drop(io::stderr().lock().write_all(bytes)),
+            Console::Stderr | Console::Child => drop(io::stderr().lock().write_all(bytes)),
             Console::Through(sink) => sink(String::from_utf8_lossy(bytes).trim_end()),
         }
         Ok(bytes.len())

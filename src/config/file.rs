@@ -92,7 +92,7 @@ mod tests {
             ("sclae = 2", "f: unknown setting sclae; did you mean scale?"),
             ("Scale = 2", "f: unknown setting Scale; did you mean scale?"),
             ("[job]\nscale = 2", "f: unknown setting job; docs/settings.md lists all"),
-            ("scale = 20", "f: scale = 20: it must be a whole number from 1 to 8"),
+            ("scale = 20", "f: scale = 20: it must be a whole number from 2 to 8"),
             ("codec = \"vp9\"", "f: codec = \"vp9\": it must be one of auto, h264, hevc, av1"),
             ("crf = -1", "f: crf = -1: it must be a whole number from 0 to 63, or auto"),
         ] {

@@ -62,7 +62,7 @@ pub const KEYS: &[Key] = &[
     key(Group::Folders, "input", Kind::Path),
     key(Group::Folders, "output", Kind::Path),
     key(Group::Folders, "logs", Kind::Path),
-    key(Group::Job, "scale", Kind::Whole(1, 8)),
+    key(Group::Job, "scale", Kind::Whole(2, 8)),
     key(Group::Job, "model", Kind::Model),
     key(Group::Job, "device", Kind::Text(is_device, "auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N")),
     key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16"])),

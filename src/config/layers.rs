@@ -16,7 +16,8 @@ use crate::config::nearest::nearest;
 use crate::config::settings::{DaemonSettings, Folders, JobSettings, OnSuccess, RunSettings};
 
 /// Variables that begin like a setting and are none.
-const RESERVED: &[&str] = &["UPSCALED_ROOT", "UPSCALED_CONFIG", "UPSCALED_LOG", "UPSCALED_FAILPOINTS"];
+const RESERVED: &[&str] =
+    &["UPSCALED_ROOT", "UPSCALED_CONFIG", "UPSCALED_LOG", "UPSCALED_FAILPOINTS", "UPSCALED_PARENT_PID"];
 
 /// The settings of one source, each checked by itself.
 #[derive(Clone, Debug, Default)]
@@ -303,7 +304,7 @@ mod tests {
             wrong("UPSCALED_SCLAE", "2"),
             "unknown variable UPSCALED_SCLAE in the environment; did you mean UPSCALED_SCALE?"
         );
-        assert!(wrong("UPSCALED_SCALE", "99").contains("a whole number from 1 to 8"));
+        assert!(wrong("UPSCALED_SCALE", "99").contains("a whole number from 2 to 8"));
         assert_eq!(
             words(Layer::default().set_flag("crf", OsStr::new("x"), root)),
             "--crf x: it must be a whole number from 0 to 63, or auto"
