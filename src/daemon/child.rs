@@ -23,7 +23,7 @@ const ORDER_MAX: u64 = 1 << 20;
 /// Exit status of a child whose parent is gone.
 const ORPHANED: i32 = 143;
 
-/// The first act of a child: after it, the process is killed when the thread that spawned it ends,
+/// The first act of a child, on its main thread (the setting is that of a thread): after it, the process is killed when the thread that spawned it ends,
 /// and ends by itself when it is too late for that already. Does nothing in a process that was
 /// started by hand.
 pub fn guard() -> Result<()> {

@@ -1,6 +1,7 @@
 //! daemon
 
 pub mod child;
+pub mod control;
 mod filesystem;
 mod hours;
 mod lines;
@@ -13,3 +14,6 @@ mod settle;
 mod spawn;
 mod supervise;
 mod watch;
+
+#[cfg(test)]
+mod testing;
