@@ -1,1 +1,3 @@
-//! job
+//! One job, restartable at any line: plan, resume, seal, assemble, publish, finish.
+
+pub mod order;
