@@ -1,48 +1,45 @@
 //! One request to the running daemon, or done on the files where none runs.
 
-use std::path::PathBuf;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::cli::args::Place;
-use crate::cli::job_name;
 use crate::cli::output;
+use crate::config;
 use crate::config::layers::Layer;
-use crate::config::{self, Settings};
+use crate::daemon::books::Books;
 use crate::daemon::control::{Client, Request, Response};
 use crate::daemon::ops;
 use crate::store::paths::Layout;
 
-/// The daemon of one root folder.
+/// The daemon of one root folder, or its files.
 pub struct Daemon {
-    settings: Settings,
-    here: PathBuf,
+    books: Books,
 }
 
 impl Daemon {
     /// The one that `--root` and `--config` mean.
     pub fn of(place: &Place) -> Result<Daemon> {
         let settings = config::resolve(&place.sources(Layer::default())?)?;
-        let here = std::env::current_dir().context("the current folder cannot be found")?;
-        Ok(Daemon { settings, here })
+        Ok(Daemon { books: Books::open(Layout::new(&settings.folders))? })
     }
 
     /// A job's name from what a person wrote.
-    pub fn job(&self, given: &std::path::Path) -> Result<String> {
-        job_name::resolve(&self.settings.folders.input, &self.here, given)
+    pub fn job(&self, given: &Path) -> Result<String> {
+        ops::name_of(&self.books, given)
     }
 
     /// As [`Daemon::job`], where a job need not be named.
-    pub fn maybe_job(&self, given: Option<&std::path::Path>) -> Result<Option<String>> {
+    pub fn maybe_job(&self, given: Option<&Path>) -> Result<Option<String>> {
         given.map(|given| self.job(given)).transpose()
     }
 
     /// Asks. What is refused is an error with its fault.
     pub fn ask(&self, request: &Request) -> Result<Response> {
-        let layout = Layout::new(&self.settings.folders);
-        match Client::connect(&layout.socket())? {
+        match Client::connect(&self.books.layout().socket())? {
             Some(mut client) => client.ask(request),
-            None => ops::without_daemon(&layout, request),
+            None => ops::apply(&self.books, request)?.into_result(),
         }
     }
 

@@ -14,7 +14,6 @@ mod doctor_machine;
 mod doctor_media;
 mod exit;
 mod job;
-mod job_name;
 mod output;
 mod probe;
 mod queue;

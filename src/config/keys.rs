@@ -259,6 +259,34 @@ mod tests {
     }
 
     #[test]
+    fn the_page_tells_every_setting() {
+        let rows: Vec<Vec<&str>> = include_str!("../../docs/settings.md")
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect())
+            .collect();
+        assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), KEYS.iter().map(|k| k.name).collect::<Vec<_>>());
+        let mut defaults = serde_json::Map::new();
+        for value in [
+            serde_json::to_value(JobSettings::default()).unwrap(),
+            serde_json::to_value(RunSettings::default()).unwrap(),
+            serde_json::to_value(DaemonSettings::default()).unwrap(),
+        ] {
+            defaults.extend(value.as_object().unwrap().clone());
+        }
+        for (key, row) in KEYS.iter().zip(rows) {
+            let default = match (defaults.get(key.name), key.unset) {
+                (Some(Value::Null), Some(unset)) => unset.into(),
+                (Some(Value::String(text)), _) => text.clone(),
+                (Some(value), _) => value.to_string(),
+                (None, _) => key.name.to_string(),
+            };
+            assert_eq!((row[1], row[2]), (default.as_str(), key.wanted().as_str()), "{}", key.name);
+            assert!(row.len() == 4 && row[3].len() > 5, "{}", key.name);
+        }
+    }
+
+    #[test]
     fn values_of_text() {
         let base = Path::new("/b");
         let text = |name: &str, value: &str| find(name).unwrap().from_os(OsStr::new(value), base);
