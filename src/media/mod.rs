@@ -1,3 +1,0 @@
-//! media
-
-pub mod ffi;
