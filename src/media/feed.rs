@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use ffmpeg_next::codec::packet::side_data::Type as PacketData;
 use ffmpeg_next::codec::{self, decoder};
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::{Dictionary, Error, Packet, Rational as Ratio, frame};
@@ -38,6 +39,8 @@ pub struct Feed {
     state: State,
     damage: FeedDamage,
     packets: u64,
+    encrypted: bool,
+    threads: u32,
     /// A packet read but not yet sent (the first one after a seek).
     held: Option<Packet>,
 }
@@ -78,12 +81,19 @@ impl Feed {
             state: State::Reading,
             damage: FeedDamage::default(),
             packets: 0,
+            encrypted: false,
+            threads: threads.max(1),
             held: None,
         })
     }
 
     pub fn damage(&self) -> FeedDamage {
         self.damage
+    }
+
+    /// Whether a packet came without the key to it.
+    pub(in crate::media) fn is_encrypted(&self) -> bool {
+        self.encrypted
     }
 
     /// The stream that is decoded; `None` only if the container lost it.
@@ -149,8 +159,11 @@ impl Feed {
     }
 
     fn delivered(&mut self, picture: frame::Video) -> (frame::Video, RawStamp) {
-        let damaged = picture.is_corrupt() || picture.has_decode_errors();
-        self.damage.frames += u64::from(damaged);
+        // With several threads a picture may be handed out before its error flags are set: they are
+        // good enough to count, but a stamp must be the same each time.
+        let flagged = picture.has_decode_errors();
+        let damaged = picture.is_corrupt() || (flagged && self.threads == 1);
+        self.damage.frames += u64::from(damaged || flagged);
         let stamp = RawStamp { pts: picture.timestamp(), duration: picture.packet().duration.max(0), damaged };
         (picture, stamp)
     }
@@ -183,6 +196,7 @@ impl Feed {
                 Ok(()) => {
                     self.packets += 1;
                     self.damage.packets += u64::from(packet.is_corrupt());
+                    self.encrypted |= packet.side_data().any(|data| data.kind() == PacketData::EncryptionInfo);
                     let offset = self.discontinuity.packet(packet.dts(), packet.pts(), packet.duration());
                     if offset != 0 {
                         packet.set_pts(packet.pts().map(|t| t.saturating_add(offset)));

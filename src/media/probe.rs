@@ -132,9 +132,8 @@ fn examine(input: &mut Input, index: usize, name: &str) -> Result<Examined> {
         return Err(Fault::Internal.because(format!("{name} has no stream {index}")));
     };
     let facts = input::stream_facts(&stream);
-    let encrypted = facts.tag == "encv" || side_data::stream_data(&stream, PacketData::EncryptionInitInfo).is_some();
-    if encrypted {
-        return Err(Fault::Unsupported.because(format!("the video in {name} is encrypted (DRM)")));
+    if facts.tag == "encv" || side_data::stream_data(&stream, PacketData::EncryptionInitInfo).is_some() {
+        return Err(encrypted(name));
     }
     if ffmpeg_next::decoder::find(stream.parameters().id()).is_none() {
         return Err(Fault::Unsupported.because(feed::no_decoder(name, &facts.codec, &facts.tag)));
@@ -184,11 +183,18 @@ fn first_frames(feed: &mut Feed, name: &str) -> Result<(frame::Video, bool)> {
         }
     }
     let complaint = log::take_complaint();
+    if feed.is_encrypted() {
+        return Err(encrypted(name));
+    }
     let Some(first) = first else {
         let why = if complaint.is_empty() { String::new() } else { format!(" ({complaint})") };
         return Err(Fault::BadInput.because(format!("no frame of {name} can be decoded{why}")));
     };
     Ok((first, interlaced))
+}
+
+fn encrypted(name: &str) -> anyhow::Error {
+    Fault::Unsupported.because(format!("the video in {name} is encrypted (DRM)"))
 }
 
 fn known((num, den): (i32, i32)) -> Option<Rational> {
@@ -234,7 +240,7 @@ mod tests {
             film.extend_from_slice(b"FRAME\n");
             film.extend_from_slice(&[value; 12]);
         }
-        for name in [&b"-dash.y4m"[..], b"http:x.y4m", b"a%03d.png", b"new\nline.y4m", b"\xff\xfe.y4m", b"concat:a|b"] {
+        for name in [&b"-dash.y4m"[..], b"http:x.y4m", b"a%03d.y4m", b"new\nline.y4m", b"\xff\xfe.y4m", b"concat:a|b"] {
             let path = folder.path().join(OsStr::from_bytes(name));
             std::fs::write(&path, &film).unwrap();
             let info = probe(&path).unwrap_or_else(|e| panic!("{}: {e:#}", escape(&path)));
