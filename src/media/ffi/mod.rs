@@ -1,0 +1,5 @@
+//! The only home of unsafe code: FFmpeg calls that its safe bindings lack.
+
+pub(super) mod input;
+pub(super) mod log;
+pub(super) mod picture;
