@@ -1,3 +1,5 @@
 //! pipeline
 
 pub mod upscale;
+#[cfg(test)]
+mod upscale_timing;
