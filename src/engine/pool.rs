@@ -72,7 +72,10 @@ mod tests {
         let (done, results) = unbounded();
         for n in 0..20 {
             let done = done.clone();
-            pool.submit(Box::new(move |own: &mut i32| drop(done.send(*own * n)))).unwrap();
+            pool.submit(Box::new(move |own: &mut i32| {
+                let _ = done.send(*own * n);
+            }))
+            .unwrap();
         }
         drop(done);
         assert_eq!(results.iter().sum::<i32>(), 7 * 190);
