@@ -295,3 +295,34 @@ impl LumaPass {
         total
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{pin, runtime_is_here};
+
+    #[test]
+    fn float_planes_go_through_the_same_tiles() {
+        if !runtime_is_here() {
+            return;
+        }
+        let file = ModelFile::open("fast").unwrap();
+        let (width, height) = (50usize, 40usize);
+        let plane: Vec<f32> = (0..width * height).map(|i| 0.2 + 0.5 * ((i % width) as f32 / width as f32)).collect();
+        let enlarge = |tile, passes| {
+            let pin = EnginePin { passes, ..pin(&file, tile) };
+            LumaEngine::open(&pin).unwrap().plane(&plane, width, height).unwrap()
+        };
+        let whole = enlarge((50, 40), 1);
+        assert_eq!(whole.len(), 4 * width * height);
+        assert!(enlarge((17, 9), 1) == whole);
+        assert_eq!(enlarge((50, 40), 2).len(), 16 * width * height);
+        // A soft ramp comes out as the ramp it was.
+        for y in 20..60 {
+            for x in 20..80 {
+                let want = 0.2 + 0.5 * ((x as f32 / 2.0 - 0.25) / width as f32);
+                assert!((whole[y * 2 * width + x] - want).abs() < 0.01);
+            }
+        }
+    }
+}

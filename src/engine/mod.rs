@@ -8,4 +8,6 @@ pub mod pool;
 pub mod provider;
 pub mod runtime;
 pub mod session;
+#[cfg(test)]
+pub mod testing;
 pub mod tune;

@@ -141,3 +141,61 @@ impl ModelFile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::TestModel;
+
+    #[test]
+    fn the_default_model_is_cut_before_its_sum() {
+        let file = ModelFile::open("fast").unwrap();
+        assert_eq!((file.name.as_str(), file.facts.scale, file.facts.halo), ("builtin:fast", 2, 6));
+        assert!(file.facts.tail.as_ref().is_some_and(|t| t.residual));
+        let network = file.network(2, 30, 40).unwrap();
+        assert_eq!((network.input_dims, network.output_dims), ([2, 1, 30, 40], [2, 4, 30, 40]));
+        let cut = ModelProto::decode(&network.bytes[..]).unwrap().graph.unwrap();
+        assert!(cut.node.iter().all(|n| !["Add", "DepthToSpace"].contains(&n.operation())));
+        assert_eq!(cut.output[0].dims(), [Some(2), Some(4), Some(30), Some(40)]);
+        assert!(file.facts.fixed == [None, None] && network.residual && network.layout == Layout::Phases);
+    }
+
+    #[test]
+    fn a_tail_without_a_sum_is_cut_before_the_shuffle() {
+        let file = ModelFile::parse("m", &TestModel { residual: false, ..Default::default() }.bytes()).unwrap();
+        assert_eq!(file.facts.tail.as_ref().map(|t| t.residual), Some(false));
+        assert_eq!(file.network(1, 8, 8).unwrap().output_dims, [1, 4, 8, 8]);
+    }
+
+    #[test]
+    fn models_that_cannot_run_say_why() {
+        for (model, word) in [
+            (TestModel { channels: 3, ..Default::default() }, "RGB"),
+            (TestModel { valid: true, ..Default::default() }, "borders"),
+            (TestModel { odd_operation: Some("GlobalAveragePool"), ..Default::default() }, "GlobalAveragePool"),
+        ] {
+            let error = ModelFile::parse("m.onnx", &model.bytes()).unwrap_err();
+            assert_eq!(Fault::of(&error), Fault::Unsupported);
+            let text = error.to_string();
+            assert!(text.contains("m.onnx") && text.contains(word), "{text}");
+        }
+        assert_eq!(Fault::of(&ModelFile::parse("m", b"not a model").unwrap_err()), Fault::Config);
+        assert_eq!(Fault::of(&ModelFile::open("/no/such.onnx").unwrap_err()), Fault::NotFound);
+    }
+
+    #[test]
+    fn a_pinned_model_must_be_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b.onnx");
+        std::fs::write(&path, TestModel::default().bytes()).unwrap();
+        let file = ModelFile::open(path.to_str().unwrap()).unwrap();
+        let pin = crate::engine::testing::pin(&file, (8, 8));
+        assert!(ModelFile::open_pinned(&pin).is_ok());
+        std::fs::write(&path, TestModel { seed: 2, ..Default::default() }.bytes()).unwrap();
+        assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);
+        std::fs::write(&path, "rubbish").unwrap();
+        assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);
+    }
+}

@@ -61,3 +61,40 @@ impl<W> Drop for Pool<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_thread_opens_its_own_and_errors_come_back() {
+        let pool = Pool::start(3, || Ok(7)).unwrap();
+        let (done, results) = unbounded();
+        for n in 0..20 {
+            let done = done.clone();
+            pool.submit(Box::new(move |own: &mut i32| {
+                let _ = done.send(*own * n);
+            }))
+            .unwrap();
+        }
+        drop(done);
+        assert_eq!(results.iter().sum::<i32>(), 7 * 190);
+        let failed = Pool::<()>::start(2, || Err(Fault::Device.because("no device")));
+        assert_eq!(Fault::of(&failed.err().unwrap()), Fault::Device);
+    }
+
+    #[test]
+    fn a_dead_thread_closes_the_channel_of_its_work() {
+        let pool = Pool::start(1, || Ok(())).unwrap();
+        let (done, results) = unbounded::<()>();
+        let held = done.clone();
+        pool.submit(Box::new(move |()| {
+            let _held = held;
+            panic!("planned");
+        }))
+        .unwrap();
+        // Behind the dead thread: either refused, or dropped with the queue.
+        let _ = pool.submit(Box::new(move |()| drop(done)));
+        assert!(results.recv().is_err());
+    }
+}

@@ -177,3 +177,76 @@ fn try_open(model: &ModelFile, pin: &EnginePin) -> Result<()> {
     }
     Net::open(&network, target)?.run(|_, _| ())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::runtime_is_here;
+
+    fn facts() -> ModelFacts {
+        ModelFile::open("fast").unwrap().facts
+    }
+
+    #[test]
+    fn precision_follows_depth_and_hardware() {
+        let facts = facts();
+        let first_cpu = |precision: &str, depth, bf16| {
+            let list = candidates("auto", precision, depth, &facts, bf16).unwrap();
+            list.into_iter().find(|c| c.0 == Provider::Openvino).unwrap().2
+        };
+        assert_eq!(first_cpu("auto", 8, true), Precision::Bf16);
+        assert_eq!(first_cpu("auto", 8, false), Precision::F32);
+        assert_eq!(first_cpu("auto", 10, true), Precision::F32);
+        assert_eq!(first_cpu("f32", 8, true), Precision::F32);
+        assert_eq!(first_cpu("bf16", 10, false), Precision::Bf16);
+        let whole = ModelFacts { tail: None, ..facts.clone() };
+        assert_eq!(candidates("openvino", "auto", 8, &whole, true).unwrap()[0].2, Precision::F32);
+        assert_eq!(candidates("cuda:3", "auto", 8, &facts, true).unwrap(), [(Provider::Cuda, 3, Precision::F32)]);
+        for (device, precision) in
+            [("gpu", "auto"), ("cuda:x", "auto"), ("cpu:1", "auto"), ("auto", "f8"), ("cpu", "bf16")]
+        {
+            let error = candidates(device, precision, 8, &facts, true).unwrap_err();
+            assert_eq!(Fault::of(&error), Fault::Config, "{device} {precision}");
+        }
+    }
+
+    #[test]
+    fn scales_are_reached_by_passes() {
+        assert_eq!((passes(2, 2, "m").unwrap(), passes(4, 2, "m").unwrap(), passes(3, 3, "m").unwrap()), (1, 2, 1));
+        for scale in [0, 1, 3, 5, 8] {
+            let error = passes(scale, 2, "m").unwrap_err();
+            assert!(Fault::of(&error) == Fault::Unsupported && error.to_string().contains("2 or 4"));
+        }
+    }
+
+    #[test]
+    fn tiles_fit_the_frame_and_the_limits() {
+        let facts = facts();
+        for (width, height) in [(1, 1), (161, 121), (854, 480), (1920, 1080), (7680, 4320)] {
+            let (w, h) = tile(None, width, height, &facts).unwrap();
+            assert!(w <= CORE.0 && h <= CORE.1 && w <= width && h <= height);
+            assert!(w * width.div_ceil(w) < width + width.div_ceil(w));
+        }
+        assert_eq!(tile(Some((427, 240)), 854, 480, &facts).unwrap(), (427, 240));
+        assert_eq!(Fault::of(&tile(Some((8, 240)), 854, 480, &facts).unwrap_err()), Fault::Config);
+        assert_eq!((share(2, 9), share(16, 4), share(1, 9), share(2, 1)), ((2, 1), (4, 4), (1, 1), (1, 2)));
+    }
+
+    #[test]
+    fn the_choice_is_the_same_every_time() {
+        if !runtime_is_here() {
+            return;
+        }
+        let settings = JobSettings { threads: 2, ..Default::default() };
+        let (pin, notes) = choose(&settings, 854, 480, 8).unwrap();
+        assert_eq!(choose(&settings, 854, 480, 8).unwrap().0, pin);
+        assert!(notes.last().unwrap().contains(&pin.label()), "{notes:?}");
+        let cpu = JobSettings { device: "cpu".into(), ..settings.clone() };
+        assert_eq!(choose(&cpu, 854, 480, 8).unwrap().0.provider, Provider::Cpu);
+        let cuda = JobSettings { device: "cuda:0".into(), ..settings };
+        if !provider::is_here(Provider::Cuda) {
+            let error = choose(&cuda, 854, 480, 8).unwrap_err();
+            assert!(Fault::of(&error) == Fault::Device && fault::one_line(&error).contains("cuda:0"));
+        }
+    }
+}

@@ -71,7 +71,7 @@ mod tests {
         ) {
             let grid = Grid { width, height, core_width, core_height, halo };
             let (size, out_size) = (sample::bytes(depth), sample::bytes(out_depth));
-            let code = |x: usize, y: usize| (x * 37 + y * 101) as u32 % 256 << (depth - 8);
+            let code = |x: usize, y: usize| ((x * 37 + y * 101) as u32 % 256) << (depth - 8);
             let plane: Vec<u8> = (0..height * width)
                 .flat_map(|i| (code(i % width, i / width) as u16).to_le_bytes().into_iter().take(size))
                 .collect();
