@@ -101,6 +101,11 @@ impl Feed {
         self.input.stream(self.stream)
     }
 
+    /// The stream's codec configuration, empty when it has none.
+    pub(in crate::media) fn extradata(&self) -> Vec<u8> {
+        self.source_stream().map(|stream| input::stream_facts(&stream).extradata).unwrap_or_default()
+    }
+
     /// Restarts of the source's clock so far.
     pub fn jumps(&self) -> u64 {
         self.discontinuity.jumps()

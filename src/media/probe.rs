@@ -329,4 +329,23 @@ mod tests {
         let live = of("d-live-noduration.webm");
         assert!(live.duration.is_none() && live.video.estimated_frames.is_none());
     }
+
+    #[test]
+    fn dolby_vision_without_a_base_layer_is_refused() {
+        let film = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/videos/iphone-hlg-dolbyvision-rotated.mov");
+        let Ok(mut bytes) = std::fs::read(&film) else {
+            eprintln!("skipped: no {}", film.display());
+            return;
+        };
+        // The record's third byte holds the profile in its upper seven bits.
+        let record = bytes.windows(4).position(|w| w == b"dvvC").unwrap() + 4;
+        assert_eq!(bytes[record + 2] >> 1, 8);
+        bytes[record + 2] = 5 << 1 | bytes[record + 2] & 1;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("profile5.mov");
+        std::fs::write(&path, bytes).unwrap();
+        let error = probe(&path).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Unsupported);
+        assert!(error.to_string().contains("profile 5"), "{error:#}");
+    }
 }
