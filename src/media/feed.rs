@@ -64,12 +64,12 @@ impl Feed {
             let source = input.stream(stream).with_context(|| format!("{name} has no stream {stream} any more"))?;
             let facts = input::stream_facts(&source);
             let time_base = source.time_base();
-            let decoder = open_decoder(&source, threads)
-                .map_err(|error| match error {
-                    Error::DecoderNotFound => Fault::Unsupported.because(no_decoder(&name, &facts.codec, &facts.tag)),
-                    error => Fault::Unsupported
-                        .because(format!("the {} decoder does not open for {name}: {error}", facts.codec)),
-                })?;
+            let decoder = open_decoder(&source, threads).map_err(|error| match error {
+                Error::DecoderNotFound => Fault::Unsupported.because(no_decoder(&name, &facts.codec, &facts.tag)),
+                error => {
+                    Fault::Unsupported.because(format!("the {} decoder does not open for {name}: {error}", facts.codec))
+                }
+            })?;
             (decoder, time_base)
         };
         Ok(Feed {
@@ -101,6 +101,11 @@ impl Feed {
         self.input.stream(self.stream)
     }
 
+    /// The stream's codec configuration, empty when it has none.
+    pub(in crate::media) fn extradata(&self) -> Vec<u8> {
+        self.source_stream().map(|stream| input::stream_facts(&stream).extradata).unwrap_or_default()
+    }
+
     /// Restarts of the source's clock so far.
     pub fn jumps(&self) -> u64 {
         self.discontinuity.jumps()
@@ -121,13 +126,9 @@ impl Feed {
     /// The next picture in presentation order with its time; `None` after the last one.
     ///
     /// Fails only where going on would silently lose frames: the disk cannot be read, or memory
-    /// ran out. What the decoder cannot decode is counted instead.
-    pub fn next(&mut self) -> Result<Option<(frame::Video, RawStamp)>> {
-        self.next_within(u64::MAX)
-    }
-
-    /// [`Feed::next`], but `None` too once so many packets were read in all.
-    pub(in crate::media) fn next_within(&mut self, packets_max: u64) -> Result<Option<(frame::Video, RawStamp)>> {
+    /// ran out. What the decoder cannot decode is counted instead. `None` too once `packets_max`
+    /// packets were read in all.
+    pub fn picture(&mut self, packets_max: u64) -> Result<Option<(frame::Video, RawStamp)>> {
         let mut errors = 0;
         while self.state != State::Ended {
             let mut picture = frame::Video::empty();
@@ -263,13 +264,12 @@ pub fn open_input(path: &Path) -> Result<Input> {
             Error::Other { errno: errno @ (libc::EACCES | libc::EPERM | libc::EIO | libc::ENOMEM) } => {
                 Fault::Io.because(format!("{name} cannot be read: {}", std::io::Error::from_raw_os_error(errno)))
             }
-            Error::Exit => Fault::BadInput.because(format!(
-                "{name} did not open within {} seconds",
-                input::OPEN_LIMIT.as_secs()
-            )),
-            Error::Other { errno: libc::EINVAL } if why.contains("whitelist") => Fault::BadInput.because(format!(
-                "{name} is a playlist, text or list of other files, not a media file"
-            )),
+            Error::Exit => {
+                Fault::BadInput.because(format!("{name} did not open within {} seconds", input::OPEN_LIMIT.as_secs()))
+            }
+            Error::Other { errno: libc::EINVAL } if why.contains("whitelist") => {
+                Fault::BadInput.because(format!("{name} is a playlist, text or list of other files, not a media file"))
+            }
             _ => Fault::BadInput.because(format!("{name} is not a readable media file: {why}")),
         }
     })

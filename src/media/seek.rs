@@ -8,14 +8,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::media::decoder::{DecodeOptions, Decoder, nominal_ticks};
 use crate::media::deinterlace::PRE_ROLL;
-use crate::media::ffi::input;
 use crate::model::source::SourceInfo;
 
 /// Containers with an index and raw presentation times, by FFmpeg's demuxer names.
 const CONTAINERS: [&str; 2] = ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"];
 /// Codecs in which every key packet stands alone.
 const INTRA_CODECS: [&str; 12] = [
-    "prores", "mjpeg", "dnxhd", "rawvideo", "v210", "huffyuv", "ffvhuff", "utvideo", "png", "jpeg2000", "cfhd", "magicyuv",
+    "prores", "mjpeg", "dnxhd", "rawvideo", "v210", "huffyuv", "ffvhuff", "utvideo", "png", "jpeg2000", "cfhd",
+    "magicyuv",
 ];
 /// Codecs whose random access pictures are recognised here.
 const INTER_CODECS: [&str; 5] = ["h264", "hevc", "vp8", "vp9", "av1"];
@@ -183,13 +183,6 @@ fn begins_with_sequence_header(data: &[u8]) -> bool {
         [first, 0, second, ..] if (first >> 3) & 15 == TEMPORAL_DELIMITER => (second >> 3) & 15 == SEQUENCE_HEADER,
         [first, ..] => (first >> 3) & 15 == SEQUENCE_HEADER,
         [] => false,
-    }
-}
-
-impl crate::media::feed::Feed {
-    /// The stream's codec configuration, empty when it has none.
-    fn extradata(&self) -> Vec<u8> {
-        self.source_stream().map(|stream| input::stream_facts(&stream).extradata).unwrap_or_default()
     }
 }
 
