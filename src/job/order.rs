@@ -18,11 +18,11 @@ pub struct JobOrder {
     /// Where plan, clips and status live.
     #[serde(with = "path_text")]
     pub job_dir: PathBuf,
-    /// Folder of the finished file and its name without extension. A name that is taken gets a number.
+    /// Folder of the finished file. Its name comes from `relative`; one that is taken gets a number.
     #[serde(with = "path_text")]
     pub target_dir: PathBuf,
-    #[serde(with = "path_text")]
-    pub target_stem: PathBuf,
+    /// Another source would be published under the same stem: the source's extension stays in the name.
+    pub crowded: bool,
     /// Exactly this file instead (`upscaled run IN OUT`); its extension decides the container.
     #[serde(with = "path_text")]
     pub target_file: PathBuf,
@@ -38,6 +38,11 @@ impl JobOrder {
     /// The one file asked for, where one was.
     pub fn exact_target(&self) -> Option<&std::path::Path> {
         (!self.target_file.as_os_str().is_empty()).then_some(self.target_file.as_path())
+    }
+
+    /// The job that the folder's marker names: the source, or for `upscaled run` the file asked for.
+    pub fn marker(&self) -> PathBuf {
+        self.exact_target().and_then(|t| t.file_name()).map_or_else(|| self.relative.clone(), PathBuf::from)
     }
 
     /// The name in logs.

@@ -25,7 +25,7 @@ fn order(dir: &Path, text: &str) -> Vec<u8> {
         relative: "film.mkv".into(),
         job_dir: dir.join("film.mkv.job"),
         target_dir: dir.join("output"),
-        target_stem: "film".into(),
+        crowded: false,
         target_file: PathBuf::new(),
         key: "key".into(),
         attempt: 1,
