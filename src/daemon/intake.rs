@@ -8,7 +8,7 @@ use anyhow::Result;
 use tokio::sync::mpsc;
 
 use super::Message;
-use super::filesystem::{Locality, locality};
+use super::filesystem::locality;
 use super::probe;
 use super::scan::{self, Found, Scan, ScanRules};
 use super::settle::{Checked, FileStamp, Rules, Settle, Verdict};
@@ -90,6 +90,11 @@ impl Intake {
     /// Files that are not settled yet.
     pub fn pending(&self) -> usize {
         self.settle.len()
+    }
+
+    /// Nothing is being looked at just now.
+    pub fn is_quiet(&self) -> bool {
+        self.probing == 0 && self.scanning.is_none()
     }
 
     /// Whether everything that was in input/ at `moment` has been dealt with.
@@ -213,10 +218,5 @@ impl Intake {
             Verdict::GiveUp(stamp, reason) => Some(Arrival::GivenUp(relative, stamp, reason)),
             Verdict::Wait => None,
         }
-    }
-
-    /// Where writers are not seen.
-    pub fn is_remote(&self) -> bool {
-        locality(&self.rules.input) == Locality::Remote
     }
 }

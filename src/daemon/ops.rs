@@ -171,7 +171,7 @@ fn retry(books: &Books, job: &Path, fresh: bool) -> Result<()> {
     }
     books.pause(job, false)?;
     books.transition(job, State::Queued, "queued again", None);
-    books.enqueue(&[job.to_path_buf()])
+    books.enqueue(&[job.to_path_buf()]).map(drop)
 }
 
 fn retry_failed(books: &Books, fresh: bool) -> Result<Response> {

@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::fake;
+use crate::base::fault::Fault;
 use crate::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings};
 use crate::daemon::books::Books;
 use crate::daemon::control::{Client, JobView, Request, Response};
@@ -144,7 +145,8 @@ impl House {
     }
 
     pub fn ask(&self, request: Request) -> anyhow::Result<Response> {
-        Client::connect(&self.layout().socket())?.expect("a daemon").ask(&request)
+        let client = Client::connect(&self.layout().socket())?;
+        client.ok_or_else(|| Fault::NotFound.because("no daemon yet"))?.ask(&request)
     }
 
     pub fn view(&self, job: &str) -> Option<JobView> {
