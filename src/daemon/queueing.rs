@@ -28,7 +28,7 @@ impl Service {
                 self.ready.clear();
                 self.edit_failed = false;
                 // What a person takes out from now on was there.
-                self.lineup.replace(queue, now);
+                self.adopt(queue);
                 self.read_queue();
             }
             Err(error) => {
@@ -42,7 +42,6 @@ impl Service {
     pub(super) fn read_queue(&mut self) {
         // The mark is taken before the reading: a change in between is seen the next time.
         self.queue_mark = self.books.queue_mark();
-        let now = self.now();
         let read = match self.books.read_queue() {
             Ok(Queue::Jobs(listing)) => {
                 for remark in listing.remarks.iter().filter(|remark| self.remarked.insert((*remark).clone())) {
@@ -60,15 +59,19 @@ impl Service {
         };
         match read {
             Ok(jobs) if jobs == self.lineup.jobs() => {}
-            Ok(jobs) => {
-                self.lineup.replace(jobs, now);
-                let lineup = &self.lineup;
-                self.memory.retain(|job, _| lineup.contains(job));
-                if let Err(error) = self.books.remember_lines(self.lineup.jobs()) {
-                    tracing::warn!("the lines of queue.txt cannot be remembered: {}", one_line(&error));
-                }
-            }
+            Ok(jobs) => self.adopt(jobs),
             Err(error) => tracing::error!("queue.txt cannot be read: {}", one_line(&error)),
+        }
+    }
+
+    /// The queue is this now.
+    fn adopt(&mut self, jobs: Vec<PathBuf>) {
+        let now = self.now();
+        self.lineup.replace(jobs, now);
+        let lineup = &self.lineup;
+        self.memory.retain(|job, _| lineup.contains(job));
+        if let Err(error) = self.books.remember_lines(self.lineup.jobs()) {
+            tracing::warn!("the lines of queue.txt cannot be remembered: {}", one_line(&error));
         }
     }
 

@@ -19,7 +19,7 @@ use crate::model::progress::Outcome;
 use crate::model::status::State;
 use crate::store::clips::file_hash;
 use crate::store::history::Ending;
-use crate::store::job_dir::JobDir;
+use crate::store::job_dir::{JobDir, MARKER, NEW_PREFIX, remove_marked};
 use crate::store::job_scan;
 use crate::store::queue_file::Queue;
 
@@ -36,6 +36,7 @@ pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
     for remark in found.remarks.iter().chain(&job_scan::sweep(&found.leftovers)) {
         tracing::info!("{remark}");
     }
+    found.leftovers.iter().filter(|folder| folder.exists()).for_each(|folder| half_made(folder));
     for folder in &found.jobs {
         if let Err(error) = finish_published(books, folder, settings_for) {
             tracing::warn!("{}: {}", escape(&folder.marker().job), one_line(&error));
@@ -105,6 +106,23 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
     tracing::info!("{}: {} was published before the last end; finishing", escape(&job), escape(&output));
     books.transition(&job, State::Done, "done", None);
     books.finish(&order, &outcome, stamp)
+}
+
+/// Removes a job folder that its maker, now dead, had not finished: at once, where the sweep waits
+/// because it knows of no lock. The makers of those in output/ are children of a daemon that is no more.
+fn half_made(folder: &Path) {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let maker = name.strip_prefix(NEW_PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+    let Some(maker) = maker.filter(|pid| !Path::new("/proc").join(pid.to_string()).exists()) else { return };
+    let marker = folder.join(MARKER);
+    let removed = atomic_file::remove_stale(&marker).and_then(|()| match marker.exists() {
+        true => remove_marked(folder),
+        false => Ok(std::fs::remove_dir(folder)?),
+    });
+    match removed {
+        Ok(()) => tracing::info!("removed {}, which process {maker} left half made", escape(folder)),
+        Err(error) => tracing::warn!("cannot remove {}: {}", escape(folder), one_line(&error)),
+    }
 }
 
 /// Lines that a person took out while no daemon ran.
@@ -181,6 +199,25 @@ fn key_of(name: &OsStr) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_dead_process_left_half_made_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |pid: u32| {
+            let folder = dir.path().join(format!("{NEW_PREFIX}{pid}-0"));
+            std::fs::create_dir(&folder).unwrap();
+            folder
+        };
+        // Above the largest possible process id.
+        let (dead, marked, full, alive) = (make(4_194_305), make(4_194_306), make(4_194_307), make(std::process::id()));
+        std::fs::write(marked.join(MARKER), "{}").unwrap();
+        std::fs::create_dir(marked.join("clips")).unwrap();
+        std::fs::write(full.join("stranger"), "").unwrap();
+        for folder in [&dead, &marked, &full, &alive] {
+            half_made(folder);
+        }
+        assert!(!dead.exists() && !marked.exists() && full.join("stranger").exists() && alive.exists());
+    }
 
     #[test]
     fn keys_of_outputs_in_the_making() {
