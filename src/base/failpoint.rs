@@ -34,6 +34,13 @@ pub const NAMES: &[&str] = &[
     "seal.rename",
     "seal.table",
     "spill.seal",
+    "frame_store.allocate",
+    "frame_store.mark",
+    "frame_store.write",
+    "work.mkdir",
+    "work.mount",
+    "work.remove",
+    "work.unmount",
 ];
 
 #[cfg(not(any(test, feature = "failpoints")))]
