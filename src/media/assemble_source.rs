@@ -183,7 +183,13 @@ pub struct SourceFeed {
 impl SourceFeed {
     /// `outputs` pairs each copied stream with its output stream and that one's time base.
     /// `strict`: decoding times must grow (MP4, MOV).
-    pub fn open(path: &Path, kept: &[Kept], outputs: &[(usize, usize, Rational)], shift: Seconds, strict: bool) -> Result<SourceFeed> {
+    pub fn open(
+        path: &Path,
+        kept: &[Kept],
+        outputs: &[(usize, usize, Rational)],
+        shift: Seconds,
+        strict: bool,
+    ) -> Result<SourceFeed> {
         let input = open(path, kept).with_context(|| format!("copying the streams of {}", escape(path)))?;
         let mut tracks = Vec::new();
         for (source, output, to) in outputs.iter().copied() {
@@ -209,7 +215,9 @@ impl SourceFeed {
             if !read(&mut packet, &mut self.input)? {
                 return Ok(None);
             }
-            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else { continue };
+            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else {
+                continue;
+            };
             if packet.size() == 0 {
                 continue;
             }

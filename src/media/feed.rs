@@ -64,12 +64,12 @@ impl Feed {
             let source = input.stream(stream).with_context(|| format!("{name} has no stream {stream} any more"))?;
             let facts = input::stream_facts(&source);
             let time_base = source.time_base();
-            let decoder = open_decoder(&source, threads)
-                .map_err(|error| match error {
-                    Error::DecoderNotFound => Fault::Unsupported.because(no_decoder(&name, &facts.codec, &facts.tag)),
-                    error => Fault::Unsupported
-                        .because(format!("the {} decoder does not open for {name}: {error}", facts.codec)),
-                })?;
+            let decoder = open_decoder(&source, threads).map_err(|error| match error {
+                Error::DecoderNotFound => Fault::Unsupported.because(no_decoder(&name, &facts.codec, &facts.tag)),
+                error => {
+                    Fault::Unsupported.because(format!("the {} decoder does not open for {name}: {error}", facts.codec))
+                }
+            })?;
             (decoder, time_base)
         };
         Ok(Feed {
@@ -263,13 +263,12 @@ pub fn open_input(path: &Path) -> Result<Input> {
             Error::Other { errno: errno @ (libc::EACCES | libc::EPERM | libc::EIO | libc::ENOMEM) } => {
                 Fault::Io.because(format!("{name} cannot be read: {}", std::io::Error::from_raw_os_error(errno)))
             }
-            Error::Exit => Fault::BadInput.because(format!(
-                "{name} did not open within {} seconds",
-                input::OPEN_LIMIT.as_secs()
-            )),
-            Error::Other { errno: libc::EINVAL } if why.contains("whitelist") => Fault::BadInput.because(format!(
-                "{name} is a playlist, text or list of other files, not a media file"
-            )),
+            Error::Exit => {
+                Fault::BadInput.because(format!("{name} did not open within {} seconds", input::OPEN_LIMIT.as_secs()))
+            }
+            Error::Other { errno: libc::EINVAL } if why.contains("whitelist") => {
+                Fault::BadInput.because(format!("{name} is a playlist, text or list of other files, not a media file"))
+            }
             _ => Fault::BadInput.because(format!("{name} is not a readable media file: {why}")),
         }
     })

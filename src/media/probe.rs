@@ -9,8 +9,8 @@ use ffmpeg_next::frame;
 
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
-use crate::media::ffi::{input, log, picture};
 use crate::media::feed::{self, Feed};
+use crate::media::ffi::{input, log, picture};
 use crate::media::{convert, seek, side_data, still, streams};
 use crate::model::source::{Colour, Rational, SourceInfo, VideoInfo};
 

@@ -15,7 +15,8 @@ use crate::model::source::SourceInfo;
 const CONTAINERS: [&str; 2] = ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"];
 /// Codecs in which every key packet stands alone.
 const INTRA_CODECS: [&str; 12] = [
-    "prores", "mjpeg", "dnxhd", "rawvideo", "v210", "huffyuv", "ffvhuff", "utvideo", "png", "jpeg2000", "cfhd", "magicyuv",
+    "prores", "mjpeg", "dnxhd", "rawvideo", "v210", "huffyuv", "ffvhuff", "utvideo", "png", "jpeg2000", "cfhd",
+    "magicyuv",
 ];
 /// Codecs whose random access pictures are recognised here.
 const INTER_CODECS: [&str; 5] = ["h264", "hevc", "vp8", "vp9", "av1"];

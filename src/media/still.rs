@@ -131,9 +131,8 @@ fn decoder(path: &Path, kind: StillKind) -> Result<impl ImageDecoder + use<>> {
     let decoder = reader.into_decoder().map_err(|error| unreadable(&name, kind, &error))?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > PIXELS_MAX {
-        return Err(Fault::Unsupported.because(format!(
-            "{name} is {width}x{height}; pictures of at most {PIXELS_MAX} pixels are read"
-        )));
+        return Err(Fault::Unsupported
+            .because(format!("{name} is {width}x{height}; pictures of at most {PIXELS_MAX} pixels are read")));
     }
     Ok(decoder)
 }
@@ -149,10 +148,9 @@ fn unreadable(name: &str, kind: StillKind, error: &image::ImageError) -> anyhow:
 
 fn turned(width: u32, height: u32, orientation: Orientation) -> (u32, u32) {
     match orientation {
-        Orientation::Rotate90
-        | Orientation::Rotate270
-        | Orientation::Rotate90FlipH
-        | Orientation::Rotate270FlipH => (height, width),
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+            (height, width)
+        }
         _ => (width, height),
     }
 }

@@ -23,8 +23,26 @@ pub(in crate::media) const PIXELS_MAX: u64 = 16384 * 8704;
 /// Demuxers that are no media files: they name other files or sources, make pictures of text, or
 /// read a pattern of file names.
 const REFUSED: [&str; 20] = [
-    "adf", "avisynth", "bin", "concat", "dash", "ffmetadata", "hls", "idf", "image2", "image2pipe", "imf", "lavfi",
-    "rtp", "rtsp", "sap", "sdp", "tty", "vapoursynth", "webm_dash_manifest", "xbin",
+    "adf",
+    "avisynth",
+    "bin",
+    "concat",
+    "dash",
+    "ffmetadata",
+    "hls",
+    "idf",
+    "image2",
+    "image2pipe",
+    "imf",
+    "lavfi",
+    "rtp",
+    "rtsp",
+    "sap",
+    "sdp",
+    "tty",
+    "vapoursynth",
+    "webm_dash_manifest",
+    "xbin",
 ];
 
 /// What the bindings do not tell of a stream.
@@ -212,8 +230,7 @@ pub(in crate::media) fn read_failure(input: &Input) -> Option<Error> {
 /// Goes to a key frame at or before `pts` (ticks of the stream).
 pub(in crate::media) fn seek_before(input: &mut Input, stream: usize, pts: i64) -> Result<(), Error> {
     // SAFETY: an open context; the stream index was found in it.
-    let result =
-        unsafe { ffi::avformat_seek_file(input.as_mut_ptr(), stream as libc::c_int, i64::MIN, pts, pts, 0) };
+    let result = unsafe { ffi::avformat_seek_file(input.as_mut_ptr(), stream as libc::c_int, i64::MIN, pts, pts, 0) };
     if result < 0 { Err(Error::from(result)) } else { Ok(()) }
 }
 
