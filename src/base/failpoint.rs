@@ -19,6 +19,28 @@ pub const NAMES: &[&str] = &[
     "atomic_file.sync_dir",
     "atomic_file.unlink",
     "atomic_file.write",
+    "history.append",
+    "job_dir.mkdir",
+    "job_dir.remove",
+    "job_dir.rmdir",
+    "job_dir.unlink",
+    "publish.json",
+    "queue.rebuild",
+    "queue.swap",
+    "queue.swapped",
+    "seal.check",
+    "seal.copy",
+    "seal.fsync",
+    "seal.rename",
+    "seal.table",
+    "spill.seal",
+    "frame_store.allocate",
+    "frame_store.mark",
+    "frame_store.write",
+    "work.mkdir",
+    "work.mount",
+    "work.remove",
+    "work.unmount",
 ];
 
 #[cfg(not(any(test, feature = "failpoints")))]
@@ -30,7 +52,7 @@ pub fn hit(_name: &'static str) -> anyhow::Result<()> {
 #[cfg(any(test, feature = "failpoints"))]
 pub use planned::hit;
 #[cfg(test)]
-pub use planned::scoped;
+pub use planned::{during, scoped};
 
 #[cfg(any(test, feature = "failpoints"))]
 mod planned {
@@ -60,6 +82,14 @@ mod planned {
         left: u64,
     }
 
+    #[cfg(test)]
+    type Hook = (&'static str, Box<dyn FnMut()>);
+
+    #[cfg(test)]
+    thread_local! {
+        static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+    }
+
     thread_local! {
         static SCOPED: RefCell<Vec<Rule>> = const { RefCell::new(Vec::new()) };
     }
@@ -67,6 +97,13 @@ mod planned {
     /// Fails as planned for this point, else `Ok(())`. The error is the system's own
     /// (`std::io::Error`), so that it is handled as a real one would be.
     pub fn hit(name: &'static str) -> anyhow::Result<()> {
+        #[cfg(test)]
+        if let Some((at, mut act)) = HOOK.take() {
+            if at == name {
+                act();
+            }
+            HOOK.set(Some((at, act)));
+        }
         static RULES: OnceLock<Mutex<Vec<Rule>>> = OnceLock::new();
         let rules = RULES.get_or_init(|| {
             let text = std::env::var("UPSCALED_FAILPOINTS").unwrap_or_default();
@@ -147,6 +184,15 @@ mod planned {
         }
         SCOPED.set(rules);
         Scope
+    }
+
+    /// Runs `work` while every hit of a point by this thread calls `act`: what others do in that moment.
+    #[cfg(test)]
+    pub fn during<T>(name: &'static str, act: impl FnMut() + 'static, work: impl FnOnce() -> T) -> T {
+        HOOK.set(Some((name, Box::new(act))));
+        let result = work();
+        HOOK.set(None);
+        result
     }
 
     #[cfg(test)]

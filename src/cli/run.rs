@@ -16,7 +16,6 @@ use crate::config::settings::OnSuccess;
 use crate::daemon::progress_log;
 use crate::job::order::JobOrder;
 use crate::job::{finish, runner};
-use crate::store::job_dir::JobDir;
 use crate::store::paths;
 
 pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
@@ -25,7 +24,7 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
     let show = Show::new(&order.name(), arguments.json);
     let _log = logging::init(None, Console::Through(show.sink()))?;
     if arguments.no_resume {
-        JobDir::remove_folder(&order.job_dir)
+        finish::remove_folder(&order)
             .with_context(|| format!("removing {} for --no-resume", escape(&order.job_dir)))?;
     }
     let result = runner::run(&order, &|event| show.event(&event), &shutdown);
@@ -75,7 +74,7 @@ fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
     if target.is_dir() {
         return Err(Fault::Config.because(format!("{target_text} is a folder; name the file to be written")));
     }
-    let (Some(folder), Some(stem), Some(name)) = (target.parent(), target.file_stem(), source.file_name()) else {
+    let (Some(folder), Some(_), Some(name)) = (target.parent(), target.file_name(), source.file_name()) else {
         return Err(Fault::Config.because(format!("{target_text} is no file name; name the file to be written")));
     };
     if !folder.is_dir() {
@@ -98,7 +97,7 @@ fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
         relative: PathBuf::from(name),
         job_dir,
         target_dir: folder.to_path_buf(),
-        target_stem: PathBuf::from(stem),
+        crowded: false,
         key: paths::run_job_key(&target),
         attempt: 0,
         settings: job,

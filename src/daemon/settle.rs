@@ -107,33 +107,18 @@ impl Settle {
         self.files.is_empty()
     }
 
-    pub fn knows(&self, path: &Path) -> bool {
-        self.files.contains_key(path)
-    }
-
     /// A scan saw the file so. `now` is any clock that never goes back.
     pub fn seen(&mut self, path: &Path, stamp: FileStamp, now: Duration) {
-        self.note(path, stamp, now, 1);
-    }
-
-    /// Looked at again between scans. Returns whether it is as it was.
-    pub fn looked(&mut self, path: &Path, stamp: FileStamp, now: Duration) -> bool {
-        let before = self.files.get(path).map(|file| file.stamp);
-        self.note(path, stamp, now, 0);
-        before == Some(stamp)
-    }
-
-    fn note(&mut self, path: &Path, stamp: FileStamp, now: Duration, scans: u32) {
         let room = self.files.len() < PENDING_MAX;
         match self.files.get_mut(path) {
-            Some(file) if file.stamp == stamp => file.scans = file.scans.saturating_add(scans),
+            Some(file) if file.stamp == stamp => file.scans = file.scans.saturating_add(1),
             Some(file) => {
                 let checking = file.checking;
-                *file = Resting { stamp, since: now, scans, not_before: now + self.rules.rest(), checking };
+                *file = Resting { stamp, since: now, scans: 1, not_before: now + self.rules.rest(), checking };
             }
             None if room => {
                 let not_before = now + self.rules.rest();
-                let file = Resting { stamp, since: now, scans, not_before, checking: false };
+                let file = Resting { stamp, since: now, scans: 1, not_before, checking: false };
                 self.files.insert(path.to_path_buf(), file);
             }
             None => {}
@@ -289,7 +274,6 @@ mod tests {
     fn a_remote_file_needs_half_a_minute_and_two_scans() {
         let (mut settle, film) = (settle(Locality::Remote), Path::new("film.mkv"));
         settle.seen(film, stamp(1), at(0));
-        settle.looked(film, stamp(1), at(20));
         assert!(settle.take_due(at(40), 9).is_empty(), "one scan is not enough");
         settle.seen(film, stamp(1), at(29));
         assert!(settle.take_due(at(29), 9).is_empty(), "two scans are not enough");

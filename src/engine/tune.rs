@@ -15,11 +15,15 @@ use crate::engine::session::Net;
 use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::tile::grid::even_core;
 
-/// Core of a tile on the processor, in source pixels; measured in docs/performance.md.
-const CORE: (u32, u32) = (240, 120);
+/// Largest core of a tile on the processor, in source pixels. Larger ones waste less on the
+/// halo, smaller ones find more that is unchanged (docs/performance.md has both measured).
+const CORE: (u32, u32) = (320, 216);
+/// Lowest core: below it the halo costs more than another thread brings.
+const CORE_HEIGHT_MIN: u32 = 96;
 /// A network that sees farther gets larger tiles, so that the halo stays a small part.
 const HALO_SHARE: u32 = 16;
-/// Cores are never wider or higher, whatever a person asks for.
+/// Narrowest and widest cores a person can ask for.
+const CORE_MIN: u32 = 16;
 const CORE_MAX: u32 = 1920;
 /// Most passes one after the other: 2x twice is 4x.
 const PASSES_MAX: u32 = 2;
@@ -32,7 +36,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
     let passes = passes(settings.scale, facts.scale, &model.name)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let threads = if settings.threads == 0 { cores } else { settings.threads.min(256) };
-    let (tile_width, tile_height) = tile(settings.tile, width, height, facts)?;
+    let (tile_width, tile_height) = tile(settings.tile, width, height, threads, facts)?;
     let (sessions, threads_each) = share(threads, height.div_ceil(tile_height));
     let mut pin = EnginePin {
         model: model.name.clone(),
@@ -64,7 +68,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
         match try_open(&model, &pin) {
             Ok(()) => {
                 let tiles = format!("{tile_width}x{tile_height} tiles with a halo of {}", facts.halo);
-                let hands = format!("{} sessions of {} threads", pin.sessions, pin.threads);
+                let hands = format!("{} x {} threads", pin.sessions, pin.threads);
                 notes.push(format!("engine: {} on {}, {tiles}, {hands}", model.name, pin.label()));
                 return Ok((pin, notes));
             }
@@ -90,24 +94,27 @@ fn passes(scale: u32, model: u32, name: &str) -> Result<u32> {
     })
 }
 
-/// The core of the tiles: what was asked for, else about [`CORE`], divided so that the last
-/// tile of a row or column is not mostly empty.
-fn tile(asked: Option<(u32, u32)>, width: u32, height: u32, facts: &ModelFacts) -> Result<(u32, u32)> {
+/// The core of the tiles: what was asked for, else at most [`CORE`], divided so that the last
+/// tile of a row or column is not mostly empty and every thread gets as many bands of tiles.
+fn tile(asked: Option<(u32, u32)>, width: u32, height: u32, threads: u32, facts: &ModelFacts) -> Result<(u32, u32)> {
     if let [Some(fixed_height), Some(fixed_width)] = facts.fixed {
         let core = |fixed: usize| (fixed as u32).checked_sub(2 * facts.halo).filter(|&core| core > 0);
         return core(fixed_width).zip(core(fixed_height)).ok_or_else(|| {
             Fault::Unsupported.because("the model's fixed input is smaller than what it sees around a pixel")
         });
     }
-    let grow = facts.halo.div_ceil(HALO_SHARE).max(1);
-    let (wanted_width, wanted_height) = asked.unwrap_or((CORE.0 * grow, CORE.1 * grow));
-    if !(16..=CORE_MAX).contains(&wanted_width) || !(16..=CORE_MAX).contains(&wanted_height) {
-        return Err(
-            Fault::Config.because(format!("tile: {wanted_width}x{wanted_height} is not within 16 to {CORE_MAX}"))
-        );
+    if let Some((wide, high)) = asked {
+        if !(CORE_MIN..=CORE_MAX).contains(&wide) || !(CORE_MIN..=CORE_MAX).contains(&high) {
+            let message = format!("tile: {wide}x{high} is not within {CORE_MIN} to {CORE_MAX} pixels");
+            return Err(Fault::Config.because(message));
+        }
+        return Ok((even_core(width as usize, wide as usize) as u32, even_core(height as usize, high as usize) as u32));
     }
-    let core = |size: u32, wanted: u32| even_core(size as usize, wanted as usize) as u32;
-    Ok((core(width, wanted_width), core(height, wanted_height)))
+    let grow = facts.halo.div_ceil(HALO_SHARE).max(1);
+    let most = (height / (CORE_HEIGHT_MIN * grow)).max(1);
+    let sessions = threads.clamp(1, most);
+    let bands = height.div_ceil(CORE.1 * grow).next_multiple_of(sessions);
+    Ok((even_core(width as usize, (CORE.0 * grow) as usize) as u32, height.div_ceil(bands)))
 }
 
 /// Sessions and threads in each. Threads that each run their own tile waste nothing waiting
@@ -223,12 +230,18 @@ mod tests {
     fn tiles_fit_the_frame_and_the_limits() {
         let facts = facts();
         for (width, height) in [(1, 1), (161, 121), (854, 480), (1920, 1080), (7680, 4320)] {
-            let (w, h) = tile(None, width, height, &facts).unwrap();
-            assert!(w <= CORE.0 && h <= CORE.1 && w <= width && h <= height);
-            assert!(w * width.div_ceil(w) < width + width.div_ceil(w));
+            for threads in [1, 2, 7, 64] {
+                let (w, h) = tile(None, width, height, threads, &facts).unwrap();
+                assert!(w <= CORE.0 && h <= CORE.1 && w <= width && h <= height);
+                assert!(w * width.div_ceil(w) < width + width.div_ceil(w));
+                let (sessions, each) = share(threads, height.div_ceil(h));
+                assert!(sessions * each <= threads && (h >= 60 || h == height));
+            }
         }
-        assert_eq!(tile(Some((427, 240)), 854, 480, &facts).unwrap(), (427, 240));
-        assert_eq!(Fault::of(&tile(Some((8, 240)), 854, 480, &facts).unwrap_err()), Fault::Config);
+        assert_eq!(tile(None, 854, 480, 2, &facts).unwrap(), (285, 120));
+        assert_eq!(tile(None, 1920, 1080, 2, &facts).unwrap(), (320, 180));
+        assert_eq!(tile(Some((427, 240)), 854, 480, 2, &facts).unwrap(), (427, 240));
+        assert_eq!(Fault::of(&tile(Some((8, 240)), 854, 480, 2, &facts).unwrap_err()), Fault::Config);
         assert_eq!((share(2, 9), share(16, 4), share(1, 9), share(2, 1)), ((2, 1), (4, 4), (1, 1), (1, 2)));
     }
 

@@ -55,8 +55,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         reporter.log("info", &format!("encoder passed over: {passed}"));
     }
     reporter.beat();
-    let wanted = order.exact_target().and_then(|t| t.extension()).map(|e| e.to_string_lossy().to_lowercase());
-    let chosen = container::choose(&order.source, &info, &choice.specs[0], wanted.as_deref())?;
+    let chosen = container::choose(&order.source, &info, &choice.specs[0])?;
     for loss in info.losses.iter().chain(&chosen.losses) {
         reporter.remark(loss);
     }

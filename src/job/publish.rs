@@ -22,7 +22,7 @@ pub fn temporary(order: &JobOrder) -> Result<PathBuf> {
 }
 
 /// The names the output may get, first choice first.
-fn names(order: &JobOrder, extension: &str) -> Box<dyn Iterator<Item = OsString>> {
+fn names<'a>(order: &'a JobOrder, extension: &'a str) -> Box<dyn Iterator<Item = OsString> + 'a> {
     match order.exact_target().and_then(|t| t.file_name()) {
         Some(name) => Box::new(std::iter::once(name.to_owned())),
         None => Box::new(paths::output_names(&order.relative, extension, order.crowded)),

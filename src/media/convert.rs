@@ -101,7 +101,7 @@ impl Converter {
         };
         let fits = facts.plain && !facts.rgb && !self.resizes(picture) && full == (self.colour.range == RANGE_FULL);
         if fits && facts.components <= 2 {
-            if let Some(frame) = self.from_gray(picture, &facts) {
+            if let Some(frame) = self.gray(picture, &facts) {
                 return Ok(frame);
             }
         } else if fits && nearest(&facts) == self.format && facts.depth == self.format.depth && exact_chroma(&facts) {
@@ -124,7 +124,7 @@ impl Converter {
 
     /// Gray: the luma as it is (rounded to 10 bits where it has more), neutral chroma.
     /// `None` where the frames' depth is not the one gray of this depth is brought to.
-    fn from_gray(&self, picture: &frame::Video, facts: &PixelFacts) -> Option<Frame> {
+    fn gray(&self, picture: &frame::Video, facts: &PixelFacts) -> Option<Frame> {
         if nearest(facts).depth != self.format.depth {
             return None;
         }

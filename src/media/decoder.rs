@@ -88,6 +88,7 @@ impl Decoder {
     }
 
     /// The next frame; `None` after the last one.
+    #[allow(clippy::should_implement_trait)] // an iterator cannot stop at an error and be asked again
     pub fn next(&mut self) -> Result<Option<SourceFrame>> {
         let Some((stamp, picture)) = self.advance()? else { return Ok(None) };
         let frame = self.convert(&picture)?;
@@ -183,7 +184,7 @@ impl Decoder {
 
     /// The next picture of the decoder with its number and stamp.
     fn decode(&mut self) -> Result<Option<(u64, Stamp, frame::Video)>> {
-        let Some((picture, raw)) = self.feed.next()? else { return Ok(None) };
+        let Some((picture, raw)) = self.feed.picture(u64::MAX)? else { return Ok(None) };
         feed::check_size(&self.name, &picture)?;
         self.resized += u64::from(self.converter.resizes(&picture));
         let number = self.decoded;

@@ -101,6 +101,11 @@ impl Feed {
         self.input.stream(self.stream)
     }
 
+    /// The stream's codec configuration, empty when it has none.
+    pub(in crate::media) fn extradata(&self) -> Vec<u8> {
+        self.source_stream().map(|stream| input::stream_facts(&stream).extradata).unwrap_or_default()
+    }
+
     /// Restarts of the source's clock so far.
     pub fn jumps(&self) -> u64 {
         self.discontinuity.jumps()
@@ -121,13 +126,9 @@ impl Feed {
     /// The next picture in presentation order with its time; `None` after the last one.
     ///
     /// Fails only where going on would silently lose frames: the disk cannot be read, or memory
-    /// ran out. What the decoder cannot decode is counted instead.
-    pub fn next(&mut self) -> Result<Option<(frame::Video, RawStamp)>> {
-        self.next_within(u64::MAX)
-    }
-
-    /// [`Feed::next`], but `None` too once so many packets were read in all.
-    pub(in crate::media) fn next_within(&mut self, packets_max: u64) -> Result<Option<(frame::Video, RawStamp)>> {
+    /// ran out. What the decoder cannot decode is counted instead. `None` too once `packets_max`
+    /// packets were read in all.
+    pub fn picture(&mut self, packets_max: u64) -> Result<Option<(frame::Video, RawStamp)>> {
         let mut errors = 0;
         while self.state != State::Ended {
             let mut picture = frame::Video::empty();

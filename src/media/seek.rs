@@ -8,7 +8,6 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::media::decoder::{DecodeOptions, Decoder, nominal_ticks};
 use crate::media::deinterlace::PRE_ROLL;
-use crate::media::ffi::input;
 use crate::model::source::SourceInfo;
 
 /// Containers with an index and raw presentation times, by FFmpeg's demuxer names.
@@ -184,13 +183,6 @@ fn begins_with_sequence_header(data: &[u8]) -> bool {
         [first, 0, second, ..] if (first >> 3) & 15 == TEMPORAL_DELIMITER => (second >> 3) & 15 == SEQUENCE_HEADER,
         [first, ..] => (first >> 3) & 15 == SEQUENCE_HEADER,
         [] => false,
-    }
-}
-
-impl crate::media::feed::Feed {
-    /// The stream's codec configuration, empty when it has none.
-    fn extradata(&self) -> Vec<u8> {
-        self.source_stream().map(|stream| input::stream_facts(&stream).extradata).unwrap_or_default()
     }
 }
 

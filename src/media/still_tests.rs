@@ -62,6 +62,21 @@ fn there_and_back_is_exact() {
     }
 }
 
+/// Photos beside the repository; skipped, with the reason told, without them.
+#[test]
+fn photos_come_back_exactly() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/images/eval/set14");
+    let Ok(photos) = std::fs::read_dir(&folder) else {
+        eprintln!("skipped: no photos in {}", folder.display());
+        return;
+    };
+    for photo in photos.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "png")) {
+        let (bytes, losses) = read(&photo).unwrap().encode().unwrap();
+        assert!(losses.is_empty(), "{losses:?}");
+        assert_eq!(image::load_from_memory(&bytes).unwrap(), image::open(&photo).unwrap(), "{}", photo.display());
+    }
+}
+
 #[test]
 fn every_colour_survives_the_planes() {
     for deep in [false, true] {

@@ -75,7 +75,7 @@ impl Decode<'_> {
                 }
             }
             match self.meter.time(Stage::Decode, || decoder.skip())? {
-                Some((_, stamp)) if table.fits(next, stamp.pts) => self.note(&decoder),
+                Some((_, stamp)) if fits(table, next, stamp.pts) => self.note(&decoder),
                 Some(_) => return Ok(Some(Ended::Diverged { batch })),
                 None if next == table.start + table.stamps.len() as u64 => return Ok(Some(self.end(next, &decoder))),
                 None => return Ok(Some(Ended::Diverged { batch })),
@@ -125,4 +125,10 @@ impl Decode<'_> {
         tracing::debug!(frame = first_wanted, proved = sought.is_some(), "resume by seeking");
         Ok(sought.map(|decoder| (decoder, first_wanted)))
     }
+}
+
+/// Whether the table has this time for a frame.
+fn fits(table: &FrameTable, frame: u64, pts: i64) -> bool {
+    let index = frame.checked_sub(table.start).and_then(|i| usize::try_from(i).ok());
+    index.and_then(|i| table.stamps.get(i)).is_some_and(|stamp| stamp.pts == pts)
 }

@@ -186,7 +186,7 @@ impl EncodeStage<'_> {
     fn replay(&self, clip: &mut OpenClip, encoder: usize) -> Result<()> {
         clip.writer = Some(self.create(&clip.path, encoder)?);
         let (batch, count) = (clip.batch.clone(), clip.stamps.len() as u64);
-        batch.replay(self.plan, count, &mut |frame| {
+        batch.replay(count, &mut |frame| {
             self.shutdown.check()?;
             self.meter.beat();
             self.write(clip, &frame)

@@ -72,7 +72,7 @@ impl BatchFrames {
     }
 
     /// Fills the RAM disk from the segments of an earlier attempt, where it lost them (power cut).
-    pub fn restore(&self, plan: &Plan, beat: &dyn Fn() -> Result<()>) -> Result<u64> {
+    pub fn restore(&self, beat: &dyn Fn() -> Result<()>) -> Result<u64> {
         let Some(store) = &self.store else { return Ok(0) };
         let mut restored = 0;
         for segment in self.segments() {
@@ -163,7 +163,7 @@ impl BatchFrames {
     }
 
     /// Calls `each` with frames `0..count` in order, from wherever they are.
-    pub fn replay(&self, plan: &Plan, count: u64, each: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
+    pub fn replay(&self, count: u64, each: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
         if let Some(store) = &self.store {
             for i in 0..count {
                 let frame = store.get(i)?;

@@ -381,7 +381,32 @@ mod tests {
         }
     }
 
-    /// The network's output against a plain computation: residual, shuffle, rounding.
+    /// Other people's luma networks: tails that cannot be cut, scales of 3 and 4, wide kernels.
+    #[test]
+    fn other_luma_models_are_bit_identical_in_tiles() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models");
+        if !folder.is_dir() || !runtime_is_here() {
+            eprintln!("not tested: no models in {}", folder.display());
+            return;
+        }
+        let models =
+            [("artcnn-c4f16-x2", 2), ("espcn-x3", 3), ("fsrcnn-small-x2", 2), ("fsrcnn-x3", 3), ("fsrcnn-x4", 4)];
+        for (name, scale) in models {
+            let file = ModelFile::open(folder.join(format!("{name}-luma.onnx")).to_str().unwrap()).unwrap();
+            assert_eq!(file.facts.scale, scale, "{name}");
+            let shape = shape(Chroma::C420, 8, 90, 70);
+            let frames = [picture(&shape, 5, 120)];
+            let whole = enlarge(&pin(&file, (90, 70)), shape, &frames);
+            let tiled = EnginePin { sessions: 2, ..pin(&file, (31, 24)) };
+            assert!(enlarge(&tiled, shape, &frames) == whole, "{name} with a halo of {}", file.facts.halo);
+            let mean = |plane: &[u8]| plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64;
+            assert!((mean(whole[0].plane(0)) - mean(frames[0].plane(0))).abs() < 6.0, "{name}");
+        }
+        let rgb = ModelFile::open(folder.join("realesr-animevideov3-x2.onnx").to_str().unwrap()).unwrap_err();
+        assert!(Fault::of(&rgb) == Fault::Unsupported && rgb.to_string().contains("RGB"), "{rgb}");
+    }
+
+    /// bf16 for what is added to the source costs about a code value here and there, no more.
     #[test]
     fn short_precision_stays_within_a_code_value() {
         if !runtime_is_here() || !crate::engine::provider::is_here(Provider::Openvino) {

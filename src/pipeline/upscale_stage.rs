@@ -125,7 +125,7 @@ impl UpscaleStage<'_> {
                 }
             }
         };
-        let restored = frames.restore(self.plan, &|| {
+        let restored = frames.restore(&|| {
             self.meter.beat();
             self.shutdown.check()
         })?;

@@ -1,9 +1,8 @@
 //! The stand-in for a job process: this test program itself, told by the source's text how to behave.
 
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::base::fault::Fault;
@@ -11,6 +10,7 @@ use crate::daemon::child::{self, EventPipe};
 use crate::daemon::spawn::Program;
 use crate::job::order::JobOrder;
 use crate::model::progress::{Event, Outcome, Phase, Progress};
+use crate::store::job_dir::JobDir;
 
 const ROLE: &str = "UPSCALED_FAKE_ROLE";
 const FILE: &str = "UPSCALED_FAKE_FILE";
@@ -82,6 +82,8 @@ fn job() {
     let order: JobOrder = child::read_order().unwrap();
     let text = String::from_utf8(std::fs::read(&order.source).unwrap()).unwrap();
     let times = count(&order);
+    let mut folder = JobDir::create(&order.job_dir, &order.relative, &order.key).unwrap();
+    folder.lock(Duration::from_secs(10)).unwrap();
     pipe.send(&progress(Phase::Probing, 1));
     for word in text.split_whitespace().skip(1) {
         act(word, times, &order, &pipe);
@@ -140,11 +142,10 @@ fn act(word: &str, times: u64, order: &JobOrder, pipe: &EventPipe) {
 }
 
 fn done(order: &JobOrder, pipe: &EventPipe) {
-    let mut name = order.target_stem.as_os_str().as_bytes().to_vec();
-    name.extend_from_slice(b"_upscaled.mkv");
-    let output = order
-        .target_dir
-        .join(PathBuf::from(std::ffi::OsString::from(<std::ffi::OsStr as OsStrExt>::from_bytes(&name))));
+    let name = crate::store::paths::output_names(&order.relative, "mkv", order.crowded)
+        .find(|name| !order.target_dir.join(name).exists())
+        .unwrap();
+    let output = order.target_dir.join(name);
     std::fs::create_dir_all(&order.target_dir).unwrap();
     std::fs::write(&output, b"made").unwrap();
     let output = crate::base::path_text::escape(&output);

@@ -25,7 +25,7 @@ fn order(dir: &Path, text: &str) -> Vec<u8> {
         relative: "film.mkv".into(),
         job_dir: dir.join("film.mkv.job"),
         target_dir: dir.join("output"),
-        target_stem: "film".into(),
+        crowded: false,
         target_file: PathBuf::new(),
         key: "key".into(),
         attempt: 1,
@@ -147,7 +147,7 @@ fn doomed_parent() {
         // The end of the pipe outlives this process in nobody: only the parent's death can end the child.
         std::fs::write(dir.join("pid-new"), child.id().to_string()).unwrap();
         std::fs::rename(dir.join("pid-new"), dir.join("pid")).unwrap();
-        std::thread::sleep(Duration::from_secs(60));
+        child.wait().unwrap();
     });
 }
 

@@ -68,6 +68,7 @@ unsafe extern "C" fn callback(
 }
 
 /// The message without FFmpeg's `[demuxer @ 0x1234]` in front, which means nothing to a person.
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
 fn strip_origin(text: &str) -> &str {
     match text.split_once("] ") {
         Some((origin, message)) if origin.starts_with('[') && origin.contains(" @ 0x") => strip_origin(message),
@@ -86,11 +87,10 @@ mod tests {
         assert_eq!(strip_origin("plain [1] text"), "plain [1] text");
     }
 
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     #[test]
     fn a_complaint_is_kept_once() {
         route();
-        let _ = ffmpeg_next::format::input("/nonexistent/\u{1}");
-        // Opening a missing file logs nothing at error level; a broken one does.
         let file = tempfile::NamedTempFile::with_suffix(".mp4").unwrap();
         std::fs::write(file.path(), b"\0\0\0\x08ftypisom").unwrap();
         let _ = take_complaint();
