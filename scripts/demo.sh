@@ -63,17 +63,26 @@ fi
 finished() {
   [ -f "$history" ] || return 0
   tail -n "+$((seen + 1))" "$history" | NAME=$name python3 -c '
-import json, os, sys
+import json, os, re, sys
+
+def path(text):  # as src/base/path_text.rs writes it
+    escape = rb"\\\\|\\x([0-9a-f]{2})"
+    return re.sub(escape, lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", text.encode())
+
 for line in sys.stdin:
     try:
         entry = json.loads(line)
     except ValueError:
         continue  # still being written
-    if entry.get("job") != os.environ["NAME"]:
+    if path(entry.get("job", "")) != os.fsencode(os.environ["NAME"]):
+        continue
+    if entry.get("state") == "retried":
         continue
     outcome = entry.get("outcome") or {}
     print(entry.get("state", "?"))
-    print(entry.get("output") or outcome.get("output") or "")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(path(outcome.get("output", "")) + b"\n")
+    sys.stdout.buffer.flush()
     print(outcome.get("verified") or "")
     print(entry.get("reason") or "")
     break

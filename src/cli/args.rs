@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
+use crate::cli::doctor::Part;
 use crate::config::Sources;
 use crate::config::keys;
 use crate::config::layers::Layer;
@@ -167,9 +168,12 @@ pub enum QueueAction {
 
 #[derive(Args)]
 pub struct DoctorArguments {
-    /// As JSON, for programs
+    /// The findings as JSON, for programs
     #[arg(long)]
     pub json: bool,
+    /// Only this part, as JSON
+    #[arg(long, hide = true)]
+    pub part: Option<Part>,
 }
 
 impl Place {

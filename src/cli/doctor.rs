@@ -1,7 +1,10 @@
 //! `upscaled doctor`: what works on this machine, what does not, and what to do about it.
 
+use std::process::{Command, Stdio};
+
 use anyhow::Result;
-use serde::Serialize;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use crate::base::fault::one_line;
 use crate::base::logging::{self, Console};
@@ -11,11 +14,27 @@ use crate::cli::{doctor_engine, doctor_folders, doctor_machine, doctor_media, ou
 use crate::config::layers::Layer;
 use crate::config::{self, Settings};
 
+/// What is tried in a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    Media,
+    Engine,
+}
+
+impl Part {
+    fn subject(self) -> &'static str {
+        match self {
+            Part::Media => "ffmpeg",
+            Part::Engine => "engine",
+        }
+    }
+}
+
 /// One thing that was tried.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Finding {
     /// What it is about: `ffmpeg`, `encoder`, `engine`, `gpu`, `folder`, ..
-    pub subject: &'static str,
+    pub subject: String,
     pub works: bool,
     /// Without it no job can be done. What is not needed has something that stands in for it.
     pub needed: bool,
@@ -27,17 +46,23 @@ pub struct Finding {
 
 impl Finding {
     /// It works.
-    pub fn works(subject: &'static str, found: impl Into<String>) -> Finding {
-        Finding { subject, works: true, needed: false, found: found.into(), advice: None }
+    pub fn works(subject: &str, found: impl Into<String>) -> Finding {
+        Finding { subject: subject.into(), works: true, needed: false, found: found.into(), advice: None }
     }
 
     /// It does not work, and something else stands in for it.
-    pub fn missing(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
-        Finding { subject, works: false, needed: false, found: found.into(), advice: Some(advice.into()) }
+    pub fn missing(subject: &str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
+        Finding {
+            subject: subject.into(),
+            works: false,
+            needed: false,
+            found: found.into(),
+            advice: Some(advice.into()),
+        }
     }
 
     /// It does not work, and nothing goes without it.
-    pub fn broken(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    pub fn broken(subject: &str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
         Finding { needed: true, ..Finding::missing(subject, found, advice) }
     }
 
@@ -52,13 +77,21 @@ pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
     let _log = logging::init(None, Console::Child)?;
     let mut findings = Vec::new();
     let settings = settings(place, &mut findings);
+    if let Some(part) = arguments.part {
+        let job = settings.map(|settings| settings.job).unwrap_or_default();
+        output::json(&match part {
+            Part::Media => doctor_media::check(&job),
+            Part::Engine => doctor_engine::check(&job),
+        })?;
+        return Ok(Ended::Done);
+    }
     if let Some(settings) = &settings {
         findings.extend(doctor_folders::check(settings));
     }
-    let job = settings.map(|settings| settings.job).unwrap_or_default();
     findings.extend(doctor_machine::check());
-    findings.extend(doctor_media::check(&job));
-    findings.extend(doctor_engine::check(&job));
+    for part in [Part::Media, Part::Engine] {
+        findings.extend(in_child(place, part));
+    }
     let well = findings.iter().all(|finding| finding.works || !finding.needed);
     if arguments.json {
         output::json(&findings)?;
@@ -73,6 +106,28 @@ pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
         })?;
     }
     Ok(if well { Ended::Done } else { Ended::Wanting })
+}
+
+/// Tries one part in a process of its own: a driver may crash, and some libraries write to the
+/// terminal as they like.
+fn in_child(place: &Place, part: Part) -> Vec<Finding> {
+    let name = part.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
+    let told = || -> Result<Vec<Finding>> {
+        let mut child = Command::new(std::env::current_exe()?);
+        child.args(["doctor", "--part", &name]).stdin(Stdio::null()).stderr(Stdio::null());
+        for (flag, path) in [("--root", &place.root), ("--config", &place.config)] {
+            if let Some(path) = path {
+                child.arg(flag).arg(path);
+            }
+        }
+        let out = child.output()?;
+        serde_json::from_slice(&out.stdout)
+            .map_err(|_| anyhow::anyhow!("the process that tried it ended: {}", out.status))
+    };
+    told().unwrap_or_else(|error| {
+        let advice = format!("see what it says: upscaled doctor --part {name}");
+        vec![Finding::broken(part.subject(), one_line(&error), advice)]
+    })
 }
 
 fn settings(place: &Place, findings: &mut Vec<Finding>) -> Option<Settings> {

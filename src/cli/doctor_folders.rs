@@ -32,7 +32,7 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
 }
 
 /// Whether files can be made in a folder, which is made first where it is not there.
-fn writable(subject: &'static str, folder: &Path) -> Finding {
+fn writable(subject: &str, folder: &Path) -> Finding {
     let text = escape(folder);
     let probe = folder.join(format!(".upscaled-doctor-{}.part", std::process::id()));
     let tried = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&probe, b"x"));

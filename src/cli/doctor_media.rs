@@ -58,7 +58,12 @@ fn try_out(job: &JobSettings, name: &str) -> Result<(), String> {
     };
     match encoder::choose(&request) {
         Ok(choice) if choice.specs.first().is_some_and(|spec| spec.name == name) => Ok(()),
-        Ok(choice) => Err(choice.passed_over.join("; ")),
-        Err(error) => Err(one_line(&error)),
+        Ok(choice) => Err(plain(&choice.passed_over.join("; "), name)),
+        Err(error) => Err(plain(&one_line(&error), name)),
     }
+}
+
+/// The reason without the encoder's name, which the line begins with.
+fn plain(reason: &str, name: &str) -> String {
+    reason.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(reason).to_string()
 }

@@ -12,7 +12,8 @@ pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;
     let request = match &arguments.action {
         None | Some(QueueAction::List) => {
-            let response = daemon.ask(&Request::List)?;
+            let mut response = daemon.ask(&Request::List)?;
+            response.jobs.retain(|job| job.place.is_some());
             if arguments.json {
                 output::json(&response)?;
             } else if response.jobs.is_empty() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::base::fault::Fault;
+use crate::base::fault::{Fault, one_line};
 use crate::base::logging::{self, Console};
 use crate::base::path_text::escape;
 use crate::cli::args::{Place, RunArguments};
@@ -34,7 +34,10 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
         Err(error) if Fault::of(&error) == Fault::Stopped => {
             return Err(Fault::Stopped.because("stopped; the same command goes on from here"));
         }
-        Err(error) => return Err(error.context(order.name())),
+        Err(error) => {
+            drop_unplanned(&order);
+            return Err(error.context(order.name()));
+        }
     };
     finish::drop_folder(&order)?;
     if arguments.json {
@@ -45,6 +48,16 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
         output::line(&outcome.output)?;
     }
     Ok(Ended::Done)
+}
+
+/// A source that was refused before there was a plan leaves nothing to go on from.
+fn drop_unplanned(order: &JobOrder) {
+    let dir = JobDir::open(&order.job_dir).ok().flatten();
+    if dir.is_some_and(|dir| matches!(dir.read_plan(), Ok(None)))
+        && let Err(error) = finish::remove_folder(order)
+    {
+        tracing::warn!("{}", one_line(&error));
+    }
 }
 
 /// The job that these arguments mean. Its folder stands beside the output.

@@ -43,7 +43,10 @@ fn daemon_line(daemon: Option<&DaemonView>) -> String {
 
 /// A line for each job: place, name, state, and what it does or why it ended.
 pub fn print_jobs(jobs: &[JobView]) -> Result<()> {
-    let rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
+    let mut rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
+    if jobs.iter().all(|job| job.place.is_none()) {
+        rows.iter_mut().for_each(|row| drop(row.remove(0)));
+    }
     output::table(&rows).iter().try_for_each(|line| output::line(line))
 }
 

@@ -59,9 +59,10 @@ fn settle_source(order: &JobOrder) -> Result<()> {
         OnSuccess::Keep => Ok(()),
         OnSuccess::Delete => atomic_file::remove(&order.source).context("deleting the source"),
         OnSuccess::Move => {
-            let folder = order.run.move_to.as_deref().ok_or_else(|| {
-                Fault::Config.because("on_success = \"move\" needs move_to, a folder outside input/")
-            })?;
+            let folder =
+                order.run.move_to.as_deref().ok_or_else(|| {
+                    Fault::Config.because("on_success = \"move\" needs move_to, a folder outside input/")
+                })?;
             let target = folder.join(&order.relative);
             move_file(&order.source, &target)
         }

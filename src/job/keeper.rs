@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use crate::base::failpoint;
 use crate::base::fault::Fault;
-use crate::job::resume::{self, Sealed};
 use crate::job::reporter::Reporter;
+use crate::job::resume::{self, Sealed};
 use crate::job::space::Space;
 use crate::media::{clip_check, lossless};
 use crate::model::encoder::EncoderSpec;

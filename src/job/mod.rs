@@ -1,7 +1,7 @@
 //! One job, restartable at any line: plan, resume, seal, assemble, publish, finish.
 
-pub mod finish;
 pub mod fingerprint;
+pub mod finish;
 pub mod keeper;
 pub mod order;
 pub mod output;

@@ -167,7 +167,10 @@ impl Output<'_> {
                 return Err(Fault::Unsupported.because(message));
             }
             let spec = encoder_options::at_bit_rate(base, rate as u64);
-            self.reporter.log("info", &format!("{} MiB is over max_size_mb: encoding again at {} kbit/s", made.bytes >> 20, rate / 1000));
+            self.reporter.log(
+                "info",
+                &format!("{} MiB is over max_size_mb: encoding again at {} kbit/s", made.bytes >> 20, rate / 1000),
+            );
             let mut again = Vec::new();
             for (index, table) in &self.sealed.tables {
                 let target = self.scratch(&format!("sized-{index:06}.nut"))?;
@@ -184,7 +187,8 @@ impl Output<'_> {
         if made.bytes <= limit {
             return Ok(made);
         }
-        let message = format!("the output is still {} MiB after {RATE_ATTEMPTS} attempts; raise max_size_mb", made.bytes >> 20);
+        let message =
+            format!("the output is still {} MiB after {RATE_ATTEMPTS} attempts; raise max_size_mb", made.bytes >> 20);
         Err(Fault::Unsupported.because(message))
     }
 

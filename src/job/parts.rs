@@ -119,9 +119,8 @@ struct Mark {
 impl Mark {
     fn now() -> Result<Mark> {
         let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-        let seconds = |t: nix::sys::time::TimeVal| {
-            Duration::new(t.tv_sec() as u64, t.tv_usec() as u32 * 1000).as_secs_f64()
-        };
+        let seconds =
+            |t: nix::sys::time::TimeVal| Duration::new(t.tv_sec() as u64, t.tv_usec() as u32 * 1000).as_secs_f64();
         Ok(Mark { cpu: seconds(usage.user_time()) + seconds(usage.system_time()), wall: Instant::now() })
     }
 

@@ -33,7 +33,8 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     if (width, height) != (video.width * settings.scale, video.height * settings.scale) {
         reporter.remark(&format!("odd output size rounded up to {width}x{height} by repeating the last row or column"));
     }
-    let (engine, remarks) = tune::choose(settings, video.width, video.height, video.format.depth).context("choosing the upscaling engine")?;
+    let (engine, remarks) = tune::choose(settings, video.width, video.height, video.format.depth)
+        .context("choosing the upscaling engine")?;
     for remark in remarks {
         reporter.log("info", &remark);
     }

@@ -58,7 +58,8 @@ pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdow
                 std::thread::park_timeout(reporter::TICK);
             }
         });
-        let job = Job { order, dir: &dir, reporter: &reporter, shutdown, space: space(order, &dir, &reporter, shutdown) };
+        let job =
+            Job { order, dir: &dir, reporter: &reporter, shutdown, space: space(order, &dir, &reporter, shutdown) };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()));
         done.store(true, Ordering::Release);
         result.unwrap_or_else(|_| Err(Fault::Internal.because("the job panicked; the log has the place")))
@@ -281,7 +282,10 @@ impl Job<'_> {
             ));
         }
         if end.mended > 0 {
-            self.reporter.remark(&format!("{} timestamps of the source were doubled or ran backward and were mended", end.mended));
+            self.reporter.remark(&format!(
+                "{} timestamps of the source were doubled or ran backward and were mended",
+                end.mended
+            ));
         }
         if end.resized > 0 {
             self.reporter.remark(&format!("{} frames had another size and were fitted to the first", end.resized));

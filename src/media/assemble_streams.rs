@@ -234,7 +234,13 @@ pub fn clean_tags<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>, encoded: b
         let base = upper.split_once('-').map_or(upper.as_str(), |(base, _)| base);
         matches!(
             base,
-            "MAJOR_BRAND" | "MINOR_VERSION" | "COMPATIBLE_BRANDS" | "DURATION" | "BPS" | "NUMBER_OF_FRAMES" | "NUMBER_OF_BYTES"
+            "MAJOR_BRAND"
+                | "MINOR_VERSION"
+                | "COMPATIBLE_BRANDS"
+                | "DURATION"
+                | "BPS"
+                | "NUMBER_OF_FRAMES"
+                | "NUMBER_OF_BYTES"
         ) || base.starts_with("_STATISTICS_")
             || base == "VENDOR_ID"
             || encoded && matches!(base, "ENCODER" | "ENCODER_OPTIONS" | "ALPHA_MODE" | "VARIANT_BITRATE")

@@ -32,9 +32,9 @@ pub struct Survey {
 }
 
 fn spec_of<'a>(clip: &ClipRef, specs: &'a [EncoderSpec]) -> Result<&'a EncoderSpec> {
-    specs
-        .get(clip.spec)
-        .ok_or_else(|| Fault::Mismatch.because(format!("{} names an encoder the plan does not have", escape(&clip.path))))
+    specs.get(clip.spec).ok_or_else(|| {
+        Fault::Mismatch.because(format!("{} names an encoder the plan does not have", escape(&clip.path)))
+    })
 }
 
 /// Reads all clips once: every frame there, each clip beginning with a key frame that brings
@@ -92,7 +92,13 @@ pub struct VideoFeed<'a> {
 
 impl<'a> VideoFeed<'a> {
     /// For output stream `stream`, with times in its ticks.
-    pub fn new(clips: &'a [ClipRef], specs: &'a [EncoderSpec], codec: Codec, times: &'a VideoTimes, stream: usize) -> Self {
+    pub fn new(
+        clips: &'a [ClipRef],
+        specs: &'a [EncoderSpec],
+        codec: Codec,
+        times: &'a VideoTimes,
+        stream: usize,
+    ) -> Self {
         VideoFeed { clips: clips.iter(), specs, codec, times, stream, reader: None, start: 0, end: 0, packets: 0 }
     }
 

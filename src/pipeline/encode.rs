@@ -87,7 +87,8 @@ impl EncodeStage<'_> {
                     last: upscaled.frame.clone(),
                 });
             }
-            let clip = open.as_mut().ok_or_else(|| Fault::Internal.because("a batch did not begin with its first frame"))?;
+            let clip =
+                open.as_mut().ok_or_else(|| Fault::Internal.because("a batch did not begin with its first frame"))?;
             let range = clip.batch.range;
             clip.stamps.push(upscaled.stamp);
             clip.hashes.push(upscaled.hash);

@@ -385,7 +385,14 @@ impl Muxer {
     }
 
     /// Adds a chapter.
-    pub fn add_chapter(&mut self, id: i64, time_base: Rational, start: i64, end: i64, tags: &[(String, String)]) -> Result<()> {
+    pub fn add_chapter(
+        &mut self,
+        id: i64,
+        time_base: Rational,
+        start: i64,
+        end: i64,
+        tags: &[(String, String)],
+    ) -> Result<()> {
         // SAFETY: the chapter is allocated with FFmpeg's allocator and appended to the array
         // that avformat_free_context frees; on failure it is freed here.
         unsafe {
