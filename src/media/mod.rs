@@ -1,6 +1,7 @@
 //! Media in and out: the only home of FFmpeg.
 
 pub mod assemble;
+pub mod assemble_header;
 pub mod assemble_source;
 pub mod assemble_streams;
 pub mod assemble_timestamps;
@@ -14,6 +15,8 @@ pub mod encoder_options;
 pub mod encoder_session;
 mod ffi;
 pub mod lossless;
+#[cfg(test)]
+mod output_tests;
 pub mod parameter_sets;
 pub mod picture;
 pub mod verify;

@@ -68,6 +68,14 @@ pub fn arbitrary_origin(input: &Input) -> bool {
     unsafe { (*(*input.as_ptr()).iformat).flags & ffi::AVFMT_TS_DISCONT != 0 }
 }
 
+/// Whether this FFmpeg's Matroska muxer writes the codec delay of every codec and moves the
+/// blocks by it. Before libavformat 59.30.100 it wrote that of Opus alone and moved nothing.
+pub fn moves_by_codec_delay() -> bool {
+    // SAFETY: a constant of the library.
+    let version = unsafe { ffi::avformat_version() };
+    version >= (59 << 16 | 30 << 8 | 100)
+}
+
 /// Asks the demuxer to skip the packets of a stream.
 pub fn discard(input: &mut Input, stream: usize) {
     if stream < input.nb_streams() as usize {
