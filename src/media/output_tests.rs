@@ -367,6 +367,10 @@ fn real_files_come_through() {
             println!("{name}: yields no frame");
             continue;
         };
+        if info.video.width > 4096 {
+            println!("{name}: too large for a quick test");
+            continue;
+        }
         let work = tempfile::tempdir().unwrap();
         let target = work.path().join("out.part");
         let frames_max = if info.video.width * info.video.height > 1_000_000 { 24 } else { 120 };
@@ -495,7 +499,9 @@ fn hash_of(video: &frame::Video, spec: &EncoderSpec) -> u64 {
 fn decode_from(path: &Path, at_us: Option<i64>, spec: &EncoderSpec) -> Vec<(i64, u64)> {
     let mut plain = Plain::open(path).unwrap();
     if let Some(at) = at_us {
-        plain.input.seek(at, ..at).unwrap();
+        // MP4 is sought by decoding time, which runs ahead: players go back a little further.
+        let at = (at - 300_000).max(0);
+        plain.input.seek(at, ..at + 1).unwrap();
     }
     let mut found = Vec::new();
     while let Some((stamp, video)) = plain.next().unwrap() {
@@ -508,7 +514,7 @@ fn decode_from(path: &Path, at_us: Option<i64>, spec: &EncoderSpec) -> Vec<(i64,
 fn small_source(path: &Path) -> bool {
     let made = Command::new("ffmpeg")
         .args(["-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=s=128x96:r=24:d=2", "-f", "lavfi", "-i", "sine=d=2"])
-        .args(["-vf", "setpts='N*1000+mod(N,3)*170'", "-vsync", "passthrough", "-enc_time_base", "1/24000", "-c:v", "mpeg4", "-c:a", "aac"])
+        .args(["-vf", "settb=1/24000,setpts='N*1000+mod(N,3)*170'", "-vsync", "passthrough", "-enc_time_base", "1/24000", "-c:v", "mpeg4", "-c:a", "aac"])
         .args(["-video_track_timescale", "24000"])
         .arg(path)
         .status();
@@ -558,7 +564,8 @@ fn every_border_decodes_through_and_backward() {
                 let pts = all[start].0;
                 let micro = pts * 1_000_000 * i64::from(base.numerator()) / i64::from(base.denominator()) + 1;
                 let found = decode_from(&target, Some(micro), &specs[0]);
-                let from = found.iter().position(|(at, _)| *at == pts).expect("the frame sought is decoded");
+                let from = found.iter().position(|(at, _)| *at == pts);
+                let from = from.unwrap_or_else(|| panic!("{} in {container}: frame {start} at {pts} is not among the {} decoded", specs[0].name, found.len()));
                 assert!(found[from..] == all[start..], "{} in {container}: seek to frame {start}", specs[0].name);
             }
         }

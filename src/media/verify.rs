@@ -48,6 +48,7 @@ fn wrong<T>(request: &VerifyRequest<'_>, what: impl AsRef<str>) -> Result<T> {
 /// # Errors
 /// [`Fault::Mismatch`] with the first thing that differs.
 pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Result<String> {
+    beat()?;
     let mut output = output::open_input(request.output, true)?;
     let source = output::open_input(request.source, true)?;
     check_streams(request, &source, &output)?;
@@ -69,7 +70,7 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
         match packet.read(&mut output) {
             Ok(()) => {}
             Err(ffmpeg_next::Error::Eof) => break,
-            Err(error) => return wrong(request, format!("it cannot be read to its end: {error}")),
+            Err(error) => return wrong(request, format!("it cannot be read to its end: {}", output::explained(error))),
         }
         packets += 1;
         if packets % BEAT_PACKETS == 0 {
@@ -199,8 +200,10 @@ fn check_picture(request: &VerifyRequest<'_>, source: &Input, output: &Input) ->
     let aspect = video_context.aspect_ratio();
     let aspect = Rational::new(aspect.numerator(), aspect.denominator());
     if spec.sample_aspect.is_known() {
-        let ratio = aspect.value() / spec.sample_aspect.value();
-        if !aspect.is_known() || (ratio - 1.0).abs() > ASPECT_TOLERANCE {
+        // What is not said is square.
+        let there = if aspect.is_known() { aspect.value() } else { 1.0 };
+        let ratio = there / spec.sample_aspect.value();
+        if (ratio - 1.0).abs() > ASPECT_TOLERANCE {
             let wanted = spec.sample_aspect;
             return wrong(request, format!("sample aspect {}:{} in place of {}:{}", aspect.num, aspect.den, wanted.num, wanted.den));
         }
@@ -323,7 +326,7 @@ impl FullDecode {
             None => self.decoder.send_eof(),
         };
         if let Err(error) = sent {
-            return wrong(request, format!("frame {} or near does not decode: {error}", self.frames));
+            return wrong(request, format!("frame {} or near does not decode: {}", self.frames, output::explained(error)));
         }
         let mut video = frame::Video::empty();
         while self.decoder.receive_frame(&mut video).is_ok() {

@@ -23,8 +23,22 @@ pub fn failure(code: i32) -> anyhow::Error {
     let system = [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::ENOMEM];
     match system.contains(&-code) {
         true => std::io::Error::from_raw_os_error(-code).into(),
-        false => anyhow!("{}", ffmpeg_next::Error::from(code)),
+        false => anyhow!("{}", words(code)),
     }
+}
+
+/// FFmpeg's words for an error code.
+fn words(code: i32) -> String {
+    let mut buffer = [0u8; 128];
+    // SAFETY: the buffer is as long as we say; what is written ends with a zero.
+    unsafe { ffi::av_strerror(code, buffer.as_mut_ptr().cast(), buffer.len()) };
+    let end = buffer.iter().position(|&b| b == 0).unwrap_or(buffer.len());
+    format!("{} ({code})", String::from_utf8_lossy(&buffer[..end]))
+}
+
+/// An error of ffmpeg-next as [`failure`] has it; its own words need FFmpeg's table set up.
+pub fn explained(error: ffmpeg_next::Error) -> anyhow::Error {
+    failure(error.into())
 }
 
 fn checked(code: i32) -> Result<i32> {
