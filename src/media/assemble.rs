@@ -114,11 +114,13 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
     let routes = routes(&muxer, request.container, &layout, &heads);
     let strict = request.container != "matroska";
     let source = SourceFeed::open(request.source, &selection.kept, &routes, shift, strict)?;
-    let written = interleave(&mut muxer, video, source, pictures(&input, &layout), times.len() as u64, beat)
+    let copied = interleave(&mut muxer, video, source, pictures(&input, &layout), times.len() as u64, beat)
         .with_context(|| format!("writing {}", escape(request.target)))?;
     let bytes = muxer.finish().with_context(|| format!("closing {}", escape(request.target)))?;
 
     let mut losses = selection.losses;
+    losses.extend(copied.losses());
+    let written = copied.written();
     let finished = output::open_input(request.target, true)?;
     losses.extend(header::losses(&input, request.info.video.stream, &finished, layout.video));
     let mended: u64 = written.iter().map(|(_, written)| written.mended).sum();
@@ -259,7 +261,7 @@ fn interleave(
     pictures: Vec<Packet>,
     frames: u64,
     beat: &dyn Fn() -> Result<()>,
-) -> Result<Vec<(usize, Written)>> {
+) -> Result<SourceFeed> {
     for picture in pictures {
         muxer.write(picture)?;
     }
@@ -282,8 +284,12 @@ fn interleave(
                 shown += 1;
             }
         } else if let Some(packet) = std::mem::replace(&mut next_other, source.next()?) {
-            let stream = packet.stream();
-            muxer.write(packet).with_context(|| format!("output stream {stream}"))?;
+            let mark = source.mark(&packet);
+            match muxer.write(packet) {
+                Ok(()) => source.wrote(mark),
+                Err(error) if output::is_damage(&error) => source.refused(mark),
+                Err(error) => return Err(error).with_context(|| format!("{mark:?}")),
+            }
         }
         packets += 1;
         if packets % BEAT_PACKETS == 0 {
@@ -293,5 +299,5 @@ fn interleave(
     if shown != frames {
         return Err(Fault::Mismatch.because(format!("{shown} of {frames} frames were written")));
     }
-    Ok(source.written())
+    Ok(source)
 }

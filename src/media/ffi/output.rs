@@ -23,8 +23,19 @@ pub fn failure(code: i32) -> anyhow::Error {
     let system = [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::ENOMEM];
     match system.contains(&-code) {
         true => std::io::Error::from_raw_os_error(-code).into(),
+        false if code == ffi::AVERROR_INVALIDDATA => Damage(words(code)).into(),
         false => anyhow!("{}", words(code)),
     }
+}
+
+/// FFmpeg found data that is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Damage(String);
+
+/// Whether an error says that the data given was damaged, and nothing worse.
+pub fn is_damage(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Damage>().is_some()
 }
 
 /// FFmpeg's words for an error code.
