@@ -23,6 +23,9 @@ pub struct ClipFacts {
     pub bytes: u64,
 }
 
+/// Frames an encoder may send ahead of their showing; the known ones stay below 20.
+const REORDER_MAX: i64 = 256;
+
 /// The muxer options that make a clip's bytes follow from its packets alone.
 pub(super) fn plain_nut() -> [(String, String); 2] {
     [("avoid_negative_ts".into(), "disabled".into()), ("fflags".into(), "+bitexact".into())]
@@ -45,6 +48,10 @@ struct Sink {
 impl Sink {
     fn put(&mut self, mut packet: Packet) -> Result<()> {
         packet.set_stream(0);
+        // libx265 leaves the first decoding times of very short clips undefined, and nothing
+        // here needs an encoder's: packets come in decoding order, and a clip keeps no other
+        // decoding time than that order.
+        packet.set_dts(Some(FIRST_PTS - REORDER_MAX + self.packets as i64));
         packet.rescale_ts(av(self.from), av(self.to));
         self.packets += 1;
         self.muxer.write(packet).context("writing a clip")

@@ -373,7 +373,11 @@ fn real_files_come_through() {
         }
         let work = tempfile::tempdir().unwrap();
         let target = work.path().join("out.part");
-        let frames_max = if info.video.width * info.video.height > 1_000_000 { 24 } else { 120 };
+        let frames_max = match std::env::var("UPSCALED_TEST_FRAMES").ok().and_then(|n| n.parse().ok()) {
+            Some(frames) => frames,
+            None if info.video.width * info.video.height > 1_000_000 => 24,
+            None => 120,
+        };
         let result = || -> Result<(Vec<String>, String)> {
             let specs = vec![encoders(&info, &settings())?.swap_remove(0)];
             let choice = container::choose(&source, &info, &specs[0])?;
