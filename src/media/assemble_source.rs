@@ -223,7 +223,7 @@ impl SourceFeed {
     ///
     /// # Errors
     /// Those of reading the disk; a damaged end is an end.
-    pub fn next(&mut self) -> Result<Option<Packet>> {
+    pub fn packet(&mut self) -> Result<Option<Packet>> {
         if self.tracks.is_empty() {
             return Ok(None);
         }
@@ -232,7 +232,9 @@ impl SourceFeed {
             if !read(&mut packet, &mut self.input)? {
                 return Ok(None);
             }
-            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else { continue };
+            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else {
+                continue;
+            };
             if packet.size() == 0 {
                 continue;
             }
@@ -271,7 +273,12 @@ impl SourceFeed {
     pub fn losses(&self) -> Vec<String> {
         let damaged = self.tracks.iter().filter(|track| track.refused > 0);
         damaged
-            .map(|track| format!("stream {} ({}): {} damaged packets were left out", track.kept.source, track.kept.codec, track.refused))
+            .map(|track| {
+                format!(
+                    "stream {} ({}): {} damaged packets were left out",
+                    track.kept.source, track.kept.codec, track.refused
+                )
+            })
             .collect()
     }
 

@@ -6,7 +6,8 @@ use ffmpeg_next::format::context::Input;
 use ffmpeg_next::media::Type;
 
 use crate::media::ffi::capture;
-use crate::media::ffi::output::{self, Muxer, StreamFacts, VideoTrack};
+use crate::media::ffi::muxer::{Muxer, VideoTrack};
+use crate::media::ffi::output::{self, StreamFacts};
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::source::{Rational, SourceInfo, StreamKind};
 
@@ -234,7 +235,13 @@ pub fn clean_tags<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>, encoded: b
         let base = upper.split_once('-').map_or(upper.as_str(), |(base, _)| base);
         matches!(
             base,
-            "MAJOR_BRAND" | "MINOR_VERSION" | "COMPATIBLE_BRANDS" | "DURATION" | "BPS" | "NUMBER_OF_FRAMES" | "NUMBER_OF_BYTES"
+            "MAJOR_BRAND"
+                | "MINOR_VERSION"
+                | "COMPATIBLE_BRANDS"
+                | "DURATION"
+                | "BPS"
+                | "NUMBER_OF_FRAMES"
+                | "NUMBER_OF_BYTES"
         ) || base.starts_with("_STATISTICS_")
             || base == "VENDOR_ID"
             || encoded && matches!(base, "ENCODER" | "ENCODER_OPTIONS" | "ALPHA_MODE" | "VARIANT_BITRATE")

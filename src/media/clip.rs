@@ -10,7 +10,8 @@ use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::assemble_timestamps::{Round, rescale};
 use crate::media::encoder_session::{FIRST_PTS, Session};
-use crate::media::ffi::output::{self, Muxer};
+use crate::media::ffi::muxer::Muxer;
+use crate::media::ffi::output;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Frame;
 use crate::model::source::Rational;
@@ -120,12 +121,14 @@ impl ClipReader {
     }
 
     /// The next packet with the number of its frame in the clip.
-    pub fn next(&mut self) -> Result<Option<(u64, Packet)>> {
+    pub fn packet(&mut self) -> Result<Option<(u64, Packet)>> {
         let mut packet = Packet::empty();
         match packet.read(&mut self.input) {
             Ok(()) => {}
             Err(ffmpeg_next::Error::Eof) => return Ok(None),
-            Err(error) => return Err(Fault::Mismatch.because(format!("a clip cannot be read: {}", output::explained(error)))),
+            Err(error) => {
+                return Err(Fault::Mismatch.because(format!("a clip cannot be read: {}", output::explained(error))));
+            }
         }
         let number = packet.pts().map(|pts| rescale(pts, self.from, self.to, Round::Nearest) - FIRST_PTS);
         match number.and_then(|number| u64::try_from(number).ok()) {
@@ -164,7 +167,11 @@ pub fn inspect(path: &Path) -> Result<ClipFacts> {
             Ok(()) => frames += 1,
             Err(ffmpeg_next::Error::Eof) => break,
             Err(error) => {
-                return Err(Fault::Mismatch.because(format!("{} cannot be read: {}", escape(path), output::explained(error))));
+                return Err(Fault::Mismatch.because(format!(
+                    "{} cannot be read: {}",
+                    escape(path),
+                    output::explained(error)
+                )));
             }
         }
     }

@@ -32,7 +32,7 @@ pub fn check(path: &Path, spec: &EncoderSpec, frames: u64, first: &Frame, last: 
     let mut first_decoded = None;
     let mut order = Vec::new();
     let mut tail: Vec<Packet> = Vec::new();
-    while let Some((number, packet)) = reader.next()? {
+    while let Some((number, packet)) = reader.packet()? {
         order.push(number);
         if first_decoded.is_none() {
             decoder.send(&packet)?;
@@ -58,7 +58,12 @@ pub fn check(path: &Path, spec: &EncoderSpec, frames: u64, first: &Frame, last: 
 
 /// Decodes the last frame from the packets since the last key frame: at first only those
 /// other frames refer to, which is quicker; all of them when that was not enough.
-fn last_of(reader: &ClipReader, spec: &EncoderSpec, tail: &[Packet], number: u64) -> Result<Option<(u64, frame::Video)>> {
+fn last_of(
+    reader: &ClipReader,
+    spec: &EncoderSpec,
+    tail: &[Packet],
+    number: u64,
+) -> Result<Option<(u64, frame::Video)>> {
     let mut found = None;
     for skip in [Discard::NonReference, Discard::Default] {
         let mut decoder = FrameDecoder::new(reader, spec)?;
@@ -80,7 +85,13 @@ fn last_of(reader: &ClipReader, spec: &EncoderSpec, tail: &[Packet], number: u64
     Ok(found)
 }
 
-fn compare(path: &Path, spec: &EncoderSpec, number: u64, decoded: Option<(u64, frame::Video)>, wanted: &Frame) -> Result<()> {
+fn compare(
+    path: &Path,
+    spec: &EncoderSpec,
+    number: u64,
+    decoded: Option<(u64, frame::Video)>,
+    wanted: &Frame,
+) -> Result<()> {
     let wrong = |what: String| Err(Fault::Mismatch.because(format!("frame {number} of {}: {what}", escape(path))));
     let Some((at, video)) = decoded else {
         return wrong("does not decode".into());

@@ -33,7 +33,11 @@ pub fn transcode(from: &Path, old: &EncoderSpec, to: &Path, new: &EncoderSpec) -
 ///
 /// # Errors
 /// [`Fault::Mismatch`] when a frame is missing or out of order; what `each` returns.
-pub fn each_frame(path: &Path, spec: &EncoderSpec, each: &mut dyn FnMut(u64, &frame::Video) -> Result<()>) -> Result<u64> {
+pub fn each_frame(
+    path: &Path,
+    spec: &EncoderSpec,
+    each: &mut dyn FnMut(u64, &frame::Video) -> Result<()>,
+) -> Result<u64> {
     let mut reader = ClipReader::open(path, spec)?;
     let mut decoder = FrameDecoder::new(&reader, spec)?;
     let mut done = 0;
@@ -48,7 +52,7 @@ pub fn each_frame(path: &Path, spec: &EncoderSpec, each: &mut dyn FnMut(u64, &fr
         Ok(())
     };
     let mut packets = 0;
-    while let Some((_, packet)) = reader.next()? {
+    while let Some((_, packet)) = reader.packet()? {
         packets += 1;
         decoder.send(&packet)?;
         drain(&mut decoder)?;

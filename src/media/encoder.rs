@@ -87,8 +87,7 @@ fn codecs(request: &EncoderRequest<'_>) -> Result<Vec<Codec>> {
             Some(known) => Ok(vec![known.codec]),
             None => {
                 let names: Vec<_> = KNOWN.iter().map(|known| known.name).collect();
-                Err(Fault::Config
-                    .because(format!("encoder = {name:?} is not known; known are {}", names.join(", "))))
+                Err(Fault::Config.because(format!("encoder = {name:?} is not known; known are {}", names.join(", "))))
             }
         };
     }
