@@ -16,7 +16,8 @@ use crate::media::assemble_source::{Head, Route, SourceFeed, Written, common_shi
 use crate::media::assemble_streams::{How, Kept, Selection, select, track};
 use crate::media::assemble_timestamps::{Round, Seconds, VideoTimes, is_constant_rate, rescale};
 use crate::media::assemble_video::{Survey, VideoFeed, survey};
-use crate::media::ffi::output::{self, Muxer};
+use crate::media::ffi::muxer::Muxer;
+use crate::media::ffi::output;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Stamp;
 use crate::model::source::{Rational, SourceInfo};
@@ -103,7 +104,8 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
     let mut muxer = Muxer::create(request.target, request.container)?;
     let layout = add_streams(&mut muxer, request, &input, &selection, &survey, spec, &heads)?;
     header::describe_file(&mut muxer, &input, shift)?;
-    let starts: Vec<_> = heads.iter().map(|head| head.start).chain([video_start]).map(|start| start.plus(shift)).collect();
+    let starts: Vec<_> =
+        heads.iter().map(|head| head.start).chain([video_start]).map(|start| start.plus(shift)).collect();
     muxer
         .write_header(&header::options(request.container, &input, header::movie_timescale(&starts)))
         .with_context(|| format!("writing the header of {}", escape(request.target)))?;
@@ -114,11 +116,13 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
     let routes = routes(&muxer, request.container, &layout, &heads);
     let strict = request.container != "matroska";
     let source = SourceFeed::open(request.source, &selection.kept, &routes, shift, strict)?;
-    let written = interleave(&mut muxer, video, source, pictures(&input, &layout), times.len() as u64, beat)
+    let copied = interleave(&mut muxer, video, source, pictures(&input, &layout), times.len() as u64, beat)
         .with_context(|| format!("writing {}", escape(request.target)))?;
     let bytes = muxer.finish().with_context(|| format!("closing {}", escape(request.target)))?;
 
     let mut losses = selection.losses;
+    losses.extend(copied.losses());
+    let written = copied.written();
     let finished = output::open_input(request.target, true)?;
     losses.extend(header::losses(&input, request.info.video.stream, &finished, layout.video));
     let mended: u64 = written.iter().map(|(_, written)| written.mended).sum();
@@ -177,7 +181,8 @@ fn add_streams(
             }
             How::CoverAttachment => {
                 let picture = output::attached_picture(&from);
-                let index = muxer.picture_attachment(&from, picture.as_ref().and_then(Packet::data).unwrap_or_default())?;
+                let index =
+                    muxer.picture_attachment(&from, picture.as_ref().and_then(Packet::data).unwrap_or_default())?;
                 header::describe_picture(muxer, index, &from, &kept.codec);
                 index
             }
@@ -259,7 +264,7 @@ fn interleave(
     pictures: Vec<Packet>,
     frames: u64,
     beat: &dyn Fn() -> Result<()>,
-) -> Result<Vec<(usize, Written)>> {
+) -> Result<SourceFeed> {
     for picture in pictures {
         muxer.write(picture)?;
     }
@@ -267,7 +272,7 @@ fn interleave(
     let when = |muxer: &Muxer, packet: &Packet| {
         rescale(packet.dts().unwrap_or(0), muxer.time_base(packet.stream()), micro, Round::Nearest)
     };
-    let (mut next_video, mut next_other) = (video.next()?, source.next()?);
+    let (mut next_video, mut next_other) = (video.packet()?, source.packet()?);
     let (mut packets, mut shown) = (0u64, 0u64);
     loop {
         let video_first = match (&next_video, &next_other) {
@@ -277,21 +282,25 @@ fn interleave(
             (None, None) => break,
         };
         if video_first {
-            if let Some(packet) = std::mem::replace(&mut next_video, video.next()?) {
+            if let Some(packet) = std::mem::replace(&mut next_video, video.packet()?) {
                 muxer.write(packet).context("the video")?;
                 shown += 1;
             }
-        } else if let Some(packet) = std::mem::replace(&mut next_other, source.next()?) {
-            let stream = packet.stream();
-            muxer.write(packet).with_context(|| format!("output stream {stream}"))?;
+        } else if let Some(packet) = std::mem::replace(&mut next_other, source.packet()?) {
+            let mark = source.mark(&packet);
+            match muxer.write(packet) {
+                Ok(()) => source.wrote(mark),
+                Err(error) if output::is_damage(&error) => source.refused(mark),
+                Err(error) => return Err(error).with_context(|| format!("{mark:?}")),
+            }
         }
         packets += 1;
-        if packets % BEAT_PACKETS == 0 {
+        if packets.is_multiple_of(BEAT_PACKETS) {
             beat()?;
         }
     }
     if shown != frames {
         return Err(Fault::Mismatch.because(format!("{shown} of {frames} frames were written")));
     }
-    Ok(source.written())
+    Ok(source)
 }

@@ -10,7 +10,8 @@ use ffmpeg_next::format::context::Input;
 
 use crate::media::assemble_streams::clean_tags;
 use crate::media::assemble_timestamps::{Round, Seconds};
-use crate::media::ffi::output::{self, Muxer};
+use crate::media::ffi::muxer::Muxer;
+use crate::media::ffi::output;
 use crate::model::source::{Hdr, Rational};
 
 /// Side data of the source's video that stays true after upscaling. The Dolby Vision record

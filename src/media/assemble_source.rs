@@ -123,14 +123,12 @@ pub fn common_shift(muxer: &str, arbitrary_origin: bool, video_start: Seconds, h
     if muxer != "matroska" {
         return Seconds::ZERO;
     }
-    let lowest = heads
-        .iter()
-        .map(|head| head.start.plus(head.padding_time))
-        .fold(video_start, |a, b| if b.is_less(a) { b } else { a });
-    match lowest.is_less(Seconds::ZERO) {
-        true => Seconds::new(i128::from(Seconds::ZERO.minus(lowest).ticks(Rational::new(1, 1000), Round::Up)), 1000),
-        false => Seconds::ZERO,
-    }
+    // Counted as Matroska does, so that a delay of 6.5 ms covers a start at -6.5 ms.
+    let milli = Rational::new(1, 1000);
+    let ticks = |time: Seconds| time.ticks(milli, Round::Nearest);
+    let lowest = heads.iter().map(|head| ticks(head.start).saturating_add(ticks(head.padding_time))).min();
+    let lowest = lowest.unwrap_or(0).min(ticks(video_start));
+    Seconds::new(-i128::from(lowest.min(0)), 1000)
 }
 
 /// What was written of a copied stream, to be found again by the verification.
@@ -180,9 +178,19 @@ pub struct Route {
     pub lead: i64,
 }
 
+/// A packet's place in its stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    output: usize,
+    pts: i64,
+    duration: i64,
+    shown: bool,
+}
+
 struct Track {
     kept: Kept,
     route: Route,
+    refused: u64,
     from: Rational,
     times: Monotone,
     sum: TimeSum,
@@ -205,7 +213,7 @@ impl SourceFeed {
             if let Some(kept) = kept.iter().find(|kept| kept.source == route.source) {
                 let from = base_of(&input, route.source);
                 let (times, sum) = (Monotone::default(), TimeSum::default());
-                tracks.push(Track { kept: kept.clone(), route, from, times, sum });
+                tracks.push(Track { kept: kept.clone(), route, refused: 0, from, times, sum });
             }
         }
         Ok(SourceFeed { input, tracks, shift, strict })
@@ -215,7 +223,7 @@ impl SourceFeed {
     ///
     /// # Errors
     /// Those of reading the disk; a damaged end is an end.
-    pub fn next(&mut self) -> Result<Option<Packet>> {
+    pub fn packet(&mut self) -> Result<Option<Packet>> {
         if self.tracks.is_empty() {
             return Ok(None);
         }
@@ -224,7 +232,9 @@ impl SourceFeed {
             if !read(&mut packet, &mut self.input)? {
                 return Ok(None);
             }
-            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else { continue };
+            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else {
+                continue;
+            };
             if packet.size() == 0 {
                 continue;
             }
@@ -241,10 +251,45 @@ impl SourceFeed {
             packet.set_dts(Some(dts));
             packet.set_duration(duration.max(0));
             packet.set_stream(track.route.output);
-            if is_shown(&track.kept, &packet) {
-                track.sum.add(pts - lead, duration);
-            }
             return Ok(Some(packet));
+        }
+    }
+
+    /// The sum of what was really written counts this packet.
+    pub fn wrote(&mut self, mark: Mark) {
+        if let Some(track) = self.tracks.iter_mut().find(|track| track.route.output == mark.output && mark.shown) {
+            track.sum.add(mark.pts - track.route.lead, mark.duration);
+        }
+    }
+
+    /// The muxer refused a packet as damaged.
+    pub fn refused(&mut self, mark: Mark) {
+        if let Some(track) = self.tracks.iter_mut().find(|track| track.route.output == mark.output) {
+            track.refused += 1;
+        }
+    }
+
+    /// Damaged packets that were left out, in words.
+    pub fn losses(&self) -> Vec<String> {
+        let damaged = self.tracks.iter().filter(|track| track.refused > 0);
+        damaged
+            .map(|track| {
+                format!(
+                    "stream {} ({}): {} damaged packets were left out",
+                    track.kept.source, track.kept.codec, track.refused
+                )
+            })
+            .collect()
+    }
+
+    /// What is remembered of a packet while the muxer has it.
+    pub fn mark(&self, packet: &Packet) -> Mark {
+        let track = self.tracks.iter().find(|track| track.route.output == packet.stream());
+        Mark {
+            output: packet.stream(),
+            pts: packet.pts().unwrap_or(0),
+            duration: packet.duration(),
+            shown: track.is_some_and(|track| is_shown(&track.kept, packet)),
         }
     }
 
@@ -271,7 +316,7 @@ mod tests {
     fn only_matroska_shifts_negative_starts_up() {
         let priming = head(Seconds::new(-1024, 44_100), Seconds::ZERO);
         assert_eq!(common_shift("mp4", false, Seconds::ZERO, &[priming]), Seconds::ZERO);
-        assert_eq!(common_shift("matroska", false, Seconds::ZERO, &[priming]), Seconds::new(24, 1000));
+        assert_eq!(common_shift("matroska", false, Seconds::ZERO, &[priming]), Seconds::new(23, 1000));
         let known = head(Seconds::new(-1024, 44_100), Seconds::new(1024, 44_100));
         assert_eq!(common_shift("matroska", false, Seconds::ZERO, &[known]), Seconds::ZERO);
     }

@@ -6,7 +6,8 @@ use ffmpeg_next::format::context::Input;
 use ffmpeg_next::media::Type;
 
 use crate::media::ffi::capture;
-use crate::media::ffi::output::{self, Muxer, StreamFacts, VideoTrack};
+use crate::media::ffi::muxer::{Muxer, VideoTrack};
+use crate::media::ffi::output::{self, StreamFacts};
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::source::{Rational, SourceInfo, StreamKind};
 

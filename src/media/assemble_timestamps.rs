@@ -151,11 +151,32 @@ impl VideoTimes {
         (end - self.pts[frame]).max(0)
     }
 
-    /// When the n-th packet is decoded; the first ones step below the first frame by one tick.
+    /// When the n-th packet is decoded: when the frame `delay` places before is shown. The
+    /// first ones mirror the distances of the frames that follow, so that decoding takes as
+    /// long as showing and MP4, which stores only decoding times, tells the right length.
     pub fn dts(&self, packet: usize) -> i64 {
-        match packet.checked_sub(self.delay as usize) {
+        let delay = self.delay as usize;
+        match packet.checked_sub(delay) {
             Some(frame) => self.pts[frame],
-            None => self.pts[0] - (self.delay as i64 - packet as i64),
+            None => {
+                let ahead = delay - packet;
+                let mirrored = self.pts.get(ahead).map_or(0, |pts| pts - self.pts[0]);
+                self.pts[0] - mirrored.max(ahead as i64)
+            }
+        }
+    }
+
+    /// The duration to write with the n-th packet, which holds this frame: its own; with the
+    /// last packet what is missing to the length of the whole stream, as far as that does not
+    /// reach beyond its end.
+    pub fn packet_duration(&self, packet: usize, frame: usize) -> i64 {
+        if packet + 1 < self.pts.len() {
+            return self.duration(frame);
+        }
+        let missing = (self.end - self.pts[0]) - (self.dts(packet) - self.dts(0));
+        match missing > 0 {
+            true => missing.min(self.end - self.pts[frame]),
+            false => self.duration(frame),
         }
     }
 }
@@ -248,8 +269,18 @@ mod tests {
         let tick = Rational::new(1, 600);
         let times = VideoTimes::new(&stamps, tick, Seconds::ZERO, tick, 1);
         let dts: Vec<_> = (0..8).map(|n| times.dts(n)).collect();
-        assert_eq!(dts, [99, 100, 103, 110, 111, 150, 151, 152]);
+        assert_eq!(dts, [97, 100, 103, 110, 111, 150, 151, 152]);
         assert_eq!((times.duration(1), times.duration(7)), (7, 38));
+    }
+
+    #[test]
+    fn an_even_rate_decodes_as_long_as_it_shows() {
+        let stamps: Vec<_> = (0..8).map(|n| stamp(1000 + 512 * n, 512)).collect();
+        let tick = Rational::new(1, 12_288);
+        let times = VideoTimes::new(&stamps, tick, Seconds::ZERO, tick, 2);
+        assert_eq!((times.dts(0), times.dts(1), times.dts(2)), (1000 - 1024, 1000 - 512, 1000));
+        assert_eq!(times.packet_duration(7, 6), 512);
+        assert_eq!(times.dts(7) + times.packet_duration(7, 6) - times.dts(0), 8 * 512);
     }
 
     #[test]

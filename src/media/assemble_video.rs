@@ -58,7 +58,7 @@ pub fn survey(clips: &[ClipRef], specs: &[EncoderSpec], beat: &dyn Fn() -> Resul
         }
         let mut reader = ClipReader::open(&clip.path, spec)?;
         let mut order = Vec::with_capacity(clip.frames as usize);
-        while let Some((number, packet)) = reader.next().with_context(named)? {
+        while let Some((number, packet)) = reader.packet().with_context(named)? {
             let data = packet.data().unwrap_or_default();
             if order.is_empty() && !(number == 0 && packet.is_key() && has_sets(codec, data)) {
                 return Err(Fault::Mismatch.because(format!("{} does not begin with a whole key frame", named())));
@@ -106,10 +106,10 @@ impl<'a> VideoFeed<'a> {
     ///
     /// # Errors
     /// [`Fault::Mismatch`] when a clip is not what the survey saw.
-    pub fn next(&mut self) -> Result<Option<Packet>> {
+    pub fn packet(&mut self) -> Result<Option<Packet>> {
         loop {
             let found = match &mut self.reader {
-                Some(reader) => reader.next()?,
+                Some(reader) => reader.packet()?,
                 None => None,
             };
             if let Some((number, packet)) = found {
@@ -142,7 +142,7 @@ impl<'a> VideoFeed<'a> {
         made.set_stream(self.stream);
         made.set_pts(Some(self.times.pts(frame)));
         made.set_dts(Some(self.times.dts(self.packets)));
-        made.set_duration(self.times.duration(frame));
+        made.set_duration(self.times.packet_duration(self.packets, frame));
         self.packets += 1;
         Ok(made)
     }

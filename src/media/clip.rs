@@ -10,7 +10,8 @@ use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::assemble_timestamps::{Round, rescale};
 use crate::media::encoder_session::{FIRST_PTS, Session};
-use crate::media::ffi::output::{self, Muxer};
+use crate::media::ffi::muxer::Muxer;
+use crate::media::ffi::output;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Frame;
 use crate::model::source::Rational;
@@ -22,6 +23,9 @@ pub struct ClipFacts {
     /// Size of the file.
     pub bytes: u64,
 }
+
+/// Frames an encoder may send ahead of their showing; the known ones stay below 20.
+const REORDER_MAX: i64 = 256;
 
 /// The muxer options that make a clip's bytes follow from its packets alone.
 pub(super) fn plain_nut() -> [(String, String); 2] {
@@ -45,6 +49,10 @@ struct Sink {
 impl Sink {
     fn put(&mut self, mut packet: Packet) -> Result<()> {
         packet.set_stream(0);
+        // libx265 leaves the first decoding times of very short clips undefined, and nothing
+        // here needs an encoder's: packets come in decoding order, and a clip keeps no other
+        // decoding time than that order.
+        packet.set_dts(Some(FIRST_PTS - REORDER_MAX + self.packets as i64));
         packet.rescale_ts(av(self.from), av(self.to));
         self.packets += 1;
         self.muxer.write(packet).context("writing a clip")
@@ -113,12 +121,14 @@ impl ClipReader {
     }
 
     /// The next packet with the number of its frame in the clip.
-    pub fn next(&mut self) -> Result<Option<(u64, Packet)>> {
+    pub fn packet(&mut self) -> Result<Option<(u64, Packet)>> {
         let mut packet = Packet::empty();
         match packet.read(&mut self.input) {
             Ok(()) => {}
             Err(ffmpeg_next::Error::Eof) => return Ok(None),
-            Err(error) => return Err(Fault::Mismatch.because(format!("a clip cannot be read: {}", output::explained(error)))),
+            Err(error) => {
+                return Err(Fault::Mismatch.because(format!("a clip cannot be read: {}", output::explained(error))));
+            }
         }
         let number = packet.pts().map(|pts| rescale(pts, self.from, self.to, Round::Nearest) - FIRST_PTS);
         match number.and_then(|number| u64::try_from(number).ok()) {
@@ -157,7 +167,11 @@ pub fn inspect(path: &Path) -> Result<ClipFacts> {
             Ok(()) => frames += 1,
             Err(ffmpeg_next::Error::Eof) => break,
             Err(error) => {
-                return Err(Fault::Mismatch.because(format!("{} cannot be read: {}", escape(path), output::explained(error))));
+                return Err(Fault::Mismatch.because(format!(
+                    "{} cannot be read: {}",
+                    escape(path),
+                    output::explained(error)
+                )));
             }
         }
     }

@@ -32,7 +32,7 @@ pub fn check(path: &Path, spec: &EncoderSpec, frames: u64, first: &Frame, last: 
     let mut first_decoded = None;
     let mut order = Vec::new();
     let mut tail: Vec<Packet> = Vec::new();
-    while let Some((number, packet)) = reader.next()? {
+    while let Some((number, packet)) = reader.packet()? {
         order.push(number);
         if first_decoded.is_none() {
             decoder.send(&packet)?;

@@ -52,7 +52,7 @@ pub fn each_frame(
         Ok(())
     };
     let mut packets = 0;
-    while let Some((_, packet)) = reader.next()? {
+    while let Some((_, packet)) = reader.packet()? {
         packets += 1;
         decoder.send(&packet)?;
         drain(&mut decoder)?;

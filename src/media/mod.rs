@@ -19,6 +19,8 @@ pub mod encoder_options;
 pub mod encoder_session;
 pub mod feed;
 pub mod lossless;
+#[cfg(test)]
+mod output_tests;
 pub mod parameter_sets;
 pub mod picture;
 pub mod probe;

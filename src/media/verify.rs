@@ -73,7 +73,7 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
             Err(error) => return wrong(request, format!("it cannot be read to its end: {}", output::explained(error))),
         }
         packets += 1;
-        if packets % BEAT_PACKETS == 0 {
+        if packets.is_multiple_of(BEAT_PACKETS) {
             beat()?;
         }
         let index = packet.stream();
@@ -139,8 +139,13 @@ fn check_streams(request: &VerifyRequest<'_>, source: &Input, output: &Input) ->
             return Err(Fault::SourceChanged.because(format!("{} has other streams now", escape(request.source))));
         };
         let facts = output::facts(&there);
-        if matches!(stream.kept.how, How::Copied | How::Cover | How::CoverAttachment) && facts.codec != stream.kept.codec {
-            return wrong(request, format!("output stream {} is {} in place of {}", there.index(), facts.codec, stream.kept.codec));
+        if matches!(stream.kept.how, How::Copied | How::Cover | How::CoverAttachment)
+            && facts.codec != stream.kept.codec
+        {
+            return wrong(
+                request,
+                format!("output stream {} is {} in place of {}", there.index(), facts.codec, stream.kept.codec),
+            );
         }
         let language = |stream: &ffmpeg_next::Stream<'_>| {
             stream.metadata().get("language").map(str::to_owned).filter(|language| language != "und")
@@ -148,7 +153,12 @@ fn check_streams(request: &VerifyRequest<'_>, source: &Input, output: &Input) ->
         if matches!(stream.kept.how, How::Copied | How::Upscaled) && language(&from) != language(&there) {
             return wrong(
                 request,
-                format!("output stream {} has language {:?}, the source {:?}", there.index(), language(&there), language(&from)),
+                format!(
+                    "output stream {} has language {:?}, the source {:?}",
+                    there.index(),
+                    language(&there),
+                    language(&from)
+                ),
             );
         }
     }
@@ -205,7 +215,10 @@ fn check_picture(request: &VerifyRequest<'_>, source: &Input, output: &Input) ->
         let ratio = there / spec.sample_aspect.value();
         if (ratio - 1.0).abs() > ASPECT_TOLERANCE {
             let wanted = spec.sample_aspect;
-            return wrong(request, format!("sample aspect {}:{} in place of {}:{}", aspect.num, aspect.den, wanted.num, wanted.den));
+            return wrong(
+                request,
+                format!("sample aspect {}:{} in place of {}:{}", aspect.num, aspect.den, wanted.num, wanted.den),
+            );
         }
     }
     if let Some(from) = source.stream(request.info.video.stream) {
@@ -256,7 +269,10 @@ fn check_times(request: &VerifyRequest<'_>, output: &Input, mut pts: Vec<i64>) -
         // Durations are told in microseconds, Matroska's in milliseconds.
         let slack = Seconds::new(2, 1000);
         if output.duration() > 0 && slack.is_less(end.minus(file_end)) {
-            return wrong(request, format!("it ends at {:.6} s, its last frame at {:.6} s", file_end.value(), end.value()));
+            return wrong(
+                request,
+                format!("it ends at {:.6} s, its last frame at {:.6} s", file_end.value(), end.value()),
+            );
         }
     }
     Ok(())
@@ -276,8 +292,15 @@ fn first_start(output: &Input) -> i64 {
         .unwrap_or(0)
 }
 
-fn check_copy(request: &VerifyRequest<'_>, output: &Input, stream: &OutputStream, wanted: &Written, found: &Written) -> Result<()> {
-    let name = format!("output stream {} ({}, stream {} of the source)", stream.output, stream.kept.codec, stream.kept.source);
+fn check_copy(
+    request: &VerifyRequest<'_>,
+    output: &Input,
+    stream: &OutputStream,
+    wanted: &Written,
+    found: &Written,
+) -> Result<()> {
+    let name =
+        format!("output stream {} ({}, stream {} of the source)", stream.output, stream.kept.codec, stream.kept.source);
     let base = base_of(output, stream.output);
     // A start that falls between two ticks of an edit list moves by less than one millisecond.
     let near = |a: i64, b: i64| {
@@ -288,7 +311,9 @@ fn check_copy(request: &VerifyRequest<'_>, output: &Input, stream: &OutputStream
         (None, None) => return Ok(()),
         (Some(a), Some(b)) if near(a, b) => {}
         (a, b) => {
-            let time = |ticks: Option<i64>| ticks.map_or("nowhere".into(), |t| format!("{:.6} s", Seconds::of(t, base).value()));
+            let time = |ticks: Option<i64>| {
+                ticks.map_or("nowhere".into(), |t| format!("{:.6} s", Seconds::of(t, base).value()))
+            };
             return wrong(request, format!("{name} begins at {} in place of {}", time(b), time(a)));
         }
     }
@@ -326,12 +351,18 @@ impl FullDecode {
             None => self.decoder.send_eof(),
         };
         if let Err(error) = sent {
-            return wrong(request, format!("frame {} or near does not decode: {}", self.frames, output::explained(error)));
+            return wrong(
+                request,
+                format!("frame {} or near does not decode: {}", self.frames, output::explained(error)),
+            );
         }
         let mut video = frame::Video::empty();
         while self.decoder.receive_frame(&mut video).is_ok() {
             let spec = request.spec;
-            if video.is_corrupt() || video.has_decode_errors() || !picture::is(&video, spec.format, spec.width, spec.height) {
+            if video.is_corrupt()
+                || video.has_decode_errors()
+                || !picture::is(&video, spec.format, spec.width, spec.height)
+            {
                 return wrong(request, format!("frame {} decodes damaged or at another size or format", self.frames));
             }
             self.frames += 1;

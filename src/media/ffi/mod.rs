@@ -1,8 +1,5 @@
-//! The only home of unsafe code: FFmpeg calls that its safe bindings lack, and a file lease.
+//! The only unsafe code of the media layer: what ffmpeg-next leaves to raw calls.
 
 pub(super) mod capture;
-pub(super) mod input;
-pub mod lease;
-pub(super) mod log;
+pub(super) mod muxer;
 pub(super) mod output;
-pub(super) mod picture;
