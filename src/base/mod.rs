@@ -4,8 +4,10 @@ pub mod atomic_file;
 pub mod clock;
 pub mod failpoint;
 pub mod fault;
+
 pub mod file_name;
 pub mod lock;
+pub mod logging;
 pub mod path_text;
 pub mod shutdown;
 #[cfg(test)]

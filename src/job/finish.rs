@@ -44,6 +44,11 @@ pub fn drop_folder(order: &JobOrder) -> Result<()> {
     if order.run.keep_job_folder {
         return Ok(());
     }
+    remove_folder(order)
+}
+
+/// Removes a job's folder with all its work.
+pub fn remove_folder(order: &JobOrder) -> Result<()> {
     let Some(mut dir) = JobDir::open(&order.job_dir)? else { return Ok(()) };
     dir.lock(LOCK_PATIENCE)?;
     dir.remove().with_context(|| format!("removing {}", escape(&order.job_dir)))

@@ -1,3 +1,8 @@
-//! The only home of `unsafe`: calls into C for which no safe binding exists.
+//! The only home of unsafe code: FFmpeg calls that its safe bindings lack, and a file lease.
 
+pub(super) mod capture;
+pub(super) mod input;
 pub mod lease;
+pub(super) mod log;
+pub(super) mod output;
+pub(super) mod picture;
