@@ -14,9 +14,11 @@ use super::supervise::Report;
 use super::{Message, progress_log};
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
+use crate::config::settings::RunSettings;
 use crate::job::order::JobOrder;
 use crate::model::progress::Outcome;
 use crate::model::status::State;
+use crate::work::area;
 
 impl Service {
     /// Starts the next job. Returns whether there is nothing to do and nothing to wait for.
@@ -186,11 +188,27 @@ impl Service {
 
     /// The running job is no more: what waited for that is done now.
     fn release(&mut self) {
-        let after = self.running.take().map(|running| running.after).unwrap_or_default();
+        let Some(running) = self.running.take() else { return };
         self.stirred = self.now();
         self.read_queue();
+        if !self.lineup.contains(&running.job) {
+            self.sweep_areas(running.order.run);
+        }
+        let after = running.after;
         for asked in after {
             self.answer(asked);
         }
+    }
+
+    /// Gives back the RAM disk of jobs that are not queued any more.
+    pub(super) fn sweep_areas(&self, run: RunSettings) {
+        let layout = self.books.layout();
+        let keep: Vec<String> = self.lineup.jobs().iter().map(|job| layout.job_key(job)).collect();
+        let scope = layout.scope();
+        tokio::task::spawn_blocking(move || {
+            for word in area::remove_stale(&run, &scope, &keep) {
+                tracing::info!("{word}");
+            }
+        });
     }
 }

@@ -14,6 +14,7 @@ use super::settle::FileStamp;
 use crate::base::atomic_file;
 use crate::base::fault::one_line;
 use crate::base::path_text::escape;
+use crate::config::settings::RunSettings;
 use crate::job::order::JobOrder;
 use crate::model::progress::Outcome;
 use crate::model::status::State;
@@ -22,6 +23,7 @@ use crate::store::history::Ending;
 use crate::store::job_dir::{JobDir, MARKER, NEW_PREFIX, remove_marked};
 use crate::store::job_scan;
 use crate::store::queue_file::Queue;
+use crate::work::area;
 
 /// The end of the names of outputs in the making.
 const PART: &str = ".upscaled.part";
@@ -53,6 +55,7 @@ pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
     }
     let keep: HashSet<String> = queue.iter().map(|job| books.layout().job_key(job)).collect();
     stale_outputs(books, &keep);
+    stale_areas(books, &found.jobs, settings_for, &keep);
     Ok(())
 }
 
@@ -113,7 +116,7 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
 fn half_made(folder: &Path) {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let maker = name.strip_prefix(NEW_PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-    let Some(maker) = maker.filter(|pid| !Path::new("/proc").join(pid.to_string()).exists()) else { return };
+    let Some(maker) = maker.filter(|pid| !lives(*pid)) else { return };
     let marker = folder.join(MARKER);
     let removed = atomic_file::remove_stale(&marker).and_then(|()| match marker.exists() {
         true => remove_marked(folder),
@@ -123,6 +126,12 @@ fn half_made(folder: &Path) {
         Ok(()) => tracing::info!("removed {}, which process {maker} left half made", escape(folder)),
         Err(error) => tracing::warn!("cannot remove {}: {}", escape(folder), one_line(&error)),
     }
+}
+
+/// A zombie is dead: nobody has looked yet.
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
 }
 
 /// Lines that a person took out while no daemon ran.
@@ -184,6 +193,26 @@ fn stale_outputs(books: &Books, keep: &HashSet<String>) {
             if stale && atomic_file::remove(&entry.path()).is_ok() {
                 tracing::info!("removed the leftover {}", escape(&entry.path()));
             }
+        }
+    }
+}
+
+/// Removes the work areas of jobs that are not queued any more, wherever the settings of input/ and of
+/// the jobs known put them.
+fn stale_areas(books: &Books, folders: &[JobDir], settings_for: &SettingsFor, keep: &HashSet<String>) {
+    let jobs = folders.iter().map(|folder| folder.marker().job.as_path());
+    let mut looked: Vec<RunSettings> = Vec::new();
+    for job in std::iter::once(Path::new("any")).chain(jobs) {
+        // Settings that cannot be read are told when a job is to start.
+        let Ok((_, run)) = settings_for(job) else { continue };
+        if looked.iter().all(|other| other.work_area != run.work_area) {
+            looked.push(run);
+        }
+    }
+    let keep: Vec<String> = keep.iter().cloned().collect();
+    for run in &looked {
+        for word in area::remove_stale(run, &books.layout().scope(), &keep) {
+            tracing::info!("{word}");
         }
     }
 }

@@ -354,6 +354,11 @@ impl Service {
             self.memory.remove(&job);
         }
         self.read_queue();
+        for job in ops::leaving(&request).iter().filter(|job| !self.lineup.contains(job)) {
+            if let Ok((_, run)) = (self.options.settings_for)(job) {
+                self.sweep_areas(run);
+            }
+        }
         self.stirred = self.now();
         self.intake.wake();
         let _ = reply.send(response.unwrap_or_else(Into::into));

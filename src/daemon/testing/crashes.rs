@@ -5,8 +5,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::house::House;
+use crate::config::settings::RunSettings;
 use crate::store::history::Ending;
 use crate::store::job_dir::JobDir;
+use crate::work::area::WorkArea;
 
 #[test]
 fn a_stop_leaves_the_job_for_the_next_start() {
@@ -19,7 +21,7 @@ fn a_stop_leaves_the_job_for_the_next_start() {
     assert_eq!(house.queue(), ["a.mkv", "b.mkv"]);
     assert_eq!(house.once(), 0);
     assert_eq!((house.begun("a.mkv"), house.ending("b.mkv")), (2, Some(Ending::Done)));
-    assert!(house.is_tidy());
+    house.must_be_tidy();
 }
 
 #[test]
@@ -33,7 +35,7 @@ fn a_killed_daemon_takes_its_child_along_and_is_followed_by_another() {
     // The folder's lock is free only when the child is gone.
     assert_eq!(house.once(), 0, "{}", house.log());
     assert_eq!((house.begun("a.mkv"), house.ending("a.mkv")), (2, Some(Ending::Done)));
-    assert!(house.is_tidy());
+    house.must_be_tidy();
 }
 
 #[test]
@@ -42,8 +44,8 @@ fn a_job_without_space_goes_on_by_itself() {
     house.drop_in("a.mkv", "film no-space-once");
     house.drop_in("b.mkv", "film");
     let _daemon = house.start(false);
-    house.wait_for("the other job", || house.ending("b.mkv") == Some(Ending::Done));
-    assert_eq!((house.begun("a.mkv"), house.queue()), (1, vec!["a.mkv".to_string()]));
+    house.wait_for("the other job", || house.ending("b.mkv") == Some(Ending::Done) && house.queue() == ["a.mkv"]);
+    assert_eq!((house.begun("a.mkv"), house.ending("a.mkv")), (1, None));
     house.wait_for("the first again", || house.ending("a.mkv") == Some(Ending::Done));
 }
 
@@ -86,8 +88,11 @@ fn a_published_output_is_finished_not_made_again() {
     for path in [&stale, &foreign] {
         std::fs::write(path, "part").unwrap();
     }
+    let run = RunSettings { work_area: Some(house.root().join("work")), ..RunSettings::default() };
+    let area = WorkArea::open(&run, &layout.job_key("gone.mkv".as_ref()), 0).unwrap().path().to_path_buf();
+    assert!(area.exists());
     assert_eq!(house.once(), 0);
     assert_eq!((house.ending("a.mkv"), house.begun("a.mkv")), (Some(Ending::Done), 0), "{}", house.log());
     assert!(!folder.path().exists() && house.queue().is_empty());
-    assert!(!stale.exists() && foreign.exists());
+    assert!(!stale.exists() && foreign.exists() && !area.exists());
 }

@@ -45,11 +45,12 @@ fn stand_in_daemon() {
     let log = std::fs::File::options().append(true).create(true).open(folders.logs.join("log")).unwrap();
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_writer(Arc::new(log)).init();
     let once = std::env::var_os(ONCE).is_some();
+    let run_settings = RunSettings { work_area: Some(root.join("work")), ..RunSettings::default() };
     let options = Options {
         folders,
         settings: serde_json::from_str(&std::env::var(SETTINGS).unwrap()).unwrap(),
         once,
-        settings_for: Arc::new(|_| Ok((JobSettings::default(), RunSettings::default()))),
+        settings_for: Arc::new(move |_| Ok((JobSettings::default(), run_settings.clone()))),
         program: fake::program(&root),
     };
     match run(options) {
@@ -163,13 +164,13 @@ impl House {
     }
 
     /// No trace of work is left, beside outputs.
-    pub fn is_tidy(&self) -> bool {
+    pub fn must_be_tidy(&self) {
         let mut names = walk(&self.root().join("output"));
         names.retain(|path| {
             let name = path.to_string_lossy();
             name.contains(".job") || name.contains(".part") || name.contains(".upscaled-")
         });
-        names.is_empty()
+        assert!(names.is_empty(), "left: {names:?}\n{}", self.log());
     }
 }
 
