@@ -16,6 +16,7 @@ use crate::config::settings::OnSuccess;
 use crate::daemon::progress_log;
 use crate::job::order::JobOrder;
 use crate::job::{finish, runner};
+use crate::store::job_dir::JobDir;
 use crate::store::paths;
 
 pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
