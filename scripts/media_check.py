@@ -126,7 +126,11 @@ def check_one(source, relative, root, entry, before, options):
 
 def left_behind(root, areas_before):
     """What a finished run must not leave: job folders, temp files, queue lines, processes, work areas."""
-    faults = [f"job folder left: {p}" for p in root.job_folders()]
+    ended = root.history()
+    # A failed job keeps its folder, for a retry
+    kept = {e for e, entry in ended.items() if entry.get("state") == "failed"}
+    folders = [p for p in root.job_folders() if not any(p.startswith(f"output/{k}.job") for k in kept)]
+    faults = [f"job folder left: {p}" for p in folders]
     faults += [f"temp file left: {p.relative_to(root.path)}" for p in root.output.rglob("*.part")]
     faults += [f"queue line left: {line}" for line in root.queue_lines()]
     if not running_in(root.program):

@@ -23,10 +23,13 @@ import sample_video
 from daemon_runs import Root, Unready, binary, need_tools, table
 
 TRACED = ("write,pwrite64,writev,pwritev,pwritev2,sendfile,copy_file_range,splice,ftruncate,truncate,fallocate,"
-          "fsync,fdatasync,sync_file_range,rename,renameat,renameat2,link,linkat,unlink,unlinkat,openat,open,creat,execve")  # fmt: skip
+          "fsync,fdatasync,sync_file_range,rename,renameat,renameat2,link,linkat,unlink,unlinkat,openat,open,creat,mkdir,mkdirat")  # fmt: skip
 WRITES = {"write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "copy_file_range", "splice", "ftruncate",
           "truncate", "fallocate"}  # fmt: skip
 SETTINGS = {"settle_ms": 200, "eta_frames": 12, "batch_frames": 24, "log_days": 1}
+
+# Job folders go under such a name while they are emptied: nothing is published by that.
+REMOVED = ".upscaled-removed"
 
 LINE = re.compile(r"^(?:\[pid\s+)?(\d+)\]?\s+(.*)$")
 CALL = re.compile(r"^(\w+)\((.*)$", re.S)
@@ -69,7 +72,7 @@ class Event:
             paths = self.strings(arguments, cwd)
             if len(paths) >= 2:
                 self.path, self.target = paths[:2]
-        elif name in ("openat", "open", "creat", "unlink", "unlinkat"):
+        elif name in ("openat", "open", "creat", "unlink", "unlinkat", "mkdir", "mkdirat"):
             paths = self.strings(arguments, cwd)
             self.path = paths[0] if paths else None
 
@@ -140,7 +143,7 @@ def check(found, root):
         if "RENAME_EXCHANGE" in event.flags:
             pairs = [p for p in ((event.path, event.target), (event.target, event.path)) if not is_temporary(p[1])]
         for source, target in pairs:
-            if is_temporary(target) or not os.path.splitext(target)[1] and os.path.basename(target).startswith("."):
+            if is_temporary(target) or target.endswith(".sock") or os.path.basename(target).startswith(REMOVED):
                 continue
             rows.append((target, *order(found, event, source, target)))
             published[target] = event
@@ -167,24 +170,41 @@ def check(found, root):
     return [(("ok" if ok else "FAIL"), kind_of(path, root), os.path.relpath(path, root), said) for path, ok, said in rows]
 
 
+def former_names(found, event, source):
+    """Every name the file had before: temporary files may be renamed on their way. With the time each was taken up."""
+    names, before = [source], event.began
+    while True:
+        earlier = [e for e in found if e.name.startswith("rename") and e.target == names[-1] and e.result >= 0 and e.ended < before
+                   and "RENAME_EXCHANGE" not in e.flags]  # fmt: skip
+        if not earlier:
+            return names
+        names.append(earlier[-1].path)
+        before = earlier[-1].began
+
+
 def order(found, event, source, target):
     """Whether write, fsync, `event`, fsync of the folder stand in this order."""
-    writes = [e for e in found if e.name in WRITES and e.path == source and e.result >= 0 and e.began < event.ended]
-    syncs = [e for e in found if e.name in ("fsync", "fdatasync") and e.path == source and e.result == 0 and e.ended < event.began]
+    names = former_names(found, event, source)
+    before = [e for e in found if e.path in names and e.result >= 0 and e.began < event.ended]
+    opened = [e for e in before if e.name in ("openat", "open", "creat") and "O_CREAT" in e.flags]
+    if opened:
+        before = [e for e in before if e.began >= opened[-1].began]  # else of an earlier file of that name
+    # The making of an empty file counts as writing it
+    writes = [e for e in before if e.name in WRITES] or opened[-1:]
+    syncs = [e for e in before if e.name in ("fsync", "fdatasync") and e.ended < event.began]
     folder = os.path.dirname(target)
     # The folder's fsync stands before the next name that this thread publishes: a later one, made for another name, is
     # no answer to a crash between the two
     following = [e.began for e in found if e.thread == event.thread and e.target and e.result >= 0 and e.began > event.ended]
     until = min(following, default=sys.maxsize)
     after = [e for e in found if e.name == "fsync" and e.path == folder and e.result == 0 and event.ended < e.began < until]
-    opened = [e for e in found if e.name in ("openat", "open", "creat") and e.path == source and e.ended < event.began and "O_CREAT" in e.flags]
-    if writes and opened and writes[-1].ended < opened[-1].began:
-        writes = []  # those were of an earlier file of the same name
+    if any(e.name.startswith("mkdir") and e.path in names and e.result == 0 for e in found):
+        return bool(after), f"folder: {event.name}@{event.ended} " + (f"fsync of folder@{after[0].ended}" if after else "never fsynced")
     if not writes:
         return False, f"{event.name}@{event.began}: nothing was written to {os.path.basename(source)} before"
     last = writes[-1]
     good = [s for s in syncs if s.began > last.ended]
-    if last.began > event.began:
+    if last.ended > event.began:
         return False, f"written while it was renamed (line {last.began})"
     if not good:
         return False, f"write@{last.ended} {event.name}@{event.began}: no fsync between"
@@ -196,7 +216,7 @@ def order(found, event, source, target):
 def trace(program, seconds, keep):
     """Runs a small job under strace; (lines of the trace, root)."""
     root = Root(program, None, SETTINGS, "upscaled-trace-")
-    sample_video.make(root.input / "film.mkv", seconds=seconds)
+    sample_video.make(root.input / "film.mp4", seconds=seconds)
     log = root.path / "trace.txt"
     # -s 0: what is written does not matter, paths are always whole
     command = ["strace", "-f", "-y", "-s", "0", "-qq", "-e", f"trace={TRACED}", "-e", "signal=none", "-o", str(log)]

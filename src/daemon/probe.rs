@@ -15,7 +15,7 @@ use super::settle::Checked;
 use super::spawn::Spawner;
 use super::supervise::death;
 use crate::base::fault::Fault;
-use crate::media::ffi::lease;
+use crate::media::lease;
 
 /// A probe that takes longer is killed.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(60);

@@ -16,7 +16,7 @@ use crate::media::decoder::{DecodeOptions, Decoder};
 use crate::model::plan::Plan;
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 use crate::work::area::WorkArea;
-use crate::work::frame_store::FrameStore;
+use crate::work::frame_store::{FrameStore, StoreSpec};
 
 /// Processor and wall seconds of one part.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -52,8 +52,20 @@ pub fn measure(source: &Path, plan: &Plan, area: &WorkArea, limit: u64) -> Resul
     if frames == 0 {
         return Err(Fault::BadInput.because("no frame could be decoded"));
     }
-    let (format, rate) = (plan.format(), plan.rate());
-    let store = FrameStore::open(area, 0, 0, frames, format, plan.width, plan.height, rate, &plan.key)?;
+    let store = FrameStore::open(
+        area,
+        &StoreSpec {
+            batch: 0,
+            start: 0,
+            length: frames,
+            format: plan.format(),
+            width: plan.width,
+            height: plan.height,
+            rate: plan.rate(),
+            chroma_location: video.colour.chroma_location,
+            key: plan.key.clone(),
+        },
+    )?;
     let shape = FrameShape { format: video.format, width: video.width, height: video.height, colour: video.colour };
     let mut upscaler = FrameUpscaler::open(&plan.engine, shape, plan.width, plan.height)?;
     let mut decoder = Decoder::open(source, &plan.info, options())?;
@@ -65,12 +77,12 @@ pub fn measure(source: &Path, plan: &Plan, area: &WorkArea, limit: u64) -> Resul
         upscale = upscale.plus(start.cost()?);
         tiles += stats.tiles;
         tiles_reused += stats.reused;
-        store.put(index, &frame)?;
+        store.put(index as usize, &frame)?;
     }
     drop((decoder, upscaler));
     let read = Mark::now()?;
     for index in 0..frames {
-        store.get(index)?;
+        store.get(index as usize)?;
     }
     let read = read.cost()?;
     let start = Mark::now()?;
@@ -80,7 +92,7 @@ pub fn measure(source: &Path, plan: &Plan, area: &WorkArea, limit: u64) -> Resul
         let mut writer = ClipWriter::create(&path, &plan.encoder.specs[0])?;
         let range = plan.batches.range(batch);
         while index < frames.min(range.start + range.length) {
-            if let Some(frame) = store.get(index)? {
+            if let Some(frame) = store.get(index as usize)? {
                 writer.write(&frame)?;
             }
             index += 1;

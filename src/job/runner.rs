@@ -33,6 +33,8 @@ use crate::work::budget::Budget;
 const DIVERGED_MAX: u32 = 1;
 /// An attempt that was killed a moment ago may still hold the job folder for so long.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// Room on the RAM disk for clips beside the frames, bytes.
+const CLIPS_ROOM: u64 = 256 << 20;
 /// Bits a pixel of output that the space estimate assumes, before anything is encoded.
 const ESTIMATED_BITS_PER_PIXEL: f64 = 0.1;
 
@@ -232,9 +234,9 @@ impl Job<'_> {
     }
 
     fn upscale(&self, plan: &Plan, sealed: Sealed, encoder: usize) -> Result<(Ended, Sealed)> {
-        let budget = Budget::new(self.order.run.memory_limit_mb)?;
         let batch_bytes = plan.format().frame_bytes(plan.width, plan.height) as u64 * plan.batches.following;
-        let area = WorkArea::open(&self.order.run, &self.order.key, batch_bytes)?;
+        // One batch is filled while the one before is being sealed.
+        let area = WorkArea::open(&self.order.run, &self.order.key, 2 * batch_bytes + CLIPS_ROOM)?;
         let tables = sealed.tables.clone();
         let found = self.dir.spilled(plan, &|_| resume::beat(self.reporter))?;
         for dropped in &found.dropped {
@@ -259,7 +261,7 @@ impl Job<'_> {
             first_encoder: encoder,
             sealed: &tables,
             area: &area,
-            budget: &budget,
+            memory: Budget::new(&self.order.run).left(),
             keeper: &keeper,
             meter: self.reporter.meter,
             shutdown: self.shutdown,

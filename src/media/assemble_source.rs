@@ -25,7 +25,8 @@ pub struct Head {
     pub source: usize,
     /// Earliest time among the first packets.
     pub start: Seconds,
-    /// Codec delay in samples: the container's, or what the first packet says to skip.
+    /// Codec delay in samples that Matroska will tell: the source container's, or what the
+    /// first packet says to skip.
     pub padding: i32,
     /// The same in seconds.
     pub padding_time: Seconds,
@@ -97,11 +98,15 @@ fn first_head(input: &Input, kept: &Kept, packet: &Packet, start: Seconds) -> He
     let facts = input.stream(kept.source).map(|stream| output::facts(&stream));
     let (rate, known) = facts.map_or((0, 0), |facts| (facts.sample_rate, facts.initial_padding));
     let negative = start.is_less(Seconds::ZERO);
+    let written = kept.codec == "opus" || output::moves_by_codec_delay();
     let padding = match kept.kind {
+        _ if !written => 0,
         StreamKind::Audio if known > 0 => known,
         StreamKind::Audio if negative => i32::try_from(output::skipped_samples(packet)).unwrap_or(0),
         _ => 0,
     };
+    // Opus counts at 48 kHz whatever its nominal rate.
+    let rate = if kept.codec == "opus" { 48_000 } else { rate };
     let padding_time = if rate > 0 { Seconds::new(i128::from(padding), i128::from(rate)) } else { Seconds::ZERO };
     Head { source: kept.source, start, padding, padding_time, recut: kept.recut }
 }
@@ -163,11 +168,22 @@ impl TimeSum {
     }
 }
 
+/// Where a copied stream goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    pub source: usize,
+    pub output: usize,
+    /// Time base of the output stream.
+    pub base: Rational,
+    /// Ticks by which a reader will move the stream back (codec delay the muxer tells but
+    /// does not apply).
+    pub lead: i64,
+}
+
 struct Track {
     kept: Kept,
-    output: usize,
+    route: Route,
     from: Rational,
-    to: Rational,
     times: Monotone,
     sum: TimeSum,
 }
@@ -181,22 +197,15 @@ pub struct SourceFeed {
 }
 
 impl SourceFeed {
-    /// `outputs` pairs each copied stream with its output stream and that one's time base.
     /// `strict`: decoding times must grow (MP4, MOV).
-    pub fn open(
-        path: &Path,
-        kept: &[Kept],
-        outputs: &[(usize, usize, Rational)],
-        shift: Seconds,
-        strict: bool,
-    ) -> Result<SourceFeed> {
+    pub fn open(path: &Path, kept: &[Kept], routes: &[Route], shift: Seconds, strict: bool) -> Result<SourceFeed> {
         let input = open(path, kept).with_context(|| format!("copying the streams of {}", escape(path)))?;
         let mut tracks = Vec::new();
-        for (source, output, to) in outputs.iter().copied() {
-            if let Some(kept) = kept.iter().find(|kept| kept.source == source) {
-                let from = base_of(&input, source);
+        for route in routes.iter().copied() {
+            if let Some(kept) = kept.iter().find(|kept| kept.source == route.source) {
+                let from = base_of(&input, route.source);
                 let (times, sum) = (Monotone::default(), TimeSum::default());
-                tracks.push(Track { kept: kept.clone(), output, from, to, times, sum });
+                tracks.push(Track { kept: kept.clone(), route, from, times, sum });
             }
         }
         Ok(SourceFeed { input, tracks, shift, strict })
@@ -215,15 +224,13 @@ impl SourceFeed {
             if !read(&mut packet, &mut self.input)? {
                 return Ok(None);
             }
-            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else {
-                continue;
-            };
+            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else { continue };
             if packet.size() == 0 {
                 continue;
             }
             let shift = self.shift;
-            let (from, to) = (track.from, track.to);
-            let at = |ticks: i64| Seconds::of(ticks, from).plus(shift).ticks(to, Round::Nearest);
+            let (from, to, lead) = (track.from, track.route.base, track.route.lead);
+            let at = |ticks: i64| Seconds::of(ticks, from).plus(shift).ticks(to, Round::Nearest) + lead;
             let duration = match packet.pts().or(packet.dts()) {
                 // From end to end, so that rounding never adds up.
                 Some(start) => at(start.saturating_add(packet.duration())) - at(start),
@@ -233,9 +240,9 @@ impl SourceFeed {
             packet.set_pts(Some(pts));
             packet.set_dts(Some(dts));
             packet.set_duration(duration.max(0));
-            packet.set_stream(track.output);
+            packet.set_stream(track.route.output);
             if is_shown(&track.kept, &packet) {
-                track.sum.add(pts, duration);
+                track.sum.add(pts - lead, duration);
             }
             return Ok(Some(packet));
         }
@@ -243,7 +250,7 @@ impl SourceFeed {
 
     /// What was given out of each output stream.
     pub fn written(&self) -> Vec<(usize, Written)> {
-        self.tracks.iter().map(|track| (track.output, track.sum.written(track.times.mended))).collect()
+        self.tracks.iter().map(|track| (track.route.output, track.sum.written(track.times.mended))).collect()
     }
 }
 

@@ -174,20 +174,31 @@ fn decide(
 /// Writes a header with the video and this stream, to memory.
 fn rehearse(stream: &Stream<'_>, spec: &EncoderSpec, muxer: &str) -> Result<()> {
     let mut trial = Muxer::rehearse(muxer)?;
-    trial.video_stream(&track(spec, &[], muxer))?;
+    trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
     let index = trial.copy_stream(stream)?;
     trial.set_stream_metadata(index, &clean_tags(stream.metadata().iter(), false));
     trial.write_header(&[("fflags".into(), "+bitexact".into())])
 }
 
-/// Whether a container takes this video at all.
-pub fn takes_video(spec: &EncoderSpec, muxer: &str) -> bool {
+/// Whether a container takes this video at all; else FFmpeg's words.
+pub fn takes_video(spec: &EncoderSpec, muxer: &str) -> Result<(), String> {
     let trial = || -> Result<()> {
         let mut trial = Muxer::rehearse(muxer)?;
-        trial.video_stream(&track(spec, &[], muxer))?;
+        trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
         trial.write_header(&[])
     };
-    capture::errors_during(trial).0.is_ok()
+    let (answer, said) = capture::errors_during(trial);
+    answer.map_err(|error| said.into_iter().next().unwrap_or_else(|| error.to_string()))
+}
+
+/// A codec header well formed enough for a rehearsal (avcC, hvcC, av1C): some muxers refuse a
+/// stream without one.
+fn stand_in(codec: Codec) -> &'static [u8] {
+    match codec {
+        Codec::H264 => &[1, 100, 0, 31, 0xff, 0xe0, 0, 0],
+        Codec::Hevc => &[1; 23],
+        Codec::Av1 => &[0x81, 0, 0, 0],
+    }
 }
 
 /// The video stream as a container must describe it; time base and rate are still nominal.

@@ -118,7 +118,7 @@ impl ClipReader {
         match packet.read(&mut self.input) {
             Ok(()) => {}
             Err(ffmpeg_next::Error::Eof) => return Ok(None),
-            Err(error) => return Err(Fault::Mismatch.because(format!("a clip cannot be read: {error}"))),
+            Err(error) => return Err(Fault::Mismatch.because(format!("a clip cannot be read: {}", output::explained(error)))),
         }
         let number = packet.pts().map(|pts| rescale(pts, self.from, self.to, Round::Nearest) - FIRST_PTS);
         match number.and_then(|number| u64::try_from(number).ok()) {
@@ -157,7 +157,7 @@ pub fn inspect(path: &Path) -> Result<ClipFacts> {
             Ok(()) => frames += 1,
             Err(ffmpeg_next::Error::Eof) => break,
             Err(error) => {
-                return Err(Fault::Mismatch.because(format!("{} cannot be read: {error}", escape(path))));
+                return Err(Fault::Mismatch.because(format!("{} cannot be read: {}", escape(path), output::explained(error))));
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::base::path_text::escape;
 use crate::media::assemble_timestamps::{Round, check_order, rescale};
 use crate::media::clip::ClipReader;
 use crate::media::encoder_session::FIRST_PTS;
+use crate::media::ffi::output;
 use crate::media::picture;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Frame;
@@ -144,11 +145,11 @@ impl FrameDecoder {
     }
 
     pub fn send(&mut self, packet: &Packet) -> Result<()> {
-        self.decoder.send_packet(packet).map_err(|e| Fault::Mismatch.because(format!("a clip does not decode: {e}")))
+        self.decoder.send_packet(packet).map_err(undecodable)
     }
 
     pub fn finish(&mut self) -> Result<()> {
-        self.decoder.send_eof().map_err(|e| Fault::Mismatch.because(format!("a clip does not decode: {e}")))
+        self.decoder.send_eof().map_err(undecodable)
     }
 
     /// The next frame with its number, if one is ready.
@@ -161,7 +162,11 @@ impl FrameDecoder {
             }
             Err(ffmpeg_next::Error::Eof) => Ok(None),
             Err(ffmpeg_next::Error::Other { errno }) if errno == libc::EAGAIN => Ok(None),
-            Err(error) => Err(Fault::Mismatch.because(format!("a clip does not decode: {error}"))),
+            Err(error) => Err(undecodable(error)),
         }
     }
+}
+
+fn undecodable(error: ffmpeg_next::Error) -> anyhow::Error {
+    Fault::Mismatch.because(format!("a clip does not decode: {}", output::explained(error)))
 }

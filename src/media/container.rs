@@ -31,9 +31,11 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec) -> Result<Co
     let brand = input.metadata().get("major_brand").map(|brand| brand.trim().to_ascii_lowercase());
     let extension = source.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
     let own = own_container(input.format().name(), brand.as_deref());
+    let mut refusals = Vec::new();
     let mut best: Option<(ContainerChoice, usize)> = None;
     for muxer in own.iter().copied().chain(["matroska"]) {
-        if !takes_video(spec, muxer) {
+        if let Err(why) = takes_video(spec, muxer) {
+            refusals.push(format!("{}: {why}", container_word(muxer)));
             continue;
         }
         let selection = select(&input, info, spec, muxer)?;
@@ -49,9 +51,9 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec) -> Result<Co
     match best {
         Some((choice, _)) => Ok(choice),
         None => Err(Fault::Unsupported.because(format!(
-            "neither {} takes {} video in this FFmpeg",
-            own.iter().copied().chain(["matroska"]).map(container_word).collect::<Vec<_>>().join(" nor "),
-            spec.name
+            "no container of this FFmpeg takes the video of {} ({})",
+            spec.name,
+            refusals.join("; ")
         ))),
     }
 }

@@ -47,7 +47,7 @@ impl Session {
         let layout = Layout::of(&spec.name, spec.format);
         let mut context = ffmpeg_next::codec::Context::new_with_codec(codec);
         output::prepare_encoder(&mut context, spec.rate);
-        let mut video = context.encoder().video().map_err(|e| refusal(e.to_string()))?;
+        let mut video = context.encoder().video().map_err(|e| refusal(output::explained(e).to_string()))?;
         video.set_width(spec.width);
         video.set_height(spec.height);
         video.set_format(layout.pixel(spec.format));
@@ -63,7 +63,7 @@ impl Session {
         for (name, value) in &spec.options {
             options.set(name, value);
         }
-        let opened = video.open_as_with(codec, options).map_err(|e| refusal(e.to_string()))?;
+        let opened = video.open_as_with(codec, options).map_err(|e| refusal(output::explained(e).to_string()))?;
         Ok(Session {
             encoder: opened,
             pool: Pool::new(layout, spec.format, spec.width, spec.height),
@@ -125,6 +125,6 @@ impl Session {
 
     fn broken(&self, error: ffmpeg_next::Error) -> anyhow::Error {
         let fault = if self.hardware { Fault::Encoder } else { Fault::Internal };
-        fault.because(format!("encoder {} failed: {error}", self.name))
+        fault.because(format!("encoder {} failed: {}", self.name, output::explained(error)))
     }
 }

@@ -1,6 +1,7 @@
 //! Media files: what is in them, their frames, and the way back. Only here: FFmpeg and `image`.
 
 pub mod assemble;
+pub mod assemble_header;
 pub mod assemble_source;
 pub mod assemble_streams;
 pub mod assemble_timestamps;
@@ -17,7 +18,6 @@ pub mod encoder;
 pub mod encoder_options;
 pub mod encoder_session;
 pub mod feed;
-mod ffi;
 pub mod lossless;
 pub mod parameter_sets;
 pub mod picture;
@@ -28,6 +28,7 @@ pub mod stamps;
 pub mod still;
 pub mod streams;
 pub mod verify;
+mod ffi;
 
 pub use ffi::lease;
 

@@ -132,16 +132,21 @@ fn interleave_high(frame: &Frame, video: &mut Video) {
     }
 }
 
-/// The samples of a decoded frame, without padding. `None` when it is of another size or
-/// layout (full-range twins such as `yuvj420p` count as the same).
-pub fn take(video: &Video, format: PixelFormat, width: u32, height: u32) -> Option<Frame> {
+/// Whether a decoded frame is of this size and layout; full-range twins such as `yuvj420p`
+/// count as the same.
+pub fn is(video: &Video, format: PixelFormat, width: u32, height: u32) -> bool {
     let same = match video.format() {
         Pixel::YUVJ420P => format == PixelFormat::YUV420,
         Pixel::YUVJ422P => format == PixelFormat { chroma: Chroma::C422, depth: 8 },
         Pixel::YUVJ444P => format == PixelFormat { chroma: Chroma::C444, depth: 8 },
         other => other == output::pixel(format.ffmpeg_name()),
     };
-    if !same || video.width() != width || video.height() != height {
+    same && video.width() == width && video.height() == height
+}
+
+/// The samples of a decoded frame, without padding. `None` when [`is`] says no.
+pub fn take(video: &Video, format: PixelFormat, width: u32, height: u32) -> Option<Frame> {
+    if !is(video, format, width, height) {
         return None;
     }
     let mut frame = Frame::new(format, width, height);

@@ -12,7 +12,7 @@ use crate::media::lossless;
 use crate::model::frame::Frame;
 use crate::model::plan::{BatchRange, Plan};
 use crate::work::area::WorkArea;
-use crate::work::frame_store::FrameStore;
+use crate::work::frame_store::{FrameStore, StoreSpec};
 
 /// A run of frames of a batch that is durable on disk, compressed without loss.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,17 +41,18 @@ pub struct BatchFrames {
 impl BatchFrames {
     /// On the RAM disk. [`Fault::NoRamDisk`] when it has no room.
     pub fn on_ram_disk(area: &WorkArea, plan: &Plan, range: BatchRange, segments: Vec<Segment>) -> Result<Self> {
-        let store = FrameStore::open(
-            area,
-            range.index,
-            range.start,
-            range.length,
-            plan.format(),
-            plan.width,
-            plan.height,
-            plan.rate(),
-            &plan.key,
-        )?;
+        let spec = StoreSpec {
+            batch: range.index,
+            start: range.start,
+            length: range.length,
+            format: plan.format(),
+            width: plan.width,
+            height: plan.height,
+            rate: plan.rate(),
+            chroma_location: plan.info.video.colour.chroma_location,
+            key: plan.key.clone(),
+        };
+        let store = FrameStore::open(area, &spec)?;
         Ok(Self::new(range, Some(store), segments))
     }
 
@@ -76,15 +77,16 @@ impl BatchFrames {
         let Some(store) = &self.store else { return Ok(0) };
         let mut restored = 0;
         for segment in self.segments() {
-            let missing = (segment.first..segment.first + segment.count).any(|i| !store.has(i));
-            if !missing {
+            let have = store.have();
+            let has = |i: u64| have.get(i as usize) == Some(&true);
+            if (segment.first..segment.first + segment.count).all(has) {
                 continue;
             }
             for (i, frame) in lossless::read(&segment.path)?.enumerate() {
                 beat()?;
                 let index = segment.first + i as u64;
-                if index < self.range.length && !store.has(index) {
-                    store.put(index, &frame?)?;
+                if index < self.range.length && !has(index) {
+                    store.put(index as usize, &frame?)?;
                     restored += 1;
                 }
             }
@@ -95,7 +97,7 @@ impl BatchFrames {
     /// A frame of an earlier attempt, its hash checked; `None` when there is none.
     pub fn get(&self, index: u64) -> Result<Option<Frame>> {
         match &self.store {
-            Some(store) => store.get(index),
+            Some(store) => store.get(index as usize),
             None => Ok(None),
         }
     }
@@ -104,7 +106,7 @@ impl BatchFrames {
     pub fn put(&self, index: u64, frame: &Frame, found: bool) -> Result<()> {
         if let Some(store) = &self.store {
             if !found {
-                store.put(index, frame)?;
+                store.put(index as usize, frame)?;
             }
         } else if !self.in_segment(index) {
             self.pending.lock().unwrap_or_else(|e| e.into_inner()).push((index, frame.clone()));
@@ -147,7 +149,7 @@ impl BatchFrames {
         let path = match &self.store {
             Some(store) => {
                 let mut frames = (first..ready).map(|i| {
-                    store.get(i)?.ok_or_else(|| Fault::Internal.because(format!("frame {i} left the RAM disk")))
+                    store.get(i as usize)?.ok_or_else(|| Fault::Internal.because(format!("frame {i} left the RAM disk")))
                 });
                 write(&self.range, first, count, &mut frames)?
             }
@@ -166,7 +168,7 @@ impl BatchFrames {
     pub fn replay(&self, count: u64, each: &mut dyn FnMut(Frame) -> Result<()>) -> Result<()> {
         if let Some(store) = &self.store {
             for i in 0..count {
-                let frame = store.get(i)?;
+                let frame = store.get(i as usize)?;
                 each(frame.ok_or_else(|| Fault::Io.because(format!("frame {i} is damaged on the RAM disk")))?)?;
             }
             return Ok(());

@@ -24,6 +24,9 @@ use crate::work::budget::Budget;
 
 /// Finished clips and spills that may wait for the disk before the encoder waits too.
 const DURABLE_QUEUE: usize = 2;
+/// Frames between two stages: enough that neither waits for the other's unevenness.
+const DECODED_QUEUE: usize = 8;
+const UPSCALED_QUEUE: usize = 6;
 /// The source's length while the decoder has not reached its end.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -65,7 +68,8 @@ pub struct Pipeline<'a> {
     pub first_encoder: usize,
     pub sealed: &'a BTreeMap<u64, FrameTable>,
     pub area: &'a WorkArea,
-    pub budget: &'a Budget,
+    /// Bytes that frames between the stages may take.
+    pub memory: u64,
     pub keeper: &'a dyn Keeper,
     pub meter: &'a Meter,
     pub shutdown: &'a Shutdown,
@@ -78,8 +82,9 @@ impl Pipeline<'_> {
         let info = &self.plan.info.video;
         let source_bytes = info.format.frame_bytes(info.width, info.height);
         let output_bytes = self.plan.format().frame_bytes(self.plan.width, self.plan.height);
-        let (decoded_in, decoded_out) = bounded(self.budget.decoded_frames(source_bytes));
-        let (upscaled_in, upscaled_out) = bounded(self.budget.upscaled_frames(output_bytes));
+        let mut budget = Budget::of(self.memory);
+        let (upscaled_in, upscaled_out) = bounded(budget.slots(output_bytes as u64, 1, UPSCALED_QUEUE));
+        let (decoded_in, decoded_out) = bounded(budget.slots(source_bytes as u64, 1, DECODED_QUEUE));
         let (durable_in, durable_out) = bounded(DURABLE_QUEUE);
         let open_batches = AtomicU64::new(0);
         let source_frames = AtomicU64::new(UNKNOWN);

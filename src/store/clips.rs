@@ -284,3 +284,6 @@ pub(super) fn believe<T>(result: Result<T>) -> Result<Result<T, String>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

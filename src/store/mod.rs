@@ -2,6 +2,8 @@
 
 pub mod clips;
 pub mod control;
+#[cfg(test)]
+mod fixture;
 pub mod frame_table;
 pub mod history;
 pub mod job_dir;

@@ -271,7 +271,7 @@ impl FrameStore {
     }
 
     /// Removes the file. Nothing of it is durable, so nothing is synced.
-    pub fn remove(self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", escape(&self.path)))
     }
 }

@@ -23,8 +23,22 @@ pub fn failure(code: i32) -> anyhow::Error {
     let system = [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::ENOMEM];
     match system.contains(&-code) {
         true => std::io::Error::from_raw_os_error(-code).into(),
-        false => anyhow!("{}", ffmpeg_next::Error::from(code)),
+        false => anyhow!("{}", words(code)),
     }
+}
+
+/// FFmpeg's words for an error code.
+fn words(code: i32) -> String {
+    let mut buffer = [0u8; 128];
+    // SAFETY: the buffer is as long as we say; what is written ends with a zero.
+    unsafe { ffi::av_strerror(code, buffer.as_mut_ptr().cast(), buffer.len()) };
+    let end = buffer.iter().position(|&b| b == 0).unwrap_or(buffer.len());
+    format!("{} ({code})", String::from_utf8_lossy(&buffer[..end]))
+}
+
+/// An error of ffmpeg-next as [`failure`] has it; its own words need FFmpeg's table set up.
+pub fn explained(error: ffmpeg_next::Error) -> anyhow::Error {
+    failure(error.into())
 }
 
 fn checked(code: i32) -> Result<i32> {
@@ -66,6 +80,14 @@ pub fn open_input(path: &Path, look: bool) -> Result<Input> {
 pub fn arbitrary_origin(input: &Input) -> bool {
     // SAFETY: an open input has its format set.
     unsafe { (*(*input.as_ptr()).iformat).flags & ffi::AVFMT_TS_DISCONT != 0 }
+}
+
+/// Whether this FFmpeg's Matroska muxer writes the codec delay of every codec and moves the
+/// blocks by it. Before libavformat 59.30.100 it wrote that of Opus alone and moved nothing.
+pub fn moves_by_codec_delay() -> bool {
+    // SAFETY: a constant of the library.
+    let version = unsafe { ffi::avformat_version() };
+    version >= (59 << 16 | 30 << 8 | 100)
 }
 
 /// Asks the demuxer to skip the packets of a stream.
