@@ -7,8 +7,9 @@ CARGO := . scripts/env.sh && cargo
 VIDEO ?=
 MEDIA ?= ../shared/videos
 N ?= 50
+SEED ?=
 
-.PHONY: help setup build demo run test lint media kill bench install uninstall
+.PHONY: help setup build demo run test lint media kill syscalls bench install uninstall
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,13 +34,16 @@ lint: setup      ## formatting and lints, warnings are errors
 	@$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 media: build     ## every video of a folder through the daemon, compared with ffprobe; MEDIA=folder
-	@MEDIA="$(MEDIA)" scripts/media.sh
+	@scripts/media_check.py --bin target/release/upscaled "$(MEDIA)"
 
-kill: build      ## kill the daemon at N random moments; the output must not change; N=50
-	@N="$(N)" scripts/kill.sh
+kill: build      ## kill the program at N random moments; the output must not change; N=50, SEED=1, VIDEO=film.mkv
+	@scripts/kill_loop.py --bin target/release/upscaled --kills "$(N)" $(if $(SEED),--seed "$(SEED)") $(if $(VIDEO),"$(VIDEO)")
+
+syscalls: build  ## trace a job: each published file is written, fsynced, renamed, its folder fsynced
+	@scripts/syscall_order.py --bin target/release/upscaled
 
 bench: build     ## speed and memory against the PNG way, in interleaved pairs
-	@scripts/bench.sh
+	@scripts/bench.py --bin target/release/upscaled
 
 install:         ## binary, library, user, folders and systemd unit (as root or with sudo)
 	@$(MAKE) --no-print-directory build

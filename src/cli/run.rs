@@ -45,8 +45,6 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
         output::line(&serde_json::to_string(&crate::model::progress::Event::Done(outcome))?)?;
     } else {
         output::line(&progress_log::summary(&order.name(), &outcome))?;
-        output::line(&format!("verified: {}", outcome.verified))?;
-        output::line(&outcome.output)?;
     }
     Ok(Ended::Done)
 }

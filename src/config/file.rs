@@ -60,7 +60,7 @@ pub fn parse(text: &str, base: &Path, scope: Scope, origin: &str) -> Result<Laye
                 "{name} concerns the whole daemon; move it to {FILE_NAME} in the root folder"
             )));
         }
-        let Some(read) = key.from_toml(value, base) else {
+        let Some(read) = key.read_toml(value, base) else {
             return Err(complain(format!("{name} = {value}: it must be {}", key.wanted())));
         };
         layer.set(key, read);

@@ -128,35 +128,35 @@ impl Key {
 
     /// The value that TOML holds, as the settings' own JSON; `None` when it is not [`Key::wanted`].
     /// `base`: absolute folder at which relative paths start.
-    pub fn from_toml(&self, value: &toml::Value, base: &Path) -> Option<Value> {
+    pub fn read_toml(&self, value: &toml::Value, base: &Path) -> Option<Value> {
         match value {
             toml::Value::Integer(n) => match self.kind {
-                Kind::Text(..) | Kind::Whole(..) | Kind::Positive(_) => self.from_text(&n.to_string(), base),
+                Kind::Text(..) | Kind::Whole(..) | Kind::Positive(_) => self.read_text(&n.to_string(), base),
                 _ => None,
             },
-            toml::Value::Float(n) if matches!(self.kind, Kind::Positive(_)) => self.from_text(&n.to_string(), base),
+            toml::Value::Float(n) if matches!(self.kind, Kind::Positive(_)) => self.read_text(&n.to_string(), base),
             toml::Value::Boolean(b) if matches!(self.kind, Kind::Switch) => Some(Value::Bool(*b)),
             toml::Value::String(text) => match self.kind {
                 Kind::Whole(..) | Kind::Positive(_) if self.unset != Some(text) => None,
                 Kind::Switch => None,
-                _ => self.from_text(text, base),
+                _ => self.read_text(text, base),
             },
             _ => None,
         }
     }
 
     /// The value a flag or the environment gives, which may hold a path that is not UTF-8.
-    pub fn from_os(&self, value: &OsStr, base: &Path) -> Option<Value> {
+    pub fn read_os(&self, value: &OsStr, base: &Path) -> Option<Value> {
         match self.kind {
             Kind::Path if value.is_empty() => None,
             Kind::Path if self.unset.is_some_and(|unset| value == unset) => Some(Value::Null),
             Kind::Path => Some(path_value(base, Path::new(value))),
             Kind::Model if is_model_path(value.as_bytes()) => Some(path_value(base, Path::new(value))),
-            _ => self.from_text(value.to_str()?, base),
+            _ => self.read_text(value.to_str()?, base),
         }
     }
 
-    fn from_text(&self, text: &str, base: &Path) -> Option<Value> {
+    fn read_text(&self, text: &str, base: &Path) -> Option<Value> {
         if self.unset == Some(text) {
             return Some(Value::Null);
         }
@@ -249,7 +249,7 @@ mod tests {
             (Group::Run, serde_json::to_value(RunSettings::default()).unwrap()),
             (Group::Daemon, serde_json::to_value(DaemonSettings::default()).unwrap()),
         ] {
-            let fields: BTreeSet<_> = value.as_object().unwrap().keys().cloned().filter(|k| k != "root").collect();
+            let fields: BTreeSet<_> = value.as_object().unwrap().keys().filter(|k| *k != "root").cloned().collect();
             let keys: BTreeSet<_> = KEYS.iter().filter(|k| k.group == group).map(|k| k.name.to_string()).collect();
             assert_eq!(fields, keys);
             for key in KEYS.iter().filter(|k| k.group == group) {
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn values_of_text() {
         let base = Path::new("/b");
-        let text = |name: &str, value: &str| find(name).unwrap().from_os(OsStr::new(value), base);
+        let text = |name: &str, value: &str| find(name).unwrap().read_os(OsStr::new(value), base);
         assert_eq!(text("scale", "3"), Some(3.into()));
         for bad in ["0", "9", "-1", "2.5", "", "two"] {
             assert_eq!(text("scale", bad), None, "{bad}");
@@ -310,13 +310,13 @@ mod tests {
         assert_eq!(text("max_job_hours", "0.5"), Some(0.5.into()));
         assert_eq!(text("max_job_hours", "NaN"), None);
         let odd = std::ffi::OsString::from_vec(b"\xff\\".to_vec());
-        assert_eq!(find("input").unwrap().from_os(&odd, base), Some("/b/\\xff\\\\".into()));
+        assert_eq!(find("input").unwrap().read_os(&odd, base), Some("/b/\\xff\\\\".into()));
     }
 
     #[test]
     fn toml_types_are_strict() {
         let base = Path::new("/b");
-        let read = |name: &str, value: toml::Value| find(name).unwrap().from_toml(&value, base);
+        let read = |name: &str, value: toml::Value| find(name).unwrap().read_toml(&value, base);
         assert_eq!(read("scale", 4.into()), Some(4.into()));
         assert_eq!(read("scale", "4".into()), None);
         assert_eq!(read("crf", "auto".into()), Some(Value::Null));

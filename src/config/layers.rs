@@ -39,7 +39,7 @@ impl Layer {
     /// Sets `name` as a flag gives it. `base`: absolute folder at which relative paths start.
     pub fn set_flag(&mut self, name: &str, value: &OsStr, base: &Path) -> Result<()> {
         let key = keys::find(name).ok_or_else(|| Fault::Internal.because(format!("no setting is named {name}")))?;
-        let read = key.from_os(value, base).ok_or_else(|| {
+        let read = key.read_os(value, base).ok_or_else(|| {
             let flag = name.replace('_', "-");
             Fault::Config.because(format!("--{flag} {}: it must be {}", escape(Path::new(value)), key.wanted()))
         })?;
@@ -62,7 +62,7 @@ impl Layer {
                 let words = near.unwrap_or_else(|| "; docs/settings.md lists all".into());
                 return Err(Fault::Config.because(format!("unknown variable {name} in the environment{words}")));
             };
-            let read = key.from_os(&value, base).ok_or_else(|| {
+            let read = key.read_os(&value, base).ok_or_else(|| {
                 let value = escape(Path::new(&value));
                 Fault::Config.because(format!("{name}={value} in the environment: it must be {}", key.wanted()))
             })?;

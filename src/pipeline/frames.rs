@@ -149,7 +149,9 @@ impl BatchFrames {
         let path = match &self.store {
             Some(store) => {
                 let mut frames = (first..ready).map(|i| {
-                    store.get(i as usize)?.ok_or_else(|| Fault::Internal.because(format!("frame {i} left the RAM disk")))
+                    store
+                        .get(i as usize)?
+                        .ok_or_else(|| Fault::Internal.because(format!("frame {i} left the RAM disk")))
                 });
                 write(&self.range, first, count, &mut frames)?
             }
