@@ -58,7 +58,7 @@ impl Keeper for JobKeeper<'_> {
             .with_context(|| format!("checking the {name}"))?;
         if self.keep_frames {
             // Every frame must be in a segment before the RAM disk forgets it.
-            encoded.batch.spill(&|range, first, count, frames| self.spill(range, first, count, frames))?;
+            encoded.batch.spill(self)?;
         }
         let table = FrameTable {
             version: TABLE_VERSION,

@@ -5,7 +5,7 @@ use ffmpeg_next::Stream;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::media::Type;
 
-use crate::media::ffi::capture;
+use crate::media::ffi::log;
 use crate::media::ffi::muxer::{Muxer, VideoTrack};
 use crate::media::ffi::output::{self, StreamFacts};
 use crate::model::encoder::{Codec, EncoderSpec};
@@ -164,7 +164,7 @@ fn decide(
             None => Err("it holds no picture".into()),
         };
     }
-    let (answer, said) = capture::errors_during(|| rehearse(stream, spec, muxer));
+    let (answer, said) = log::errors_during(|| rehearse(stream, spec, muxer));
     match (answer, said.first()) {
         (Ok(()), _) => Ok(Some(how)),
         (Err(_), Some(line)) => Err(format!("{} ({line})", refused())),
@@ -188,7 +188,7 @@ pub fn takes_video(spec: &EncoderSpec, muxer: &str) -> Result<(), String> {
         trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
         trial.write_header(&[])
     };
-    let (answer, said) = capture::errors_during(trial);
+    let (answer, said) = log::errors_during(trial);
     answer.map_err(|error| said.into_iter().next().unwrap_or_else(|| error.to_string()))
 }
 

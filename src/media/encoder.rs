@@ -7,7 +7,7 @@ use crate::base::fault::{Fault, one_line};
 use crate::config::settings::{CodecChoice, JobSettings};
 use crate::media::encoder_options::{KNOWN, Known, STAND_IN, Wishes, options};
 use crate::media::encoder_session::Session;
-use crate::media::ffi::capture;
+use crate::media::ffi::log;
 use crate::media::parameter_sets;
 use crate::model::encoder::{Codec, EncoderChoice, EncoderSpec};
 use crate::model::frame::{Frame, PixelFormat};
@@ -182,7 +182,7 @@ pub fn nominal_rate(average: Rational) -> Rational {
 /// Encodes a few frames of noise and looks whether every one came out, with its parameter
 /// sets in band.
 fn try_out(spec: &EncoderSpec) -> Result<(), String> {
-    let (result, said) = capture::errors_during(|| encode_noise(spec));
+    let (result, said) = log::errors_during(|| encode_noise(spec));
     result.map_err(|error| match said.first() {
         // FFmpeg's first complaint is the cause; the error code that follows says little.
         Some(line) => line.clone(),
@@ -243,7 +243,7 @@ fn largest_size(request: &EncoderRequest<'_>) -> Result<Option<(u32, u32)>> {
         for codec in codecs(request)? {
             for known in candidates(request, codec) {
                 let spec = EncoderSpec { width, height, ..spec(request, &known, false) };
-                if capture::errors_during(|| Session::open(&spec)).0.is_ok() {
+                if log::errors_during(|| Session::open(&spec)).0.is_ok() {
                     return Ok(Some((width, height)));
                 }
             }

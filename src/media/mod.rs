@@ -18,6 +18,7 @@ pub mod encoder;
 pub mod encoder_options;
 pub mod encoder_session;
 pub mod feed;
+mod ffi;
 pub mod lossless;
 #[cfg(test)]
 mod output_tests;
@@ -30,8 +31,6 @@ pub mod stamps;
 pub mod still;
 pub mod streams;
 pub mod verify;
-mod ffi;
-
 pub use ffi::lease;
 
 /// Once at the start of a process: FFmpeg's own messages go to `tracing` instead of stderr.

@@ -46,7 +46,7 @@ impl Decode<'_> {
     /// the receiver has the error.
     pub fn run(&self, frames: Sender<SourceFrame>) -> Result<Option<Ended>> {
         let options = DecodeOptions { threads: self.plan.decoder_threads, deinterlace: self.plan.deinterlace };
-        let mut decoder = Decoder::open(self.source, &self.plan.info, options.clone())?;
+        let mut decoder = Decoder::open(self.source, &self.plan.info, options)?;
         let mut next = 0u64;
         let start = Instant::now();
         let mut may_seek = self.plan.info.video.safe_seek;
@@ -121,7 +121,7 @@ impl Decode<'_> {
         let from = table.stamps.len() - count;
         let tail = (from..table.stamps.len()).map(|i| (table.stamps[i].pts, table.hashes[i])).collect();
         let point = SeekPoint { frame: first_wanted, tail };
-        let sought = Decoder::open_at(self.source, &self.plan.info, options.clone(), &point)?;
+        let sought = Decoder::open_at(self.source, &self.plan.info, *options, &point)?;
         tracing::debug!(frame = first_wanted, proved = sought.is_some(), "resume by seeking");
         Ok(sought.map(|decoder| (decoder, first_wanted)))
     }

@@ -11,6 +11,7 @@ use crate::base::fault::Fault;
 use crate::media::lossless;
 use crate::model::frame::Frame;
 use crate::model::plan::{BatchRange, Plan};
+use crate::pipeline::run::Keeper;
 use crate::work::area::WorkArea;
 use crate::work::frame_store::{FrameStore, StoreSpec};
 
@@ -134,12 +135,8 @@ impl BatchFrames {
         pending.iter().map(|(_, f)| f.data.len()).sum::<usize>() >= PENDING_BYTES
     }
 
-    /// Writes every frame that is ready and in no segment yet as one segment. `write` makes
-    /// it durable and answers where it lies.
-    pub fn spill(
-        &self,
-        write: &dyn Fn(&BatchRange, u64, u64, &mut dyn Iterator<Item = Result<Frame>>) -> Result<PathBuf>,
-    ) -> Result<u64> {
+    /// Makes every frame that is ready and in no segment yet durable, as one segment.
+    pub fn spill(&self, keeper: &dyn Keeper) -> Result<u64> {
         let first = self.segments().iter().map(|s| s.first + s.count).max().unwrap_or(0);
         let ready = self.ready.load(Ordering::Acquire);
         if ready <= first {
@@ -153,12 +150,12 @@ impl BatchFrames {
                         .get(i as usize)?
                         .ok_or_else(|| Fault::Internal.because(format!("frame {i} left the RAM disk")))
                 });
-                write(&self.range, first, count, &mut frames)?
+                keeper.spill(&self.range, first, count, &mut frames)?
             }
             None => {
                 let taken = std::mem::take(&mut *self.pending.lock().unwrap_or_else(|e| e.into_inner()));
                 let mut frames = taken.iter().map(|(_, frame)| Ok(frame.clone()));
-                write(&self.range, first, count, &mut frames)?
+                keeper.spill(&self.range, first, count, &mut frames)?
             }
         };
         self.segments.lock().unwrap_or_else(|e| e.into_inner()).push(Segment { first, count, path });

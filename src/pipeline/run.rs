@@ -156,9 +156,7 @@ impl Pipeline<'_> {
                     }
                 }
                 Durable::Spill(batch) => {
-                    self.meter.time(Stage::Spill, || {
-                        batch.spill(&|range, first, count, frames| self.keeper.spill(range, first, count, frames))
-                    })?;
+                    self.meter.time(Stage::Spill, || batch.spill(self.keeper))?;
                 }
             }
             self.meter.beat();

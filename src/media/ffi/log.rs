@@ -1,10 +1,17 @@
-//! FFmpeg's messages: to `tracing` at debug, the last complaint of a thread kept for error sentences.
+//! FFmpeg's messages: to `tracing` at debug, the last complaint of a thread kept for error
+//! sentences, and everything said while an encoder or muxer is tried.
 #![allow(unsafe_code)] // a C callback with a va_list has no safe form
 
 use std::cell::RefCell;
-use std::sync::Once;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+/// Lines kept of one trial.
+const LINES_MAX: usize = 64;
 
 static ROUTED: Once = Once::new();
+/// What is said during a trial, from any thread; `None` between trials.
+static TRIAL: Mutex<Option<Vec<String>>> = Mutex::new(None);
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 thread_local! {
     static COMPLAINT: RefCell<String> = const { RefCell::new(String::new()) };
@@ -28,6 +35,20 @@ pub(in crate::media) fn route() {
 /// What FFmpeg last complained about on this thread, forgotten by asking. Empty if nothing.
 pub(in crate::media) fn take_complaint() -> String {
     COMPLAINT.with_borrow_mut(std::mem::take)
+}
+
+/// Runs `action` and returns with its result the errors FFmpeg logged meanwhile, from any thread.
+pub(in crate::media) fn errors_during<T>(action: impl FnOnce() -> T) -> (T, Vec<String>) {
+    route();
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    *trial() = Some(Vec::new());
+    let result = action();
+    let said = trial().take().unwrap_or_default();
+    (result, said)
+}
+
+fn trial() -> MutexGuard<'static, Option<Vec<String>>> {
+    TRIAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -62,6 +83,11 @@ unsafe extern "C" fn callback(
     }
     if complaint {
         let message = strip_origin(text).to_owned();
+        if let Some(said) = trial().as_mut()
+            && said.len() < LINES_MAX
+        {
+            said.push(message.clone());
+        }
         // A thread that is being torn down has no place for it any more.
         let _ = COMPLAINT.try_with(|kept| kept.try_borrow_mut().map(|mut kept| *kept = message));
     }
