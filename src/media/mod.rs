@@ -1,4 +1,4 @@
-//! Media in and out: the only home of FFmpeg.
+//! Media files: what is in them, their frames, and the way back. Only here: FFmpeg and `image`.
 
 pub mod assemble;
 pub mod assemble_header;
@@ -10,13 +10,29 @@ pub mod clip;
 pub mod clip_check;
 pub mod clip_transcode;
 pub mod container;
+pub mod convert;
+pub mod decoder;
+pub mod deinterlace;
+pub mod discontinuity;
 pub mod encoder;
 pub mod encoder_options;
 pub mod encoder_session;
+pub mod feed;
 mod ffi;
 pub mod lossless;
 #[cfg(test)]
 mod output_tests;
 pub mod parameter_sets;
 pub mod picture;
+pub mod probe;
+pub mod seek;
+pub mod side_data;
+pub mod stamps;
+pub mod still;
+pub mod streams;
 pub mod verify;
+
+/// Once at the start of a process: FFmpeg's own messages go to `tracing` instead of stderr.
+pub fn init() {
+    ffi::log::route();
+}

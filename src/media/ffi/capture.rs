@@ -5,6 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ffmpeg_next::ffi;
 
+use crate::media::ffi::log;
+
 #[cfg(target_arch = "x86_64")]
 type Arguments = *mut ffi::__va_list_tag;
 #[cfg(not(target_arch = "x86_64"))]
@@ -21,7 +23,7 @@ fn lines() -> MutexGuard<'static, Option<Vec<String>>> {
 }
 
 /// Runs `action` and returns with its result what FFmpeg logged meanwhile at level error or
-/// worse, from any thread. Afterwards FFmpeg's messages go to tracing at debug level.
+/// worse, from any thread. Afterwards FFmpeg's messages go where they always go.
 pub fn errors_during<T>(action: impl FnOnce() -> T) -> (T, Vec<String>) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     *lines() = Some(Vec::new());
@@ -29,6 +31,7 @@ pub fn errors_during<T>(action: impl FnOnce() -> T) -> (T, Vec<String>) {
     // may be called from any thread.
     unsafe { ffi::av_log_set_callback(Some(receive)) };
     let result = action();
+    log::install();
     let said = lines().take().unwrap_or_default();
     (result, said)
 }
@@ -64,16 +67,10 @@ unsafe extern "C" fn receive(
         return;
     }
     match lines().as_mut() {
-        Some(lines) if level <= ffi::AV_LOG_ERROR && lines.len() < LINES_MAX => lines.push(without_address(text)),
+        Some(lines) if level <= ffi::AV_LOG_ERROR && lines.len() < LINES_MAX => {
+            lines.push(log::strip_origin(text).to_owned())
+        }
         _ => tracing::debug!(target: "ffmpeg", "{text}"),
-    }
-}
-
-/// `[h264_nvenc @ 0x55d1] Cannot load x` without the address: the same words each time.
-fn without_address(line: &str) -> String {
-    match line.split_once(" @ 0x").and_then(|(head, tail)| tail.split_once("] ").map(|(_, text)| (head, text))) {
-        Some((_, text)) => text.to_owned(),
-        None => line.to_owned(),
     }
 }
 
@@ -82,8 +79,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_dropped() {
-        assert_eq!(without_address("[h264_nvenc @ 0x55d1] Cannot load x.so.1"), "Cannot load x.so.1");
-        assert_eq!(without_address("plain"), "plain");
+    fn complaints_are_kept_in_order() {
+        let file = tempfile::NamedTempFile::with_suffix(".mp4").unwrap();
+        std::fs::write(file.path(), b"\0\0\0\x08ftypisom").unwrap();
+        let (opened, said) = errors_during(|| ffmpeg_next::format::input(file.path()).is_ok());
+        assert!(!opened && said.iter().any(|line| line.contains("moov")), "{said:?}");
     }
 }
