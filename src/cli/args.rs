@@ -60,6 +60,9 @@ pub enum Command {
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
     Job,
+    /// (for measuring) Tell what decoding, upscaling and encoding a file cost alone
+    #[command(hide = true)]
+    Parts(PartsArguments),
     /// (for the daemon) Tell what a media file holds
     #[command(hide = true)]
     Probe { file: PathBuf },
@@ -101,6 +104,16 @@ pub struct RunArguments {
 }
 
 #[derive(Args)]
+pub struct PartsArguments {
+    pub input: PathBuf,
+    /// Frames to measure, from the first
+    #[arg(long, default_value_t = 120)]
+    pub frames: u64,
+    #[command(flatten)]
+    pub set: SetArguments,
+}
+
+#[derive(Args, Clone)]
 pub struct SetArguments {
     /// Any other setting, such as crf=20; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
@@ -207,6 +220,12 @@ impl SetArguments {
 }
 
 impl RunArguments {
+    /// One file to another with these settings and nothing else asked for.
+    pub fn for_file(input: PathBuf, output: PathBuf, set: SetArguments) -> RunArguments {
+        let (scale, model, codec, device) = (None, None, None, None);
+        RunArguments { input, output, scale, model, codec, device, no_resume: false, json: false, set }
+    }
+
     /// The flags as a layer of settings.
     pub fn layer(&self) -> Result<Layer> {
         let mut layer = Layer::new("flags");

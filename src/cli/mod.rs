@@ -15,6 +15,7 @@ mod doctor_media;
 mod exit;
 mod job;
 mod output;
+mod parts;
 mod probe;
 mod queue;
 mod run;
@@ -46,6 +47,7 @@ pub fn main() -> ExitCode {
         Command::Retry(arguments) => steer::retry(&place, arguments),
         Command::Doctor(arguments) => doctor::run(&place, arguments),
         Command::Job => job::run(),
+        Command::Parts(arguments) => parts::run(&place, arguments),
         Command::Probe { file } => probe::run(file),
     })
 }

@@ -60,7 +60,7 @@ fn drop_unplanned(order: &JobOrder) {
 }
 
 /// The job that these arguments mean. Its folder stands beside the output.
-fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
+pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
     let here = std::env::current_dir().context("the current folder cannot be found")?;
     let source = absolute(&here, &arguments.input);
     let target = absolute(&here, &arguments.output);

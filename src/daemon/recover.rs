@@ -16,9 +16,9 @@ use crate::base::fault::one_line;
 use crate::base::path_text::escape;
 use crate::config::settings::RunSettings;
 use crate::job::order::JobOrder;
+use crate::job::publish;
 use crate::model::progress::Outcome;
 use crate::model::status::State;
-use crate::store::clips::file_hash;
 use crate::store::history::Ending;
 use crate::store::job_dir::{JobDir, MARKER, NEW_PREFIX, remove_marked};
 use crate::store::job_scan;
@@ -61,19 +61,14 @@ pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
 
 /// Finishes a job whose output got its name just before the crash.
 fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) -> Result<()> {
-    let plan = folder.read_plan()?;
-    // Pictures have no plan: what binds publish.json to its job is the marker's key then.
-    let key = plan.as_ref().map_or(folder.marker().key.as_str(), |plan| plan.key.as_str());
-    let Some(publish) = folder.read_publish(key)? else { return Ok(()) };
     let layout = books.layout();
     let job = folder.marker().job.clone();
-    let output = layout.output_dir(&job).join(&publish.name);
-    match std::fs::symlink_metadata(&output) {
-        Ok(meta)
-            if meta.is_file() && meta.len() == publish.size && file_hash(&output, &|_| Ok(()))? == publish.hash => {}
+    let Some(output) = publish::published(&layout.output_dir(&job), folder, &|_| Ok(()))? else {
         // Not published: the job goes on and does that again.
-        _ => return Ok(()),
-    }
+        return Ok(());
+    };
+    let plan = folder.read_plan()?;
+    let key = publish::publish_key(folder)?;
     let (settings, run) = settings_for(&job)?;
     if run.keep_job_folder && !books.is_queued(&job) {
         return Ok(());
@@ -86,9 +81,9 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
     };
     let outcome = Outcome {
         output: escape(&output),
-        frames: folder.read_end(key).ok().flatten().map_or(0, |end| end.frames),
+        frames: folder.read_end(&key).ok().flatten().map_or(0, |end| end.frames),
         source_bytes: stamp.size,
-        output_bytes: publish.size,
+        output_bytes: std::fs::metadata(&output).map_or(0, |m| m.len()),
         width: plan.as_ref().map_or(0, |plan| plan.width),
         height: plan.as_ref().map_or(0, |plan| plan.height),
         verified: "verified before it was published by an earlier attempt".into(),

@@ -77,6 +77,8 @@ fn spawn(program: &Program, arguments: &[OsString]) -> std::io::Result<Child> {
         .args(arguments)
         .envs(program.environment.iter().map(|(key, value)| (key, value)))
         .env(PARENT_ENV, std::process::id().to_string())
+        // SVT-AV1 writes to stderr unless told not to before it loads: errors only.
+        .env("SVT_LOG", "1")
         // Service descriptors are the supervisor's alone.
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")

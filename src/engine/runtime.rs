@@ -41,6 +41,7 @@ fn folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Some(bin) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
         folders.push(bin.join("lib"));
+        folders.extend(bin.parent().map(|prefix| prefix.join("lib/upscaled")));
         folders.extend(bin.ancestors().skip(1).take(2).map(|up| up.join("lib")));
     }
     folders.push("/usr/lib/upscaled".into());

@@ -54,7 +54,7 @@ pub fn publish(order: &JobOrder, dir: &JobDir, key: &str, made: &Path, extension
 }
 
 /// The output that an earlier attempt published before it died, if it is there and whole.
-pub fn published(order: &JobOrder, dir: &JobDir, beat: Beat) -> Result<Option<PathBuf>> {
+pub fn published(target_dir: &Path, dir: &JobDir, beat: Beat) -> Result<Option<PathBuf>> {
     let key = publish_key(dir)?;
     let publish = match dir.read_publish(&key) {
         // It only saves work: without it the output is made again under the next name.
@@ -62,7 +62,7 @@ pub fn published(order: &JobOrder, dir: &JobDir, beat: Beat) -> Result<Option<Pa
         read => read?,
     };
     let Some(publish) = publish else { return Ok(None) };
-    let path = order.target_dir.join(&publish.name);
+    let path = target_dir.join(&publish.name);
     match std::fs::symlink_metadata(&path) {
         Ok(meta) if meta.is_file() && meta.len() == publish.size && file_hash(&path, beat)? == publish.hash => {
             Ok(Some(path))

@@ -66,6 +66,18 @@ pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdow
     })
 }
 
+/// The plan that a job would get, in a folder that is only made for it. Nothing is upscaled.
+pub fn plan_only(order: &JobOrder) -> Result<Plan> {
+    media::init();
+    let mut dir = JobDir::create(&order.job_dir, &order.marker(), &order.key)?;
+    dir.lock(LOCK_PATIENCE)?;
+    let meter = Meter::default();
+    let mut plan = planner::make(order, probe::probe(&order.source)?, &Reporter::new(order, &dir, &meter, &|_| {}))?;
+    dir.write_plan(&mut plan)?;
+    dir.remove()?;
+    Ok(plan)
+}
+
 fn space<'a>(order: &JobOrder, dir: &'a JobDir, reporter: &'a Reporter<'a>, shutdown: &'a Shutdown) -> Space<'a> {
     Space { folder: dir.path(), reserve: order.run.min_free_mb << 20, reporter, shutdown }
 }
@@ -81,7 +93,7 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self) -> Result<Outcome> {
         let beat = |_| resume::beat(self.reporter);
-        if let Some(path) = publish::published(self.order, self.dir, &beat)? {
+        if let Some(path) = publish::published(&self.order.target_dir, self.dir, &beat)? {
             self.reporter.log("info", &format!("{} was published before the last stop", escape(&path)));
             let verified = "verified before it was published by an earlier attempt".into();
             return self.outcome(&path, None, None, Vec::new(), verified);

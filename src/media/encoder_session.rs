@@ -110,12 +110,13 @@ impl Session {
     /// Lets a test break the encoder: `encode.hardware` only a hardware one.
     #[cfg(feature = "failpoints")]
     fn planned_failure(&self) -> Result<()> {
-        use crate::base::failpoint::hit;
+        use crate::base::failpoint;
         let name = &self.name;
         if self.hardware {
-            hit("encode.hardware").map_err(|e| Fault::Encoder.because(format!("encoder {name} failed: {e:#}")))?;
+            failpoint::hit("encode.hardware")
+                .map_err(|e| Fault::Encoder.because(format!("encoder {name} failed: {e:#}")))?;
         }
-        hit("encode")
+        failpoint::hit("encode")
     }
 
     /// Drains the encoder.

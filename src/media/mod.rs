@@ -31,11 +31,14 @@ pub mod stamps;
 pub mod still;
 pub mod streams;
 pub mod verify;
+
 pub use ffi::lease;
 
 /// Once at the start of a process: FFmpeg's own messages go to `tracing` instead of stderr.
 pub fn init() {
     ffi::log::route();
+    // Without it FFmpeg's errors have no words.
+    ffmpeg_next::util::error::register_all();
 }
 
 /// FFmpeg's libraries with their versions, for plans and people.
