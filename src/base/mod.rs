@@ -1,5 +1,14 @@
 //! The ground floor: faults, durable files, locks, time. Knows nothing of video.
 
+pub mod atomic_file;
+pub mod clock;
+pub mod failpoint;
 pub mod fault;
+
+pub mod file_name;
+pub mod lock;
+pub mod logging;
 pub mod path_text;
 pub mod shutdown;
+#[cfg(test)]
+pub mod small_disk;

@@ -1,6 +1,51 @@
-//! cli
+//! The command line: arguments, one file a command, exit codes.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod client;
+mod daemon;
+mod doctor;
+mod doctor_engine;
+mod doctor_folders;
+mod doctor_machine;
+mod doctor_media;
+mod exit;
+mod job;
+mod output;
+mod probe;
+mod queue;
+mod run;
+mod show;
+mod signals;
+mod status;
+mod steer;
+
+use args::{Arguments, Command};
 
 /// The program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let Arguments { place, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help, version and usage errors; a reader that is gone is nobody's failure.
+        Err(words) => {
+            let _ = words.print();
+            return ExitCode::from(u8::try_from(words.exit_code()).unwrap_or(2));
+        }
+    };
+    exit::code(match &command {
+        Command::Daemon(arguments) => daemon::run(&place, arguments),
+        Command::Run(arguments) => run::run(&place, arguments),
+        Command::Status(arguments) => status::run(&place, arguments),
+        Command::Queue(arguments) => queue::run(&place, arguments),
+        Command::Pause(arguments) => steer::pause(&place, arguments),
+        Command::Resume(arguments) => steer::resume(&place, arguments),
+        Command::Cancel(arguments) => steer::cancel(&place, arguments),
+        Command::Retry(arguments) => steer::retry(&place, arguments),
+        Command::Doctor(arguments) => doctor::run(&place, arguments),
+        Command::Job => job::run(),
+        Command::Probe { file } => probe::run(file),
+    })
 }

@@ -1,3 +1,9 @@
 //! Settings: what a person wrote, and what it means.
 
+pub mod file;
+pub mod keys;
+pub mod layers;
+pub mod nearest;
 pub mod settings;
+
+pub use layers::{Settings, Sources, resolve, resolve_job};

@@ -1,1 +1,122 @@
-//! daemon
+//! The daemon: watches input/, keeps the queue going, supervises job processes. It never decodes
+//! a frame or runs a model itself.
+
+pub mod books;
+pub mod child;
+pub mod control;
+mod filesystem;
+mod hours;
+mod intake;
+mod lifecycle;
+mod lines;
+mod lineup;
+mod notify_systemd;
+pub mod ops;
+mod probe;
+pub mod progress_log;
+mod queueing;
+mod recover;
+mod running;
+mod scan;
+mod scheduler;
+mod service;
+mod settle;
+mod spawn;
+mod states;
+mod supervise;
+mod views;
+mod watch;
+
+#[cfg(test)]
+mod testing;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::base::fault::Fault;
+use crate::base::lock::FileLock;
+use crate::base::path_text::escape;
+use crate::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings};
+use crate::store::paths::Layout;
+
+pub use spawn::Program;
+
+/// How long the runtime waits for what is still at work when the daemon ends.
+const END_LIMIT: Duration = Duration::from_millis(500);
+
+/// The settings of the job of a file, given relative to input/.
+pub type SettingsFor = Arc<dyn Fn(&Path) -> Result<(JobSettings, RunSettings)> + Send + Sync>;
+
+/// What a daemon is started with.
+pub struct Options {
+    pub folders: Folders,
+    pub settings: DaemonSettings,
+    /// Wait for settling files, drain the queue, end.
+    pub once: bool,
+    pub settings_for: SettingsFor,
+    /// What is started as `<program> job` and `<program> probe FILE`.
+    pub program: Program,
+}
+
+/// What a daemon did until its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitSummary {
+    pub done: u64,
+    pub failed: u64,
+    /// Jobs still in the queue.
+    pub left: usize,
+    /// Ended by a signal.
+    pub interrupted: bool,
+}
+
+impl ExitSummary {
+    /// 0 done, 3 some files failed, 130 interrupted; a service that is told to stop has done well.
+    pub fn exit_code(&self, once: bool) -> u8 {
+        match self {
+            ExitSummary { interrupted: true, .. } if once => 130,
+            ExitSummary { failed: 1.., .. } if once => 3,
+            _ => 0,
+        }
+    }
+}
+
+/// What reaches the daemon's loop from its own tasks.
+enum Message {
+    Scanned(Result<scan::Scan>),
+    Checked {
+        relative: PathBuf,
+        checked: Result<Option<(settle::FileStamp, settle::Checked)>>,
+    },
+    /// The attempt at the running job is over.
+    Ended(Result<supervise::Report>),
+    /// The running job's last steps are done.
+    Finished(Result<()>),
+}
+
+/// Runs the daemon until it is told to stop, or with `once` until all is done.
+///
+/// # Errors
+/// [`Fault::Busy`] when another daemon has the root, [`Fault::Config`] for settings that cannot be;
+/// otherwise what kept it from starting. Once it runs, no error of a job, file or folder ends it.
+pub fn run(options: Options) -> Result<ExitSummary> {
+    let folders = &options.folders;
+    for folder in [&folders.root, &folders.input, &folders.output, &folders.logs] {
+        std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", escape(folder)))?;
+    }
+    let layout = Layout::new(folders);
+    let _lock = FileLock::try_take(&layout.daemon_lock())?.ok_or_else(|| {
+        let root = escape(&folders.root);
+        Fault::Busy.because(format!("another daemon is at work in {root}: use that one, or give --root another folder"))
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .build()
+        .context("starting the daemon's loop")?;
+    let summary = runtime.block_on(service::serve(layout, options));
+    runtime.shutdown_timeout(END_LIMIT);
+    summary
+}

@@ -1,1 +1,15 @@
-//! job
+//! One job, restartable at any line: plan, resume, seal, assemble, publish, finish.
+
+pub mod fingerprint;
+pub mod finish;
+pub mod keeper;
+pub mod order;
+pub mod output;
+pub mod parts;
+pub mod planner;
+pub mod publish;
+pub mod reporter;
+pub mod resume;
+pub mod runner;
+pub mod space;
+pub mod still;

@@ -1,1 +1,49 @@
-//! media
+//! Media files: what is in them, their frames, and the way back. Only here: FFmpeg and `image`.
+
+pub mod assemble;
+pub mod assemble_header;
+pub mod assemble_source;
+pub mod assemble_streams;
+pub mod assemble_timestamps;
+pub mod assemble_video;
+pub mod clip;
+pub mod clip_check;
+pub mod clip_transcode;
+pub mod container;
+pub mod convert;
+pub mod decoder;
+pub mod deinterlace;
+pub mod discontinuity;
+pub mod encoder;
+pub mod encoder_options;
+pub mod encoder_session;
+pub mod feed;
+mod ffi;
+pub mod lossless;
+#[cfg(test)]
+mod output_tests;
+pub mod parameter_sets;
+pub mod picture;
+pub mod probe;
+pub mod seek;
+pub mod side_data;
+pub mod stamps;
+pub mod still;
+pub mod streams;
+pub mod verify;
+pub use ffi::lease;
+
+/// Once at the start of a process: FFmpeg's own messages go to `tracing` instead of stderr.
+pub fn init() {
+    ffi::log::route();
+}
+
+/// FFmpeg's libraries with their versions, for plans and people.
+pub fn versions() -> Vec<String> {
+    let word = |name: &str, v: u32| format!("{name} {}.{}.{}", v >> 16, (v >> 8) & 0xff, v & 0xff);
+    vec![
+        word("libavcodec", ffmpeg_next::codec::version()),
+        word("libavformat", ffmpeg_next::format::version()),
+        word("libavutil", ffmpeg_next::util::version()),
+    ]
+}

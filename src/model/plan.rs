@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::encoder::EncoderChoice;
 use crate::model::engine::EnginePin;
-use crate::model::source::SourceInfo;
+use crate::model::frame::PixelFormat;
+use crate::model::source::{Rational, SourceInfo};
 
 /// Version of plan.json this program writes. A newer one is refused.
 pub const PLAN_VERSION: u32 = 1;
@@ -91,6 +92,18 @@ pub struct Plan {
     pub libraries: Vec<String>,
     /// Names this job's hashes: BLAKE3 of everything above, hex.
     pub key: String,
+}
+
+impl Plan {
+    /// The format of every frame inside the job, from decoder to encoder.
+    pub fn format(&self) -> PixelFormat {
+        self.info.video.format
+    }
+
+    /// The nominal frame rate; timestamps come from the frame tables.
+    pub fn rate(&self) -> Rational {
+        self.encoder.specs.first().map_or(Rational::new(25, 1), |spec| spec.rate)
+    }
 }
 
 #[cfg(test)]

@@ -1,1 +1,9 @@
-//! pipeline
+//! Source frames in, encoded batches out: the stages of a job and the bounded channels between.
+
+pub mod decode;
+pub mod encode;
+pub mod frames;
+pub mod meter;
+pub mod run;
+pub mod upscale;
+pub mod upscale_stage;

@@ -1,1 +1,9 @@
-//! pixel
+//! Pixel arithmetic on rows and planes: pure, deterministic, vectorised by the compiler.
+//!
+//! No result depends on the instruction set: every version of a function does the same
+//! additions and multiplications in the same order.
+
+pub mod chroma;
+pub mod resize;
+pub mod sample;
+pub mod shuffle;

@@ -1,1 +1,16 @@
-//! store
+//! State on disk: paths, versions, queue, job folders, history. The rules are in docs/state.md.
+
+pub mod clips;
+pub mod control;
+#[cfg(test)]
+mod fixture;
+pub mod frame_table;
+pub mod history;
+pub mod job_dir;
+pub mod job_scan;
+pub mod line_merge;
+pub mod paths;
+pub mod queue_file;
+pub mod queue_lines;
+pub mod spills;
+pub mod versions;

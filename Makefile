@@ -1,0 +1,53 @@
+# make demo    set up, build, upscale a sample (or VIDEO=film.mkv) with the real daemon, show the result
+# make run     set up, build, and leave the daemon running on input/ and output/ here
+# make test    set up and run the tests
+SHELL := /bin/bash
+CARGO := . scripts/env.sh && cargo
+
+VIDEO ?=
+MEDIA ?= ../shared/videos
+N ?= 50
+SEED ?=
+
+.PHONY: help setup build demo run test lint media kill syscalls bench install uninstall
+
+help:            ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup:           ## install what is missing: packages, Rust, ONNX Runtime in lib/
+	@scripts/setup.sh
+
+build: setup     ## the release binary, target/release/upscaled
+	@$(CARGO) build --release --locked
+
+demo: build      ## upscale a sample with the real daemon; VIDEO=film.mkv takes another
+	@VIDEO="$(VIDEO)" scripts/demo.sh
+
+run: build       ## the daemon, on input/ and output/ of this folder, until Ctrl-C
+	@target/release/upscaled daemon
+
+test: setup      ## the tests
+	@$(CARGO) test --locked
+
+lint: setup      ## formatting and lints, warnings are errors
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+
+media: build     ## every video of a folder through the daemon, compared with ffprobe; MEDIA=folder
+	@scripts/media_check.py --bin target/release/upscaled "$(MEDIA)"
+
+kill: build      ## kill the program at N random moments; the output must not change; N=50, SEED=1, VIDEO=film.mkv
+	@scripts/kill_loop.py --bin target/release/upscaled --kills "$(N)" $(if $(SEED),--seed "$(SEED)") $(if $(VIDEO),"$(VIDEO)")
+
+syscalls: build  ## trace a job: each published file is written, fsynced, renamed, its folder fsynced
+	@scripts/syscall_order.py --bin target/release/upscaled
+
+bench: build     ## speed and memory against the PNG way, in interleaved pairs
+	@scripts/bench.py --bin target/release/upscaled
+
+install:         ## binary, library, user, folders and systemd unit (as root or with sudo)
+	@$(MAKE) --no-print-directory build
+	@scripts/install.sh
+
+uninstall:       ## remove all of that but the films in /var/lib/upscaled
+	@scripts/uninstall.sh

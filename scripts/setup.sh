@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Installs what building and running needs, and nothing that is there already:
+# packages of the distribution, a Rust toolchain, ONNX Runtime's library in lib/.
+# For Debian 12 and 13, Ubuntu 22.04 and 24.04; a second run only looks and ends.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/env.sh
+
+RUST_NEEDED=1.95
+ORT_PACKAGE=onnxruntime-openvino
+ORT_VERSION=1.24.1
+ORT_SHA256=d617fac2f59a6ab5ea59a788c3e1592240a129642519aaeaa774761dfe35150e
+# Of the wheel, what the CPU and its OpenVINO provider load. Left out: Python's own
+# module, the GPU, NPU, AUTO and HETERO plugins, the C API, and second copies of one library.
+ORT_FILES=(
+  libonnxruntime.so."$ORT_VERSION"
+  libonnxruntime_providers_shared.so
+  libonnxruntime_providers_openvino.so
+  libopenvino.so.2541
+  libopenvino_onnx_frontend.so.2541
+  libopenvino_intel_cpu_plugin.so
+  libtbb.so.12
+)
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else die "this needs root and there is no sudo; as root, run: $*"
+  fi
+}
+
+apt_updated=
+apt_update() {
+  if [ -z "$apt_updated" ]; then as_root apt-get update -qq; apt_updated=1; fi
+}
+
+apt_install() {
+  command -v apt-get >/dev/null || die "no apt-get here; install by hand what stands for: $*"
+  say "installing $*"
+  apt_update
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# The first python3 that has pip: one on PATH may be bare while the distribution's is not.
+python_with_pip() {
+  local python
+  for python in python3 /usr/bin/python3; do
+    if "$python" -m pip --version >/dev/null 2>&1; then echo "$python"; return; fi
+  done
+  return 1
+}
+
+libclang_found() {
+  # Not libclang-cpp, which is another library.
+  local pattern
+  for pattern in '/usr/lib/llvm-*/lib/libclang.so*' '/usr/lib/*/libclang.so*' '/usr/lib/*/libclang-[0-9]*.so*'; do
+    if compgen -G "$pattern" >/dev/null; then return; fi
+  done
+  return 1
+}
+
+packages() {
+  local missing=()
+  command -v pkg-config >/dev/null || missing+=(pkg-config)
+  command -v cc >/dev/null || missing+=(build-essential)
+  command -v clang >/dev/null || missing+=(clang)
+  libclang_found || missing+=(libclang-dev)
+  command -v ffmpeg >/dev/null || missing+=(ffmpeg)
+  command -v python3 >/dev/null || missing+=(python3)
+  local library
+  for library in avcodec avformat avfilter avutil swscale swresample; do
+    pkg-config --exists "lib$library" 2>/dev/null || missing+=("lib$library-dev")
+  done
+  if ! lib_is_there && ! python_with_pip >/dev/null; then missing+=(python3-pip); fi
+  if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}" ca-certificates; fi
+}
+
+rust_is_new_enough() {
+  local version
+  version=$(cargo --version 2>/dev/null | awk '{print $2}') || return 1
+  [ -n "$version" ] && [ "$(printf '%s\n' "$RUST_NEEDED" "$version" | sort -V | head -n 1)" = "$RUST_NEEDED" ]
+}
+
+rust() {
+  rust_is_new_enough && return
+  if ! command -v rustup >/dev/null && command -v apt-get >/dev/null; then
+    apt_update
+    if apt-cache show rustup >/dev/null 2>&1; then apt_install rustup; fi
+  fi
+  if command -v rustup >/dev/null; then
+    say "fetching the stable Rust toolchain"
+    if rustup default >/dev/null 2>&1; then rustup update stable; else rustup default stable; fi
+    hash -r
+    rust_is_new_enough && return
+    die "Rust $RUST_NEEDED is needed and rustup's default is older; run: rustup default stable"
+  fi
+  # shellcheck disable=SC2016
+  die "Rust $RUST_NEEDED or newer is needed and this distribution has no rustup; run this line, then the same command again:
+  python3 -c 'import urllib.request as u; print(u.urlopen(\"https://sh.rustup.rs\").read().decode())' | sh -s -- -y"
+}
+
+lib_is_there() { [ "$(cat lib/.wheel-sha256 2>/dev/null)" = "$ORT_SHA256" ] && [ -e lib/libonnxruntime.so ]; }
+
+library() {
+  lib_is_there && return
+  if [ "$(uname -m)" != x86_64 ]; then
+    say "no ready-made ONNX Runtime is known for $(uname -m): put libonnxruntime.so ($ORT_VERSION) into lib/ yourself"
+    return
+  fi
+  local python scratch wheel
+  python=$(python_with_pip) || die "no python3 with pip; install python3-pip"
+  scratch=$(mktemp -d "${TMPDIR:-/tmp}/upscaled-setup.XXXXXX")
+  # shellcheck disable=SC2064
+  trap "rm -rf '$scratch'" EXIT
+  say "fetching ONNX Runtime $ORT_VERSION (85 MB)"
+  printf '%s==%s --hash=sha256:%s\n' "$ORT_PACKAGE" "$ORT_VERSION" "$ORT_SHA256" >"$scratch/wanted"
+  # One fixed tag, whatever Python is here: only the libraries inside are used.
+  "$python" -m pip download --quiet --no-deps --only-binary=:all: --require-hashes \
+    --python-version 3.12 --implementation cp --abi cp312 --platform manylinux_2_28_x86_64 \
+    --dest "$scratch" --requirement "$scratch/wanted"
+  wheel=$(echo "$scratch"/*.whl)
+  echo "$ORT_SHA256  $wheel" | sha256sum --check --quiet || die "the downloaded $wheel is not the pinned one"
+  mkdir -p lib
+  rm -f lib/.wheel-sha256
+  "$python" - "$wheel" lib "${ORT_FILES[@]}" <<'PYTHON'
+import os, shutil, sys, zipfile
+
+wheel, target, *names = sys.argv[1:]
+with zipfile.ZipFile(wheel) as archive:
+    for name in names:
+        part = os.path.join(target, f".{name}.part")
+        with archive.open(f"onnxruntime/capi/{name}") as source, open(part, "wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+        os.chmod(part, 0o755)
+        os.replace(part, os.path.join(target, name))
+    licences = [n for n in archive.namelist() if os.path.basename(n) in ("LICENSE", "ThirdPartyNotices.txt")]
+    for name in licences:
+        with open(os.path.join(target, "onnxruntime-" + os.path.basename(name)), "wb") as copy:
+            copy.write(archive.read(name))
+PYTHON
+  ln -sf "libonnxruntime.so.$ORT_VERSION" lib/libonnxruntime.so
+  ln -sf "libonnxruntime.so.$ORT_VERSION" lib/libonnxruntime.so.1
+  sync lib
+  echo "$ORT_SHA256" >lib/.wheel-sha256
+  say "ONNX Runtime is in lib/"
+}
+
+packages
+rust
+library

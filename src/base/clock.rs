@@ -1,0 +1,64 @@
+//! Wall-clock time: timestamps for state files, local time of day for quiet hours.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::{Timestamp, Zoned};
+
+/// Now in UTC as RFC 3339 with milliseconds (`2025-01-31T22:15:04.120Z`).
+pub fn now_rfc3339() -> String {
+    let now = Timestamp::now();
+    let whole = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+    format!("{whole:.3}")
+}
+
+/// Minutes since local midnight, 0..1440, by the system's time zone (UTC where none is set).
+pub fn local_minutes() -> u32 {
+    let now = Zoned::now();
+    u32::from(now.hour().unsigned_abs()) * 60 + u32::from(now.minute().unsigned_abs())
+}
+
+/// The local date as `2025-01-31`.
+pub fn local_date() -> String {
+    Zoned::now().date().to_string()
+}
+
+/// Nanoseconds since 1970, negative before; saturates in the years 1677 and 2262.
+pub fn unix_ns(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
+    }
+}
+
+/// A time of RFC 3339 as seconds before now; `None` when it is malformed.
+pub fn age_of(rfc3339: &str) -> Option<Duration> {
+    let then: Timestamp = rfc3339.parse().ok()?;
+    let ms = Timestamp::now().as_millisecond().saturating_sub(then.as_millisecond());
+    Some(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_rfc3339_in_utc() {
+        let text = now_rfc3339();
+        assert!(text.ends_with('Z') && text.len() == "2025-01-31T22:15:04.120Z".len(), "{text}");
+        assert!(age_of(&text).unwrap() < Duration::from_secs(5));
+        assert_eq!(age_of("yesterday"), None);
+        assert!(age_of("2020-01-01T00:00:00Z").unwrap() > Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn local_time_is_a_time_of_day() {
+        assert!(local_minutes() < 1440);
+        assert_eq!(local_date().len(), 10);
+    }
+
+    #[test]
+    fn nanoseconds_either_side_of_the_epoch() {
+        assert_eq!(unix_ns(UNIX_EPOCH + Duration::new(3, 7)), 3_000_000_007);
+        assert_eq!(unix_ns(UNIX_EPOCH - Duration::from_nanos(5)), -5);
+    }
+}

@@ -1,0 +1,272 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::base::fault::Fault;
+use crate::cli::doctor::Part;
+use crate::config::Sources;
+use crate::config::keys;
+use crate::config::layers::Layer;
+use crate::config::nearest::nearest;
+
+const ABOUT: &str = "Upscales the videos dropped into a folder: every frame and stream kept, resumable after any crash";
+const AFTER: &str = "Settings come from flags, then UPSCALED_* variables, then upscaled.toml; docs/settings.md lists them.\n\
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some files failed, 130 interrupted.";
+
+#[derive(Parser)]
+#[command(name = "upscaled", version, about = ABOUT, after_help = AFTER, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which daemon is meant.
+#[derive(Args)]
+pub struct Place {
+    /// Folder that holds upscaled.toml, queue.txt, input/, output/ and logs/ [default: the current folder]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub root: Option<PathBuf>,
+    /// Settings file to read in place of upscaled.toml in the root folder
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Watch input/ and upscale what is dropped into it
+    Daemon(DaemonArguments),
+    /// Upscale one file in the foreground
+    Run(RunArguments),
+    /// Show what the daemon does, and each job
+    Status(JobArguments),
+    /// Show or change the queue
+    Queue(QueueArguments),
+    /// Let a job rest, or all work
+    Pause(JobArguments),
+    /// Go on with a paused job, or with all work
+    Resume(JobArguments),
+    /// Give a job up; its source stays
+    Cancel(OneJobArguments),
+    /// Take a failed, cancelled or finished job up again
+    Retry(RetryArguments),
+    /// Tell what works on this machine, what does not, and what to do
+    Doctor(DoctorArguments),
+    /// (for the daemon) Do the job that is ordered on standard input
+    #[command(hide = true)]
+    Job,
+    /// (for the daemon) Tell what a media file holds
+    #[command(hide = true)]
+    Probe { file: PathBuf },
+}
+
+#[derive(Args)]
+pub struct DaemonArguments {
+    /// Wait until the files in input/ have settled, upscale them all, and end
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    pub set: SetArguments,
+}
+
+#[derive(Args)]
+pub struct RunArguments {
+    pub input: PathBuf,
+    pub output: PathBuf,
+    /// How many times larger [default: 2]
+    #[arg(long, value_name = "N")]
+    pub scale: Option<OsString>,
+    /// fast, or the path of an ONNX file
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<OsString>,
+    /// auto, h264, hevc or av1
+    #[arg(long, value_name = "CODEC")]
+    pub codec: Option<OsString>,
+    /// auto, cpu, openvino, cuda:N or tensorrt:N
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<OsString>,
+    /// Start anew, whatever an interrupted run has left
+    #[arg(long)]
+    pub no_resume: bool,
+    /// Tell progress as one JSON object a line on standard output
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub set: SetArguments,
+}
+
+#[derive(Args)]
+pub struct SetArguments {
+    /// Any other setting, such as crf=20; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub struct JobArguments {
+    /// The job: its path in input/; without one, all of them
+    pub job: Option<PathBuf>,
+    /// The answer as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct OneJobArguments {
+    /// The job: its path in input/
+    pub job: PathBuf,
+    /// The answer as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct RetryArguments {
+    /// The job: its path in input/; without one, all that have failed
+    pub job: Option<PathBuf>,
+    /// From the first frame, with the settings of now
+    #[arg(long)]
+    pub fresh: bool,
+    /// The answer as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct QueueArguments {
+    #[command(subcommand)]
+    pub action: Option<QueueAction>,
+    /// The answer as JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum QueueAction {
+    /// Show the jobs in their order
+    List,
+    /// Put files of input/ at the end
+    Add {
+        #[arg(required = true)]
+        jobs: Vec<PathBuf>,
+    },
+    /// Put a job at another place
+    Move {
+        job: PathBuf,
+        /// Its new place, counted from 1
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        place: u32,
+    },
+    /// Take a job out; it comes back only with queue add or retry
+    Remove { job: PathBuf },
+}
+
+#[derive(Args)]
+pub struct DoctorArguments {
+    /// The findings as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Only this part, as JSON
+    #[arg(long, hide = true)]
+    pub part: Option<Part>,
+}
+
+impl Place {
+    /// Where settings come from, with these flags on top.
+    pub fn sources(&self, flags: Layer) -> Result<Sources> {
+        Sources::new(self.root.clone(), self.config.clone(), flags)
+    }
+}
+
+impl SetArguments {
+    /// Adds every `NAME=VALUE` to `layer`.
+    pub fn apply(&self, layer: &mut Layer) -> Result<()> {
+        use std::os::unix::ffi::{OsStrExt, OsStringExt};
+        let here = std::env::current_dir()?;
+        for pair in &self.set {
+            let bytes = pair.as_bytes();
+            let complain = |words: String| Fault::Config.because(format!("--set {}: {words}", pair.to_string_lossy()));
+            let Some(at) = bytes.iter().position(|b| *b == b'=') else {
+                return Err(complain("write NAME=VALUE, such as crf=20".into()));
+            };
+            let name = String::from_utf8_lossy(&bytes[..at]).trim().to_string();
+            if keys::find(&name).is_none() {
+                let near = nearest(&name, keys::KEYS.iter().map(|k| k.name));
+                let near = near.map_or("docs/settings.md lists all".into(), |near| format!("did you mean {near}?"));
+                return Err(complain(format!("unknown setting {name}; {near}")));
+            }
+            layer.set_flag(&name, &OsString::from_vec(bytes[at + 1..].to_vec()), &here)?;
+        }
+        Ok(())
+    }
+}
+
+impl RunArguments {
+    /// The flags as a layer of settings.
+    pub fn layer(&self) -> Result<Layer> {
+        let mut layer = Layer::new("flags");
+        self.set.apply(&mut layer)?;
+        let here = std::env::current_dir()?;
+        let named = [("scale", &self.scale), ("model", &self.model), ("codec", &self.codec), ("device", &self.device)];
+        for (name, value) in named {
+            if let Some(value) = value {
+                layer.set_flag(name, value, &here)?;
+            }
+        }
+        Ok(layer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn lines_people_write() {
+        for line in [
+            "daemon --root /r --once",
+            "daemon --set crf=20 --set watch=poll",
+            "run a.mkv b.mkv --scale 4 --no-resume --config c.toml",
+            "run -- -a.mkv -b.mkv",
+            "status --json",
+            "status film.mkv",
+            "queue",
+            "queue --json",
+            "queue list --json",
+            "queue move film.mkv 1",
+            "pause",
+            "resume film.mkv",
+            "retry film.mkv --fresh",
+            "doctor --json",
+        ] {
+            let words = std::iter::once("upscaled").chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in ["", "queue move film.mkv 0", "cancel", "run a.mkv", "daemon --listen 1", "worker"] {
+            let words = std::iter::once("upscaled").chain(line.split(' ').filter(|w| !w.is_empty()));
+            assert!(Arguments::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn set_names_the_cure() {
+        let words = |pair: &str| {
+            let set = SetArguments { set: vec![pair.into()] };
+            format!("{:#}", set.apply(&mut Layer::default()).unwrap_err())
+        };
+        assert_eq!(words("crf"), "--set crf: write NAME=VALUE, such as crf=20");
+        assert_eq!(words("crff=1"), "--set crff=1: unknown setting crff; did you mean crf?");
+        assert_eq!(words("crf=99"), "--crf 99: it must be a whole number from 0 to 63, or auto");
+    }
+}

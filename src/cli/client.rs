@@ -1,0 +1,51 @@
+//! One request to the running daemon, or done on the files where none runs.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::cli::args::Place;
+use crate::cli::output;
+use crate::config;
+use crate::config::layers::Layer;
+use crate::daemon::books::Books;
+use crate::daemon::control::{Client, Request, Response};
+use crate::daemon::ops;
+use crate::store::paths::Layout;
+
+/// The daemon of one root folder, or its files.
+pub struct Daemon {
+    books: Books,
+}
+
+impl Daemon {
+    /// The one that `--root` and `--config` mean.
+    pub fn of(place: &Place) -> Result<Daemon> {
+        let settings = config::resolve(&place.sources(Layer::default())?)?;
+        Ok(Daemon { books: Books::open(Layout::new(&settings.folders))? })
+    }
+
+    /// A job's name from what a person wrote.
+    pub fn job(&self, given: &Path) -> Result<String> {
+        ops::name_of(&self.books, given)
+    }
+
+    /// As [`Daemon::job`], where a job need not be named.
+    pub fn maybe_job(&self, given: Option<&Path>) -> Result<Option<String>> {
+        given.map(|given| self.job(given)).transpose()
+    }
+
+    /// Asks. What is refused is an error with its fault.
+    pub fn ask(&self, request: &Request) -> Result<Response> {
+        match Client::connect(&self.books.layout().socket())? {
+            Some(mut client) => client.ask(request),
+            None => ops::apply(&self.books, request)?.into_result(),
+        }
+    }
+
+    /// Asks and prints what was done.
+    pub fn tell(&self, request: &Request, json: bool) -> Result<()> {
+        let response = self.ask(request)?;
+        if json { output::json(&response) } else { output::line(&response.message) }
+    }
+}

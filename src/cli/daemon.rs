@@ -1,0 +1,36 @@
+//! `upscaled daemon`: settings, log, then the supervisor.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::base::fault::Fault;
+use crate::base::logging::{self, Console};
+use crate::cli::args::{DaemonArguments, Place};
+use crate::cli::exit::Ended;
+use crate::config;
+use crate::config::layers::Layer;
+use crate::daemon::{self, Options, Program};
+
+pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
+    let mut flags = Layer::new("flags");
+    arguments.set.apply(&mut flags)?;
+    let sources = place.sources(flags)?;
+    let settings = config::resolve(&sources)?;
+    // Kept to the end: what is still to be logged is written when it goes.
+    let _log = logging::init(Some((&settings.folders.logs, settings.daemon.log_days)), Console::Stderr)?;
+    let folders = settings.folders.clone();
+    let summary = daemon::run(Options {
+        folders: settings.folders,
+        settings: settings.daemon,
+        once: arguments.once,
+        settings_for: Arc::new(move |job: &Path| config::resolve_job(&sources, &folders, job)),
+        program: Program::this()?,
+    })?;
+    Ok(match summary.exit_code(arguments.once) {
+        0 => Ended::Done,
+        3 => Ended::SomeFailed,
+        _ => Ended::Told(Fault::Stopped),
+    })
+}

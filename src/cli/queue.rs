@@ -1,0 +1,36 @@
+//! `upscaled queue`: the jobs in their order, and changes to it.
+
+use anyhow::Result;
+
+use crate::cli::args::{Place, QueueAction, QueueArguments};
+use crate::cli::client::Daemon;
+use crate::cli::exit::Ended;
+use crate::cli::{output, status};
+use crate::daemon::control::Request;
+
+pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
+    let daemon = Daemon::of(place)?;
+    let request = match &arguments.action {
+        None | Some(QueueAction::List) => {
+            let mut response = daemon.ask(&Request::List)?;
+            response.jobs.retain(|job| job.place.is_some());
+            if arguments.json {
+                output::json(&response)?;
+            } else if response.jobs.is_empty() {
+                output::line("the queue is empty")?;
+            } else {
+                status::print_jobs(&response.jobs)?;
+            }
+            return Ok(Ended::Done);
+        }
+        Some(QueueAction::Add { jobs }) => {
+            Request::Add { jobs: jobs.iter().map(|job| daemon.job(job)).collect::<Result<_>>()? }
+        }
+        Some(QueueAction::Move { job, place }) => {
+            Request::Move { job: daemon.job(job)?, place: usize::try_from(*place).unwrap_or(usize::MAX) }
+        }
+        Some(QueueAction::Remove { job }) => Request::Remove { job: daemon.job(job)? },
+    };
+    daemon.tell(&request, arguments.json)?;
+    Ok(Ended::Done)
+}

@@ -1,0 +1,111 @@
+//! `upscaled run`: one file in the foreground, resumable like any job.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::base::fault::{Fault, one_line};
+use crate::base::logging::{self, Console};
+use crate::base::path_text::escape;
+use crate::cli::args::{Place, RunArguments};
+use crate::cli::exit::Ended;
+use crate::cli::show::Show;
+use crate::cli::{output, signals};
+use crate::config;
+use crate::config::settings::OnSuccess;
+use crate::daemon::progress_log;
+use crate::job::order::JobOrder;
+use crate::job::{finish, runner};
+use crate::store::job_dir::JobDir;
+use crate::store::paths;
+
+pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
+    let shutdown = signals::shutdown_on_signals()?;
+    let order = order(place, arguments)?;
+    let show = Show::new(&order.name(), arguments.json);
+    let _log = logging::init(None, Console::Through(show.sink()))?;
+    if arguments.no_resume {
+        finish::remove_folder(&order)
+            .with_context(|| format!("removing {} for --no-resume", escape(&order.job_dir)))?;
+    }
+    let result = runner::run(&order, &|event| show.event(&event), &shutdown);
+    show.end();
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(error) if Fault::of(&error) == Fault::Stopped => {
+            return Err(Fault::Stopped.because("stopped; the same command goes on from here"));
+        }
+        Err(error) => {
+            drop_unplanned(&order);
+            return Err(error.context(order.name()));
+        }
+    };
+    finish::drop_folder(&order)?;
+    if arguments.json {
+        output::line(&serde_json::to_string(&crate::model::progress::Event::Done(outcome))?)?;
+    } else {
+        output::line(&progress_log::summary(&order.name(), &outcome))?;
+    }
+    Ok(Ended::Done)
+}
+
+/// A source that was refused before there was a plan leaves nothing to go on from.
+fn drop_unplanned(order: &JobOrder) {
+    let dir = JobDir::open(&order.job_dir).ok().flatten();
+    if dir.is_some_and(|dir| matches!(dir.read_plan(), Ok(None)))
+        && let Err(error) = finish::remove_folder(order)
+    {
+        tracing::warn!("{}", one_line(&error));
+    }
+}
+
+/// The job that these arguments mean. Its folder stands beside the output.
+fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
+    let here = std::env::current_dir().context("the current folder cannot be found")?;
+    let source = absolute(&here, &arguments.input);
+    let target = absolute(&here, &arguments.output);
+    let (source_text, target_text) = (escape(&source), escape(&target));
+    match std::fs::metadata(&source) {
+        Err(e) => return Err(Fault::NotFound.because(format!("{source_text} cannot be opened ({e})"))),
+        Ok(facts) if !facts.is_file() => return Err(Fault::BadInput.because(format!("{source_text} is not a file"))),
+        Ok(_) => {}
+    }
+    if target.is_dir() {
+        return Err(Fault::Config.because(format!("{target_text} is a folder; name the file to be written")));
+    }
+    let (Some(folder), Some(_), Some(name)) = (target.parent(), target.file_name(), source.file_name()) else {
+        return Err(Fault::Config.because(format!("{target_text} is no file name; name the file to be written")));
+    };
+    if !folder.is_dir() {
+        return Err(Fault::NotFound.because(format!("there is no folder {}; make it first", escape(folder))));
+    }
+    let job_dir = paths::run_job_dir(&target)?;
+    // A job that was stopped between its last two steps has its output already.
+    if target.symlink_metadata().is_ok() && !job_dir.is_dir() {
+        return Err(Fault::Config.because(format!("{target_text} exists and is not replaced; choose another name")));
+    }
+    let sources = place.sources(arguments.layer()?)?;
+    let settings = config::resolve(&sources)?;
+    let (job, mut run) = match source.strip_prefix(&settings.folders.input) {
+        Ok(relative) => config::resolve_job(&sources, &settings.folders, relative)?,
+        Err(_) => (settings.job, settings.run),
+    };
+    // What becomes of the source is for the daemon's input folder; here it is a person's file.
+    run.on_success = OnSuccess::Keep;
+    Ok(JobOrder {
+        relative: PathBuf::from(name),
+        job_dir,
+        target_dir: folder.to_path_buf(),
+        crowded: false,
+        key: paths::run_job_key(&target),
+        attempt: 0,
+        settings: job,
+        run,
+        target_file: target,
+        source,
+    })
+}
+
+fn absolute(here: &Path, path: &Path) -> PathBuf {
+    here.join(path).components().collect()
+}

@@ -1,0 +1,31 @@
+//! SIGINT, SIGTERM and SIGHUP as the word to stop.
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::base::shutdown::Shutdown;
+
+/// Exit status of a program that was interrupted and did not wait for its work to stop.
+const INTERRUPTED: i32 = 130;
+
+/// From now on these signals set the returned flag; a second one ends the process at once.
+/// Call it before any other thread is started, for threads inherit what is blocked here.
+pub fn shutdown_on_signals() -> Result<Shutdown> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set.thread_block().context("blocking signals")?;
+    let shutdown = Shutdown::new();
+    let word = shutdown.clone();
+    let wait = move || {
+        while set.wait().is_ok() {
+            if word.is_set() {
+                std::process::exit(INTERRUPTED);
+            }
+            word.stop();
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).context("starting a thread")?;
+    Ok(shutdown)
+}

@@ -1,0 +1,132 @@
+//! `upscaled status`: the daemon and its jobs at a glance.
+
+use anyhow::Result;
+
+use crate::cli::args::{JobArguments, Place};
+use crate::cli::client::Daemon;
+use crate::cli::exit::Ended;
+use crate::cli::output;
+use crate::daemon::control::{DaemonView, JobView, Request};
+use crate::daemon::progress_log;
+use crate::model::status::State;
+
+pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
+    let daemon = Daemon::of(place)?;
+    let response = daemon.ask(&Request::Status { job: daemon.maybe_job(arguments.job.as_deref())? })?;
+    if arguments.json {
+        output::json(&response)?;
+        return Ok(Ended::Done);
+    }
+    output::line(&daemon_line(response.daemon.as_ref()))?;
+    print_jobs(&response.jobs)?;
+    if let (Some(_), [job]) = (&arguments.job, response.jobs.as_slice()) {
+        print_details(job)?;
+    }
+    Ok(Ended::Done)
+}
+
+fn daemon_line(daemon: Option<&DaemonView>) -> String {
+    let Some(daemon) = daemon else {
+        return "no daemon runs here; start one with: upscaled daemon, or systemctl start upscaled".into();
+    };
+    let mut line = format!("upscaled {} runs (process {}), {} queued", daemon.version, daemon.pid, daemon.queued);
+    if daemon.settling > 0 {
+        line.push_str(&format!(", {} still settling", daemon.settling));
+    }
+    if daemon.paused {
+        line.push_str(", paused (upscaled resume goes on)");
+    } else if let Some(held) = &daemon.held {
+        line.push_str(&format!(", {held}"));
+    }
+    line
+}
+
+/// A line for each job: place, name, state, and what it does or why it ended.
+pub fn print_jobs(jobs: &[JobView]) -> Result<()> {
+    let mut rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
+    if jobs.iter().all(|job| job.place.is_none()) {
+        rows.iter_mut().for_each(|row| drop(row.remove(0)));
+    }
+    output::table(&rows).iter().try_for_each(|line| output::line(line))
+}
+
+fn row(job: &JobView) -> Vec<String> {
+    let place = job.place.map(|n| n.to_string()).unwrap_or_default();
+    let words = match (&job.progress, &job.output) {
+        (Some(progress), _) if job.state == State::Running => {
+            let doing = progress_log::phase(progress.phase);
+            format!("{doing}  {}", progress_log::figures(progress))
+        }
+        (_, Some(output)) if job.state == State::Done => output.clone(),
+        _ => job.activity.clone(),
+    };
+    vec![place, job.job.clone(), state(job.state).into(), words]
+}
+
+fn print_details(job: &JobView) -> Result<()> {
+    let Some(status) = &job.status else { return Ok(()) };
+    let frames = |n: u64| if n == 0 { "?".to_string() } else { n.to_string() };
+    let mut rows = vec![
+        ("sealed", format!("{} of {} batches", status.batches_sealed, frames(status.batches_total))),
+        ("", format!("{} of {} frames", status.frames_sealed, frames(status.frames_total))),
+        ("encoder", status.encoder.clone()),
+        ("device", status.device.clone()),
+        ("attempts", status.attempts.to_string()),
+    ];
+    if let Some(batch) = status.resumed_from {
+        rows.push(("resumed from", format!("batch {batch}")));
+    }
+    if let Some(error) = &status.last_error {
+        rows.push(("last error", format!("{} ({})", error.reason, error.at)));
+    }
+    rows.extend(status.remarks.iter().map(|remark| ("remark", remark.clone())));
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().filter(|row| !row.1.is_empty()).map(|(name, text)| vec![format!("  {name}"), text]).collect();
+    output::table(&rows).iter().try_for_each(|line| output::line(line))
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Queued => "queued",
+        State::Running => "running",
+        State::Paused => "paused",
+        State::Waiting => "waiting",
+        State::Done => "done",
+        State::Failed => "failed",
+        State::Cancelled => "cancelled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(state: State, activity: &str, output: Option<&str>) -> JobView {
+        JobView {
+            job: "a.mkv".into(),
+            state,
+            activity: activity.into(),
+            place: (state == State::Queued).then_some(2),
+            progress: None,
+            status: None,
+            output: output.map(str::to_string),
+        }
+    }
+
+    #[test]
+    fn rows() {
+        assert_eq!(row(&job(State::Queued, "waits", None)), ["2", "a.mkv", "queued", "waits"]);
+        assert_eq!(row(&job(State::Failed, "no video stream", None)), ["", "a.mkv", "failed", "no video stream"]);
+        assert_eq!(row(&job(State::Done, "done", Some("/o/a.mkv"))), ["", "a.mkv", "done", "/o/a.mkv"]);
+    }
+
+    #[test]
+    fn the_daemon_in_a_line() {
+        assert!(daemon_line(None).starts_with("no daemon runs here"));
+        let mut view = DaemonView { pid: 7, version: "1.0.0".into(), queued: 3, settling: 1, ..DaemonView::default() };
+        assert_eq!(daemon_line(Some(&view)), "upscaled 1.0.0 runs (process 7), 3 queued, 1 still settling");
+        view.held = Some("works again at 22:00".into());
+        view.settling = 0;
+        assert_eq!(daemon_line(Some(&view)), "upscaled 1.0.0 runs (process 7), 3 queued, works again at 22:00");
+    }
+}

@@ -1,0 +1,297 @@
+//! The daemon's books: queue, history, pause marks and job folders behind one door. Everything in
+//! here is on disk; nothing is remembered that another process could have changed meanwhile.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::scan::stamp_of;
+use super::settle::FileStamp;
+use crate::base::atomic_file;
+use crate::base::fault::{Fault, one_line};
+use crate::base::path_text::{escape, unescape};
+use crate::job::finish;
+use crate::job::order::JobOrder;
+use crate::model::progress::Outcome;
+use crate::model::status::State;
+use crate::store::control::{self, Control};
+use crate::store::history::{Ending, Entry, History};
+use crate::store::job_scan;
+use crate::store::paths::Layout;
+use crate::store::queue_file::{Queue, QueueFile};
+use crate::store::versions;
+
+/// A job folder's lock is waited for so long: the last attempt may still be ending.
+const FOLDER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// An edit finds queue.txt damaged and has it rebuilt at most so often.
+const EDITS_MAX: usize = 3;
+/// Bytes of the remembered lines.
+const SEEN_MAX: u64 = 16 << 20;
+
+/// What a file looked like, to tell whether it was written since.
+pub type FileMark = (u64, u64, i64, i64);
+
+/// Opens the books of one installation.
+pub struct Books {
+    layout: Layout,
+    queue: QueueFile,
+    history: Mutex<History>,
+    control: Mutex<(Option<FileMark>, Control)>,
+}
+
+impl Books {
+    /// [`Fault::NewerState`] when a newer program wrote the history.
+    pub fn open(layout: Layout) -> Result<Books> {
+        let history = History::open(&layout.history())?;
+        if history.damaged_lines() > 0 {
+            let path = escape(&layout.history());
+            tracing::warn!("{} lines of {path} are damaged and count for nothing", history.damaged_lines());
+        }
+        let queue = QueueFile::new(&layout);
+        Ok(Books { queue, history: Mutex::new(history), control: Mutex::default(), layout })
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes in what other processes have written to the history.
+    pub fn refresh(&self) {
+        if let Err(error) = self.history().refresh() {
+            tracing::error!("the history cannot be read: {}", one_line(&error));
+        }
+    }
+
+    // The queue.
+
+    pub fn queue_mark(&self) -> Option<FileMark> {
+        mark(&self.layout.queue_file())
+    }
+
+    pub fn read_queue(&self) -> Result<Queue> {
+        self.queue.read()
+    }
+
+    /// The jobs of the queue, none when it is unusable.
+    pub fn jobs(&self) -> Result<Vec<PathBuf>> {
+        Ok(match self.read_queue()? {
+            Queue::Jobs(listing) => listing.jobs,
+            Queue::Rebuild { readable, .. } => readable,
+        })
+    }
+
+    /// Puts the jobs at the end; those that have a line keep it. Returns the queue as it is then.
+    pub fn enqueue(&self, jobs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        self.edit(|queue| {
+            let there: HashSet<PathBuf> = queue.iter().cloned().collect();
+            queue.extend(jobs.iter().filter(|job| !there.contains(*job)).cloned());
+        })
+    }
+
+    pub fn dequeue(&self, job: &Path) -> Result<()> {
+        self.edit(|queue| queue.retain(|queued| queued != job)).map(drop)
+    }
+
+    /// Moves a job to a place, the first being 1; returns the place it has then.
+    pub fn reposition(&self, job: &Path, place: usize) -> Result<usize> {
+        let jobs = self.edit(|queue| {
+            if let Some(from) = queue.iter().position(|queued| queued == job) {
+                let job = queue.remove(from);
+                queue.insert((place - 1).min(queue.len()), job);
+            }
+        })?;
+        Ok(jobs.iter().position(|queued| queued == job).map_or(place, |at| at + 1))
+    }
+
+    fn edit(&self, change: impl Fn(&mut Vec<PathBuf>)) -> Result<Vec<PathBuf>> {
+        for _ in 0..EDITS_MAX {
+            match self.queue.edit(&change)? {
+                Queue::Jobs(listing) => return Ok(listing.jobs),
+                Queue::Rebuild { why, readable } => {
+                    self.rebuild(&why, &readable)?;
+                }
+            }
+        }
+        Err(Fault::Busy.because("queue.txt is damaged again and again; see who else writes to it"))
+    }
+
+    /// Writes queue.txt anew from what could be read of it and the job folders; what else is in
+    /// input/ is found by the next scan.
+    pub fn rebuild(&self, why: &str, readable: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        let mut jobs = readable.to_vec();
+        for folder in job_scan::find(self.layout.output()).jobs {
+            let job = &folder.marker().job;
+            let settled = stamp_of(&self.layout.source(job)).map_or(true, |stamp| self.is_settled(job, stamp));
+            if !settled && !jobs.contains(job) {
+                jobs.push(job.clone());
+            }
+        }
+        let known = self.queue_mark().is_some() || !jobs.is_empty() || self.history().entries().next().is_some();
+        if known {
+            tracing::warn!("queue.txt: {why}; rebuilt from input/ and the job folders, {} jobs so far", jobs.len());
+        }
+        match self.queue.rebuild(&jobs)? {
+            Queue::Jobs(listing) => Ok(listing.jobs),
+            Queue::Rebuild { why, .. } => Err(Fault::Busy.because(format!("queue.txt cannot be rebuilt: {why}"))),
+        }
+    }
+
+    /// Finishes edits of queue.txt that a crash interrupted.
+    pub fn recover_queue(&self) -> Result<()> {
+        self.queue.recover()
+    }
+
+    /// The lines that were there when this was last called; `None` when it never was. So it is known
+    /// what a person took out while no daemon ran.
+    pub fn lines_before(&self) -> Option<Vec<PathBuf>> {
+        let bytes = versions::read_bytes(&self.seen_file(), SEEN_MAX, false).ok().flatten()?;
+        String::from_utf8(bytes).ok()?.lines().map(unescape).collect()
+    }
+
+    /// Remembers the lines for [`Books::lines_before`].
+    pub fn remember_lines(&self, jobs: &[PathBuf]) -> Result<()> {
+        let text: String = jobs.iter().map(|job| escape(job) + "\n").collect();
+        atomic_file::write(&self.seen_file(), text.as_bytes())
+    }
+
+    fn seen_file(&self) -> PathBuf {
+        self.layout.root().join(".upscaled-queue.seen")
+    }
+
+    pub fn is_queued(&self, job: &Path) -> bool {
+        self.jobs().is_ok_and(|jobs| jobs.iter().any(|queued| queued == job))
+    }
+
+    // The history.
+
+    /// Whether this very file has been dealt with, until somebody wants it again.
+    pub fn is_settled(&self, job: &Path, stamp: FileStamp) -> bool {
+        self.history().is_settled(job, stamp.size, stamp.mtime_ns).is_some()
+    }
+
+    /// The last entries of jobs that `wanted` picks.
+    pub fn ended(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        self.refresh();
+        self.history().entries().filter(|entry| wanted(entry)).cloned().collect()
+    }
+
+    fn record(&self, job: &Path, ending: Ending, stamp: Option<FileStamp>, why: Option<(Fault, &str)>) -> Result<()> {
+        let stamp = stamp.or_else(|| stamp_of(&self.layout.source(job)).ok());
+        let (size, mtime_ns) = stamp.map_or((0, 0), |stamp| (stamp.size, stamp.mtime_ns));
+        let mut entry = Entry::new(job, ending, size, mtime_ns);
+        (entry.fault, entry.reason) = (why.map(|(fault, _)| fault), why.map(|(_, reason)| reason.to_string()));
+        self.history().append(&entry).with_context(|| format!("noting the end of {}", escape(job)))
+    }
+
+    /// A person took the job out of the queue: it comes back only by their word.
+    pub fn record_removed(&self, job: &Path) -> Result<()> {
+        self.record(job, Ending::Removed, None, None)
+    }
+
+    /// A person wants the job done (again): earlier ends count no more.
+    pub fn record_retried(&self, job: &Path) -> Result<()> {
+        self.refresh();
+        let settled = self.history().last(job).is_some_and(|entry| entry.state != Ending::Retried);
+        if settled { self.record(job, Ending::Retried, None, None) } else { Ok(()) }
+    }
+
+    // Pause marks.
+
+    fn control(&self) -> Control {
+        let path = self.layout.control_file();
+        let mut cached = self.control.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let now = mark(&path);
+        if cached.0 != now || now.is_none() {
+            match control::read(&path) {
+                Ok(control) => *cached = (now, control),
+                Err(error) => tracing::error!("pause marks cannot be read: {}", one_line(&error)),
+            }
+        }
+        cached.1.clone()
+    }
+
+    /// All work is paused.
+    pub fn is_paused(&self) -> bool {
+        self.control().paused_all
+    }
+
+    /// The jobs that are paused one by one.
+    pub fn paused_jobs(&self) -> std::collections::HashSet<PathBuf> {
+        self.control().paused_jobs().collect()
+    }
+
+    pub fn pause_all(&self, paused: bool) -> Result<()> {
+        control::edit(&self.layout.control_file(), |control| control.paused_all = paused).map(drop)
+    }
+
+    pub fn pause(&self, job: &Path, paused: bool) -> Result<()> {
+        control::edit(&self.layout.control_file(), |control| control.set_paused(job, paused)).map(drop)
+    }
+
+    /// Whether another source, present or past, would be published under the same stem.
+    pub fn is_crowded(&self, job: &Path, queue: &[PathBuf]) -> bool {
+        let ended = self.ended(|entry| entry.job.parent() == job.parent());
+        let others = queue.iter().map(PathBuf::as_path).chain(ended.iter().map(|entry| entry.job.as_path()));
+        self.layout.is_crowded(job, others)
+    }
+
+    // Ends of jobs. History first, the queue line after it, the folder last.
+
+    /// Failed for good. The folder stays for a retry.
+    pub fn fail(&self, job: &Path, stamp: Option<FileStamp>, fault: Fault, reason: &str) -> Result<()> {
+        self.transition(job, State::Failed, reason, Some((fault, reason)));
+        self.record(job, Ending::Failed, stamp, Some((fault, reason)))?;
+        self.dequeue(job)
+    }
+
+    pub fn cancel(&self, job: &Path) -> Result<()> {
+        self.transition(job, State::Cancelled, "cancelled", None);
+        self.record(job, Ending::Cancelled, None, None)?;
+        self.pause(job, false)?;
+        self.dequeue(job)?;
+        self.drop_folder(job)
+    }
+
+    /// The output is published: what comes after.
+    pub fn finish(&self, order: &JobOrder, outcome: &Outcome, stamp: FileStamp) -> Result<()> {
+        let source = (stamp.size, stamp.mtime_ns);
+        let mut remove_line = || self.dequeue(&order.relative);
+        // A history of its own: a source that is moved to another disk must not hold up the daemon.
+        let mut history = History::open(&self.layout.history())?;
+        let done = finish::succeed(order, outcome, source, &mut history, &mut remove_line);
+        self.refresh();
+        done
+    }
+
+    /// Removes the job's folder with all that was done.
+    pub fn drop_folder(&self, job: &Path) -> Result<()> {
+        if let Some(mut folder) = self.folder(job)? {
+            folder.lock(FOLDER_PATIENCE)?;
+            folder.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Throws away what was done, the folder stays.
+    pub fn discard(&self, job: &Path) -> Result<()> {
+        if let Some(mut folder) = self.folder(job)? {
+            folder.lock(FOLDER_PATIENCE)?;
+            folder.discard()?;
+        }
+        Ok(())
+    }
+}
+
+fn mark(path: &Path) -> Option<FileMark> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.len(), meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}

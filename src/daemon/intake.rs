@@ -1,0 +1,222 @@
+//! From input/ to jobs: scans, settling, probes; the half of the daemon before the queue.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::mpsc;
+
+use super::Message;
+use super::filesystem::locality;
+use super::probe;
+use super::scan::{self, Found, Scan, ScanRules};
+use super::settle::{Checked, FileStamp, Rules, Settle, Verdict};
+use super::spawn::Spawner;
+use crate::base::fault::one_line;
+use crate::base::path_text::escape;
+use crate::config::settings::DaemonSettings;
+
+/// Files probed at once.
+const PROBES_MAX: usize = 2;
+/// Between the end of a scan and the next, however often events wake it; and this many times as
+/// long as the scan took.
+const SCAN_PAUSE: Duration = Duration::from_millis(500);
+const SCAN_SHARE: u32 = 4;
+/// Remarks about passed-over files that are remembered, so that each is made once.
+const NOTED_MAX: usize = 10_000;
+
+/// A file that has become a job, or never will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    Ready(PathBuf, FileStamp),
+    GivenUp(PathBuf, FileStamp, String),
+}
+
+/// What has been seen in input/ and is no job yet.
+pub struct Intake {
+    rules: ScanRules,
+    settle: Settle,
+    rescan: Duration,
+    spawner: Spawner,
+    messages: mpsc::Sender<Message>,
+    /// When the next scan is due at the latest, and at the earliest.
+    due: Duration,
+    not_before: Duration,
+    woken: bool,
+    scanning: Option<Duration>,
+    /// When the last finished scan began.
+    seen_at: Option<Duration>,
+    probing: usize,
+    noted: HashSet<PathBuf>,
+    unreadable: bool,
+}
+
+impl Intake {
+    pub fn new(
+        rules: ScanRules,
+        settings: &DaemonSettings,
+        spawner: Spawner,
+        messages: mpsc::Sender<Message>,
+    ) -> Intake {
+        let settle = Settle::new(Rules {
+            rest: Duration::from_millis(settings.settle_ms),
+            give_up: Duration::from_secs(settings.unreadable_seconds),
+            locality: locality(&rules.input),
+        });
+        let rescan = Duration::from_secs(settings.rescan_seconds.max(1));
+        Intake {
+            rules,
+            settle,
+            rescan,
+            spawner,
+            messages,
+            due: Duration::ZERO,
+            not_before: Duration::ZERO,
+            woken: true,
+            scanning: None,
+            seen_at: None,
+            probing: 0,
+            noted: HashSet::new(),
+            unreadable: false,
+        }
+    }
+
+    /// Something changed in input/: look soon.
+    pub fn wake(&mut self) {
+        self.woken = true;
+    }
+
+    /// Files that are not settled yet.
+    pub fn pending(&self) -> usize {
+        self.settle.len()
+    }
+
+    /// Nothing is being looked at just now.
+    pub fn is_quiet(&self) -> bool {
+        self.probing == 0 && self.scanning.is_none()
+    }
+
+    /// Whether everything that was in input/ at `moment` has been dealt with.
+    pub fn is_done_since(&self, moment: Duration) -> bool {
+        self.settle.is_empty() && self.scanning.is_none() && self.seen_at.is_some_and(|at| at >= moment)
+    }
+
+    /// Starts what is due: a scan, probes.
+    pub fn turn(&mut self, now: Duration) {
+        if self.scanning.is_none() && now >= self.not_before && (self.woken || now >= self.due) {
+            self.start_scan(now);
+        }
+        let free = PROBES_MAX.saturating_sub(self.probing);
+        for path in self.settle.take_due(now, free) {
+            self.start_probe(path);
+        }
+    }
+
+    fn start_scan(&mut self, now: Duration) {
+        self.woken = false;
+        self.scanning = Some(now);
+        let (rules, messages) = (self.rules.clone(), self.messages.clone());
+        tokio::task::spawn_blocking(move || {
+            // The receiver is gone only when the daemon ends.
+            let _ = messages.blocking_send(Message::Scanned(scan::scan(&rules)));
+        });
+    }
+
+    /// A scan has ended. `known` tells which files are jobs, or were.
+    /// Returns the files that were seen, for those who wait for one.
+    pub fn scanned(
+        &mut self,
+        scan: Result<Scan>,
+        now: Duration,
+        known: impl Fn(&Path, FileStamp) -> bool,
+    ) -> Vec<Found> {
+        let begun = self.scanning.take().unwrap_or(now);
+        let took = now.saturating_sub(begun);
+        self.due = now + self.rescan;
+        self.not_before = now + SCAN_PAUSE.max(took * SCAN_SHARE);
+        let scan = match scan {
+            Ok(scan) => scan,
+            Err(error) => {
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    tracing::error!(
+                        "input/ cannot be read; trying again every {} s: {}",
+                        self.rescan.as_secs(),
+                        one_line(&error)
+                    );
+                }
+                return Vec::new();
+            }
+        };
+        if std::mem::replace(&mut self.unreadable, false) {
+            tracing::info!("input/ can be read again");
+        }
+        self.seen_at = Some(begun);
+        for (path, why) in scan.notes {
+            if self.noted.len() < NOTED_MAX && self.noted.insert(path.clone()) {
+                tracing::info!("{}: passed over: {why}", escape(&path));
+            }
+        }
+        let mut there = HashSet::new();
+        for found in &scan.files {
+            if known(&found.relative, found.stamp) {
+                self.settle.forget(&found.relative);
+            } else {
+                self.settle.seen(&found.relative, found.stamp, now);
+                there.insert(found.relative.as_path());
+            }
+        }
+        if scan.complete {
+            self.settle.retain(|path| there.contains(path));
+        }
+        scan.files
+    }
+
+    fn start_probe(&mut self, relative: PathBuf) {
+        self.probing += 1;
+        let (spawner, messages) = (self.spawner.clone(), self.messages.clone());
+        let path = self.rules.input.join(&relative);
+        tokio::spawn(async move {
+            let stamp = {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || scan::stamp_of(&path)).await
+            };
+            let checked = match stamp {
+                Ok(Ok(stamp)) => probe::check(&spawner, &path).await.map(|checked| Some((stamp, checked))),
+                _ => Ok(None),
+            };
+            let _ = messages.send(Message::Checked { relative, checked }).await;
+        });
+    }
+
+    /// A probe has ended; `None` when the file is gone.
+    pub fn checked(
+        &mut self,
+        relative: PathBuf,
+        checked: Result<Option<(FileStamp, Checked)>>,
+        now: Duration,
+    ) -> Option<Arrival> {
+        self.probing = self.probing.saturating_sub(1);
+        let (stamp, checked) = match checked {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                self.settle.forget(&relative);
+                return None;
+            }
+            Err(error) => {
+                // No child could be started: that says nothing about the file.
+                tracing::error!("{}: cannot be probed: {}", escape(&relative), one_line(&error));
+                self.settle.forget(&relative);
+                return None;
+            }
+        };
+        if let Checked::Refused(reason) = &checked {
+            tracing::debug!("{}: does not open yet: {reason}", escape(&relative));
+        }
+        match self.settle.checked(&relative, stamp, checked, now) {
+            Verdict::Ready(stamp) => Some(Arrival::Ready(relative, stamp)),
+            Verdict::GiveUp(stamp, reason) => Some(Arrival::GivenUp(relative, stamp, reason)),
+            Verdict::Wait => None,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The commands on queue and jobs, done on the files: by a daemon for those who ask it, and by the
+//! command line itself when no daemon runs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::books::Books;
+use super::control::{Request, Response};
+use crate::base::fault::Fault;
+use crate::base::path_text::{escape, unescape};
+use crate::model::status::State;
+use crate::store::history::Ending;
+use crate::store::paths::clean_relative;
+
+/// A job's name out of a request.
+fn job_of(text: &str) -> Result<PathBuf> {
+    let clean = unescape(text).and_then(|path| clean_relative(&path));
+    clean.ok_or_else(|| Fault::Config.because(format!("{text:?} is no path of a file in input/")))
+}
+
+/// The job that a person means by a word on the command line: a path relative to input/, or one
+/// that leads into input/ from the current folder.
+pub fn name_of(books: &Books, word: &Path) -> Result<String> {
+    let input = books.layout().input();
+    let inside = || {
+        let (folder, name) = (std::path::absolute(word).ok()?, word.file_name()?);
+        let folder = folder.parent()?.canonicalize().ok()?;
+        folder.strip_prefix(input.canonicalize().ok()?).ok().map(|folder| folder.join(name))
+    };
+    let relative = match clean_relative(word) {
+        Some(clean) if input.join(&clean).symlink_metadata().is_ok() || books.is_queued(&clean) => Some(clean),
+        clean => inside().or(clean),
+    };
+    let relative = relative.ok_or_else(|| {
+        let message = format!("{} is not in {}: copy it there first", escape(word), escape(input));
+        Fault::NotFound.because(message)
+    })?;
+    Ok(escape(&relative))
+}
+
+/// Whether the request can be done only while this job does not run.
+pub fn touches(request: &Request, running: Option<&Path>) -> bool {
+    let Some(running) = running else { return false };
+    let is = |job: &str| unescape(job).and_then(|path| clean_relative(&path)).as_deref() == Some(running);
+    match request {
+        Request::Pause { job: None } | Request::Cancel { job: None } => true,
+        Request::Remove { job }
+        | Request::Pause { job: Some(job) }
+        | Request::Cancel { job: Some(job) }
+        | Request::Retry { job: Some(job), .. } => is(job),
+        Request::Status { .. }
+        | Request::List
+        | Request::Add { .. }
+        | Request::Move { .. }
+        | Request::Resume { .. }
+        | Request::Retry { job: None, .. } => false,
+    }
+}
+
+/// A request that means the running job by naming none, with its name.
+pub fn aimed(request: Request, running: Option<&Path>) -> Request {
+    match request {
+        Request::Cancel { job: None } => Request::Cancel { job: running.map(escape) },
+        other => other,
+    }
+}
+
+/// The jobs that the request takes out of the queue.
+pub fn leaving(request: &Request) -> Vec<PathBuf> {
+    match request {
+        Request::Remove { job } | Request::Cancel { job: Some(job) } => job_of(job).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The jobs that start anew with the request: earlier attempts count no more.
+pub fn renewed(request: &Request) -> Vec<PathBuf> {
+    match request {
+        Request::Add { jobs } => jobs.iter().filter_map(|job| job_of(job).ok()).collect(),
+        Request::Resume { job: Some(job) } | Request::Retry { job: Some(job), .. } => job_of(job).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Does what is asked. No attempt at a job it [`touches`] may be at work.
+pub fn apply(books: &Books, request: &Request) -> Result<Response> {
+    match request {
+        Request::Status { job } => super::views::offline(books, job.as_deref()),
+        Request::List => super::views::offline(books, None),
+        Request::Add { jobs } => add(books, jobs),
+        Request::Remove { job } => {
+            let job = queued(books, job)?;
+            books.record_removed(&job)?;
+            books.dequeue(&job)?;
+            Ok(Response::done(format!("{} is out of the queue; `upscaled retry` brings it back", escape(&job))))
+        }
+        Request::Move { job, place } => {
+            let job = queued(books, job)?;
+            let place = books.reposition(&job, (*place).max(1))?;
+            Ok(Response::done(format!("{} is number {place} of the queue", escape(&job))))
+        }
+        Request::Pause { job: None } => books.pause_all(true).map(|()| Response::done("paused")),
+        Request::Resume { job: None } => books.pause_all(false).map(|()| Response::done("working again")),
+        Request::Pause { job: Some(job) } => {
+            let job = queued(books, job)?;
+            books.pause(&job, true)?;
+            books.transition(&job, State::Paused, "paused", None);
+            Ok(Response::done(format!("{} is paused", escape(&job))))
+        }
+        Request::Resume { job: Some(job) } => {
+            let job = queued(books, job)?;
+            books.pause(&job, false)?;
+            books.transition(&job, State::Queued, "queued", None);
+            Ok(Response::done(format!("{} goes on", escape(&job))))
+        }
+        Request::Cancel { job: None } => {
+            Err(Fault::NotFound.because("no job is running: name the one to be cancelled"))
+        }
+        Request::Cancel { job: Some(job) } => {
+            let job = queued(books, job)?;
+            books.cancel(&job)?;
+            Ok(Response::done(format!("{} is cancelled", escape(&job))))
+        }
+        Request::Retry { job: Some(job), fresh } => {
+            let job = job_of(job)?;
+            retry(books, &job, *fresh)?;
+            Ok(Response::done(format!("{} is queued again", escape(&job))))
+        }
+        Request::Retry { job: None, fresh } => retry_failed(books, *fresh),
+    }
+}
+
+/// A job that must have a line in the queue.
+fn queued(books: &Books, text: &str) -> Result<PathBuf> {
+    let job = job_of(text)?;
+    if books.is_queued(&job) {
+        return Ok(job);
+    }
+    Err(Fault::NotFound.because(format!("{} is not in the queue; `upscaled queue` lists what is", escape(&job))))
+}
+
+fn present(books: &Books, job: &Path) -> Result<()> {
+    let source = books.layout().source(job);
+    if super::scan::stamp_of(&source).is_ok() {
+        return Ok(());
+    }
+    Err(Fault::NotFound.because(format!("there is no file {}", escape(&source))))
+}
+
+fn add(books: &Books, texts: &[String]) -> Result<Response> {
+    let jobs: Vec<PathBuf> = texts.iter().map(|text| job_of(text)).collect::<Result<_>>()?;
+    for job in &jobs {
+        present(books, job)?;
+    }
+    for job in &jobs {
+        books.record_retried(job)?;
+    }
+    books.enqueue(&jobs)?;
+    Ok(Response::done(match jobs.as_slice() {
+        [job] => format!("{} is queued", escape(job)),
+        all => format!("{} files are queued", all.len()),
+    }))
+}
+
+fn retry(books: &Books, job: &Path, fresh: bool) -> Result<()> {
+    present(books, job)?;
+    books.record_retried(job)?;
+    if fresh {
+        books.discard(job)?;
+    }
+    books.pause(job, false)?;
+    books.transition(job, State::Queued, "queued again", None);
+    books.enqueue(&[job.to_path_buf()]).map(drop)
+}
+
+fn retry_failed(books: &Books, fresh: bool) -> Result<Response> {
+    let failed = books.ended(|entry| entry.state == Ending::Failed);
+    let there: Vec<PathBuf> =
+        failed.into_iter().map(|entry| entry.job).filter(|job| present(books, job).is_ok()).collect();
+    for job in &there {
+        retry(books, job, fresh)?;
+    }
+    Ok(Response::done(format!("{} failed jobs are queued again", there.len())))
+}

@@ -1,0 +1,188 @@
+//! The lines about a running job that a person can tail.
+
+use std::time::Duration;
+
+use crate::model::progress::{Outcome, Phase, Progress};
+
+/// At most one progress line in this time.
+pub const EVERY: Duration = Duration::from_secs(5);
+
+/// Decides when a line is due; one for each attempt.
+#[derive(Debug, Default)]
+pub struct ProgressLog {
+    last: Option<Duration>,
+    phase: Option<Phase>,
+}
+
+impl ProgressLog {
+    /// The line to log now, if any. `now` is any clock that never goes back.
+    pub fn line(&mut self, job: &str, progress: &Progress, now: Duration) -> Option<String> {
+        if self.phase != Some(progress.phase) {
+            self.phase = Some(progress.phase);
+            if progress.phase != Phase::Upscaling {
+                return Some(format!("{job}  {}", phase(progress.phase)));
+            }
+        }
+        let due = self.last.is_none_or(|last| now.saturating_sub(last) >= EVERY);
+        if progress.phase != Phase::Upscaling || progress.eta.is_none() || !due {
+            return None;
+        }
+        self.last = Some(now);
+        Some(format!("{job}  {}", figures(progress)))
+    }
+}
+
+/// A phase in words.
+pub fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Probing => "probing",
+        Phase::Planning => "planning",
+        Phase::Resuming => "resuming",
+        Phase::Upscaling => "upscaling",
+        Phase::WaitingForSpace => "waiting for space",
+        Phase::Assembling => "assembling",
+        Phase::Verifying => "verifying",
+        Phase::Publishing => "publishing",
+    }
+}
+
+/// `batch 12/260  frame 1440/31200 4.6 %  24.1 fps  elapsed 1m02s  ETA 20m34s  libx264  cpu/openvino-bf16`
+pub fn figures(p: &Progress) -> String {
+    let mut parts = vec![
+        format!("batch {}", of(p.batch, p.batches)),
+        match p.frames {
+            0 => format!("frame {}", p.frame),
+            frames => {
+                let percent = (p.frame as f64 * 100.0 / frames as f64).min(100.0);
+                format!("frame {} {percent:.1} %", of(p.frame, frames))
+            }
+        },
+        format!("{:.1} fps", p.fps),
+        format!("elapsed {}", duration(p.elapsed)),
+    ];
+    parts.extend(p.eta.map(|eta| format!("ETA {}", duration(eta))));
+    parts.extend([&p.encoder, &p.device].into_iter().filter(|name| !name.is_empty()).cloned());
+    parts.join("  ")
+}
+
+fn of(done: u64, all: u64) -> String {
+    if all == 0 { done.to_string() } else { format!("{done}/{all}") }
+}
+
+/// Seconds as `34s`, `20m34s`, `3h05m00s`.
+pub fn duration(seconds: f64) -> String {
+    let whole = if seconds.is_finite() { seconds.max(0.0).round() as u64 } else { 0 };
+    let (h, m, s) = (whole / 3600, whole / 60 % 60, whole % 60);
+    match (h, m) {
+        (0, 0) => format!("{s}s"),
+        (0, _) => format!("{m}m{s:02}s"),
+        _ => format!("{h}h{m:02}m{s:02}s"),
+    }
+}
+
+/// What a finished job was, in one line.
+pub fn summary(job: &str, o: &Outcome) -> String {
+    let mut parts = vec![
+        format!("{job}  done  {} frames in {}", o.frames, duration(o.seconds)),
+        format!("{:.1} fps ({:.2} x real time)", o.fps, o.speed),
+        format!("{} to {} at {}x{}", bytes(o.source_bytes), bytes(o.output_bytes), o.width, o.height),
+    ];
+    parts.extend([&o.encoder, &o.device].into_iter().filter(|name| !name.is_empty()).cloned());
+    if !o.stages.is_empty() {
+        let stages: Vec<String> = o.stages.iter().map(|(name, s)| format!("{name} {}", duration(*s))).collect();
+        parts.push(format!("busy: {}", stages.join(", ")));
+    }
+    if o.tiles > 0 {
+        parts.push(format!("tiles reused {:.1} %", o.tiles_reused as f64 * 100.0 / o.tiles as f64));
+    }
+    if o.damaged > 0 {
+        parts.push(format!("{} frames damaged or mended in the source", o.damaged));
+    }
+    if !o.losses.is_empty() {
+        parts.push(format!("not kept: {}", o.losses.join("; ")));
+    }
+    if !o.verified.is_empty() {
+        parts.push(format!("verified: {}", o.verified));
+    }
+    parts.push(format!("-> {}", o.output));
+    parts.join("  ")
+}
+
+/// Bytes as `512 B`, `82.1 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(phase: Phase, eta: Option<f64>) -> Progress {
+        Progress {
+            phase,
+            batch: 12,
+            batches: 260,
+            frame: 1440,
+            frames: 31200,
+            fps: 24.1,
+            elapsed: 62.0,
+            eta,
+            encoder: "libx264".into(),
+            device: "cpu/openvino-bf16".into(),
+            beat: 1,
+        }
+    }
+
+    #[test]
+    fn the_line_is_as_promised_and_not_too_often() {
+        let at = Duration::from_secs;
+        let mut log = ProgressLog::default();
+        let planning = progress(Phase::Planning, None);
+        assert_eq!(log.line("film.mkv", &planning, at(0)).unwrap(), "film.mkv  planning");
+        assert_eq!(log.line("film.mkv", &planning, at(9)), None);
+        assert_eq!(log.line("film.mkv", &progress(Phase::Upscaling, None), at(10)), None, "no ETA yet");
+        let running = progress(Phase::Upscaling, Some(1234.0));
+        assert_eq!(
+            log.line("film.mkv", &running, at(11)).unwrap(),
+            "film.mkv  batch 12/260  frame 1440/31200 4.6 %  24.1 fps  elapsed 1m02s  ETA 20m34s  libx264  \
+             cpu/openvino-bf16"
+        );
+        assert_eq!(log.line("film.mkv", &running, at(15)), None);
+        assert!(log.line("film.mkv", &running, at(16)).is_some());
+    }
+
+    #[test]
+    fn unknown_totals_are_left_out() {
+        let mut unknown = progress(Phase::Upscaling, None);
+        (unknown.batches, unknown.frames) = (0, 0);
+        assert!(figures(&unknown).starts_with("batch 12  frame 1440  24.1 fps"));
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        assert_eq!(
+            (duration(0.4), duration(59.6), duration(11_100.0)),
+            ("0s".into(), "1m00s".into(), "3h05m00s".into())
+        );
+        assert_eq!(duration(f64::NAN), "0s");
+        assert_eq!((bytes(1023), bytes(86_088_089)), ("1023 B".into(), "82.1 MiB".into()));
+    }
+
+    #[test]
+    fn the_summary_names_what_matters() {
+        let outcome =
+            Outcome { frames: 90, tiles: 8, tiles_reused: 2, output: "film_upscaled.mkv".into(), ..Outcome::default() };
+        let line = summary("film.mkv", &outcome);
+        assert!(line.contains("90 frames") && line.contains("reused 25.0 %") && line.ends_with("-> film_upscaled.mkv"));
+    }
+}

@@ -1,0 +1,94 @@
+//! Between the daemon and queue.txt: settled files go in, a person's edits come out.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::running::Why;
+use super::service::Service;
+use crate::base::fault::one_line;
+use crate::base::path_text::escape;
+use crate::store::queue_file::Queue;
+
+/// Settled files become lines of the queue together, at most so long after they settled.
+pub(super) const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries at an edit of the queue that failed.
+const EDIT_AGAIN: Duration = Duration::from_secs(5);
+
+impl Service {
+    /// Settled files become jobs.
+    pub(super) fn flush(&mut self) {
+        let now = self.now();
+        let mut jobs: Vec<PathBuf> = self.ready.iter().map(|(job, _)| job.clone()).collect();
+        jobs.sort_unstable();
+        match self.books.enqueue(&jobs) {
+            Ok(queue) => {
+                for job in &jobs {
+                    tracing::info!("{}: queued", escape(job));
+                }
+                self.ready.clear();
+                self.edit_failed = false;
+                // What a person takes out from now on was there.
+                self.adopt(queue);
+                self.read_queue();
+            }
+            Err(error) => {
+                tracing::error!("queue.txt cannot be written; trying again: {}", one_line(&error));
+                self.flush_at = now + EDIT_AGAIN;
+                self.edit_failed = true;
+            }
+        }
+    }
+
+    pub(super) fn read_queue(&mut self) {
+        // The mark is taken before the reading: a change in between is seen the next time.
+        self.queue_mark = self.books.queue_mark();
+        let read = match self.books.read_queue() {
+            Ok(Queue::Jobs(listing)) => {
+                for remark in listing.remarks.iter().filter(|remark| self.remarked.insert((*remark).clone())) {
+                    tracing::warn!("queue.txt: {remark}");
+                }
+                Ok(listing.jobs)
+            }
+            Ok(Queue::Rebuild { why, readable }) => {
+                self.intake.wake();
+                let rebuilt = self.books.rebuild(&why, &readable);
+                self.queue_mark = self.books.queue_mark();
+                rebuilt
+            }
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(jobs) if jobs == self.lineup.jobs() => {}
+            Ok(jobs) => self.adopt(jobs),
+            Err(error) => tracing::error!("queue.txt cannot be read: {}", one_line(&error)),
+        }
+    }
+
+    /// The queue is this now.
+    fn adopt(&mut self, jobs: Vec<PathBuf>) {
+        let now = self.now();
+        self.lineup.replace(jobs, now);
+        let lineup = &self.lineup;
+        self.memory.retain(|job, _| lineup.contains(job));
+        if let Err(error) = self.books.remember_lines(self.lineup.jobs()) {
+            tracing::warn!("the lines of queue.txt cannot be remembered: {}", one_line(&error));
+        }
+    }
+
+    pub(super) fn take_out_removed(&mut self, now: Duration) {
+        for job in self.lineup.take_removed(now) {
+            match self.running.as_mut().filter(|running| running.is(&job)) {
+                Some(running) if running.finishing => {}
+                Some(running) => running.stop(Why::Removed),
+                None => self.removed_by_hand(&job),
+            }
+        }
+    }
+
+    pub(super) fn removed_by_hand(&self, job: &Path) {
+        tracing::info!("{}: taken out of the queue by hand", escape(job));
+        if let Err(error) = self.books.record_removed(job) {
+            tracing::error!("{}: cannot be noted in the history: {}", escape(job), one_line(&error));
+        }
+    }
+}

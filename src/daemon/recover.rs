@@ -1,0 +1,257 @@
+//! What a start sets right before any work: whatever a crash, a kill or a power cut left half done.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::SettingsFor;
+use super::books::Books;
+use super::scan::stamp_of;
+use super::settle::FileStamp;
+use crate::base::atomic_file;
+use crate::base::fault::one_line;
+use crate::base::path_text::escape;
+use crate::config::settings::RunSettings;
+use crate::job::order::JobOrder;
+use crate::model::progress::Outcome;
+use crate::model::status::State;
+use crate::store::clips::file_hash;
+use crate::store::history::Ending;
+use crate::store::job_dir::{JobDir, MARKER, NEW_PREFIX, remove_marked};
+use crate::store::job_scan;
+use crate::store::queue_file::Queue;
+use crate::work::area;
+
+/// The end of the names of outputs in the making.
+const PART: &str = ".upscaled.part";
+/// Folders of output/ that are looked through for them, and how deep.
+const FOLDERS_MAX: usize = 100_000;
+const DEPTH_MAX: usize = 64;
+
+/// Sets everything right; each step may be repeated. What fails is told and left for the next start.
+pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
+    books.recover_queue()?;
+    let found = job_scan::find(books.layout().output());
+    for remark in found.remarks.iter().chain(&job_scan::sweep(&found.leftovers)) {
+        tracing::info!("{remark}");
+    }
+    found.leftovers.iter().filter(|folder| folder.exists()).for_each(|folder| half_made(folder));
+    for folder in &found.jobs {
+        if let Err(error) = finish_published(books, folder, settings_for) {
+            tracing::warn!("{}: {}", escape(&folder.marker().job), one_line(&error));
+        }
+    }
+    let queue = match books.read_queue()? {
+        Queue::Jobs(listing) => listing.jobs,
+        Queue::Rebuild { why, readable } => books.rebuild(&why, &readable)?,
+    };
+    removed_meanwhile(books, &queue);
+    let queued: HashSet<&Path> = queue.iter().map(PathBuf::as_path).collect();
+    for folder in &found.jobs {
+        left_over(books, folder, &queued);
+    }
+    let keep: HashSet<String> = queue.iter().map(|job| books.layout().job_key(job)).collect();
+    stale_outputs(books, &keep);
+    stale_areas(books, &found.jobs, settings_for, &keep);
+    Ok(())
+}
+
+/// Finishes a job whose output got its name just before the crash.
+fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) -> Result<()> {
+    let plan = folder.read_plan()?;
+    // Pictures have no plan: what binds publish.json to its job is the marker's key then.
+    let key = plan.as_ref().map_or(folder.marker().key.as_str(), |plan| plan.key.as_str());
+    let Some(publish) = folder.read_publish(key)? else { return Ok(()) };
+    let layout = books.layout();
+    let job = folder.marker().job.clone();
+    let output = layout.output_dir(&job).join(&publish.name);
+    match std::fs::symlink_metadata(&output) {
+        Ok(meta)
+            if meta.is_file() && meta.len() == publish.size && file_hash(&output, &|_| Ok(()))? == publish.hash => {}
+        // Not published: the job goes on and does that again.
+        _ => return Ok(()),
+    }
+    let (settings, run) = settings_for(&job)?;
+    if run.keep_job_folder && !books.is_queued(&job) {
+        return Ok(());
+    }
+    let source = layout.source(&job);
+    let planned = plan.as_ref().map(|plan| &plan.fingerprint);
+    let stamp = match planned {
+        Some(print) => FileStamp { size: print.size, mtime_ns: print.mtime_ns },
+        None => stamp_of(&source).unwrap_or(FileStamp { size: 0, mtime_ns: 0 }),
+    };
+    let outcome = Outcome {
+        output: escape(&output),
+        frames: folder.read_end(key).ok().flatten().map_or(0, |end| end.frames),
+        source_bytes: stamp.size,
+        output_bytes: publish.size,
+        width: plan.as_ref().map_or(0, |plan| plan.width),
+        height: plan.as_ref().map_or(0, |plan| plan.height),
+        verified: "verified before it was published by an earlier attempt".into(),
+        ..Outcome::default()
+    };
+    let order = JobOrder {
+        source,
+        relative: job.clone(),
+        job_dir: folder.path().to_path_buf(),
+        target_dir: layout.output_dir(&job),
+        crowded: false,
+        target_file: PathBuf::new(),
+        key: layout.job_key(&job),
+        attempt: 1,
+        settings,
+        run,
+    };
+    tracing::info!("{}: {} was published before the last end; finishing", escape(&job), escape(&output));
+    books.transition(&job, State::Done, "done", None);
+    books.finish(&order, &outcome, stamp)
+}
+
+/// Removes a job folder that its maker, now dead, had not finished: at once, where the sweep waits
+/// because it knows of no lock. The makers of those in output/ are children of a daemon that is no more.
+fn half_made(folder: &Path) {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let maker = name.strip_prefix(NEW_PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+    let Some(maker) = maker.filter(|pid| !lives(*pid)) else { return };
+    let marker = folder.join(MARKER);
+    let removed = atomic_file::remove_stale(&marker).and_then(|()| match marker.exists() {
+        true => remove_marked(folder),
+        false => Ok(std::fs::remove_dir(folder)?),
+    });
+    match removed {
+        Ok(()) => tracing::info!("removed {}, which process {maker} left half made", escape(folder)),
+        Err(error) => tracing::warn!("cannot remove {}: {}", escape(folder), one_line(&error)),
+    }
+}
+
+/// A zombie is dead: nobody has looked yet.
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
+}
+
+/// Lines that a person took out while no daemon ran.
+fn removed_meanwhile(books: &Books, queue: &[PathBuf]) {
+    let now: HashSet<&PathBuf> = queue.iter().collect();
+    for job in books.lines_before().unwrap_or_default().iter().filter(|job| !now.contains(job)) {
+        let Ok(stamp) = stamp_of(&books.layout().source(job)) else { continue };
+        if books.is_settled(job, stamp) {
+            continue;
+        }
+        tracing::info!("{}: taken out of the queue by hand", escape(job));
+        if let Err(error) = books.record_removed(job) {
+            tracing::warn!("{}: cannot be noted in the history: {}", escape(job), one_line(&error));
+        }
+    }
+}
+
+/// A folder whose job is not queued: a cancelled job's goes, a failed or removed one's stays for a retry.
+fn left_over(books: &Books, folder: &JobDir, queued: &HashSet<&Path>) {
+    let job = &folder.marker().job;
+    if !folder.path().exists() {
+        return;
+    }
+    if queued.contains(job.as_path()) {
+        if let Ok(Some(status)) = folder.read_status()
+            && matches!(status.state, State::Running | State::Waiting)
+        {
+            books.transition(job, State::Queued, "interrupted; goes on by itself", None);
+        }
+        return;
+    }
+    let cancelled = !books.ended(|entry| &entry.job == job && entry.state == Ending::Cancelled).is_empty();
+    if cancelled {
+        if let Err(error) = books.drop_folder(job) {
+            tracing::warn!("{}: its folder cannot be removed: {}", escape(job), one_line(&error));
+        }
+    } else {
+        tracing::debug!("{}: its folder stays for `upscaled retry`", escape(job));
+    }
+}
+
+/// Removes outputs in the making of jobs that are not queued any more. Those of other
+/// installations are told by their key, and left.
+fn stale_outputs(books: &Books, keep: &HashSet<String>) {
+    let scope = books.layout().scope();
+    let mut folders = vec![(books.layout().output().to_path_buf(), 0)];
+    let mut looked = 0;
+    while let Some((folder, depth)) = folders.pop() {
+        looked += 1;
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.filter_map(|entry| entry.ok()) {
+            let Ok(kind) = entry.file_type() else { continue };
+            let inside = kind.is_dir() && depth < DEPTH_MAX && looked + folders.len() < FOLDERS_MAX;
+            if inside && JobDir::open(&entry.path()).is_ok_and(|folder| folder.is_none()) {
+                folders.push((entry.path(), depth + 1));
+            }
+            let stale = kind.is_file()
+                && key_of(&entry.file_name()).is_some_and(|key| key.starts_with(&scope) && !keep.contains(&key));
+            if stale && atomic_file::remove(&entry.path()).is_ok() {
+                tracing::info!("removed the leftover {}", escape(&entry.path()));
+            }
+        }
+    }
+}
+
+/// Removes the work areas of jobs that are not queued any more, wherever the settings of input/ and of
+/// the jobs known put them.
+fn stale_areas(books: &Books, folders: &[JobDir], settings_for: &SettingsFor, keep: &HashSet<String>) {
+    let jobs = folders.iter().map(|folder| folder.marker().job.as_path());
+    let mut looked: Vec<RunSettings> = Vec::new();
+    for job in std::iter::once(Path::new("any")).chain(jobs) {
+        // Settings that cannot be read are told when a job is to start.
+        let Ok((_, run)) = settings_for(job) else { continue };
+        if looked.iter().all(|other| other.work_area != run.work_area) {
+            looked.push(run);
+        }
+    }
+    let keep: Vec<String> = keep.iter().cloned().collect();
+    for run in &looked {
+        for word in area::remove_stale(run, &books.layout().scope(), &keep) {
+            tracing::info!("{word}");
+        }
+    }
+}
+
+/// The job's key in the name of an output in the making: `.film.mkv.<key>.upscaled.part`.
+fn key_of(name: &OsStr) -> Option<String> {
+    let name = name.as_bytes();
+    let inner = name.strip_prefix(b".")?.strip_suffix(PART.as_bytes())?;
+    let key = inner.rsplit(|&byte| byte == b'.').next()?;
+    String::from_utf8(key.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_dead_process_left_half_made_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |pid: u32| {
+            let folder = dir.path().join(format!("{NEW_PREFIX}{pid}-0"));
+            std::fs::create_dir(&folder).unwrap();
+            folder
+        };
+        // Above the largest possible process id.
+        let (dead, marked, full, alive) = (make(4_194_305), make(4_194_306), make(4_194_307), make(std::process::id()));
+        std::fs::write(marked.join(MARKER), "{}").unwrap();
+        std::fs::create_dir(marked.join("clips")).unwrap();
+        std::fs::write(full.join("stranger"), "").unwrap();
+        for folder in [&dead, &marked, &full, &alive] {
+            half_made(folder);
+        }
+        assert!(!dead.exists() && !marked.exists() && full.join("stranger").exists() && alive.exists());
+    }
+
+    #[test]
+    fn keys_of_outputs_in_the_making() {
+        assert_eq!(key_of(OsStr::new(".film.mkv.0a-1b.upscaled.part")), Some("0a-1b".into()));
+        assert_eq!(key_of(OsStr::new("film.mkv.0a-1b.upscaled.part")), None);
+        assert_eq!(key_of(OsStr::new(".film.part")), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! The job that runs: its order, its attempt, and what is to happen when that has ended.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::{mpsc, watch};
+
+use super::Message;
+use super::control::Asked;
+use super::progress_log::{self, ProgressLog};
+use super::settle::FileStamp;
+use super::spawn::Spawner;
+use super::supervise::{self, Attempt};
+use crate::base::path_text::escape;
+use crate::job::order::JobOrder;
+use crate::model::progress::{Event, Phase, Progress};
+
+/// Events of the child not yet taken up by the loop.
+const EVENTS_MAX: usize = 256;
+
+/// Why a running job was asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The daemon ends.
+    Shutdown,
+    /// A command needs it stopped; the command is done afterwards.
+    Command,
+    /// The hours of work are over, or pause marks were set on the files.
+    Held,
+    /// A person took its line out of queue.txt.
+    Removed,
+}
+
+/// At most one at a time.
+pub struct Running {
+    pub job: PathBuf,
+    pub order: JobOrder,
+    /// The source when the attempt began.
+    pub stamp: FileStamp,
+    pub progress: Option<Progress>,
+    pub why: Option<Why>,
+    /// Commands that wait for the end of the attempt.
+    pub after: Vec<Asked>,
+    /// The child has ended; history, queue and folder are being brought up to date.
+    pub finishing: bool,
+    stop: watch::Sender<bool>,
+    events: mpsc::Receiver<Event>,
+    log: ProgressLog,
+}
+
+impl Running {
+    /// Starts an attempt; its end comes as a [`Message::Ended`].
+    pub fn start(
+        order: JobOrder,
+        stamp: FileStamp,
+        stall: Duration,
+        spawner: &Spawner,
+        messages: &mpsc::Sender<Message>,
+    ) -> Result<Running> {
+        let (stop, stopped) = watch::channel(false);
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let attempt = Attempt {
+            arguments: vec![OsString::from("job")],
+            order: serde_json::to_vec(&order)?,
+            stall,
+            stop: stopped,
+            events: sender,
+        };
+        let (spawner, messages) = (spawner.clone(), messages.clone());
+        tokio::spawn(async move {
+            let report = supervise::attempt(&spawner, attempt).await;
+            // The receiver is gone only when the daemon ends.
+            let _ = messages.send(Message::Ended(report)).await;
+        });
+        Ok(Running {
+            job: order.relative.clone(),
+            order,
+            stamp,
+            progress: None,
+            why: None,
+            after: Vec::new(),
+            finishing: false,
+            stop,
+            events,
+            log: ProgressLog::default(),
+        })
+    }
+
+    /// Asks the child to stop. The first reason stands, but an end of the daemon goes before all.
+    pub fn stop(&mut self, why: Why) {
+        if self.why.is_none() || why == Why::Shutdown {
+            self.why = Some(why);
+        }
+        self.stop.send_replace(true);
+    }
+
+    pub fn is(&self, job: &Path) -> bool {
+        self.job == job
+    }
+
+    /// The next event; `None` when the child is gone. Safe to drop while it waits.
+    pub async fn event(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// Puts an event into the log. `now` is any clock that never goes back.
+    pub fn heard(&mut self, event: Event, now: Duration) {
+        let name = escape(&self.job);
+        match event {
+            Event::Progress(progress) => {
+                if let Some(line) = self.log.line(&name, &progress, now) {
+                    tracing::info!("{line}");
+                }
+                self.progress = Some(progress);
+            }
+            Event::Log { level, message } => match level.as_str() {
+                "error" => tracing::error!("{name}: {message}"),
+                "warn" => tracing::warn!("{name}: {message}"),
+                "info" => tracing::info!("{name}: {message}"),
+                _ => tracing::debug!("{name}: {message}"),
+            },
+            Event::Sealed { batch, frames } => tracing::debug!("{name}: batch {batch} sealed, {frames} frames"),
+            // The end is judged when the child is gone.
+            Event::Done(_) | Event::Failed { .. } => {}
+        }
+    }
+
+    /// What it does, in words.
+    pub fn activity(&self) -> String {
+        match &self.progress {
+            _ if self.finishing => "finishing".into(),
+            Some(_) if self.why.is_some() => "stopping".into(),
+            Some(progress) if progress.phase == Phase::Upscaling => progress_log::figures(progress),
+            Some(progress) => progress_log::phase(progress.phase).into(),
+            None => "starting".into(),
+        }
+    }
+}

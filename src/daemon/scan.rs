@@ -1,0 +1,278 @@
+//! The walk of input/: which files there are, with their size and time; what is ignored and why.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::settle::FileStamp;
+
+/// Folders in folders.
+const DEPTH_MAX: usize = 64;
+/// Files and folders of one scan.
+const ENTRIES_MAX: usize = 1_000_000;
+
+/// Endings of names that are not whole files, or not for us.
+const UNFINISHED: [&[u8]; 5] = [b".part", b".tmp", b".crdownload", b".!qb", b"~"];
+/// What lies beside films and is none: never probed, never failed.
+const SIDECARS: [&str; 34] = [
+    "srt", "ass", "ssa", "sub", "idx", "sup", "vtt", "smi", "nfo", "txt", "md", "json", "xml", "url", "log", "ini",
+    "toml", "yaml", "yml", "csv", "html", "htm", "pdf", "doc", "docx", "md5", "sha1", "sha256", "sfv", "par2",
+    "torrent", "zip", "rar", "7z",
+];
+/// Still pictures: jobs too, unless switched off.
+const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "webp", "tif", "tiff"];
+
+/// What to walk, and how.
+#[derive(Clone, Debug)]
+pub struct ScanRules {
+    pub input: PathBuf,
+    /// Folders that are ours, should they lie inside input/: output, logs.
+    pub excluded: Vec<PathBuf>,
+    pub follow_symlinks: bool,
+    pub images: bool,
+}
+
+/// A file that may become a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Relative to input/.
+    pub relative: PathBuf,
+    pub stamp: FileStamp,
+}
+
+/// What a walk saw, in the order of the names.
+#[derive(Debug, Default)]
+pub struct Scan {
+    pub files: Vec<Found>,
+    /// Passed over in a way a person may want to know: path relative to input/, and why.
+    pub notes: Vec<(PathBuf, &'static str)>,
+    /// Every folder was read to its end: what was not seen is not there.
+    pub complete: bool,
+}
+
+/// How a name is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameKind {
+    /// A video, as far as a name can tell.
+    Candidate,
+    Picture,
+    /// Hidden, unfinished or a sidecar: passed over without a word.
+    Ignored,
+}
+
+/// Judges a file by its name alone.
+pub fn name_kind(name: &OsStr) -> NameKind {
+    let lower = name.as_bytes().to_ascii_lowercase();
+    if lower.starts_with(b".") || UNFINISHED.iter().any(|end| lower.ends_with(end)) {
+        return NameKind::Ignored;
+    }
+    let extension = Path::new(name).extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    match extension.as_deref() {
+        Some(e) if SIDECARS.contains(&e) => NameKind::Ignored,
+        Some(e) if PICTURES.contains(&e) => NameKind::Picture,
+        _ => NameKind::Candidate,
+    }
+}
+
+/// Size and time of change of what `path` leads to; an error when it is not a regular file.
+pub fn stamp_of(path: &Path) -> Result<FileStamp> {
+    let meta = fs::metadata(path)?;
+    anyhow::ensure!(meta.is_file(), "not a regular file");
+    Ok(stamp(&meta))
+}
+
+fn stamp(meta: &Metadata) -> FileStamp {
+    FileStamp {
+        size: meta.len(),
+        mtime_ns: meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
+    }
+}
+
+/// Walks input/. An unreadable input/ itself is an error; trouble below it is noted.
+pub fn scan(rules: &ScanRules) -> Result<Scan> {
+    let top = fs::metadata(&rules.input)
+        .with_context(|| format!("cannot read {}", crate::base::path_text::escape(&rules.input)))?;
+    let excluded = rules.excluded.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| identity(&m)).collect();
+    let mut walk = Walk { rules, excluded, scan: Scan { complete: true, ..Scan::default() }, entries: 0 };
+    walk.folder(Path::new(""), &mut vec![identity(&top)]).context("reading input/")?;
+    walk.scan.files.sort_unstable_by(|a, b| a.relative.cmp(&b.relative));
+    Ok(walk.scan)
+}
+
+fn identity(meta: &Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
+}
+
+struct Walk<'a> {
+    rules: &'a ScanRules,
+    excluded: HashSet<(u64, u64)>,
+    scan: Scan,
+    entries: usize,
+}
+
+impl Walk<'_> {
+    /// Reads one folder; `above` are the folders on the way to it, so that no link leads in a circle.
+    fn folder(&mut self, relative: &Path, above: &mut Vec<(u64, u64)>) -> std::io::Result<()> {
+        for entry in fs::read_dir(self.rules.input.join(relative))? {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(_) => {
+                    self.scan.complete = false;
+                    continue;
+                }
+            };
+            self.entries += 1;
+            if self.entries > ENTRIES_MAX {
+                self.note(relative.to_path_buf(), "too many files: the rest waits");
+                self.scan.complete = false;
+                return Ok(());
+            }
+            self.entry(&entry, relative.join(entry.file_name()), above);
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &fs::DirEntry, relative: PathBuf, above: &mut Vec<(u64, u64)>) {
+        let Ok(kind) = entry.file_type() else {
+            self.scan.complete = false;
+            return;
+        };
+        if entry.file_name().as_bytes().starts_with(b".") {
+            return;
+        }
+        if kind.is_symlink() && !self.rules.follow_symlinks {
+            self.note(relative, "a symbolic link, and follow_symlinks is off");
+            return;
+        }
+        let meta = match fs::metadata(entry.path()) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !kind.is_symlink() => return,
+            Err(_) if kind.is_symlink() => {
+                self.note(relative, "a symbolic link that leads nowhere");
+                return;
+            }
+            Err(_) => {
+                self.note(relative, "cannot be read");
+                self.scan.complete = false;
+                return;
+            }
+        };
+        if meta.is_dir() {
+            self.enter(relative, &meta, above);
+        } else if meta.is_file() {
+            self.file(entry.file_name().as_os_str(), relative, &meta);
+        } else if meta.file_type().is_fifo() || meta.file_type().is_socket() {
+            self.note(relative, "a pipe or socket, not a file");
+        } else {
+            self.note(relative, "a device, not a file");
+        }
+    }
+
+    fn enter(&mut self, relative: PathBuf, meta: &Metadata, above: &mut Vec<(u64, u64)>) {
+        let id = identity(meta);
+        if self.excluded.contains(&id) {
+            return;
+        }
+        if above.contains(&id) {
+            self.note(relative, "a link back to a folder above it");
+            return;
+        }
+        if above.len() >= DEPTH_MAX {
+            self.note(relative, "folders too deep");
+            return;
+        }
+        above.push(id);
+        if let Err(error) = self.folder(&relative, above)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            self.note(relative, "a folder that cannot be read");
+            self.scan.complete = false;
+        }
+        above.pop();
+    }
+
+    fn file(&mut self, name: &OsStr, relative: PathBuf, meta: &Metadata) {
+        match name_kind(name) {
+            NameKind::Ignored => {}
+            NameKind::Picture if !self.rules.images => {}
+            NameKind::Picture | NameKind::Candidate => self.scan.files.push(Found { relative, stamp: stamp(meta) }),
+        }
+    }
+
+    fn note(&mut self, relative: PathBuf, why: &'static str) {
+        self.scan.notes.push((relative, why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+    use std::os::unix::fs::symlink;
+
+    fn rules(input: &Path) -> ScanRules {
+        ScanRules { input: input.to_path_buf(), excluded: vec![], follow_symlinks: true, images: true }
+    }
+
+    fn names(scan: &Scan) -> Vec<PathBuf> {
+        scan.files.iter().map(|found| found.relative.clone()).collect()
+    }
+
+    #[test]
+    fn names_are_judged() {
+        for (name, kind) in [
+            ("a.mkv", NameKind::Candidate),
+            ("-rf", NameKind::Candidate),
+            ("a.PNG", NameKind::Picture),
+            (".hidden.mkv", NameKind::Ignored),
+            ("a.mkv.part", NameKind::Ignored),
+            ("a.mkv.!qB", NameKind::Ignored),
+            ("a.mkv~", NameKind::Ignored),
+            ("a.crdownload", NameKind::Ignored),
+            ("upscaled.toml", NameKind::Ignored),
+            ("a.srt", NameKind::Ignored),
+        ] {
+            assert_eq!(name_kind(OsStr::new(name)), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn awkward_names_subfolders_and_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let input = dir.path().join("input");
+        fs::create_dir_all(input.join("anime/s1")).unwrap();
+        fs::create_dir_all(input.join("output/x.job")).unwrap();
+        let odd = std::ffi::OsString::from_vec(b"not\xffutf8\n.mkv".to_vec());
+        for name in [OsStr::new("-dash.mp4"), OsStr::new("anime/s1/a b.mkv"), OsStr::new("output/x.job/0.nut"), &odd] {
+            fs::write(input.join(name), b"x").unwrap();
+        }
+        fs::write(dir.path().join("away.mkv"), b"12").unwrap();
+        symlink(dir.path().join("away.mkv"), input.join("link.mkv")).unwrap();
+        symlink("nowhere", input.join("broken.mkv")).unwrap();
+        symlink(&input, input.join("anime/loop")).unwrap();
+        nix::unistd::mkfifo(&input.join("pipe.mkv"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut rules = rules(&input);
+        rules.excluded.push(input.join("output"));
+        let found = scan(&rules).unwrap();
+        let expected = [Path::new("-dash.mp4"), Path::new("anime/s1/a b.mkv"), Path::new("link.mkv"), Path::new(&odd)];
+        assert_eq!(names(&found), expected);
+        assert_eq!(found.files[2].stamp.size, 2);
+        assert!(found.complete);
+        let mut notes: Vec<_> = found.notes.iter().map(|(path, _)| path.clone()).collect();
+        notes.sort();
+        assert_eq!(notes, [Path::new("anime/loop"), Path::new("broken.mkv"), Path::new("pipe.mkv")]);
+        rules.follow_symlinks = false;
+        assert_eq!(names(&scan(&rules).unwrap()).len(), 3);
+    }
+
+    #[test]
+    fn an_input_that_is_not_there_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(scan(&rules(&dir.path().join("none"))).is_err());
+    }
+}

@@ -1,0 +1,366 @@
+//! The daemon's loop: everything that happens comes by here, one thing at a time.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::books::{Books, FileMark};
+use super::control::{Asked, REQUESTS_MAX, Request, Server};
+use super::filesystem::{listens, locality};
+use super::hours::Hours;
+use super::intake::{Arrival, Intake};
+use super::lineup::Lineup;
+use super::notify_systemd::Systemd;
+use super::queueing::FLUSH_EVERY;
+use super::running::{Running, Why};
+use super::scan::ScanRules;
+use super::scheduler::Standing;
+use super::settle::FileStamp;
+use super::spawn::Spawner;
+use super::watch::Watch;
+use super::{ExitSummary, Message, Options, ops, recover, views};
+use crate::base::clock;
+use crate::base::fault::{Fault, one_line};
+use crate::base::path_text::escape;
+use crate::store::paths::Layout;
+
+/// The loop looks at clocks and files so often.
+const TICK: Duration = Duration::from_millis(200);
+/// Messages of the daemon's own tasks not yet taken up.
+const MESSAGES_MAX: usize = 64;
+/// All jobs of a daemon that has ended are gone after this.
+const STOP_LIMIT: Duration = Duration::from_millis(4700);
+
+/// What is remembered of a queued job between attempts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Memory {
+    pub(super) standing: Standing,
+    /// Deaths in a row without a new clip.
+    pub(super) deaths: u32,
+}
+
+/// The whole state of a daemon.
+pub(super) struct Service {
+    pub(super) books: Arc<Books>,
+    pub(super) options: Options,
+    pub(super) lineup: Lineup,
+    pub(super) intake: Intake,
+    pub(super) running: Option<Running>,
+    pub(super) held: Option<String>,
+    hours: Option<Hours>,
+    pub(super) spawner: Spawner,
+    pub(super) messages: mpsc::Sender<Message>,
+    systemd: Systemd,
+    begun: Instant,
+    pub(super) memory: HashMap<PathBuf, Memory>,
+    /// Settled, and not yet in queue.txt.
+    pub(super) ready: Vec<(PathBuf, FileStamp)>,
+    pub(super) flush_at: Duration,
+    pub(super) edit_failed: bool,
+    /// What queue.txt looked like when it was last read.
+    pub(super) queue_mark: Option<FileMark>,
+    stopping: Option<Duration>,
+    /// When the last thing changed that may have let a file go unseen.
+    pub(super) stirred: Duration,
+    /// Remarks about lines of queue.txt, each made once.
+    pub(super) remarked: HashSet<String>,
+    pub(super) summary: ExitSummary,
+}
+
+/// Serves until the end. The caller holds the daemon's lock.
+pub(super) async fn serve(layout: Layout, options: Options) -> Result<ExitSummary> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
+    let hours = options.settings.work_between.as_deref().map(Hours::parse).transpose()?;
+    let spawner = Spawner::start(options.program.clone())?;
+    let (messages, mut inbox) = mpsc::channel(MESSAGES_MAX);
+    let (asked, mut requests) = mpsc::channel::<Asked>(REQUESTS_MAX);
+    let (wake, mut woken) = mpsc::channel(1);
+    let systemd = Systemd::new();
+    systemd.ready();
+    let _server = Server::start(&layout.socket(), asked)?;
+    let books = Arc::new(Books::open(layout)?);
+    if !recovered(&books, &options, &systemd, &mut interrupt, &mut terminate).await? {
+        return Ok(ExitSummary { interrupted: true, ..ExitSummary::default() });
+    }
+    let _watch = watch(&options, wake);
+    let rules = ScanRules {
+        input: options.folders.input.clone(),
+        excluded: vec![options.folders.output.clone(), options.folders.logs.clone()],
+        follow_symlinks: options.settings.follow_symlinks,
+        images: options.settings.images,
+    };
+    let intake = Intake::new(rules, &options.settings, spawner.clone(), messages.clone());
+    let mut service = Service {
+        books,
+        options,
+        lineup: Lineup::default(),
+        intake,
+        running: None,
+        held: None,
+        hours,
+        spawner,
+        messages,
+        systemd,
+        begun: Instant::now(),
+        memory: HashMap::new(),
+        ready: Vec::new(),
+        flush_at: Duration::ZERO,
+        edit_failed: false,
+        queue_mark: None,
+        stopping: None,
+        stirred: Duration::ZERO,
+        remarked: HashSet::new(),
+        summary: ExitSummary::default(),
+    };
+    service.read_queue();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watchdog = interval(service.systemd.interval().unwrap_or(Duration::from_secs(3600)));
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => service.stop(),
+            _ = terminate.recv() => service.stop(),
+            Some(()) = woken.recv() => service.intake.wake(),
+            Some(message) = inbox.recv() => service.take(message),
+            Some(event) = next_event(&mut service.running) => service.heard(event),
+            Some(asked) = requests.recv() => service.answer(asked),
+            _ = watchdog.tick() => service.systemd.alive(),
+            _ = tick.tick() => {}
+        }
+        if service.turn() {
+            return Ok(service.end());
+        }
+    }
+}
+
+/// Sets right what a crash left, while signals and the watchdog are still heard. `false`: told to stop.
+async fn recovered(
+    books: &Arc<Books>,
+    options: &Options,
+    systemd: &Systemd,
+    interrupt: &mut Signal,
+    terminate: &mut Signal,
+) -> Result<bool> {
+    let (books, settings_for) = (books.clone(), options.settings_for.clone());
+    let mut work = tokio::task::spawn_blocking(move || recover::recover(&books, &settings_for));
+    let mut watchdog = interval(systemd.interval().unwrap_or(Duration::from_secs(3600)));
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                if let Err(error) = done.context("setting right what was left")? {
+                    tracing::error!("not all that was left could be set right: {}", one_line(&error));
+                }
+                return Ok(true);
+            }
+            _ = interrupt.recv() => return Ok(false),
+            _ = terminate.recv() => return Ok(false),
+            _ = watchdog.tick() => systemd.alive(),
+        }
+    }
+}
+
+fn watch(options: &Options, wake: mpsc::Sender<()>) -> Option<Watch> {
+    let input = &options.folders.input;
+    if !listens(options.settings.watch, locality(input)) {
+        tracing::info!("watching {} by looking every {} s", escape(input), options.settings.rescan_seconds);
+        return None;
+    }
+    match Watch::start(input, wake) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            let every = options.settings.rescan_seconds;
+            tracing::warn!("no events of input/, looking every {every} s instead: {}", one_line(&error));
+            None
+        }
+    }
+}
+
+/// An event of the running job; never ready without one.
+async fn next_event(running: &mut Option<Running>) -> Option<crate::model::progress::Event> {
+    match running {
+        Some(running) => match running.event().await {
+            Some(event) => Some(event),
+            // The child is gone; its end comes as a message.
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+impl Service {
+    pub(super) fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn stop(&mut self) {
+        if self.stopping.is_none() {
+            tracing::info!("stopping");
+            self.systemd.stopping();
+            self.stopping = Some(self.now());
+            self.summary.interrupted = true;
+        }
+        if let Some(running) = self.running.as_mut() {
+            running.stop(Why::Shutdown);
+        }
+    }
+
+    fn heard(&mut self, event: crate::model::progress::Event) {
+        let now = self.now();
+        if let Some(running) = self.running.as_mut() {
+            running.heard(event, now);
+        }
+    }
+
+    /// What is due. Returns whether the daemon is to end.
+    fn turn(&mut self) -> bool {
+        let now = self.now();
+        if let Some(since) = self.stopping {
+            return self.running.is_none() || now.saturating_sub(since) >= STOP_LIMIT;
+        }
+        if self.books.queue_mark() != self.queue_mark {
+            self.read_queue();
+        }
+        self.take_out_removed(now);
+        self.intake.turn(now);
+        // Files that came together are queued together, in the order of their names.
+        if !self.ready.is_empty() && (now >= self.flush_at || self.intake.is_quiet() && !self.edit_failed) {
+            self.flush();
+        }
+        self.hold();
+        let idle = self.running.is_none() && self.start_next(now);
+        let line = match &self.running {
+            Some(running) => format!("{}: {}", escape(&running.job), running.activity()),
+            None => format!("{}, {} queued", self.held.as_deref().unwrap_or("idle"), self.lineup.jobs().len()),
+        };
+        self.systemd.status(&line);
+        self.options.once && idle && self.ready.is_empty() && self.seen_all()
+    }
+
+    /// Whether input/ was looked through after the last change, with nothing left to wait for.
+    fn seen_all(&mut self) -> bool {
+        let seen = self.intake.is_done_since(self.stirred);
+        if !seen && self.intake.pending() == 0 {
+            self.intake.wake();
+        }
+        seen
+    }
+
+    fn end(self) -> ExitSummary {
+        let left = self.lineup.jobs().len();
+        tracing::info!("ended: {} done, {} failed, {left} left in the queue", self.summary.done, self.summary.failed);
+        ExitSummary { left, ..self.summary }
+    }
+
+    fn take(&mut self, message: Message) {
+        let now = self.now();
+        match message {
+            Message::Scanned(scan) => self.scanned(scan, now),
+            Message::Checked { relative, checked } => match self.intake.checked(relative, checked, now) {
+                Some(Arrival::Ready(job, stamp)) => {
+                    if self.ready.is_empty() {
+                        self.flush_at = self.flush_at.max(now + FLUSH_EVERY);
+                    }
+                    self.ready.push((job, stamp));
+                }
+                Some(Arrival::GivenUp(job, stamp, reason)) => {
+                    let reason = format!("does not open as media: {reason}");
+                    self.fail(&job, Some(stamp), Fault::BadInput, &reason);
+                }
+                None => {}
+            },
+            Message::Ended(report) => self.ended(report),
+            Message::Finished(done) => self.finished(done),
+        }
+    }
+
+    fn scanned(&mut self, scan: Result<super::scan::Scan>, now: Duration) {
+        let Service { intake, lineup, books, ready, running, .. } = self;
+        let waiting: HashSet<&Path> = ready.iter().map(|(job, _)| job.as_path()).collect();
+        let files = intake.scanned(scan, now, |job, stamp| {
+            lineup.knows(job)
+                || waiting.contains(job)
+                || running.as_ref().is_some_and(|r| r.is(job))
+                || books.is_settled(job, stamp)
+        });
+        for found in files {
+            if let Some(memory) = self.memory.get_mut(&found.relative)
+                && memory.standing == Standing::Missing
+            {
+                memory.standing = Standing::Ready;
+            }
+        }
+    }
+
+    /// Whether work may be done now; the running job is stopped when not.
+    fn hold(&mut self) {
+        let held = if self.books.is_paused() {
+            Some("paused".to_string())
+        } else {
+            match self.hours {
+                Some(hours) if !hours.contains(clock::local_minutes()) => {
+                    Some(format!("waiting for {}", hours.begins()))
+                }
+                _ => None,
+            }
+        };
+        if held != self.held {
+            tracing::info!("{}", held.as_deref().unwrap_or("working again"));
+            self.held = held;
+        }
+        if let Some(running) = self.running.as_mut()
+            && running.why.is_none()
+            && !running.finishing
+            && (self.held.is_some() || self.books.paused_jobs().contains(&running.job))
+        {
+            running.stop(Why::Held);
+        }
+    }
+
+    pub(super) fn answer(&mut self, asked: Asked) {
+        match &asked.request {
+            Request::Status { job } => {
+                let response = views::status(self, job.as_deref());
+                let _ = asked.reply.send(response);
+                return;
+            }
+            Request::List => {
+                let response = views::status(self, None);
+                let _ = asked.reply.send(response);
+                return;
+            }
+            _ => {}
+        }
+        let running = self.running.as_ref().map(|running| running.job.clone());
+        let Asked { request, reply } = asked;
+        let request = ops::aimed(request, running.as_deref());
+        let touched = ops::touches(&request, running.as_deref());
+        if let Some(running) = self.running.as_mut().filter(|running| touched && !running.finishing) {
+            running.stop(Why::Command);
+            running.after.push(Asked { request, reply });
+            return;
+        }
+        for job in ops::leaving(&request) {
+            self.lineup.leaves(&job);
+        }
+        let response = ops::apply(&self.books, &request);
+        for job in ops::renewed(&request) {
+            self.memory.remove(&job);
+        }
+        self.read_queue();
+        for job in ops::leaving(&request).iter().filter(|job| !self.lineup.contains(job)) {
+            if let Ok((_, run)) = (self.options.settings_for)(job) {
+                self.sweep_areas(run);
+            }
+        }
+        self.stirred = self.now();
+        self.intake.wake();
+        let _ = reply.send(response.unwrap_or_else(Into::into));
+    }
+}

@@ -1,0 +1,90 @@
+//! The one thread that starts all child processes. A child is killed when the thread that spawned
+//! it ends (PR_SET_PDEATHSIG is tied to the thread, not to the process), so this one never ends
+//! before the program does.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+
+use anyhow::{Context, Result};
+use tokio::sync::oneshot;
+
+use super::child::PARENT_ENV;
+use crate::base::fault::Fault;
+
+/// Starts asked for and not yet served.
+const WAITING_MAX: usize = 64;
+
+/// Which program is started as a child: this one, or a stand-in in tests.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub path: PathBuf,
+    /// Before the arguments of each start.
+    pub arguments: Vec<OsString>,
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Program {
+    /// The running program itself.
+    pub fn this() -> Result<Program> {
+        let own = std::env::current_exe().context("finding the program's own file")?;
+        // A binary replaced by an upgrade is reached through /proc, so that a child matches its parent.
+        let path = if own.exists() { own } else { PathBuf::from("/proc/self/exe") };
+        Ok(Program { path, arguments: Vec::new(), environment: Vec::new() })
+    }
+}
+
+struct Start {
+    arguments: Vec<OsString>,
+    reply: oneshot::Sender<std::io::Result<Child>>,
+}
+
+/// Asks the thread for children.
+#[derive(Clone)]
+pub struct Spawner(mpsc::SyncSender<Start>);
+
+impl Spawner {
+    /// Starts the thread. It ends, and with it every child, when the last clone is dropped.
+    pub fn start(program: Program) -> Result<Spawner> {
+        let (sender, receiver) = mpsc::sync_channel::<Start>(WAITING_MAX);
+        let serve = move || {
+            for start in receiver {
+                // A child nobody waits for any more is dead at once, not lost.
+                if let Err(Ok(mut orphan)) = start.reply.send(spawn(&program, &start.arguments)) {
+                    let _ = orphan.kill().and_then(|()| orphan.wait());
+                }
+            }
+        };
+        std::thread::Builder::new().name("spawner".into()).spawn(serve).context("starting the spawner's thread")?;
+        Ok(Spawner(sender))
+    }
+
+    /// Starts the program with these arguments; stdin, stdout and stderr are pipes.
+    pub async fn spawn(&self, arguments: Vec<OsString>) -> Result<Child> {
+        let (reply, child) = oneshot::channel();
+        self.0
+            .try_send(Start { arguments, reply })
+            .map_err(|_| Fault::Internal.because("the thread that starts job processes is gone or flooded"))?;
+        child.await.context("the thread that starts job processes is gone")?.context("starting a job process")
+    }
+}
+
+fn spawn(program: &Program, arguments: &[OsString]) -> std::io::Result<Child> {
+    use std::os::unix::process::CommandExt;
+    Command::new(&program.path)
+        .args(&program.arguments)
+        .args(arguments)
+        .envs(program.environment.iter().map(|(key, value)| (key, value)))
+        .env(PARENT_ENV, std::process::id().to_string())
+        // Service descriptors are the supervisor's alone.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C at a terminal is for the supervisor, which then stops its children in order.
+        .process_group(0)
+        .spawn()
+}

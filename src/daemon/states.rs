@@ -1,0 +1,87 @@
+//! The state of jobs in their status.json, and the one place where it changes.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::books::Books;
+use crate::base::clock;
+use crate::base::fault::{Fault, one_line};
+use crate::base::path_text::escape;
+use crate::model::status::{LastError, STATUS_VERSION, State, Status};
+use crate::store::job_dir::JobDir;
+
+impl Books {
+    pub(super) fn folder(&self, job: &Path) -> Result<Option<JobDir>> {
+        JobDir::open(&self.layout().job_dir(job)?)
+    }
+
+    /// status.json of a job.
+    pub fn status(&self, job: &Path) -> Option<Status> {
+        self.folder(job).ok().flatten()?.read_status().ok().flatten()
+    }
+
+    /// The one place where a job's state changes while no process works at it: `old -> new` in the
+    /// log, and in status.json where the job has a folder.
+    pub fn transition(&self, job: &Path, state: State, activity: &str, error: Option<(Fault, &str)>) {
+        if let Err(error) = self.try_transition(job, state, activity, error) {
+            tracing::warn!("{}: status.json cannot be written: {}", escape(job), one_line(&error));
+        }
+    }
+
+    fn try_transition(&self, job: &Path, state: State, activity: &str, error: Option<(Fault, &str)>) -> Result<()> {
+        let folder = self.folder(job)?;
+        let before = match &folder {
+            Some(folder) => folder.read_status()?,
+            None => None,
+        };
+        let old = before.as_ref().map_or(State::Queued, |status| status.state);
+        if old != state {
+            tracing::info!("{}: {} -> {}", escape(job), word(old), word(state));
+        }
+        let Some(folder) = folder else { return Ok(()) };
+        let now = clock::now_rfc3339();
+        let mut status = before.unwrap_or_else(|| blank(job));
+        (status.state, status.activity, status.updated) = (state, activity.to_string(), now.clone());
+        (status.fps, status.eta_seconds) = (0.0, None);
+        if let Some((fault, reason)) = error {
+            status.last_error = Some(LastError { fault, reason: reason.to_string(), at: now });
+        }
+        folder.write_status(&status)
+    }
+}
+
+fn blank(job: &Path) -> Status {
+    Status {
+        version: STATUS_VERSION,
+        job: escape(job),
+        state: State::Queued,
+        activity: String::new(),
+        updated: String::new(),
+        started: None,
+        batches_sealed: 0,
+        batches_total: 0,
+        frames_sealed: 0,
+        frames_total: 0,
+        fps: 0.0,
+        eta_seconds: None,
+        encoder: String::new(),
+        device: String::new(),
+        attempts: 0,
+        resumed_from: None,
+        last_error: None,
+        remarks: Vec::new(),
+    }
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Queued => "queued",
+        State::Running => "running",
+        State::Paused => "paused",
+        State::Waiting => "waiting",
+        State::Done => "done",
+        State::Failed => "failed",
+        State::Cancelled => "cancelled",
+    }
+}

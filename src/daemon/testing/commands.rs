@@ -1,0 +1,124 @@
+//! Commands over the socket and by hand, with a daemon and without.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::house::House;
+use crate::base::fault::Fault;
+use crate::daemon::control::Request;
+use crate::daemon::ops;
+use crate::model::status::State;
+use crate::store::history::Ending;
+
+fn some(job: &str) -> Option<String> {
+    Some(job.to_string())
+}
+
+#[test]
+fn a_running_job_is_paused_resumed_and_cancelled() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film slow");
+    let mut daemon = house.start(false);
+    let runs = || house.view("a.mkv").is_some_and(|view| view.state == State::Running && view.progress.is_some());
+    house.wait_for("the job", runs);
+    house.ask(Request::Pause { job: some("a.mkv") }).unwrap();
+    assert_eq!(house.view("a.mkv").unwrap().state, State::Paused);
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(house.begun("a.mkv"), 1);
+    house.ask(Request::Resume { job: some("a.mkv") }).unwrap();
+    house.wait_for("the job again", runs);
+    house.ask(Request::Pause { job: None }).unwrap();
+    let daemon_view = house.ask(Request::Status { job: None }).unwrap().daemon.unwrap();
+    assert!(daemon_view.paused);
+    house.ask(Request::Resume { job: None }).unwrap();
+    house.wait_for("the job once more", || house.begun("a.mkv") == 3 && runs());
+    house.ask(Request::Cancel { job: None }).unwrap();
+    assert_eq!(house.ending("a.mkv"), Some(Ending::Cancelled));
+    assert!(house.queue().is_empty());
+    house.must_be_tidy();
+    assert_eq!(Fault::of(&house.ask(Request::Cancel { job: None }).unwrap_err()), Fault::NotFound);
+    // It stays away until somebody wants it.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(house.begun("a.mkv"), 3);
+    house.ask(Request::Retry { job: some("a.mkv"), fresh: true }).unwrap();
+    house.wait_for("the retry", || house.begun("a.mkv") == 4);
+    assert!(daemon.stop() < Duration::from_secs(5));
+    assert_eq!(house.queue(), ["a.mkv"]);
+}
+
+#[test]
+fn edits_by_hand_are_obeyed_and_kept() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film gate");
+    for name in ["b.mkv", "c.mkv", "d.mkv"] {
+        house.drop_in(name, "film");
+    }
+    let _daemon = house.start(false);
+    house.wait_for("the queue", || house.queue().len() == 4 && house.begun("a.mkv") == 1);
+    let queue = house.root().join("queue.txt");
+    std::fs::write(&queue, "# mine\na.mkv\nd.mkv # no comment, a name\nd.mkv\nb.mkv\n").unwrap();
+    house.wait_for("the removal", || house.ending("c.mkv") == Some(Ending::Removed));
+    house.drop_in("e.mkv", "film");
+    house.wait_for("the new file", || house.queue().len() == 5);
+    house.drop_in(".gate", "");
+    let left = "# mine\nd.mkv # no comment, a name\n";
+    house.wait_for("the end", || std::fs::read_to_string(&queue).is_ok_and(|text| text == left));
+    assert_eq!(house.begun("c.mkv"), 0);
+    let log = house.log();
+    let at = |job: &str| log.find(&format!("{job}  done")).unwrap_or_else(|| panic!("{job} not done:\n{log}"));
+    assert!(at("a.mkv") < at("d.mkv") && at("d.mkv") < at("b.mkv") && at("b.mkv") < at("e.mkv"));
+}
+
+#[test]
+fn a_line_taken_out_while_no_daemon_runs_stays_out() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film slow-once");
+    house.drop_in("b.mkv", "film");
+    let mut daemon = house.start(false);
+    house.wait_for("the queue", || house.queue().len() == 2 && house.begun("a.mkv") == 1);
+    daemon.stop();
+    std::fs::write(house.root().join("queue.txt"), "a.mkv\n").unwrap();
+    assert_eq!(house.once(), 0);
+    assert_eq!((house.ending("a.mkv"), house.ending("b.mkv")), (Some(Ending::Done), Some(Ending::Removed)));
+}
+
+#[test]
+fn without_a_daemon_the_files_are_edited() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film");
+    house.drop_in("s/b.mkv", "film");
+    let books = house.books();
+    let b = ops::name_of(&books, &house.root().join("input/s/b.mkv")).unwrap();
+    assert_eq!(b, "s/b.mkv");
+    assert!(ops::name_of(&books, Path::new("/etc/passwd")).is_err());
+    ops::apply(&books, &Request::Add { jobs: vec!["a.mkv".into(), b] }).unwrap();
+    ops::apply(&books, &Request::Move { job: "s/b.mkv".into(), place: 1 }).unwrap();
+    assert_eq!(house.queue(), ["s/b.mkv", "a.mkv"]);
+    ops::apply(&books, &Request::Pause { job: some("s/b.mkv") }).unwrap();
+    let views = ops::apply(&books, &Request::List).unwrap().jobs;
+    assert_eq!(views.iter().map(|view| view.state).collect::<Vec<_>>(), [State::Paused, State::Queued]);
+    ops::apply(&books, &Request::Remove { job: "a.mkv".into() }).unwrap();
+    let unknown = ops::apply(&books, &Request::Cancel { job: some("a.mkv") }).unwrap_err();
+    assert_eq!(Fault::of(&unknown), Fault::NotFound);
+    assert!(ops::apply(&books, &Request::Add { jobs: vec!["../x".into()] }).is_err());
+    ops::apply(&books, &Request::Resume { job: some("s/b.mkv") }).unwrap();
+    assert_eq!(house.once(), 0);
+    assert_eq!((house.begun("s/b.mkv"), house.begun("a.mkv")), (1, 0), "{}", house.log());
+    ops::apply(&books, &Request::Retry { job: some("a.mkv"), fresh: false }).unwrap();
+    assert_eq!(house.once(), 0);
+    assert_eq!(house.begun("a.mkv"), 1);
+}
+
+#[test]
+fn a_second_daemon_is_refused() {
+    let house = House::new();
+    let mut first = house.start(false);
+    house.wait_for("the first", || house.layout().socket().exists());
+    assert_eq!(house.once(), 1);
+    assert!(house.log().contains("another daemon is at work"));
+    first.signal(Signal::SIGINT);
+    assert_eq!(first.wait(), Some(0));
+    assert!(!house.layout().socket().exists());
+}

@@ -1,0 +1,98 @@
+//! Kills and what is left after them.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::house::House;
+use crate::config::settings::RunSettings;
+use crate::store::history::Ending;
+use crate::store::job_dir::JobDir;
+use crate::work::area::WorkArea;
+
+#[test]
+fn a_stop_leaves_the_job_for_the_next_start() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film slow-once");
+    house.drop_in("b.mkv", "film");
+    let mut daemon = house.start(false);
+    house.wait_for("the job", || house.begun("a.mkv") == 1 && house.queue().len() == 2);
+    assert!(daemon.stop() < Duration::from_secs(5));
+    assert_eq!(house.queue(), ["a.mkv", "b.mkv"]);
+    assert_eq!(house.once(), 0);
+    assert_eq!((house.begun("a.mkv"), house.ending("b.mkv")), (2, Some(Ending::Done)));
+    house.must_be_tidy();
+}
+
+#[test]
+fn a_killed_daemon_takes_its_child_along_and_is_followed_by_another() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film slow-once");
+    let mut daemon = house.start(false);
+    house.wait_for("the job", || house.begun("a.mkv") == 1);
+    daemon.signal(Signal::SIGKILL);
+    assert_eq!(daemon.wait(), None);
+    // The folder's lock is free only when the child is gone.
+    assert_eq!(house.once(), 0, "{}", house.log());
+    assert_eq!((house.begun("a.mkv"), house.ending("a.mkv")), (2, Some(Ending::Done)));
+    house.must_be_tidy();
+}
+
+#[test]
+fn a_job_without_space_goes_on_by_itself() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film no-space-once");
+    house.drop_in("b.mkv", "film");
+    let _daemon = house.start(false);
+    house.wait_for("the other job", || house.ending("b.mkv") == Some(Ending::Done) && house.queue() == ["a.mkv"]);
+    assert_eq!((house.begun("a.mkv"), house.ending("a.mkv")), (1, None));
+    house.wait_for("the first again", || house.ending("a.mkv") == Some(Ending::Done));
+}
+
+#[test]
+fn a_damaged_or_missing_queue_is_rebuilt() {
+    let house = House::new();
+    for name in ["a.mkv", "b.mkv", "c.mkv"] {
+        house.drop_in(name, "film");
+    }
+    std::fs::write(house.root().join("queue.txt"), b"b.mkv\n\0\0\0\n").unwrap();
+    JobDir::create(&house.output("c.mkv.job"), "c.mkv".as_ref(), &house.layout().job_key("c.mkv".as_ref())).unwrap();
+    assert_eq!(house.once(), 0);
+    for name in ["a.mkv", "b.mkv", "c.mkv"] {
+        assert_eq!(house.ending(name), Some(Ending::Done), "{name}");
+    }
+    assert!(house.log().contains("rebuilt from"));
+    house.drop_in("d.mkv", "film");
+    std::fs::remove_file(house.root().join("queue.txt")).unwrap();
+    assert_eq!(house.once(), 0);
+    assert_eq!(house.ending("d.mkv"), Some(Ending::Done));
+}
+
+#[test]
+fn a_published_output_is_finished_not_made_again() {
+    use crate::store::clips::file_hash;
+    use crate::store::frame_table::{PUBLISH_VERSION, Publish};
+    let house = House::new();
+    house.drop_in("a.mkv", "film");
+    let (job, layout) = (std::path::Path::new("a.mkv"), house.layout());
+    let output = house.output("a_upscaled.mkv");
+    let folder = JobDir::create(&house.output("a.mkv.job"), job, &layout.job_key(job)).unwrap();
+    std::fs::write(&output, "whole").unwrap();
+    let hash = file_hash(&output, &|_| Ok(())).unwrap();
+    let publish = Publish { version: PUBLISH_VERSION, name: "a_upscaled.mkv".into(), size: 5, hash };
+    folder.write_publish(&publish, &folder.marker().key).unwrap();
+    house.books().rebuild("missing", &[job.to_path_buf()]).unwrap();
+    let stale =
+        crate::store::paths::output_temp(layout.output(), "gone.mkv".as_ref(), &layout.job_key("gone.mkv".as_ref()));
+    let foreign = crate::store::paths::output_temp(layout.output(), "x.mkv".as_ref(), "00000000-0000000000000000");
+    for path in [&stale, &foreign] {
+        std::fs::write(path, "part").unwrap();
+    }
+    let run = RunSettings { work_area: Some(house.root().join("work")), ..RunSettings::default() };
+    let area = WorkArea::open(&run, &layout.job_key("gone.mkv".as_ref()), 0).unwrap().path().to_path_buf();
+    assert!(area.exists());
+    assert_eq!(house.once(), 0);
+    assert_eq!((house.ending("a.mkv"), house.begun("a.mkv")), (Some(Ending::Done), 0), "{}", house.log());
+    assert!(!folder.path().exists() && house.queue().is_empty());
+    assert!(!stale.exists() && foreign.exists() && !area.exists());
+}

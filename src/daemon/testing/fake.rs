@@ -1,0 +1,154 @@
+//! The stand-in for a job process: this test program itself, told by the source's text how to behave.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::base::fault::Fault;
+use crate::daemon::child::{self, EventPipe};
+use crate::daemon::spawn::Program;
+use crate::job::order::JobOrder;
+use crate::model::progress::{Event, Outcome, Phase, Progress};
+use crate::store::job_dir::JobDir;
+
+const ROLE: &str = "UPSCALED_FAKE_ROLE";
+const FILE: &str = "UPSCALED_FAKE_FILE";
+
+/// A program that starts the stand-in. The shell hands over names that a test program's own
+/// arguments cannot carry.
+pub fn program(dir: &Path) -> Program {
+    let script = dir.join(".fake-job.sh");
+    let me = std::env::current_exe().unwrap();
+    let text = format!(
+        "#!/bin/sh\n{ROLE}=\"$1\" {FILE}=\"$2\" exec '{}' daemon::testing::fake::stand_in --exact --ignored --nocapture\n",
+        me.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Program { path: "/bin/sh".into(), arguments: vec![script.into()], environment: vec![] }
+}
+
+pub fn progress(phase: Phase, beat: u64) -> Event {
+    Event::Progress(Progress {
+        phase,
+        batch: 0,
+        batches: 2,
+        frame: beat,
+        frames: 60,
+        fps: 10.0,
+        elapsed: 1.0,
+        eta: Some(5.0),
+        encoder: "fake".into(),
+        device: "none".into(),
+        beat,
+    })
+}
+
+#[test]
+#[ignore = "the stand-in for a job process, started by other tests"]
+fn stand_in() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    child::guard().unwrap();
+    match role.as_str() {
+        "probe" => probe(Path::new(&std::env::var_os(FILE).unwrap())),
+        _ => job(),
+    }
+}
+
+fn probe(file: &Path) {
+    let text = std::fs::read(file).unwrap();
+    if text.starts_with(b"film") {
+        println!("\n{{}}");
+        std::process::exit(0);
+    }
+    println!("\n{{\"fault\":\"bad_input\",\"reason\":\"this is no film\"}}");
+    std::process::exit(1);
+}
+
+/// How often this job was begun, this time included.
+fn count(order: &JobOrder) -> u64 {
+    let mut name = std::ffi::OsString::from(".count-");
+    name.push(order.source.file_name().unwrap());
+    let path = order.source.with_file_name(name);
+    let before = std::fs::read(&path).map_or(0, |bytes| bytes.len());
+    std::fs::File::options().create(true).append(true).open(&path).unwrap().write_all(b"x").unwrap();
+    before as u64 + 1
+}
+
+fn job() {
+    println!();
+    let pipe = EventPipe::new();
+    let order: JobOrder = child::read_order().unwrap();
+    let text = String::from_utf8(std::fs::read(&order.source).unwrap()).unwrap();
+    let times = count(&order);
+    let mut folder = JobDir::create(&order.job_dir, &order.relative, &order.key).unwrap();
+    folder.lock(Duration::from_secs(10)).unwrap();
+    pipe.send(&progress(Phase::Probing, 1));
+    for word in text.split_whitespace().skip(1) {
+        act(word, times, &order, &pipe);
+    }
+    done(&order, &pipe);
+}
+
+fn act(word: &str, times: u64, order: &JobOrder, pipe: &EventPipe) {
+    let fail = |fault: Fault| {
+        pipe.send(&Event::Failed { fault, reason: format!("the stand-in says {fault:?}") });
+        std::process::exit(1);
+    };
+    match word {
+        "sealed" => pipe.send(&Event::Sealed { batch: 0, frames: 30 }),
+        "crash" => std::process::abort(),
+        "crash-once" if times == 1 => std::process::abort(),
+        "silent" => std::process::exit(7),
+        "stall-once" if times > 1 => {}
+        "stall" | "stall-once" => loop {
+            pipe.send(&progress(Phase::Upscaling, 2));
+            std::thread::sleep(Duration::from_millis(50));
+        },
+        "space" => {
+            for _ in 0..40 {
+                pipe.send(&progress(Phase::WaitingForSpace, 3));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        "no-space-once" if times == 1 => fail(Fault::NoSpace),
+        "bad" => fail(Fault::BadInput),
+        "slow" => {
+            for beat in 10.. {
+                pipe.send(&progress(Phase::Upscaling, beat));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        "slow-once" if times == 1 => act("slow", times, order, pipe),
+        "gate" => {
+            let gate = order.source.with_file_name(".gate");
+            for beat in 10.. {
+                if gate.exists() {
+                    break;
+                }
+                pipe.send(&progress(Phase::Upscaling, beat));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        "stubborn" => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _guard = runtime.enter();
+            let _ignored = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+            act("slow", times, order, pipe);
+        }
+        _ => {}
+    }
+}
+
+fn done(order: &JobOrder, pipe: &EventPipe) {
+    let name = crate::store::paths::output_names(&order.relative, "mkv", order.crowded)
+        .find(|name| !order.target_dir.join(name).exists())
+        .unwrap();
+    let output = order.target_dir.join(name);
+    std::fs::create_dir_all(&order.target_dir).unwrap();
+    std::fs::write(&output, b"made").unwrap();
+    let output = crate::base::path_text::escape(&output);
+    pipe.send(&Event::Done(Outcome { output, frames: 60, ..Outcome::default() }));
+    std::process::exit(0);
+}

@@ -1,0 +1,119 @@
+//! Files that are dropped in, and what becomes of them.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::house::House;
+use crate::base::fault::Fault;
+use crate::base::path_text::escape;
+use crate::store::history::Ending;
+
+#[test]
+fn films_of_every_name_are_done_and_nothing_is_left() {
+    use std::os::unix::ffi::OsStringExt;
+    let house = House::new();
+    let odd = PathBuf::from(std::ffi::OsString::from_vec(b"s1/new\nline \xff.mkv".to_vec()));
+    for name in ["film.mkv", "-rf.mp4", "twin.mkv", "twin.mp4", "anime/s1/a 'b' \"c\".mkv", "Übergröße.mov"] {
+        house.drop_in(name, "film sealed");
+    }
+    house.drop_in(&odd, "film");
+    house.drop_in("notes.txt", "no film");
+    assert_eq!(house.once(), 0, "{}", house.log());
+    for name in [
+        "film_upscaled.mkv",
+        "-rf_upscaled.mkv",
+        "twin.mkv_upscaled.mkv",
+        "twin.mp4_upscaled.mkv",
+        "anime/s1/a 'b' \"c\"_upscaled.mkv",
+        "Übergröße_upscaled.mkv",
+    ] {
+        assert!(house.output(name).exists(), "{name}\n{}", house.log());
+    }
+    assert_eq!(house.books().ended(|entry| entry.job == odd && entry.state == Ending::Done).len(), 1);
+    assert!(house.queue().is_empty(), "{:?}", house.queue());
+    house.must_be_tidy();
+    assert!(house.log().contains(&escape(&odd)));
+}
+
+#[test]
+fn what_is_done_is_not_done_again_until_it_is_replaced() {
+    let house = House::new();
+    house.drop_in("film.mkv", "film one");
+    assert_eq!(house.once(), 0);
+    std::fs::remove_file(house.output("film_upscaled.mkv")).unwrap();
+    assert_eq!(house.once(), 0);
+    assert_eq!(house.begun("film.mkv"), 1);
+    house.drop_in("film.mkv", "film another");
+    assert_eq!(house.once(), 0);
+    assert_eq!(house.begun("film.mkv"), 2);
+}
+
+#[test]
+fn what_never_opens_fails_with_its_reason() {
+    let house = House::new();
+    house.drop_in("bad.mkv", "text");
+    house.drop_in("good.mkv", "film");
+    house.drop_in("final.mkv", "film bad");
+    assert_eq!(house.once(), 3);
+    let entry = house.last("bad.mkv").unwrap();
+    assert_eq!((entry.state, entry.fault), (Ending::Failed, Some(Fault::BadInput)));
+    assert!(entry.reason.unwrap().contains("this is no film"));
+    assert_eq!(house.begun("bad.mkv"), 0);
+    assert_eq!(house.ending("good.mkv"), Some(Ending::Done));
+    assert_eq!((house.ending("final.mkv"), house.begun("final.mkv")), (Some(Ending::Failed), 1));
+    assert_eq!(house.once(), 0, "nothing new");
+}
+
+#[test]
+fn a_file_being_copied_is_waited_for() {
+    let house = House::new();
+    let path = house.root().join("input/film.mkv");
+    let mut file = std::fs::File::create(&path).unwrap();
+    let mut daemon = house.start(true);
+    for _ in 0..12 {
+        file.write_all(b"half ").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Resting, but still open for writing, and for longer than a file may rest without opening.
+    std::thread::sleep(Duration::from_millis(2500));
+    std::fs::write(&path, "film").unwrap();
+    drop(file);
+    assert_eq!(daemon.wait(), Some(0), "{}", house.log());
+    assert_eq!(house.ending("film.mkv"), Some(Ending::Done));
+}
+
+#[test]
+fn three_deaths_fail_a_job_and_the_queue_goes_on() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film crash");
+    house.drop_in("b.mkv", "film crash-once");
+    house.drop_in("c.mkv", "film stall-once");
+    house.drop_in("d.mkv", "film");
+    assert_eq!(house.once(), 3);
+    assert_eq!((house.ending("a.mkv"), house.begun("a.mkv")), (Some(Ending::Failed), 3));
+    assert!(house.last("a.mkv").unwrap().reason.unwrap().contains("SIGABRT"));
+    assert_eq!((house.ending("b.mkv"), house.begun("b.mkv")), (Some(Ending::Done), 2));
+    assert_eq!((house.ending("c.mkv"), house.begun("c.mkv")), (Some(Ending::Done), 2));
+    assert_eq!((house.ending("d.mkv"), house.begun("d.mkv")), (Some(Ending::Done), 1));
+    assert!(house.log().contains("nothing moved for 2 s"));
+}
+
+#[test]
+fn ten_thousand_files_keep_the_daemon_awake() {
+    let mut house = House::new();
+    house.settings.settle_ms = 0;
+    for n in 0..10_000 {
+        std::fs::write(house.root().join(format!("input/{n:05}.mkv")), "film slow").unwrap();
+    }
+    let daemon = house.start(false);
+    house.wait_for("the first job", || house.begun("00000.mkv") == 1);
+    for _ in 0..10 {
+        let begun = std::time::Instant::now();
+        let response = house.ask(crate::daemon::control::Request::List).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(response.daemon.unwrap().settling > 0);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(daemon);
+}

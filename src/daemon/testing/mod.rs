@@ -1,0 +1,8 @@
+//! Tests of the daemon against a stand-in for the job process.
+
+mod commands;
+mod crashes;
+mod fake;
+mod house;
+mod jobs;
+mod supervision;

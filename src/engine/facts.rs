@@ -1,0 +1,198 @@
+//! Model facts: what a network takes and gives, and how far it sees, read from its graph.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+
+use crate::base::fault::Fault;
+use crate::engine::onnx::{self, GraphProto, NodeProto};
+use crate::pixel::shuffle::MAX_SCALE;
+
+/// Farthest a network may see, in source pixels: beyond it tiles would be mostly halo.
+const MAX_HALO: u32 = 96;
+
+/// What the engine must know of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFacts {
+    pub input: String,
+    pub output: String,
+    /// How many times wider and higher the output is.
+    pub scale: u32,
+    /// Source pixels beyond a pixel's own place that its output can depend on.
+    pub halo: u32,
+    /// Fixed height and width of the input, where the file does not leave them free.
+    pub fixed: [Option<usize>; 2],
+    /// Where the graph can be cut before its pixel shuffle.
+    pub tail: Option<Tail>,
+}
+
+/// The end of a graph that is done by us, in f32, in place of the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// The tensor to end at: `[n, scale * scale, h, w]`.
+    pub phases: String,
+    /// The input was added to each phase: what remains is only the difference.
+    pub residual: bool,
+}
+
+/// Reads the facts of a luma network; [`Fault::Unsupported`] says what is in the way.
+/// `name` is the model's, for messages.
+pub fn read(graph: &GraphProto, name: &str) -> Result<ModelFacts> {
+    let no = |what: String| Fault::Unsupported.because(format!("model {name}: {what}"));
+    let constants: Vec<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
+    if graph.initializer.iter().any(|t| t.data_location.unwrap_or(0) != 0) {
+        return Err(no("its weights lie in another file; save it as one file".into()));
+    }
+    let inputs: Vec<_> = graph.input.iter().filter(|i| !constants.contains(&i.name.as_deref().unwrap_or(""))).collect();
+    let ([input], [output]) = (inputs.as_slice(), graph.output.as_slice()) else {
+        return Err(no("it must have one input and one output".into()));
+    };
+    let dims = input.dims();
+    if dims.len() != 4 {
+        return Err(no("its input must be [n, channels, height, width]".into()));
+    }
+    match dims[1] {
+        Some(1) => {}
+        Some(3) => {
+            return Err(no("it takes RGB; this version runs luma (one channel) models only, such as `fast`".into()));
+        }
+        _ => return Err(no("its input must have one channel (luma)".into())),
+    }
+    if input.element() != Some(onnx::FLOAT) || output.element() != Some(onnx::FLOAT) {
+        return Err(no("its input and output must be 32-bit floats".into()));
+    }
+    let (input, output) = (input.name.clone().unwrap_or_default(), output.name.clone().unwrap_or_default());
+
+    let mut views: HashMap<&str, View> = HashMap::from([(input.as_str(), View { scale: 1, reach: 0.0 })]);
+    for node in &graph.node {
+        let sources: Vec<View> = node.input.iter().filter_map(|i| views.get(i.as_str()).copied()).collect();
+        if sources.is_empty() {
+            continue; // made of constants only
+        }
+        let view = through(node, &sources, graph).map_err(no)?;
+        for out in node.output.iter().filter(|o| !o.is_empty()) {
+            views.insert(out, view);
+        }
+    }
+    let view = views.get(output.as_str()).ok_or_else(|| no("its output does not depend on its input".into()))?;
+    let halo = view.reach.ceil() as u32;
+    if view.scale as usize > MAX_SCALE {
+        return Err(no(format!("it enlarges {} times; at most {MAX_SCALE} times is possible", view.scale)));
+    }
+    if halo > MAX_HALO {
+        return Err(no(format!("each pixel depends on {halo} pixels around it; at most {MAX_HALO} are possible")));
+    }
+    let tail = find_tail(graph, &input, &output, view.scale);
+    Ok(ModelFacts { scale: view.scale, halo, fixed: [dims[2], dims[3]], tail, input, output })
+}
+
+/// A tensor seen from the source: how many times larger, and how many source pixels it sees.
+#[derive(Clone, Copy)]
+struct View {
+    scale: u32,
+    reach: f64,
+}
+
+/// The view behind a node, or what stands in the way.
+fn through(node: &NodeProto, sources: &[View], graph: &GraphProto) -> Result<View, String> {
+    let scale = sources[0].scale;
+    if sources.iter().any(|s| s.scale != scale) {
+        return Err(format!("`{}` joins pictures of different size", node.operation()));
+    }
+    let reach = sources.iter().map(|s| s.reach).fold(0.0, f64::max);
+    let step = 1.0 / f64::from(scale);
+    match node.operation() {
+        "Relu" | "PRelu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" | "Gelu" | "Sigmoid" | "HardSigmoid" | "HardSwish"
+        | "Mish" | "Tanh" | "Softplus" | "Softsign" | "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Sqrt" | "Exp"
+        | "Log" | "Abs" | "Neg" | "Erf" | "Min" | "Max" | "Sum" | "Mean" | "Clip" | "Identity" | "Dropout"
+        | "Round" | "BatchNormalization" => Ok(View { scale, reach }),
+        "Concat" | "Split" | "Softmax" if node.int("axis", 1) == 1 => Ok(View { scale, reach }),
+        "Conv" => {
+            let (kernel, dilations) = (kernel(node, graph)?, node.ints("dilations"));
+            if node.ints("strides").iter().any(|&s| s != 1) {
+                return Err("it reduces the picture inside (a convolution with a stride)".into());
+            }
+            let mut reach_here = 0i64;
+            for (axis, &k) in kernel.iter().enumerate() {
+                let span = (k - 1) * dilations.get(axis).copied().unwrap_or(1);
+                let (before, after) = match (node.text("auto_pad"), node.ints("pads")) {
+                    ("SAME_UPPER", _) => (span / 2, span - span / 2),
+                    ("SAME_LOWER", _) => (span - span / 2, span / 2),
+                    ("" | "NOTSET", &[]) => (0, 0),
+                    ("" | "NOTSET", pads) if pads.len() == 2 * kernel.len() => (pads[axis], pads[axis + kernel.len()]),
+                    _ => (0, 0),
+                };
+                if before + after != span || before < 0 || after < 0 {
+                    return Err("it cuts the borders of the picture (a convolution without padding)".into());
+                }
+                reach_here = reach_here.max(before.max(after));
+            }
+            Ok(View { scale, reach: reach + reach_here as f64 * step })
+        }
+        "ConvTranspose" => {
+            let (kernel, strides) = (kernel(node, graph)?, node.ints("strides"));
+            let &[a, b] = strides else { return Err("a transposed convolution without strides".into()) };
+            if a != b || a < 1 {
+                return Err("a transposed convolution with unequal strides".into());
+            }
+            // Every output pixel takes part in at most this many inputs to either side.
+            let reach_here = kernel.iter().map(|&k| (k + a - 1) / a).max().unwrap_or(0);
+            Ok(View { scale: scale * a as u32, reach: reach + reach_here as f64 * step })
+        }
+        "DepthToSpace" => Ok(View { scale: scale * node.int("blocksize", 1).max(1) as u32, reach }),
+        operation => Err(format!("it uses the operation `{operation}`, which cannot be run in tiles by this version")),
+    }
+}
+
+/// Kernel size of a convolution, from the attribute or the weights.
+fn kernel(node: &NodeProto, graph: &GraphProto) -> Result<Vec<i64>, String> {
+    let given = node.ints("kernel_shape");
+    if !given.is_empty() {
+        return Ok(given.to_vec());
+    }
+    let weights = node.input.get(1).and_then(|w| graph.initializer.iter().find(|t| t.name.as_ref() == Some(w)));
+    weights.and_then(|w| w.dims.get(2..)).map(<[i64]>::to_vec).ok_or_else(|| "a convolution of unknown size".into())
+}
+
+/// Finds `[Add of the input ->] DepthToSpace [-> Clip to 0..1]` at the end of the graph. The
+/// clip goes too: code values are clamped anyway.
+fn find_tail(graph: &GraphProto, input: &str, output: &str, scale: u32) -> Option<Tail> {
+    let maker = |name: &str| graph.node.iter().find(|n| n.output.iter().any(|o| o == name));
+    let users = |name: &str| graph.node.iter().flat_map(|n| &n.input).filter(|i| *i == name).count();
+    let mut end = maker(output)?;
+    if end.operation() == "Clip" && users(&end.input[0]) == 1 {
+        let bound = |at: usize| -> Option<f32> {
+            let name = end.input.get(at)?;
+            match graph.initializer.iter().find(|t| t.name.as_ref() == Some(name))?.floats()?.as_slice() {
+                &[one] => Some(one),
+                _ => None,
+            }
+        };
+        if bound(1) == Some(0.0) && bound(2) == Some(1.0) {
+            end = maker(&end.input[0])?;
+        }
+    }
+    if end.operation() != "DepthToSpace" || end.int("blocksize", 1) != i64::from(scale) {
+        return None;
+    }
+    let phases = &end.input[0];
+    if users(phases) != 1 || graph.output.iter().any(|o| o.name.as_ref() == Some(phases)) {
+        return None;
+    }
+    let plain = Some(Tail { phases: phases.clone(), residual: false });
+    let Some(add) = maker(phases).filter(|n| n.operation() == "Add") else { return plain };
+    let other = match add.input.as_slice() {
+        [a, b] if b == input => a,
+        [a, b] if a == input => b,
+        _ => return plain,
+    };
+    // Only where the sum's other side has all phases itself, straight from a convolution.
+    let source = maker(other).filter(|n| n.operation() == "Conv");
+    let weights = source.and_then(|n| graph.initializer.iter().find(|t| t.name.as_ref() == n.input.get(1)));
+    match weights {
+        Some(w) if w.dims.first() == Some(&i64::from(scale * scale)) => {
+            Some(Tail { phases: other.clone(), residual: true })
+        }
+        _ => plain,
+    }
+}

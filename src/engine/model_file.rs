@@ -1,0 +1,201 @@
+//! Model files: loaded, hashed, and made ready for one tile shape.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use prost::Message;
+
+use crate::base::fault::Fault;
+use crate::base::path_text;
+use crate::engine::facts::{self, ModelFacts};
+use crate::engine::onnx::{ModelProto, ValueInfoProto};
+use crate::model::engine::EnginePin;
+use crate::tile::stitch::Layout;
+
+/// The default model's name in settings, and its name in pins.
+const FAST: &str = "fast";
+const BUILTIN_FAST: &str = "builtin:fast";
+static FAST_BYTES: &[u8] = include_bytes!("../../models/fast-luma-x2.onnx");
+
+/// Largest model file read, in bytes.
+const MAX_BYTES: u64 = 2 << 30;
+
+/// A network, known well enough to be run in tiles.
+#[derive(Clone, Debug)]
+pub struct ModelFile {
+    /// `builtin:fast` or the path, as it stands in pins.
+    pub name: String,
+    /// BLAKE3 of the file, hex.
+    pub hash: String,
+    pub facts: ModelFacts,
+    model: ModelProto,
+}
+
+/// A network at a fixed shape, as bytes for a session.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub bytes: Vec<u8>,
+    pub input: String,
+    pub output: String,
+    /// `[n, channels, height, width]`.
+    pub input_dims: [usize; 4],
+    pub output_dims: [usize; 4],
+    pub layout: Layout,
+    /// The output is to be added to the input.
+    pub residual: bool,
+}
+
+impl ModelFile {
+    /// Opens a model by what settings or a pin call it: `fast`, `builtin:fast`, or a path.
+    pub fn open(name: &str) -> Result<ModelFile> {
+        if name == FAST || name == BUILTIN_FAST {
+            return ModelFile::parse(BUILTIN_FAST, FAST_BYTES);
+        }
+        let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
+        let path = path.canonicalize().unwrap_or(path);
+        let text = path_text::escape(&path);
+        let size = match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => meta.len(),
+            Ok(_) => return Err(Fault::Config.because(format!("model {text}: is not a file"))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let known = "name an ONNX file, or `fast` for the model that is built in";
+                return Err(Fault::NotFound.because(format!("model {text}: there is no such file; {known}")));
+            }
+            Err(error) => return Err(error).with_context(|| format!("opening model {text}")),
+        };
+        if size > MAX_BYTES {
+            return Err(Fault::Unsupported.because(format!("model {text}: larger than 2 GiB")));
+        }
+        let bytes = std::fs::read(Path::new(&path)).with_context(|| format!("reading model {text}"))?;
+        ModelFile::parse(&text, &bytes)
+    }
+
+    /// Opens the model of a pin; a different or missing file is [`Fault::ModelChanged`].
+    pub fn open_pinned(pin: &EnginePin) -> Result<ModelFile> {
+        let changed = |what: &str| {
+            let name = &pin.model;
+            let next = "put the old file back, or start over with `upscaled retry --fresh`";
+            Fault::ModelChanged.because(format!("model {name}: {what} since the job was planned; {next}"))
+        };
+        match ModelFile::open(&pin.model) {
+            Ok(file) if file.hash == pin.model_hash => Ok(file),
+            Ok(_) => Err(changed("the file has changed")),
+            Err(error) if Fault::of(&error) == Fault::NotFound => Err(changed("the file has gone")),
+            // A file that was a model when it was planned, and is none now, has changed too.
+            Err(error) if Fault::of(&error).is_final() => Err(changed("the file has changed")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a model from the bytes of its file. `name` stands in messages and pins.
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile> {
+        let damaged = || Fault::Config.because(format!("model {name}: not a readable ONNX file"));
+        let model = ModelProto::decode(bytes).map_err(|_| damaged())?;
+        let facts = facts::read(model.graph.as_ref().ok_or_else(damaged)?, name)?;
+        Ok(ModelFile { name: name.to_owned(), hash: blake3::hash(bytes).to_hex().to_string(), facts, model })
+    }
+
+    /// The network for inputs of `[batch, 1, height, width]`, its pixel shuffle cut off where
+    /// the facts allow it.
+    pub fn network(&self, batch: usize, height: usize, width: usize) -> Result<Network> {
+        let facts = &self.facts;
+        if facts.fixed[0].is_some_and(|h| h != height) || facts.fixed[1].is_some_and(|w| w != width) {
+            let message = format!("model {}: takes one input size only; free its height and width", self.name);
+            return Err(Fault::Unsupported.because(message));
+        }
+        let scale = facts.scale as usize;
+        let (output, output_dims) = match &facts.tail {
+            Some(tail) => (&tail.phases, [batch, scale * scale, height, width]),
+            None => (&facts.output, [batch, 1, height * scale, width * scale]),
+        };
+        let input_dims = [batch, 1, height, width];
+        let mut model = self.model.clone();
+        let graph = model.graph.get_or_insert_default();
+        for input in graph.input.iter_mut().filter(|i| i.name.as_ref() == Some(&facts.input)) {
+            *input = ValueInfoProto::float_tensor(&facts.input, input_dims);
+        }
+        graph.output = vec![ValueInfoProto::float_tensor(output, output_dims)];
+        // Sizes noted inside were for another shape; the runtime finds them again.
+        graph.value_info.clear();
+        // What nothing needs any more goes, last node first.
+        let mut wanted: Vec<String> = vec![output.clone()];
+        let mut kept: Vec<_> = Vec::with_capacity(graph.node.len());
+        for node in graph.node.drain(..).rev() {
+            if node.output.iter().any(|o| wanted.contains(o)) {
+                wanted.extend(node.input.iter().cloned());
+                kept.push(node);
+            }
+        }
+        kept.reverse();
+        graph.node = kept;
+        graph.initializer.retain(|t| t.name.as_ref().is_some_and(|n| wanted.contains(n)));
+        graph.input.retain(|i| i.name.as_ref().is_some_and(|n| wanted.contains(n)));
+        Ok(Network {
+            bytes: model.encode_to_vec(),
+            input: facts.input.clone(),
+            output: output.clone(),
+            input_dims,
+            output_dims,
+            layout: if facts.tail.is_some() { Layout::Phases } else { Layout::Plane },
+            residual: facts.tail.as_ref().is_some_and(|t| t.residual),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::TestModel;
+
+    #[test]
+    fn the_default_model_is_cut_before_its_sum() {
+        let file = ModelFile::open("fast").unwrap();
+        assert_eq!((file.name.as_str(), file.facts.scale, file.facts.halo), ("builtin:fast", 2, 6));
+        assert!(file.facts.tail.as_ref().is_some_and(|t| t.residual));
+        let network = file.network(2, 30, 40).unwrap();
+        assert_eq!((network.input_dims, network.output_dims), ([2, 1, 30, 40], [2, 4, 30, 40]));
+        let cut = ModelProto::decode(&network.bytes[..]).unwrap().graph.unwrap();
+        assert!(cut.node.iter().all(|n| !["Add", "DepthToSpace"].contains(&n.operation())));
+        assert_eq!(cut.output[0].dims(), [Some(2), Some(4), Some(30), Some(40)]);
+        assert!(file.facts.fixed == [None, None] && network.residual && network.layout == Layout::Phases);
+    }
+
+    #[test]
+    fn a_tail_without_a_sum_is_cut_before_the_shuffle() {
+        let file = ModelFile::parse("m", &TestModel { residual: false, ..Default::default() }.bytes()).unwrap();
+        assert_eq!(file.facts.tail.as_ref().map(|t| t.residual), Some(false));
+        assert_eq!(file.network(1, 8, 8).unwrap().output_dims, [1, 4, 8, 8]);
+    }
+
+    #[test]
+    fn models_that_cannot_run_say_why() {
+        for (model, word) in [
+            (TestModel { channels: 3, ..Default::default() }, "RGB"),
+            (TestModel { valid: true, ..Default::default() }, "borders"),
+            (TestModel { odd_operation: Some("GlobalAveragePool"), ..Default::default() }, "GlobalAveragePool"),
+        ] {
+            let error = ModelFile::parse("m.onnx", &model.bytes()).unwrap_err();
+            assert_eq!(Fault::of(&error), Fault::Unsupported);
+            let text = error.to_string();
+            assert!(text.contains("m.onnx") && text.contains(word), "{text}");
+        }
+        assert_eq!(Fault::of(&ModelFile::parse("m", b"not a model").unwrap_err()), Fault::Config);
+        assert_eq!(Fault::of(&ModelFile::open("/no/such.onnx").unwrap_err()), Fault::NotFound);
+    }
+
+    #[test]
+    fn a_pinned_model_must_be_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b.onnx");
+        std::fs::write(&path, TestModel::default().bytes()).unwrap();
+        let file = ModelFile::open(path.to_str().unwrap()).unwrap();
+        let pin = crate::engine::testing::pin(&file, (8, 8));
+        assert!(ModelFile::open_pinned(&pin).is_ok());
+        std::fs::write(&path, TestModel { seed: 2, ..Default::default() }.bytes()).unwrap();
+        assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);
+        std::fs::write(&path, "rubbish").unwrap();
+        assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);
+    }
+}

@@ -1,0 +1,134 @@
+//! ONNX Runtime: its library found, loaded once, its messages sent to our log.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use crate::base::fault::Fault;
+use crate::base::path_text::escape;
+
+/// Names a library; a file, or a folder with one.
+const VARIABLE: &str = "ORT_DYLIB_PATH";
+const FILE: &str = "libonnxruntime.so";
+
+static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+
+/// The file of ONNX Runtime's library: what `ORT_DYLIB_PATH` names, else the first found in
+/// the folders beside the program, the system's, and `lib/` of the current folder.
+pub fn library() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
+        let path = PathBuf::from(given);
+        return in_folder(&path).or_else(|| path.is_file().then(|| path.clone())).ok_or_else(|| {
+            let text = escape(&path);
+            Fault::NotFound
+                .because(format!("ONNX Runtime is not at {text}, where {VARIABLE} says; correct or unset it"))
+        });
+    }
+    let folders = folders();
+    folders.iter().find_map(|f| in_folder(f)).ok_or_else(|| {
+        let looked = folders.iter().map(|f| escape(f)).collect::<Vec<_>>().join(", ");
+        Fault::NotFound.because(format!(
+            "ONNX Runtime ({FILE}) was not found in {looked}; run `make setup`, or set {VARIABLE} to the library"
+        ))
+    })
+}
+
+/// Where the library may lie, in order.
+fn folders() -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    if let Some(bin) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        folders.push(bin.join("lib"));
+        folders.extend(bin.ancestors().skip(1).take(2).map(|up| up.join("lib")));
+    }
+    folders.push("/usr/lib/upscaled".into());
+    folders.push("/usr/local/lib/upscaled".into());
+    folders.extend(std::env::current_dir().ok().map(|here| here.join("lib")));
+    folders.dedup();
+    folders
+}
+
+/// The library in a folder: by its plain name, else with the highest version behind it.
+fn in_folder(folder: &Path) -> Option<PathBuf> {
+    let plain = folder.join(FILE);
+    if plain.is_file() {
+        return Some(plain);
+    }
+    named(folder, "libonnxruntime.so.").pop()
+}
+
+/// Files of a folder whose names start so, sorted.
+fn named(folder: &Path, start: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> =
+        entries.filter(|e| e.file_name().to_string_lossy().starts_with(start)).map(|e| e.path()).collect();
+    found.sort();
+    found
+}
+
+/// Whether the library's folder holds the part for a provider (`openvino`, `cuda`, `tensorrt`).
+pub fn has_provider(name: &str) -> bool {
+    let file = format!("libonnxruntime_providers_{name}.so");
+    library().is_ok_and(|library| library.with_file_name(file).is_file())
+}
+
+/// Loads the library, once in a process.
+pub fn init() -> Result<Environment> {
+    let mut slot = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = slot.as_ref() {
+        return Ok(environment.clone());
+    }
+    let path = library()?;
+    // OpenVINO's libraries lie beside ours, where the provider, having no search path of its
+    // own, would not look for them. Loaded before it, they are found by their names.
+    if let Some(folder) = path.parent() {
+        for start in ["libopenvino.so", "libopenvino_onnx_frontend.so"] {
+            if let Some(file) = named(folder, start).first()
+                && let Err(error) = ort::util::preload_dylib(file)
+            {
+                tracing::debug!("{}: {error}", escape(file));
+            }
+        }
+    }
+    let failed = |error: &dyn std::fmt::Display| {
+        let text = escape(&path);
+        Fault::Device.because(format!("ONNX Runtime at {text} does not load: {error}; run `make setup`"))
+    };
+    let builder = ort::init_from(&path).map_err(|e| failed(&e))?;
+    let logger = Arc::new(|level: LogLevel, _: &str, _: &str, _: &str, message: &str| match level {
+        LogLevel::Error | LogLevel::Fatal => tracing::warn!("ONNX Runtime: {message}"),
+        LogLevel::Warning => tracing::debug!("ONNX Runtime: {message}"),
+        LogLevel::Info | LogLevel::Verbose => tracing::trace!("ONNX Runtime: {message}"),
+    });
+    let environment =
+        builder.with_name("upscaled").with_telemetry(false).with_logger(logger).build().map_err(|e| failed(&e))?;
+    environment.set_log_level(LogLevel::Warning);
+    *slot = Some(environment.clone());
+    Ok(environment)
+}
+
+/// `ONNX Runtime rel-1.24.1 (/usr/lib/upscaled/libonnxruntime.so)`, for plans and people.
+pub fn description() -> Result<String> {
+    init()?;
+    let branch = ort::info().split("git-branch=").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("unknown");
+    Ok(format!("ONNX Runtime {branch} ({})", escape(&library()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plain_name_wins_then_the_highest_version() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(in_folder(folder.path()), None);
+        for name in ["libonnxruntime.so.1.23.0", "libonnxruntime.so.1.24.1", "libonnxruntime_providers_shared.so"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(in_folder(folder.path()), Some(folder.path().join("libonnxruntime.so.1.24.1")));
+        std::fs::write(folder.path().join(FILE), "").unwrap();
+        assert_eq!(in_folder(folder.path()), Some(folder.path().join(FILE)));
+    }
+}

@@ -1,0 +1,76 @@
+//! A network held open at one shape, with its input and output memory.
+
+use anyhow::Result;
+use ort::memory::Allocator;
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
+use ort::value::{Tensor, TensorRef};
+
+use crate::base::failpoint;
+use crate::base::fault::Fault;
+use crate::engine::model_file::Network;
+use crate::engine::provider::{self, Target};
+use crate::model::engine::Provider;
+use crate::tile::stitch::Layout;
+
+/// A session of fixed shape; batches of tiles go through it one after the other.
+pub struct Net {
+    session: Session,
+    options: RunOptions<HasSelectedOutputs>,
+    provider: Provider,
+    input: Vec<f32>,
+    input_dims: [usize; 4],
+    output_dims: [usize; 4],
+    pub layout: Layout,
+    pub residual: bool,
+}
+
+impl Net {
+    pub fn open(network: &Network, target: Target) -> Result<Net> {
+        let session = provider::open(network, target)?;
+        let told = |error: ort::Error| provider::failure(target.provider, &error);
+        let output = Tensor::<f32>::new(&Allocator::default(), network.output_dims).map_err(told)?;
+        // Every run writes to the same memory.
+        let outputs = OutputSelector::no_default().with(&network.output).preallocate(&network.output, output);
+        let options = RunOptions::new().map_err(told)?.with_outputs(outputs);
+        Ok(Net {
+            session,
+            options,
+            provider: target.provider,
+            input: vec![0.0; network.input_dims.iter().product()],
+            input_dims: network.input_dims,
+            output_dims: network.output_dims,
+            layout: network.layout,
+            residual: network.residual,
+        })
+    }
+
+    /// Tiles in a call.
+    pub fn batch(&self) -> usize {
+        self.input_dims[0]
+    }
+
+    /// Samples of one tile's input and of its output.
+    pub fn tile_lengths(&self) -> (usize, usize) {
+        (self.input_dims[1..].iter().product(), self.output_dims[1..].iter().product())
+    }
+
+    /// The input, all tiles of the batch, to be filled before [`Net::run`].
+    pub fn input(&mut self) -> &mut [f32] {
+        &mut self.input
+    }
+
+    /// Runs the network on the input and hands input and output, all tiles, to `then`.
+    pub fn run<R>(&mut self, then: impl FnOnce(&[f32], &[f32]) -> R) -> Result<R> {
+        failpoint::hit("infer")?;
+        let provider = self.provider;
+        let told = |error: ort::Error| provider::failure(provider, &error);
+        let input = TensorRef::from_array_view((self.input_dims, self.input.as_slice())).map_err(told)?;
+        let outputs = self.session.run_with_options(ort::inputs![input], &self.options).map_err(told)?;
+        let (shape, output) = outputs[0].try_extract_tensor::<f32>().map_err(told)?;
+        if !shape.iter().zip(self.output_dims).all(|(&a, b)| a == b as i64) || shape.len() != 4 {
+            let message = format!("a network gave {shape:?} where its graph says {:?}", self.output_dims);
+            return Err(Fault::Unsupported.because(message));
+        }
+        Ok(then(&self.input, output))
+    }
+}

@@ -1,0 +1,129 @@
+//! After the output has its name: history, source, queue line, job folder, in this order.
+//! Every step may be repeated; a crash between two of them is finished at the next start.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::base::atomic_file;
+use crate::base::fault::{Fault, one_line};
+use crate::base::path_text::escape;
+use crate::config::settings::OnSuccess;
+use crate::job::order::JobOrder;
+use crate::model::progress::Outcome;
+use crate::store::history::{Ending, Entry, History};
+use crate::store::job_dir::JobDir;
+
+/// The job process may take a moment to let go of the folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The history line, then what `on_success` asks for the source. `remove_line` takes the job
+/// out of the queue; it is called once both are durable. `source` is size (bytes) and mtime
+/// (nanoseconds since 1970) of the file that was upscaled.
+pub fn succeed(
+    order: &JobOrder,
+    outcome: &Outcome,
+    source: (u64, i64),
+    history: &mut History,
+    remove_line: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    let mut entry = Entry::new(&order.relative, Ending::Done, source.0, source.1);
+    entry.outcome = Some(outcome.clone());
+    history.append(&entry)?;
+    if let Err(error) = settle_source(order) {
+        // The output is there; a source that cannot be moved is told, not repeated.
+        tracing::warn!("{}: {}", order.name(), one_line(&error));
+    }
+    remove_line()?;
+    drop_folder(order)
+}
+
+/// The job folder goes last: while it is there, the job can be finished again.
+pub fn drop_folder(order: &JobOrder) -> Result<()> {
+    if order.run.keep_job_folder {
+        return Ok(());
+    }
+    remove_folder(order)
+}
+
+/// Removes a job's folder with all its work.
+pub fn remove_folder(order: &JobOrder) -> Result<()> {
+    let Some(mut dir) = JobDir::open(&order.job_dir)? else { return Ok(()) };
+    dir.lock(LOCK_PATIENCE)?;
+    dir.remove().with_context(|| format!("removing {}", escape(&order.job_dir)))
+}
+
+fn settle_source(order: &JobOrder) -> Result<()> {
+    match order.run.on_success {
+        OnSuccess::Keep => Ok(()),
+        OnSuccess::Delete => atomic_file::remove(&order.source).context("deleting the source"),
+        OnSuccess::Move => {
+            let folder =
+                order.run.move_to.as_deref().ok_or_else(|| {
+                    Fault::Config.because("on_success = \"move\" needs move_to, a folder outside input/")
+                })?;
+            let target = folder.join(&order.relative);
+            move_file(&order.source, &target)
+        }
+    }
+}
+
+/// Moves a file without replacing another; across file systems by a copy that is durable first.
+fn move_file(from: &Path, to: &Path) -> Result<()> {
+    if from.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let parent = to.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(parent).with_context(|| format!("making {}", escape(parent)))?;
+    let target = free_name(to);
+    let moved = atomic_file::seal_new(from, &target);
+    match moved {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Fault::Busy.because(format!("{} appeared meanwhile; the source stays", escape(&target)))),
+        Err(_) => {
+            let part = parent.join(format!(".moving-{}.part", std::process::id()));
+            std::fs::copy(from, &part).with_context(|| format!("copying the source to {}", escape(parent)))?;
+            if !atomic_file::seal_new(&part, &target)? {
+                atomic_file::remove(&part)?;
+                return Err(Fault::Busy.because(format!("{} appeared meanwhile; the source stays", escape(&target))));
+            }
+            atomic_file::remove(from).context("removing the source after its copy")
+        }
+    }
+}
+
+fn free_name(path: &Path) -> PathBuf {
+    let mut name = path.to_owned();
+    let mut number = 2;
+    while name.symlink_metadata().is_ok() {
+        let mut file = path.file_stem().unwrap_or_default().to_owned();
+        file.push(format!("-{number}"));
+        if let Some(extension) = path.extension() {
+            file.push(".");
+            file.push(extension);
+        }
+        name = path.with_file_name(file);
+        number += 1;
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moving_never_replaces() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a.mkv"), dir.path().join("done/a.mkv"));
+        std::fs::write(&from, b"1").unwrap();
+        move_file(&from, &to).unwrap();
+        std::fs::write(&from, b"2").unwrap();
+        move_file(&from, &to).unwrap();
+        assert!(!from.exists());
+        assert_eq!(std::fs::read(&to).unwrap(), b"1");
+        assert_eq!(std::fs::read(dir.path().join("done/a-2.mkv")).unwrap(), b"2");
+        move_file(&from, &to).unwrap();
+    }
+}

@@ -1,0 +1,133 @@
+//! Making a job's work durable: clips sealed, frames spilled, disk space waited for.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+
+use crate::base::failpoint;
+use crate::base::fault::Fault;
+use crate::job::reporter::Reporter;
+use crate::job::resume::{self, Sealed};
+use crate::job::space::Space;
+use crate::media::{clip_check, lossless};
+use crate::model::encoder::EncoderSpec;
+use crate::model::frame::Frame;
+use crate::model::plan::{BatchRange, Plan};
+use crate::pipeline::encode::EncodedBatch;
+use crate::pipeline::frames::Segment;
+use crate::pipeline::run::Keeper;
+use crate::store::frame_table::{FrameTable, TABLE_VERSION};
+use crate::store::job_dir::JobDir;
+use crate::store::spills::Spill;
+
+/// The job's side of the pipeline.
+pub struct JobKeeper<'a> {
+    pub dir: &'a JobDir,
+    pub plan: &'a Plan,
+    pub specs: &'a [EncoderSpec],
+    pub reporter: &'a Reporter<'a>,
+    pub space: Space<'a>,
+    /// Grows as batches are sealed.
+    pub sealed: Mutex<Sealed>,
+    /// What earlier attempts spilled.
+    pub spills: Vec<Spill>,
+    /// Segments of sealed batches stay (`max_size_mb` may need every frame again).
+    pub keep_frames: bool,
+}
+
+impl JobKeeper<'_> {
+    /// Repeats `work` until the disk has room for it.
+    fn with_space<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            match work() {
+                Err(error) if Fault::of(&error) == Fault::NoSpace => self.space.wait_after(&error)?,
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Keeper for JobKeeper<'_> {
+    fn seal(&self, encoded: &EncodedBatch) -> Result<()> {
+        failpoint::hit("seal.check")?;
+        let range = encoded.batch.range;
+        let spec = &self.specs[encoded.encoder];
+        let name = format!("clip of batch {}", range.index);
+        clip_check::check(&encoded.clip, spec, encoded.frames, &encoded.first, &encoded.last)
+            .with_context(|| format!("checking the {name}"))?;
+        if self.keep_frames {
+            // Every frame must be in a segment before the RAM disk forgets it.
+            encoded.batch.spill(self)?;
+        }
+        let table = FrameTable {
+            version: TABLE_VERSION,
+            start: range.start,
+            stamps: encoded.stamps.clone(),
+            hashes: encoded.hashes.clone(),
+            encoder: encoded.encoder,
+        };
+        let bytes = std::fs::metadata(&encoded.clip)?.len();
+        self.space.wait_for(bytes, &format!("the {name}"))?;
+        let key = &self.plan.key;
+        let clip = self
+            .with_space(|| {
+                self.dir.write_table(range.index, &table, key)?;
+                self.dir.seal_clip(&encoded.clip, range.index, encoded.frames, key, &|_| resume::beat(self.reporter))
+            })
+            .with_context(|| format!("sealing the {name}"))?;
+        if !self.keep_frames {
+            self.dir.remove_spills(range.index)?;
+        }
+        let mut sealed = self.sealed.lock().unwrap_or_else(|e| e.into_inner());
+        sealed.tables.insert(range.index, table);
+        sealed.clips.insert(range.index, clip.path);
+        drop(sealed);
+        self.reporter.sealed(range.index, encoded.frames);
+        Ok(())
+    }
+
+    fn spill(
+        &self,
+        range: &BatchRange,
+        first: u64,
+        count: u64,
+        frames: &mut dyn Iterator<Item = Result<Frame>>,
+    ) -> Result<PathBuf> {
+        let part = self.dir.path().join(format!("spill-{:06}-{first}.part", range.index));
+        let plan = self.plan;
+        let beating = frames.inspect(|_| self.reporter.beat());
+        lossless::write(&part, plan.format(), plan.width, plan.height, beating)
+            .and_then(|_| {
+                let key = &plan.key;
+                self.dir.seal_spill(&part, range.index, first, count, key, &|_| resume::beat(self.reporter))
+            })
+            .map(|spill| spill.path)
+            .with_context(|| format!("spilling frames of batch {}", range.index))
+    }
+
+    fn segments(&self, range: BatchRange) -> Result<Vec<Segment>> {
+        let mut segments: Vec<Segment> = Vec::new();
+        for spill in self.spills.iter().filter(|s| s.batch == range.index) {
+            let next = segments.last().map_or(0, |s| s.first + s.count);
+            if spill.first == next {
+                segments.push(Segment { first: spill.first, count: spill.count, path: spill.path.clone() });
+            }
+        }
+        Ok(segments)
+    }
+
+    fn disk_folder(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn wait_for_space(&self, error: &anyhow::Error) -> Result<()> {
+        self.space.wait_after(error)
+    }
+
+    fn encoder_changed(&self, encoder: usize, reason: &str) {
+        let name = &self.specs[encoder].name;
+        self.reporter.encoder_is(name);
+        self.reporter.remark(&format!("the hardware encoder failed ({reason}); encoding goes on with {name}"));
+    }
+}

@@ -1,0 +1,207 @@
+//! From sealed clips to a verified file beside its final name.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::base::fault::Fault;
+use crate::base::path_text::escape;
+use crate::config::settings::VerifyMode;
+use crate::job::reporter::Reporter;
+use crate::job::resume::{self, Sealed};
+use crate::job::space::Space;
+use crate::media::assemble::{self, AssembleRequest};
+use crate::media::assemble_video::ClipRef;
+use crate::media::verify::{self, VerifyRequest};
+use crate::media::{clip, clip_transcode, encoder_options, lossless};
+use crate::model::encoder::{Codec, EncoderSpec};
+use crate::model::frame::Stamp;
+use crate::model::plan::Plan;
+use crate::model::progress::Phase;
+use crate::pipeline::meter::Stage;
+use crate::store::job_dir::JobDir;
+
+/// Rate attempts before a size limit is given up.
+const RATE_ATTEMPTS: u32 = 4;
+/// Aim this far below the limit: rate control is not exact.
+const RATE_MARGIN: f64 = 0.97;
+
+/// Everything assembly needs.
+pub struct Output<'a> {
+    pub plan: &'a Plan,
+    pub source: &'a Path,
+    pub dir: &'a JobDir,
+    pub sealed: &'a Sealed,
+    pub verify: VerifyMode,
+    pub reporter: &'a Reporter<'a>,
+    pub space: &'a Space<'a>,
+}
+
+/// A verified file, not yet under its final name.
+pub struct Made {
+    pub path: PathBuf,
+    pub losses: Vec<String>,
+    /// What was checked, in words.
+    pub verified: String,
+    pub bytes: u64,
+    pub encoder: String,
+}
+
+impl Output<'_> {
+    /// Joins the clips and everything else of the source into `temporary`, and checks the result.
+    pub fn make(&self, temporary: &Path) -> Result<Made> {
+        let stamps: Vec<Stamp> = self.sealed.tables.values().flat_map(|t| t.stamps.iter().copied()).collect();
+        let specs = &self.plan.encoder.specs;
+        let clips = self.clips()?;
+        let made = self.assemble(temporary, &clips, specs, &stamps)?;
+        let Some(limit) = self.plan.max_size_mb.map(|mib| mib << 20) else { return Ok(made) };
+        self.shrink(made, limit, &stamps)
+    }
+
+    /// The clips as they go into one stream. After a fallback, H.264 carries both parameter
+    /// sets; HEVC and AV1 cannot, so the clips of the dead encoder are encoded again.
+    fn clips(&self) -> Result<Vec<ClipRef>> {
+        let specs = &self.plan.encoder.specs;
+        let last = self.sealed.encoder();
+        let mut clips = Vec::new();
+        for (index, table) in &self.sealed.tables {
+            let mut path = self.sealed.clips[index].clone();
+            let mut spec = table.encoder;
+            if spec != last && specs[last].codec != Codec::H264 {
+                let target = self.scratch(&format!("again-{index:06}.nut"))?;
+                self.reporter.beat();
+                self.space.shutdown.check()?;
+                clip_transcode::transcode(&path, &specs[spec], &target, &specs[last])
+                    .with_context(|| format!("encoding the clip of batch {index} again with {}", specs[last].name))?;
+                (path, spec) = (target, last);
+            }
+            clips.push(ClipRef { path, frames: table.stamps.len() as u64, spec });
+        }
+        Ok(clips)
+    }
+
+    fn encode_again(
+        &self,
+        spec: &EncoderSpec,
+        target: &Path,
+        frames: impl Iterator<Item = Result<crate::model::frame::Frame>>,
+    ) -> Result<()> {
+        let mut writer = clip::ClipWriter::create(target, spec)?;
+        for frame in frames {
+            self.space.shutdown.check()?;
+            self.reporter.beat();
+            writer.write(&frame?)?;
+        }
+        writer.finish()?;
+        Ok(())
+    }
+
+    fn assemble(&self, target: &Path, clips: &[ClipRef], specs: &[EncoderSpec], stamps: &[Stamp]) -> Result<Made> {
+        let source_bytes = std::fs::metadata(self.source).map_or(0, |m| m.len());
+        let clip_bytes: u64 = clips.iter().filter_map(|c| std::fs::metadata(&c.path).ok()).map(|m| m.len()).sum();
+        let beat = || {
+            self.reporter.beat();
+            self.space.shutdown.check()
+        };
+        let report = loop {
+            // The other streams are at most the whole source.
+            self.space.wait_for(clip_bytes + source_bytes, "the output file")?;
+            self.reporter.enter(Phase::Assembling, "");
+            let request = AssembleRequest {
+                source: self.source,
+                info: &self.plan.info,
+                clips,
+                specs,
+                stamps,
+                target,
+                container: &self.plan.container,
+            };
+            match self.reporter.meter.time(Stage::Assemble, || assemble::assemble(&request, &beat)) {
+                Err(error) if Fault::of(&error) == Fault::NoSpace => {
+                    let _ = std::fs::remove_file(target);
+                    self.space.wait_after(&error)?;
+                }
+                done => break done.with_context(|| format!("assembling {}", escape(target)))?,
+            }
+        };
+        self.reporter.enter(Phase::Verifying, "");
+        let spec = &specs[clips.last().map_or(0, |c| c.spec)];
+        let request = VerifyRequest {
+            output: target,
+            source: self.source,
+            info: &self.plan.info,
+            stamps,
+            report: &report,
+            spec,
+            full: self.verify == VerifyMode::Full,
+        };
+        let verified = self
+            .reporter
+            .meter
+            .time(Stage::Verify, || verify::verify(&request, &beat))
+            .context("verifying the output: it is not published")?;
+        let bytes = std::fs::metadata(target)?.len();
+        let encoder = spec.name.clone();
+        Ok(Made { path: target.to_owned(), losses: report.losses, verified, bytes, encoder })
+    }
+
+    /// Encodes all frames again at the rate that fits, until the file does.
+    fn shrink(&self, mut made: Made, limit: u64, stamps: &[Stamp]) -> Result<Made> {
+        let base = &self.plan.encoder.specs[self.sealed.encoder()];
+        let seconds = self.seconds(stamps);
+        let clips = self.clips()?;
+        let mut video: u64 = clips.iter().filter_map(|c| std::fs::metadata(&c.path).ok()).map(|m| m.len()).sum();
+        let spills = self.dir.spilled(self.plan, &|_| resume::beat(self.reporter))?.spills;
+        let mut aim = limit as f64 * RATE_MARGIN;
+        for attempt in 0..RATE_ATTEMPTS {
+            if made.bytes <= limit {
+                return Ok(made);
+            }
+            let other = made.bytes.saturating_sub(video);
+            if attempt > 0 {
+                aim *= limit as f64 * RATE_MARGIN / made.bytes as f64;
+            }
+            let rate = ((aim - other as f64) * 8.0 / seconds) as i64;
+            if rate < 1000 {
+                let message = format!("the streams that are copied already need {} MiB of max_size_mb", other >> 20);
+                return Err(Fault::Unsupported.because(message));
+            }
+            let spec = encoder_options::at_bit_rate(base, rate as u64);
+            self.reporter.log(
+                "info",
+                &format!("{} MiB is over max_size_mb: encoding again at {} kbit/s", made.bytes >> 20, rate / 1000),
+            );
+            let mut again = Vec::new();
+            for (index, table) in &self.sealed.tables {
+                let target = self.scratch(&format!("sized-{index:06}.nut"))?;
+                let mut frames = Vec::new();
+                for spill in spills.iter().filter(|s| s.batch == *index) {
+                    frames.push(lossless::read(&spill.path)?);
+                }
+                self.encode_again(&spec, &target, frames.into_iter().flatten())?;
+                again.push(ClipRef { path: target, frames: table.stamps.len() as u64, spec: 0 });
+            }
+            video = again.iter().filter_map(|c| std::fs::metadata(&c.path).ok()).map(|m| m.len()).sum();
+            made = self.assemble(&made.path.clone(), &again, std::slice::from_ref(&spec), stamps)?;
+        }
+        if made.bytes <= limit {
+            return Ok(made);
+        }
+        let message =
+            format!("the output is still {} MiB after {RATE_ATTEMPTS} attempts; raise max_size_mb", made.bytes >> 20);
+        Err(Fault::Unsupported.because(message))
+    }
+
+    /// A file for clips that are only made for this output; gone at the next start.
+    fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.dir.path().join("scratch");
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", escape(&folder)))?;
+        Ok(folder.join(name))
+    }
+
+    fn seconds(&self, stamps: &[Stamp]) -> f64 {
+        let (Some(first), Some(last)) = (stamps.first(), stamps.last()) else { return 1.0 };
+        let ticks = (last.pts + last.duration - first.pts) as f64;
+        (ticks * self.plan.info.video.time_base.value()).max(0.04)
+    }
+}

@@ -1,0 +1,144 @@
+//! Making a plan: everything that a job's bits depend on, decided before the first frame.
+
+use anyhow::{Context, Result};
+
+use crate::base::clock;
+use crate::base::fault::Fault;
+use crate::config::settings::JobSettings;
+use crate::engine::{runtime, tune};
+use crate::job::fingerprint;
+use crate::job::order::JobOrder;
+use crate::job::reporter::Reporter;
+use crate::media::{self, container, encoder};
+use crate::model::frame::{Chroma, PixelFormat};
+use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
+use crate::model::source::SourceInfo;
+
+/// A batch of output frames may take this much of the RAM disk, bytes, ..
+const BATCH_BYTES: u64 = 2 << 30;
+/// .. unless it would be shorter than this many frames.
+const BATCH_FRAMES_MIN: u64 = 96;
+/// Decoder threads beyond these gain nothing.
+const DECODER_THREADS_MAX: u32 = 8;
+
+/// Plans a video job for a source that was just probed.
+pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Result<Plan> {
+    let settings = &order.settings;
+    if let Some(name) = &settings.pixel_format {
+        info.video.format = parse_format(name)?;
+    }
+    let video = info.video.clone();
+    let threads = if settings.threads > 0 { settings.threads } else { cores() };
+    let (width, height) = target_size(video.width, video.height, settings.scale, video.format);
+    if (width, height) != (video.width * settings.scale, video.height * settings.scale) {
+        reporter.remark(&format!("odd output size rounded up to {width}x{height} by repeating the last row or column"));
+    }
+    let (engine, remarks) = tune::choose(settings, video.width, video.height, video.format.depth)
+        .context("choosing the upscaling engine")?;
+    for remark in remarks {
+        reporter.log("info", &remark);
+    }
+    reporter.beat();
+    let choice = encoder::choose(&encoder::EncoderRequest {
+        settings,
+        width,
+        height,
+        format: video.format,
+        rate: video.average_rate,
+        sample_aspect: video.sample_aspect,
+        colour: video.colour,
+        hdr: video.hdr.clone(),
+        threads,
+    })
+    .context("choosing the encoder")?;
+    for passed in &choice.passed_over {
+        reporter.log("info", &format!("encoder passed over: {passed}"));
+    }
+    reporter.beat();
+    let chosen = container::choose(&order.source, &info, &choice.specs[0])?;
+    for loss in info.losses.iter().chain(&chosen.losses) {
+        reporter.remark(loss);
+    }
+    let mut libraries = media::versions();
+    libraries.push(runtime::description()?);
+    Ok(Plan {
+        version: PLAN_VERSION,
+        program: format!("upscaled {}", env!("CARGO_PKG_VERSION")),
+        created: clock::now_rfc3339(),
+        source: order.source.clone(),
+        fingerprint: fingerprint::take(&order.source)?,
+        batches: batch_rule(settings, video.format.frame_bytes(width, height) as u64),
+        width,
+        height,
+        container: chosen.muxer,
+        extension: chosen.extension,
+        decoder_threads: threads.min(DECODER_THREADS_MAX),
+        deinterlace: match settings.deinterlace.as_str() {
+            "on" => true,
+            "off" => false,
+            _ => video.interlaced,
+        },
+        engine,
+        encoder: choice,
+        max_size_mb: settings.max_size_mb,
+        libraries,
+        key: String::new(),
+        info,
+    })
+}
+
+/// Lengths of the batches: the first gives an early ETA, the others fit the RAM disk.
+pub fn batch_rule(settings: &JobSettings, frame_bytes: u64) -> BatchRule {
+    let fit = (BATCH_BYTES / frame_bytes.max(1)).max(BATCH_FRAMES_MIN);
+    BatchRule { first: settings.eta_frames.max(1), following: settings.batch_frames.clamp(1, fit) }
+}
+
+/// The output's size: exactly the scale, rounded up to what the chroma needs.
+pub fn target_size(width: u32, height: u32, scale: u32, format: PixelFormat) -> (u32, u32) {
+    let (w, h) = (width * scale, height * scale);
+    match format.chroma {
+        Chroma::C420 => (w.next_multiple_of(2), h.next_multiple_of(2)),
+        Chroma::C422 => (w.next_multiple_of(2), h),
+        Chroma::C444 => (w, h),
+    }
+}
+
+/// Processors this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+fn parse_format(name: &str) -> Result<PixelFormat> {
+    for chroma in [Chroma::C420, Chroma::C422, Chroma::C444] {
+        for depth in [8, 10] {
+            let format = PixelFormat { chroma, depth };
+            if format.ffmpeg_name() == name {
+                return Ok(format);
+            }
+        }
+    }
+    let known = "yuv420p, yuv422p, yuv444p, yuv420p10le, yuv422p10le, yuv444p10le";
+    Err(Fault::Config.because(format!("pixel_format {name:?} is not one of {known}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_round_up_where_chroma_needs_it() {
+        let odd = |name| target_size(161, 121, 3, parse_format(name).unwrap());
+        assert_eq!(odd("yuv420p"), (484, 364));
+        assert_eq!(odd("yuv422p"), (484, 363));
+        assert_eq!(odd("yuv444p"), (483, 363));
+        assert!(parse_format("yuv411p").is_err());
+    }
+
+    #[test]
+    fn batches_fit_the_ram_disk() {
+        let settings = JobSettings::default();
+        assert_eq!(batch_rule(&settings, 2 << 20), BatchRule { first: 30, following: 240 });
+        assert_eq!(batch_rule(&settings, 12_441_600).following, 172);
+        assert_eq!(batch_rule(&settings, 1 << 30).following, 96);
+    }
+}

@@ -1,0 +1,248 @@
+//! What a running job tells: progress events for its supervisor and status.json for everyone.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::base::clock;
+use crate::base::fault::one_line;
+use crate::job::order::JobOrder;
+use crate::model::plan::Plan;
+use crate::model::progress::{Event, Phase, Progress};
+use crate::model::status::{STATUS_VERSION, State, Status};
+use crate::pipeline::meter::Meter;
+use crate::store::job_dir::JobDir;
+
+/// The speed is that of this much of the past.
+const SPEED_WINDOW: Duration = Duration::from_secs(30);
+/// Between two progress events.
+pub const TICK: Duration = Duration::from_millis(500);
+/// Between two writes of status.json that no event forces.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// Gathers what the stages count. Shared by the threads of a job.
+pub struct Reporter<'a> {
+    events: &'a (dyn Fn(Event) + Sync),
+    pub meter: &'a Meter,
+    dir: &'a JobDir,
+    state: Mutex<Inner>,
+}
+
+struct Inner {
+    phase: Phase,
+    activity: String,
+    started: Instant,
+    started_at: String,
+    sealed_batches: u64,
+    sealed_frames: u64,
+    /// Frames that were sealed before this attempt.
+    resumed_frames: u64,
+    total_batches: u64,
+    total_frames: u64,
+    samples: VecDeque<(Instant, u64)>,
+    written: Instant,
+    status: Status,
+}
+
+impl<'a> Reporter<'a> {
+    pub fn new(order: &JobOrder, dir: &'a JobDir, meter: &'a Meter, events: &'a (dyn Fn(Event) + Sync)) -> Self {
+        let now = clock::now_rfc3339();
+        let status = Status {
+            version: STATUS_VERSION,
+            job: order.name(),
+            state: State::Running,
+            activity: Phase::Probing.words().into(),
+            updated: now.clone(),
+            started: Some(now.clone()),
+            batches_sealed: 0,
+            batches_total: 0,
+            frames_sealed: 0,
+            frames_total: 0,
+            fps: 0.0,
+            eta_seconds: None,
+            encoder: String::new(),
+            device: String::new(),
+            attempts: order.attempt,
+            resumed_from: None,
+            last_error: dir.read_status().ok().flatten().and_then(|s| s.last_error),
+            remarks: Vec::new(),
+        };
+        let inner = Inner {
+            phase: Phase::Probing,
+            activity: Phase::Probing.words().into(),
+            started: Instant::now(),
+            started_at: now,
+            sealed_batches: 0,
+            sealed_frames: 0,
+            resumed_frames: 0,
+            total_batches: 0,
+            total_frames: 0,
+            samples: VecDeque::new(),
+            written: Instant::now(),
+            status,
+        };
+        Reporter { events, meter, dir, state: Mutex::new(inner) }
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Something moved.
+    pub fn beat(&self) {
+        self.meter.beat();
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.inner().phase
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.inner().started.elapsed().as_secs_f64()
+    }
+
+    pub fn started_at(&self) -> String {
+        self.inner().started_at.clone()
+    }
+
+    /// Changes the phase, with a line in the log where `message` is not empty.
+    pub fn enter(&self, phase: Phase, message: &str) {
+        let old = {
+            let mut inner = self.inner();
+            inner.activity = phase.words().into();
+            std::mem::replace(&mut inner.phase, phase)
+        };
+        self.beat();
+        tracing::debug!("{} -> {}", old.words(), phase.words());
+        if !message.is_empty() {
+            self.log("info", message);
+        }
+        self.write_status();
+        self.tick();
+    }
+
+    /// The job waits; the supervisor's stall clock stands still meanwhile.
+    pub fn waiting(&self, message: &str) {
+        self.enter(Phase::WaitingForSpace, "");
+        self.inner().activity = message.into();
+        self.log("warn", message);
+        self.write_status();
+    }
+
+    /// A line for the supervisor's log.
+    pub fn log(&self, level: &str, message: &str) {
+        (self.events)(Event::Log { level: level.into(), message: message.into() });
+    }
+
+    /// A remark that stays in status.json (losses, damage, fallbacks), and in the log once.
+    pub fn remark(&self, message: &str) {
+        {
+            let mut inner = self.inner();
+            if inner.status.remarks.iter().any(|r| r == message) {
+                return;
+            }
+            inner.status.remarks.push(message.into());
+        }
+        self.log("warn", message);
+    }
+
+    /// The plan is known, and what earlier attempts have sealed.
+    pub fn planned(&self, plan: &Plan, sealed_batches: u64, sealed_frames: u64, encoder: usize) {
+        let mut inner = self.inner();
+        inner.total_frames = plan.info.video.estimated_frames.unwrap_or(0);
+        inner.total_batches = plan.batches.count(inner.total_frames);
+        inner.sealed_batches = sealed_batches;
+        inner.sealed_frames = sealed_frames;
+        inner.resumed_frames = sealed_frames;
+        inner.status.resumed_from = (sealed_batches > 0).then_some(sealed_batches);
+        inner.status.device = plan.engine.label();
+        inner.status.encoder = plan.encoder.specs.get(encoder).map(|s| s.name.clone()).unwrap_or_default();
+    }
+
+    pub fn encoder_is(&self, name: &str) {
+        self.inner().status.encoder = name.into();
+    }
+
+    /// The true length of the source.
+    pub fn length_is(&self, frames: u64, batches: u64) {
+        let mut inner = self.inner();
+        inner.total_frames = frames;
+        inner.total_batches = batches;
+    }
+
+    /// A batch became durable.
+    pub fn sealed(&self, batch: u64, frames: u64) {
+        {
+            let mut inner = self.inner();
+            inner.sealed_batches += 1;
+            inner.sealed_frames += frames;
+        }
+        (self.events)(Event::Sealed { batch, frames });
+        self.write_status();
+    }
+
+    /// Sends the figures of this moment; called by a ticker every [`TICK`].
+    pub fn tick(&self) {
+        let progress = self.progress();
+        (self.events)(Event::Progress(progress));
+        let due = self.inner().written.elapsed() > STATUS_EVERY;
+        if due {
+            self.write_status();
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        let mut inner = self.inner();
+        let computed = self.meter.frames_upscaled();
+        let now = Instant::now();
+        inner.samples.push_back((now, computed));
+        while inner.samples.len() > 2 && now - inner.samples[1].0 > SPEED_WINDOW {
+            inner.samples.pop_front();
+        }
+        let (since, base) = inner.samples[0];
+        let window = (now - since).as_secs_f64();
+        let fps = if window > 0.0 { (computed - base) as f64 / window } else { 0.0 };
+        let done = inner.resumed_frames + self.meter.frames_ready();
+        // An estimate that the source has outrun is no total any more.
+        let total = if done > inner.total_frames { 0 } else { inner.total_frames };
+        let known = fps > 0.0 && total > 0 && matches!(inner.phase, Phase::Upscaling | Phase::Resuming);
+        let eta = known.then(|| (total - done) as f64 / fps);
+        inner.status.fps = (fps * 100.0).round() / 100.0;
+        inner.status.eta_seconds = eta.map(f64::round);
+        Progress {
+            phase: inner.phase,
+            batch: inner.sealed_batches,
+            batches: if total == 0 { 0 } else { inner.total_batches },
+            frame: done,
+            frames: total,
+            fps,
+            elapsed: inner.started.elapsed().as_secs_f64(),
+            eta,
+            encoder: inner.status.encoder.clone(),
+            device: inner.status.device.clone(),
+            beat: self.meter.beats(),
+        }
+    }
+
+    /// Writes status.json: what is sealed, never what is only on the RAM disk. A failure is
+    /// told in the log and stops nothing.
+    pub fn write_status(&self) {
+        let status = {
+            let mut inner = self.inner();
+            inner.written = Instant::now();
+            let (phase, sealed) = (inner.phase, (inner.sealed_batches, inner.sealed_frames));
+            let totals = (inner.total_batches, inner.total_frames);
+            let activity = inner.activity.clone();
+            let status = &mut inner.status;
+            status.state = if phase == Phase::WaitingForSpace { State::Waiting } else { State::Running };
+            status.activity = activity;
+            status.updated = clock::now_rfc3339();
+            (status.batches_sealed, status.frames_sealed) = sealed;
+            (status.batches_total, status.frames_total) = totals;
+            status.clone()
+        };
+        if let Err(error) = self.dir.write_status(&status) {
+            tracing::warn!("status.json could not be written: {}", one_line(&error));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Going on with a job: what earlier attempts left, as far as it can be trusted.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::base::fault::{Fault, one_line};
+use crate::job::fingerprint;
+use crate::job::order::JobOrder;
+use crate::job::reporter::Reporter;
+use crate::model::plan::Plan;
+use crate::store::frame_table::FrameTable;
+use crate::store::job_dir::JobDir;
+
+/// The batches that are sealed: each clip opened, hashed and in agreement with its frame table.
+#[derive(Default)]
+pub struct Sealed {
+    pub tables: BTreeMap<u64, FrameTable>,
+    pub clips: BTreeMap<u64, PathBuf>,
+}
+
+impl Sealed {
+    pub fn frames(&self) -> u64 {
+        self.tables.values().map(|t| t.stamps.len() as u64).sum()
+    }
+
+    /// The encoder in use: a job that fell back once never goes back.
+    pub fn encoder(&self) -> usize {
+        self.tables.values().map(|t| t.encoder).max().unwrap_or(0)
+    }
+}
+
+/// The plan of an earlier attempt, if it still holds for the source. A changed source voids
+/// plan and clips, in the log.
+pub fn plan(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Option<Plan>> {
+    let plan = match dir.read_plan() {
+        Err(error) if Fault::of(&error) == Fault::DamagedState => {
+            reporter.remark(&format!("{}: starting over", one_line(&error)));
+            dir.discard()?;
+            None
+        }
+        read => read?,
+    };
+    let Some(plan) = plan else { return Ok(None) };
+    match fingerprint::check(&order.source, &plan.fingerprint) {
+        Ok(()) => return Ok(Some(plan)),
+        Err(error) if Fault::of(&error) != Fault::SourceChanged => return Err(error),
+        Err(_) => reporter.remark("the source changed since the job began: starting over"),
+    }
+    dir.discard()?;
+    Ok(None)
+}
+
+/// A beat for work that moves bytes.
+pub fn beat(reporter: &Reporter) -> Result<()> {
+    reporter.beat();
+    Ok(())
+}
+
+/// Checks every clip. Damaged ones are removed, with a line in the log, and made again.
+pub fn sealed(dir: &JobDir, plan: &Plan, reporter: &Reporter) -> Result<Sealed> {
+    let found = dir.sealed(plan, &|_| beat(reporter))?;
+    for dropped in &found.dropped {
+        reporter.remark(dropped);
+    }
+    let mut sealed = Sealed::default();
+    for clip in found.clips {
+        sealed.clips.insert(clip.index, clip.path);
+        sealed.tables.insert(clip.index, clip.table);
+    }
+    Ok(sealed)
+}

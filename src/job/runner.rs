@@ -1,0 +1,344 @@
+//! A job from its order to its published file, from wherever an earlier attempt left it.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::base::atomic_file;
+use crate::base::fault::Fault;
+use crate::base::path_text::escape;
+use crate::base::shutdown::Shutdown;
+use crate::job::keeper::JobKeeper;
+use crate::job::order::JobOrder;
+use crate::job::output::{Made, Output};
+use crate::job::reporter::{self, Reporter};
+use crate::job::resume::{self, Sealed};
+use crate::job::space::Space;
+use crate::job::{fingerprint, planner, publish, still};
+use crate::media::{self, probe};
+use crate::model::plan::Plan;
+use crate::model::progress::{Event, Outcome, Phase};
+use crate::pipeline::decode::Ended;
+use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::run::Pipeline;
+use crate::store::frame_table::{End, TABLE_VERSION};
+use crate::store::job_dir::JobDir;
+use crate::work::area::WorkArea;
+use crate::work::budget::Budget;
+
+/// A source whose decoder delivers other frames than before is decoded anew this often.
+const DIVERGED_MAX: u32 = 1;
+/// An attempt that was killed a moment ago may still hold the job folder for so long.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// Room on the RAM disk for clips beside the frames, bytes.
+const CLIPS_ROOM: u64 = 256 << 20;
+/// Bits a pixel of output that the space estimate assumes, before anything is encoded.
+const ESTIMATED_BITS_PER_PIXEL: f64 = 0.1;
+
+/// Does the job, up to and including the rename of the output. What comes after (history,
+/// queue line, job folder) is [`crate::job::finish`]. Holds the job folder's lock throughout.
+///
+/// # Errors
+/// Any [`Fault`]; state on disk is always such that the same order can be given again.
+pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdown) -> Result<Outcome> {
+    media::init();
+    let mut dir = JobDir::create(&order.job_dir, &order.marker(), &order.key)?;
+    dir.lock(LOCK_PATIENCE)?;
+    let dir = dir;
+    let meter = Meter::default();
+    let reporter = Reporter::new(order, &dir, &meter, events);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                reporter.tick();
+                std::thread::park_timeout(reporter::TICK);
+            }
+        });
+        let job =
+            Job { order, dir: &dir, reporter: &reporter, shutdown, space: space(order, &dir, &reporter, shutdown) };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()));
+        done.store(true, Ordering::Release);
+        result.unwrap_or_else(|_| Err(Fault::Internal.because("the job panicked; the log has the place")))
+    })
+}
+
+fn space<'a>(order: &JobOrder, dir: &'a JobDir, reporter: &'a Reporter<'a>, shutdown: &'a Shutdown) -> Space<'a> {
+    Space { folder: dir.path(), reserve: order.run.min_free_mb << 20, reporter, shutdown }
+}
+
+struct Job<'a> {
+    order: &'a JobOrder,
+    dir: &'a JobDir,
+    reporter: &'a Reporter<'a>,
+    shutdown: &'a Shutdown,
+    space: Space<'a>,
+}
+
+impl Job<'_> {
+    fn run(&self) -> Result<Outcome> {
+        let beat = |_| resume::beat(self.reporter);
+        if let Some(path) = publish::published(self.order, self.dir, &beat)? {
+            self.reporter.log("info", &format!("{} was published before the last stop", escape(&path)));
+            let verified = "verified before it was published by an earlier attempt".into();
+            return self.outcome(&path, None, None, Vec::new(), verified);
+        }
+        let plan = match resume::plan(self.order, self.dir, self.reporter)? {
+            Some(plan) => plan,
+            None => match self.plan()? {
+                Planned::Video(plan) => *plan,
+                Planned::Still(still) => return self.still_outcome(still),
+            },
+        };
+        for removed in self.dir.tidy(Some(&plan))? {
+            tracing::debug!("{removed}");
+        }
+        let sealed = self.clips(&plan)?;
+        let temporary = publish::temporary(self.order)?;
+        let output = Output {
+            plan: &plan,
+            source: &self.order.source,
+            dir: self.dir,
+            sealed: &sealed,
+            verify: self.order.settings.verify,
+            reporter: self.reporter,
+            space: &self.space,
+        };
+        let made = output.make(&temporary).inspect_err(|_| {
+            let _ = std::fs::remove_file(&temporary);
+        })?;
+        fingerprint::check(&self.order.source, &plan.fingerprint)?;
+        self.reporter.enter(Phase::Publishing, "");
+        let path = publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)?;
+        let losses = plan.info.losses.iter().chain(&made.losses).cloned().collect();
+        let verified = made.verified.clone();
+        self.outcome(&path, Some(&plan), Some((&made, &sealed)), losses, verified)
+    }
+
+    fn plan(&self) -> Result<Planned> {
+        let info = probe::probe(&self.order.source)?;
+        std::fs::create_dir_all(&self.order.target_dir)
+            .with_context(|| format!("making {}", escape(&self.order.target_dir)))?;
+        if info.still {
+            return Ok(Planned::Still(still::run(self.order, self.dir, self.reporter)?));
+        }
+        self.reporter.enter(Phase::Planning, "");
+        let mut plan = planner::make(self.order, info, self.reporter)?;
+        let pixels = f64::from(plan.width) * f64::from(plan.height);
+        let frames = plan.info.video.estimated_frames.unwrap_or(0) as f64;
+        let clips = (pixels * frames * ESTIMATED_BITS_PER_PIXEL / 8.0) as u64;
+        self.space.wait_for(2 * clips, "the clips and the output file, by estimate,")?;
+        self.dir.write_plan(&mut plan)?;
+        let spec = &plan.encoder.specs[0];
+        let video = &plan.info.video;
+        self.reporter.log(
+            "info",
+            &format!(
+                "plan: {} {}x{} -> {}x{} {}, {}, {} tiles of {}x{}, {}",
+                video.codec,
+                video.width,
+                video.height,
+                plan.width,
+                plan.height,
+                plan.format().ffmpeg_name(),
+                spec.name,
+                plan.engine.model,
+                plan.engine.tile_width,
+                plan.engine.tile_height,
+                plan.engine.label(),
+            ),
+        );
+        Ok(Planned::Video(Box::new(plan)))
+    }
+
+    /// Every batch sealed: those of earlier attempts, and the rest now.
+    fn clips(&self, plan: &Plan) -> Result<Sealed> {
+        self.reporter.enter(Phase::Resuming, "");
+        let mut diverged = 0;
+        loop {
+            let sealed = resume::sealed(self.dir, plan, self.reporter)?;
+            let encoder = sealed.encoder();
+            let (batches, frames) = (sealed.clips.len() as u64, sealed.frames());
+            self.reporter.planned(plan, batches, frames, encoder);
+            if let Some(end) = self.read_end(plan)? {
+                self.reporter.length_is(end.frames, end.batches);
+                if end.frames == frames && end.batches == batches {
+                    self.tell_damage(&end);
+                    return Ok(sealed);
+                }
+            }
+            if batches > 0 {
+                self.reporter.log("info", &format!("resuming: {batches} batches, {frames} frames are sealed"));
+            }
+            match self.upscale(plan, sealed, encoder)? {
+                (Ended::Complete { frames: 0, .. }, _) => {
+                    let name = self.order.name();
+                    return Err(Fault::BadInput.because(format!("{name}: not one frame of the video could be decoded")));
+                }
+                (Ended::Complete { frames, damage }, sealed) => {
+                    let batches = plan.batches.count(frames);
+                    if sealed.frames() != frames || sealed.clips.len() as u64 != batches {
+                        let message = format!("{} of {frames} frames are sealed", sealed.frames());
+                        return Err(Fault::Mismatch.because(message));
+                    }
+                    // Per-frame facts come from the tables: a resumed decoder has not seen every frame.
+                    let stamps = || sealed.tables.values().flat_map(|t| &t.stamps);
+                    let damaged = stamps().filter(|s| s.damaged).count() as u64;
+                    let mended = stamps().filter(|s| s.mended).count() as u64;
+                    let end = End {
+                        version: TABLE_VERSION,
+                        frames,
+                        batches,
+                        damaged_frames: damaged,
+                        damaged_packets: damage.packets,
+                        mended,
+                        resized: damage.resized,
+                    };
+                    self.dir.write_end(&end, &plan.key)?;
+                    self.reporter.length_is(frames, batches);
+                    self.tell_damage(&end);
+                    return Ok(sealed);
+                }
+                (Ended::Diverged { batch }, _) if diverged < DIVERGED_MAX => {
+                    diverged += 1;
+                    let message = "the source decodes differently than before: its later clips are made again";
+                    self.reporter.remark(message);
+                    self.drop_from(plan, batch)?;
+                }
+                (Ended::Diverged { .. }, _) => {
+                    let message = format!("{} decodes differently each time", self.order.name());
+                    return Err(Fault::Mismatch.because(message));
+                }
+            }
+        }
+    }
+
+    fn read_end(&self, plan: &Plan) -> Result<Option<End>> {
+        match self.dir.read_end(&plan.key) {
+            // It only saves decoding again.
+            Err(error) if Fault::of(&error) == Fault::DamagedState => Ok(None),
+            read => read,
+        }
+    }
+
+    /// Forgets the clips from a batch on.
+    fn drop_from(&self, plan: &Plan, batch: u64) -> Result<()> {
+        let found = self.dir.sealed(plan, &|_| resume::beat(self.reporter))?;
+        for clip in found.clips.iter().filter(|c| c.index >= batch) {
+            atomic_file::remove(&clip.path)?;
+        }
+        Ok(())
+    }
+
+    fn upscale(&self, plan: &Plan, sealed: Sealed, encoder: usize) -> Result<(Ended, Sealed)> {
+        let batch_bytes = plan.format().frame_bytes(plan.width, plan.height) as u64 * plan.batches.following;
+        // One batch is filled while the one before is being sealed.
+        let area = WorkArea::open(&self.order.run, &self.order.key, 2 * batch_bytes + CLIPS_ROOM)?;
+        let tables = sealed.tables.clone();
+        let found = self.dir.spilled(plan, &|_| resume::beat(self.reporter))?;
+        for dropped in &found.dropped {
+            self.reporter.remark(dropped);
+        }
+        let spills = found.spills;
+        let keeper = JobKeeper {
+            dir: self.dir,
+            plan,
+            specs: &plan.encoder.specs,
+            reporter: self.reporter,
+            space: space(self.order, self.dir, self.reporter, self.shutdown),
+            sealed: Mutex::new(sealed),
+            spills,
+            keep_frames: plan.max_size_mb.is_some(),
+        };
+        self.reporter.enter(Phase::Upscaling, "");
+        let pipeline = Pipeline {
+            source: &self.order.source,
+            plan,
+            specs: &plan.encoder.specs,
+            first_encoder: encoder,
+            sealed: &tables,
+            area: &area,
+            memory: Budget::new(&self.order.run).left(),
+            keeper: &keeper,
+            meter: self.reporter.meter,
+            shutdown: self.shutdown,
+            checkpoint_seconds: self.order.run.checkpoint_seconds,
+        };
+        let ended = pipeline.run()?;
+        area.destroy()?;
+        Ok((ended, keeper.sealed.into_inner().unwrap_or_else(|e| e.into_inner())))
+    }
+
+    fn tell_damage(&self, end: &End) {
+        let lost = end.damaged_frames + end.damaged_packets;
+        self.reporter.meter.set_damaged(lost);
+        if lost > 0 {
+            self.reporter.remark(&format!(
+                "the source is damaged: {} of {} frames decoded with errors, {} packets could not be decoded",
+                end.damaged_frames, end.frames, end.damaged_packets
+            ));
+        }
+        if end.mended > 0 {
+            self.reporter.remark(&format!(
+                "{} timestamps of the source were doubled or ran backward and were mended",
+                end.mended
+            ));
+        }
+        if end.resized > 0 {
+            self.reporter.remark(&format!("{} frames had another size and were fitted to the first", end.resized));
+        }
+    }
+
+    fn still_outcome(&self, still: still::Upscaled) -> Result<Outcome> {
+        let (width, height, device) = (still.width, still.height, still.device);
+        let verified = format!("read back as {width}x{height}");
+        let outcome = self.outcome(&still.path, None, None, still.losses, verified)?;
+        Ok(Outcome { frames: 1, width, height, device, ..outcome })
+    }
+
+    fn outcome(
+        &self,
+        path: &Path,
+        plan: Option<&Plan>,
+        made: Option<(&Made, &Sealed)>,
+        losses: Vec<String>,
+        verified: String,
+    ) -> Result<Outcome> {
+        let meter = self.reporter.meter;
+        let seconds = self.reporter.seconds();
+        let (tiles, tiles_reused) = meter.tile_counts();
+        let upscaled = meter.frames_upscaled();
+        let frames = made.map_or(0, |(_, sealed)| sealed.frames());
+        let duration = plan.and_then(|p| p.info.duration).unwrap_or(0.0);
+        let share = if frames > 0 { upscaled as f64 / frames as f64 } else { 0.0 };
+        Ok(Outcome {
+            output: escape(path),
+            frames,
+            seconds,
+            fps: if seconds > 0.0 { upscaled as f64 / seconds } else { 0.0 },
+            speed: if seconds > 0.0 { duration * share / seconds } else { 0.0 },
+            source_bytes: std::fs::metadata(&self.order.source).map_or(0, |m| m.len()),
+            output_bytes: std::fs::metadata(path).map_or(0, |m| m.len()),
+            width: plan.map_or(0, |p| p.width),
+            height: plan.map_or(0, |p| p.height),
+            encoder: made.map(|(m, _)| m.encoder.clone()).unwrap_or_default(),
+            device: plan.map(|p| p.engine.label()).unwrap_or_default(),
+            tiles,
+            tiles_reused,
+            stages: Stage::ALL.iter().map(|s| (s.name().to_owned(), meter.busy(*s).as_secs_f64())).collect(),
+            damaged: meter.damaged(),
+            losses,
+            verified,
+        })
+    }
+}
+
+/// What the plan phase came to.
+enum Planned {
+    Video(Box<Plan>),
+    /// A picture needs no plan: it is published already.
+    Still(still::Upscaled),
+}

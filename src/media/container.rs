@@ -1,0 +1,100 @@
+//! Which container the output gets: MP4, MOV and Matroska stay what they are where they can
+//! hold every stream; all else becomes Matroska.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::base::fault::Fault;
+use crate::media::assemble_streams::{container_word, select, takes_video};
+use crate::media::ffi::output;
+use crate::model::encoder::EncoderSpec;
+use crate::model::source::SourceInfo;
+
+/// The container of an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerChoice {
+    /// FFmpeg's muxer name.
+    pub muxer: String,
+    /// File extension without the dot.
+    pub extension: String,
+    /// Streams it cannot hold, and why it is not the source's container, in words.
+    pub losses: Vec<String>,
+}
+
+/// Chooses by rehearsing a header with each stream of the source.
+///
+/// # Errors
+/// When the source does not open, or [`Fault::Unsupported`] when no container takes the video.
+pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec) -> Result<ContainerChoice> {
+    let input = output::open_input(source, true)?;
+    let brand = input.metadata().get("major_brand").map(|brand| brand.trim().to_ascii_lowercase());
+    let extension = source.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    let own = own_container(input.format().name(), brand.as_deref());
+    let mut refusals = Vec::new();
+    let mut best: Option<(ContainerChoice, usize)> = None;
+    for muxer in own.iter().copied().chain(["matroska"]) {
+        if let Err(why) = takes_video(spec, muxer) {
+            refusals.push(format!("{}: {why}", container_word(muxer)));
+            continue;
+        }
+        let selection = select(&input, info, spec, muxer)?;
+        if best.as_ref().is_none_or(|(_, weight)| selection.weight < *weight) {
+            let choice = ContainerChoice {
+                muxer: muxer.to_owned(),
+                extension: extension_for(muxer, extension.as_deref()).to_owned(),
+                losses: selection.losses,
+            };
+            best = Some((choice, selection.weight));
+        }
+    }
+    match best {
+        Some((choice, _)) => Ok(choice),
+        None => Err(Fault::Unsupported.because(format!(
+            "no container of this FFmpeg takes the video of {} ({})",
+            spec.name,
+            refusals.join("; ")
+        ))),
+    }
+}
+
+/// The container of the source, if it is one that stays.
+fn own_container(demuxer: &str, brand: Option<&str>) -> Option<&'static str> {
+    let names: Vec<_> = demuxer.split(',').collect();
+    if !names.contains(&"mp4") {
+        // Matroska is tried for everything; WebM cannot hold H.264 and HEVC.
+        return None;
+    }
+    match brand {
+        Some("qt") => Some("mov"),
+        Some(brand) if brand.starts_with("3g") => None,
+        // Files without a brand are from before MP4.
+        None => Some("mov"),
+        _ => Some("mp4"),
+    }
+}
+
+fn extension_for<'a>(muxer: &str, source: Option<&'a str>) -> &'a str {
+    match (muxer, source) {
+        ("mp4", Some(extension @ ("mp4" | "m4v"))) => extension,
+        ("mp4", _) => "mp4",
+        ("mov", _) => "mov",
+        _ => "mkv",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mp4_family_is_told_apart() {
+        let names = "mov,mp4,m4a,3gp,3g2,mj2";
+        assert_eq!(own_container(names, Some("isom")), Some("mp4"));
+        assert_eq!(own_container(names, Some("qt")), Some("mov"));
+        assert_eq!(own_container(names, Some("3gp5")), None);
+        assert_eq!(own_container("matroska,webm", None), None);
+        assert_eq!(extension_for("mp4", Some("m4v")), "m4v");
+        assert_eq!(extension_for("matroska", Some("webm")), "mkv");
+    }
+}

@@ -1,0 +1,313 @@
+//! Which encoder a job uses: found by really encoding a few frames at its size and format.
+
+use anyhow::Result;
+use ffmpeg_next::Packet;
+
+use crate::base::fault::{Fault, one_line};
+use crate::config::settings::{CodecChoice, JobSettings};
+use crate::media::encoder_options::{KNOWN, Known, STAND_IN, Wishes, options};
+use crate::media::encoder_session::Session;
+use crate::media::ffi::log;
+use crate::media::parameter_sets;
+use crate::model::encoder::{Codec, EncoderChoice, EncoderSpec};
+use crate::model::frame::{Frame, PixelFormat};
+use crate::model::source::{Colour, Hdr, Rational};
+
+/// H.264 ends here by default: hardware encoders and many players go no further.
+pub const H264_SIDE_MAX: u32 = 4096;
+/// Slowest and fastest nominal frame rate an encoder is told.
+pub const RATE_MAX: i32 = 240;
+/// Seconds between key frames, at most, and the same in frames.
+const GOP_SECONDS: f64 = 5.0;
+const GOP_MAX: u32 = 250;
+/// Frames of a trial: enough for a reference and a look-ahead to be used.
+const TRIAL_FRAMES: u64 = 3;
+
+/// What the encoder must do.
+pub struct EncoderRequest<'a> {
+    pub settings: &'a JobSettings,
+    /// Size of the output in pixels.
+    pub width: u32,
+    pub height: u32,
+    pub format: PixelFormat,
+    /// Average frame rate of the source; may be unknown or absurd.
+    pub rate: Rational,
+    pub sample_aspect: Rational,
+    pub colour: Colour,
+    pub hdr: Option<Hdr>,
+    /// 0: all cores.
+    pub threads: u32,
+}
+
+/// Finds the first encoder that works, and for a hardware one the software that goes on when
+/// it dies.
+///
+/// # Errors
+/// [`Fault::Config`] for an encoder name this program does not know, [`Fault::Unsupported`]
+/// when nothing encodes at this size, naming the largest size that works.
+pub fn choose(request: &EncoderRequest<'_>) -> Result<EncoderChoice> {
+    let mut passed_over = Vec::new();
+    for codec in codecs(request)? {
+        let mut specs = Vec::new();
+        for known in candidates(request, codec) {
+            let second_set = codec == Codec::H264 && !specs.is_empty();
+            let spec = spec(request, &known, second_set);
+            match try_out(&spec) {
+                Ok(()) => {
+                    let software = !known.hardware;
+                    specs.push(spec);
+                    if software {
+                        break;
+                    }
+                }
+                Err(why) => passed_over.push(format!("{}: {why}", known.name)),
+            }
+        }
+        if !specs.is_empty() {
+            return Ok(EncoderChoice { specs, passed_over });
+        }
+    }
+    let largest = match largest_size(request)? {
+        Some((width, height)) => format!("the largest size of this shape that works is {width}x{height}"),
+        None => "no encoder works for this pixel format at any size".into(),
+    };
+    Err(Fault::Unsupported.because(format!(
+        "no encoder works at {}x{} {}: {largest} ({})",
+        request.width,
+        request.height,
+        request.format.ffmpeg_name(),
+        passed_over.join("; ")
+    )))
+}
+
+/// The codecs to try, best first.
+fn codecs(request: &EncoderRequest<'_>) -> Result<Vec<Codec>> {
+    if let Some(name) = &request.settings.encoder {
+        return match KNOWN.iter().find(|known| known.name == name) {
+            Some(known) => Ok(vec![known.codec]),
+            None => {
+                let names: Vec<_> = KNOWN.iter().map(|known| known.name).collect();
+                Err(Fault::Config.because(format!("encoder = {name:?} is not known; known are {}", names.join(", "))))
+            }
+        };
+    }
+    Ok(match request.settings.codec {
+        CodecChoice::H264 => vec![Codec::H264],
+        CodecChoice::Hevc => vec![Codec::Hevc],
+        CodecChoice::Av1 => vec![Codec::Av1],
+        CodecChoice::Auto => {
+            let large = request.width > H264_SIDE_MAX || request.height > H264_SIDE_MAX;
+            match large || request.format.depth > 8 {
+                true => vec![Codec::Hevc, Codec::Av1, Codec::H264],
+                false => vec![Codec::H264, Codec::Hevc, Codec::Av1],
+            }
+        }
+    })
+}
+
+/// The encoders of a codec in order; one named in the settings alone, but with the software
+/// behind it when it is hardware.
+fn candidates(request: &EncoderRequest<'_>, codec: Codec) -> Vec<Known> {
+    let of_codec = KNOWN.iter().filter(|known| known.codec == codec);
+    match &request.settings.encoder {
+        None => of_codec.filter(|known| known.name != STAND_IN).copied().collect(),
+        Some(name) => {
+            let named_hardware = KNOWN.iter().any(|known| known.name == name && known.hardware);
+            of_codec.filter(|known| known.name == name || named_hardware && !known.hardware).copied().collect()
+        }
+    }
+}
+
+fn spec(request: &EncoderRequest<'_>, known: &Known, second_set: bool) -> EncoderSpec {
+    let threads = match request.threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        n => n,
+    };
+    let wishes = Wishes {
+        crf: request.settings.crf,
+        cq: request.settings.cq,
+        // A preset is a word of one family of encoders: it is used where it was meant.
+        preset: request.settings.preset.clone().filter(|preset| fits(known, preset)),
+        threads,
+        second_set,
+    };
+    let rate = nominal_rate(request.rate);
+    EncoderSpec {
+        codec: known.codec,
+        name: known.name.to_owned(),
+        hardware: known.hardware,
+        options: options(known, &wishes, request.format, request.colour, request.hdr.as_ref()),
+        width: request.width,
+        height: request.height,
+        format: request.format,
+        rate,
+        gop: ((rate.value() * GOP_SECONDS).round() as u32).clamp(12, GOP_MAX),
+        sample_aspect: request.sample_aspect,
+        colour: request.colour,
+        hdr: request.hdr.clone(),
+    }
+}
+
+/// Whether a preset's name belongs to an encoder: `p1`..`p7` NVENC, a number AV1, words x264
+/// and x265.
+fn fits(known: &Known, preset: &str) -> bool {
+    let number = preset.parse::<u32>().is_ok();
+    let nvenc = preset.strip_prefix('p').is_some_and(|rest| rest.parse::<u32>().is_ok());
+    match known.name {
+        name if name.ends_with("_nvenc") && name != STAND_IN => nvenc || matches!(preset, "slow" | "medium" | "fast"),
+        "libsvtav1" | "libaom-av1" => number,
+        _ => !number && !nvenc,
+    }
+}
+
+/// The average rate within 1..=240 and with terms an encoder's header can hold; 25 when
+/// unknown.
+pub fn nominal_rate(average: Rational) -> Rational {
+    if !average.is_known() {
+        return Rational::new(25, 1);
+    }
+    let value = average.value();
+    if value < 1.0 {
+        return Rational::new(1, 1);
+    }
+    if value > f64::from(RATE_MAX) {
+        return Rational::new(RATE_MAX, 1);
+    }
+    if average.num <= 240_000 && average.den <= 1_001_000 {
+        return average;
+    }
+    Rational::new((value * 1000.0).round() as i32, 1000)
+}
+
+/// Encodes a few frames of noise and looks whether every one came out, with its parameter
+/// sets in band.
+fn try_out(spec: &EncoderSpec) -> Result<(), String> {
+    let (result, said) = log::errors_during(|| encode_noise(spec));
+    result.map_err(|error| match said.first() {
+        // FFmpeg's first complaint is the cause; the error code that follows says little.
+        Some(line) => line.clone(),
+        None => one_line(&error),
+    })
+}
+
+fn encode_noise(spec: &EncoderSpec) -> Result<()> {
+    let mut session = Session::open(spec)?;
+    let mut packets = 0;
+    let mut headers = false;
+    let mut sink = |packet: Packet| {
+        packets += 1;
+        headers |= packet.data().is_some_and(|data| parameter_sets::has_sets(spec.codec, data));
+        Ok(())
+    };
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut frame = Frame::new(spec.format, spec.width, spec.height);
+    for _ in 0..TRIAL_FRAMES {
+        fill_with_noise(&mut frame, &mut state);
+        session.send(&frame, &mut sink)?;
+    }
+    session.finish(&mut sink)?;
+    if packets != TRIAL_FRAMES || !headers {
+        return Err(Fault::Unsupported
+            .because(format!("{packets} packets for {TRIAL_FRAMES} frames, parameter sets in band: {headers}")));
+    }
+    Ok(())
+}
+
+/// Grey with a little noise, the same each time: quick to encode, yet never empty.
+fn fill_with_noise(frame: &mut Frame, state: &mut u64) {
+    let wide = frame.format.sample_bytes() == 2;
+    for word in frame.data.chunks_mut(8) {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        for (i, byte) in word.iter_mut().enumerate() {
+            let noise = (*state >> (8 * i)) as u8 & 15;
+            *byte = match (wide, i % 2) {
+                (false, _) => 120 + noise,
+                (true, 0) => noise << 4,
+                (true, _) => 2,
+            };
+        }
+    }
+}
+
+/// The largest size of the request's shape at which some encoder opens.
+fn largest_size(request: &EncoderRequest<'_>) -> Result<Option<(u32, u32)>> {
+    let longest = request.width.max(request.height);
+    for side in [16384u32, 8192, 4096, 2048, 1024].into_iter().filter(|side| *side < longest) {
+        let scaled = |length: u32| {
+            let pixels = u64::from(length) * u64::from(side) / u64::from(longest);
+            (pixels as u32 & !1).max(2)
+        };
+        let (width, height) = (scaled(request.width), scaled(request.height));
+        for codec in codecs(request)? {
+            for known in candidates(request, codec) {
+                let spec = EncoderSpec { width, height, ..spec(request, &known, false) };
+                if log::errors_during(|| Session::open(&spec)).0.is_ok() {
+                    return Ok(Some((width, height)));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::frame::Chroma;
+
+    fn request(settings: &JobSettings, width: u32, height: u32, format: PixelFormat) -> EncoderRequest<'_> {
+        EncoderRequest {
+            settings,
+            width,
+            height,
+            format,
+            rate: Rational::new(24, 1),
+            sample_aspect: Rational::new(1, 1),
+            colour: Colour { range: 1, primaries: 1, transfer: 1, matrix: 1, chroma_location: 1 },
+            hdr: None,
+            threads: 2,
+        }
+    }
+
+    #[test]
+    fn rates_stay_within_what_encoders_take() {
+        assert_eq!(nominal_rate(Rational::new(57600, 1)), Rational::new(240, 1));
+        assert_eq!(nominal_rate(Rational::new(0, 0)), Rational::new(25, 1));
+        assert_eq!(nominal_rate(Rational::new(1, 3)), Rational::new(1, 1));
+        assert_eq!(nominal_rate(Rational::new(30000, 1001)), Rational::new(30000, 1001));
+        assert_eq!(nominal_rate(Rational::new(26_543_211, 1_000_003)), Rational::new(26_543, 1000));
+    }
+
+    #[test]
+    fn eight_bits_are_h264_and_ten_bits_hevc() {
+        let settings = JobSettings::default();
+        let choice = choose(&request(&settings, 320, 180, PixelFormat::YUV420)).unwrap();
+        let last = choice.specs.last().unwrap();
+        assert_eq!((last.codec, last.name.as_str()), (Codec::H264, "libx264"));
+        assert_eq!(choice.specs.len() + choice.passed_over.len(), 2, "{choice:?}");
+        assert!(choice.specs.len() == 2 || choice.passed_over[0].starts_with("h264_nvenc: "), "{choice:?}");
+        let ten = PixelFormat { chroma: Chroma::C420, depth: 10 };
+        let choice = choose(&request(&settings, 320, 180, ten)).unwrap();
+        assert_eq!(choice.specs.last().unwrap().name, "libx265");
+    }
+
+    #[test]
+    fn odd_sizes_and_unknown_names_are_refused() {
+        let settings = JobSettings { codec: CodecChoice::H264, ..JobSettings::default() };
+        let error = choose(&request(&settings, 161, 121, PixelFormat::YUV420)).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Unsupported);
+        let settings = JobSettings { encoder: Some("libtheora".into()), ..JobSettings::default() };
+        let error = choose(&request(&settings, 160, 120, PixelFormat::YUV420)).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Config);
+        assert!(error.to_string().contains("libx264"), "{error}");
+    }
+
+    #[test]
+    fn a_codec_asked_for_is_used() {
+        let settings = JobSettings { codec: CodecChoice::Av1, ..JobSettings::default() };
+        let choice = choose(&request(&settings, 128, 96, PixelFormat::YUV420)).unwrap();
+        assert_eq!(choice.specs.last().unwrap().codec, Codec::Av1);
+    }
+}

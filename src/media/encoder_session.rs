@@ -1,0 +1,143 @@
+//! One opened encoder: frames in, packets out, drained at the end.
+
+use anyhow::{Context as _, Result};
+use ffmpeg_next::{Dictionary, Packet, encoder, frame, picture};
+
+use crate::base::fault::Fault;
+use crate::media::encoder_options;
+use crate::media::ffi::output;
+use crate::media::picture::{Layout, Pool};
+use crate::model::encoder::EncoderSpec;
+use crate::model::frame::Frame;
+use crate::model::source::Rational;
+
+/// Frame numbers begin here in clips, so that no decoding time is ever negative.
+pub const FIRST_PTS: i64 = 1024;
+
+/// An encoder opened as a spec says. Its first frame is always a key frame that nothing
+/// before it is needed for; parameter sets are in band.
+pub struct Session {
+    encoder: encoder::Video,
+    pool: Pool,
+    sent: i64,
+    name: String,
+    hardware: bool,
+}
+
+impl Session {
+    /// Opens the encoder.
+    ///
+    /// # Errors
+    /// [`Fault::Encoder`] for hardware, else [`Fault::Unsupported`], with FFmpeg's words.
+    pub fn open(spec: &EncoderSpec) -> Result<Session> {
+        let refusal = |why: String| {
+            let fault = if spec.hardware { Fault::Encoder } else { Fault::Unsupported };
+            fault.because(format!(
+                "encoder {} does not open at {}x{} {}: {why}",
+                spec.name,
+                spec.width,
+                spec.height,
+                spec.format.ffmpeg_name()
+            ))
+        };
+        let name = encoder_options::ffmpeg_name(&spec.name);
+        let Some(codec) = encoder::find_by_name(name) else {
+            return Err(refusal("this FFmpeg was built without it".into()));
+        };
+        let layout = Layout::of(&spec.name, spec.format);
+        let mut context = ffmpeg_next::codec::Context::new_with_codec(codec);
+        output::prepare_encoder(&mut context, spec.rate);
+        let mut video = context.encoder().video().map_err(|e| refusal(output::explained(e).to_string()))?;
+        video.set_width(spec.width);
+        video.set_height(spec.height);
+        video.set_format(layout.pixel(spec.format));
+        video.set_gop(spec.gop);
+        let aspect = spec.sample_aspect;
+        if aspect.is_known() {
+            video.set_aspect_ratio(ffmpeg_next::Rational::new(aspect.num, aspect.den));
+        }
+        let mut options = Dictionary::new();
+        for (name, value) in output::colour_numbers(spec.colour) {
+            options.set(name, &value.to_string());
+        }
+        for (name, value) in &spec.options {
+            options.set(name, value);
+        }
+        let opened = video.open_as_with(codec, options).map_err(|e| refusal(output::explained(e).to_string()))?;
+        Ok(Session {
+            encoder: opened,
+            pool: Pool::new(layout, spec.format, spec.width, spec.height),
+            sent: 0,
+            name: spec.name.clone(),
+            hardware: spec.hardware,
+        })
+    }
+
+    /// What a muxer needs to know of the encoder.
+    pub fn context(&self) -> &ffmpeg_next::codec::Context {
+        &self.encoder
+    }
+
+    /// Time base of the packets.
+    pub fn time_base(&self) -> Rational {
+        let base = self.encoder.time_base();
+        Rational::new(base.numerator(), base.denominator())
+    }
+
+    /// Frames sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent as u64
+    }
+
+    /// Encodes the next frame and hands each finished packet to `sink`.
+    pub fn send(&mut self, frame: &Frame, sink: &mut dyn FnMut(Packet) -> Result<()>) -> Result<()> {
+        let mut video = self.pool.fill(frame)?;
+        video.set_pts(Some(FIRST_PTS + self.sent));
+        video.set_kind(if self.sent == 0 { picture::Type::I } else { picture::Type::None });
+        self.send_video(&video)?;
+        self.pool.give_back(video);
+        self.sent += 1;
+        self.receive(sink)
+    }
+
+    fn send_video(&mut self, video: &frame::Video) -> Result<()> {
+        #[cfg(feature = "failpoints")]
+        self.planned_failure()?;
+        let sent = self.encoder.send_frame(video);
+        sent.map_err(|e| self.broken(e)).with_context(|| format!("encoding frame {}", self.sent))
+    }
+
+    /// Lets a test break the encoder: `encode.hardware` only a hardware one.
+    #[cfg(feature = "failpoints")]
+    fn planned_failure(&self) -> Result<()> {
+        use crate::base::failpoint::hit;
+        let name = &self.name;
+        if self.hardware {
+            hit("encode.hardware").map_err(|e| Fault::Encoder.because(format!("encoder {name} failed: {e:#}")))?;
+        }
+        hit("encode")
+    }
+
+    /// Drains the encoder.
+    pub fn finish(&mut self, sink: &mut dyn FnMut(Packet) -> Result<()>) -> Result<()> {
+        self.encoder.send_eof().map_err(|e| self.broken(e))?;
+        self.receive(sink)
+    }
+
+    fn receive(&mut self, sink: &mut dyn FnMut(Packet) -> Result<()>) -> Result<()> {
+        loop {
+            let mut packet = Packet::empty();
+            match self.encoder.receive_packet(&mut packet) {
+                Ok(()) => sink(packet)?,
+                Err(ffmpeg_next::Error::Eof) => return Ok(()),
+                Err(ffmpeg_next::Error::Other { errno }) if errno == libc::EAGAIN => return Ok(()),
+                Err(error) => return Err(self.broken(error)),
+            }
+        }
+    }
+
+    fn broken(&self, error: ffmpeg_next::Error) -> anyhow::Error {
+        let fault = if self.hardware { Fault::Encoder } else { Fault::Internal };
+        fault.because(format!("encoder {} failed: {}", self.name, output::explained(error)))
+    }
+}

@@ -1,0 +1,8 @@
+//! The only home of unsafe code: FFmpeg calls that its safe bindings lack, and a file lease.
+
+pub(super) mod input;
+pub mod lease;
+pub(super) mod log;
+pub(super) mod muxer;
+pub(super) mod output;
+pub(super) mod picture;

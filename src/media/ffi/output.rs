@@ -1,0 +1,244 @@
+//! Opening files by their bytes, what streams say of themselves, and the few encoder calls that
+//! need pointers.
+#![allow(unsafe_code)] // ffmpeg-next has no calls for side data, tags or paths that are not UTF-8.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+use anyhow::{Context as _, Result, anyhow};
+use ffmpeg_next::codec::packet::{Mut as _, Ref as _};
+use ffmpeg_next::ffi::{self, AVCodecID, AVFormatContext, AVPacketSideDataType, AVStream};
+use ffmpeg_next::format::context::Input;
+use ffmpeg_next::{Packet, Stream, frame};
+
+use crate::base::path_text;
+use crate::model::source::{Colour, Rational};
+
+/// An FFmpeg error code as an error; those of the operating system stay `std::io::Error`, so
+/// that a full disk is told from a refusal.
+pub fn failure(code: i32) -> anyhow::Error {
+    let system = [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::ENOMEM];
+    match system.contains(&-code) {
+        true => std::io::Error::from_raw_os_error(-code).into(),
+        false if code == ffi::AVERROR_INVALIDDATA => Damage(words(code)).into(),
+        false => anyhow!("{}", words(code)),
+    }
+}
+
+/// FFmpeg found data that is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Damage(String);
+
+/// Whether an error says that the data given was damaged, and nothing worse.
+pub fn is_damage(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Damage>().is_some()
+}
+
+/// FFmpeg's words for an error code.
+fn words(code: i32) -> String {
+    let mut buffer = [0u8; 128];
+    // SAFETY: the buffer is as long as we say; what is written ends with a zero.
+    unsafe { ffi::av_strerror(code, buffer.as_mut_ptr().cast(), buffer.len()) };
+    let end = buffer.iter().position(|&b| b == 0).unwrap_or(buffer.len());
+    format!("{} ({code})", String::from_utf8_lossy(&buffer[..end]))
+}
+
+/// An error of ffmpeg-next as [`failure`] has it; its own words need FFmpeg's table set up.
+pub fn explained(error: ffmpeg_next::Error) -> anyhow::Error {
+    failure(error.into())
+}
+
+pub(super) fn checked(code: i32) -> Result<i32> {
+    if code < 0 { Err(failure(code)) } else { Ok(code) }
+}
+
+/// `file:` and the bytes of the path, so that no name is taken for a protocol or an option.
+pub(super) fn url(path: &Path) -> Result<CString> {
+    let mut bytes = b"file:".to_vec();
+    bytes.extend_from_slice(path.as_os_str().as_bytes());
+    CString::new(bytes).context("a path holds a zero byte")
+}
+
+/// Opens a media file for demuxing; with `look` its first packets are read to fill in what
+/// the header leaves open.
+///
+/// # Errors
+/// FFmpeg's refusal, naming the file.
+pub fn open_input(path: &Path, look: bool) -> Result<Input> {
+    let url = url(path)?;
+    let mut context: *mut AVFormatContext = ptr::null_mut();
+    // SAFETY: `url` is a C string; on failure FFmpeg frees the context and leaves it null.
+    checked(unsafe { ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null(), ptr::null_mut()) })
+        .with_context(|| format!("cannot open {}", path_text::escape(path)))?;
+    if look {
+        // SAFETY: `context` was just opened.
+        let code = unsafe { ffi::avformat_find_stream_info(context, ptr::null_mut()) };
+        if code < 0 {
+            // SAFETY: still ours, closed once.
+            unsafe { ffi::avformat_close_input(&mut context) };
+            return Err(failure(code)).with_context(|| format!("cannot read {}", path_text::escape(path)));
+        }
+    }
+    // SAFETY: ownership of the open context passes to `Input`, which closes it.
+    Ok(unsafe { Input::wrap(context) })
+}
+
+/// Whether timestamps of this kind of file begin anywhere and may jump (MPEG-TS, PS, Ogg).
+pub fn arbitrary_origin(input: &Input) -> bool {
+    // SAFETY: an open input has its format set.
+    unsafe { (*(*input.as_ptr()).iformat).flags & ffi::AVFMT_TS_DISCONT != 0 }
+}
+
+/// Whether this FFmpeg's Matroska muxer writes the codec delay of every codec and moves the
+/// blocks by it. Before libavformat 59.30.100 it wrote that of Opus alone and moved nothing.
+pub fn moves_by_codec_delay() -> bool {
+    // SAFETY: a constant of the library.
+    let version = unsafe { ffi::avformat_version() };
+    version >= (59 << 16 | 30 << 8 | 100)
+}
+
+/// Asks the demuxer to skip the packets of a stream.
+pub fn discard(input: &mut Input, stream: usize) {
+    if stream < input.nb_streams() as usize {
+        // SAFETY: the index is below nb_streams; the stream lives with the input.
+        unsafe { (*stream_at(input.as_mut_ptr(), stream)).discard = ffi::AVDiscard::AVDISCARD_ALL };
+    }
+}
+
+/// A stream of a context.
+///
+/// # Safety
+/// The context must be alive and the index below its number of streams.
+pub(super) unsafe fn stream_at(context: *mut AVFormatContext, index: usize) -> *mut AVStream {
+    // SAFETY: the caller vouches for the index.
+    unsafe { *(*context).streams.add(index) }
+}
+
+/// What the muxers need to know of a source stream.
+pub struct StreamFacts {
+    /// FFmpeg's name of the codec; `none` when it knows none.
+    pub codec: String,
+    pub media: ffmpeg_next::media::Type,
+    /// Four bytes, as in the source's container.
+    pub tag: [u8; 4],
+    pub sample_rate: i32,
+    pub channels: i32,
+    /// Samples of codec delay the container knows of.
+    pub initial_padding: i32,
+    /// Bits of one sample where the codec has a fixed number (PCM), else 0.
+    pub fixed_bits: i32,
+    pub attached_picture: bool,
+    pub extradata: Vec<u8>,
+}
+
+/// Reads the facts of a stream.
+pub fn facts(stream: &Stream<'_>) -> StreamFacts {
+    // SAFETY: stream and its codecpar live with the input that `stream` borrows; extradata is
+    // extradata_size bytes long or null; the codec's name is a static C string.
+    unsafe {
+        let par = (*stream.as_ptr()).codecpar;
+        let id = (*par).codec_id;
+        let name = std::ffi::CStr::from_ptr(ffi::avcodec_get_name(id)).to_string_lossy().into_owned();
+        let extradata = match (*par).extradata.is_null() || (*par).extradata_size <= 0 {
+            true => Vec::new(),
+            false => std::slice::from_raw_parts((*par).extradata, (*par).extradata_size as usize).to_vec(),
+        };
+        StreamFacts {
+            codec: if id == AVCodecID::AV_CODEC_ID_NONE { "none".into() } else { name },
+            media: (*par).codec_type.into(),
+            tag: (*par).codec_tag.to_le_bytes(),
+            sample_rate: (*par).sample_rate,
+            channels: (*par).ch_layout.nb_channels,
+            initial_padding: (*par).initial_padding,
+            fixed_bits: ffi::av_get_bits_per_sample(id),
+            attached_picture: (*stream.as_ptr()).disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0,
+            extradata,
+        }
+    }
+}
+
+pub(super) fn av(value: Rational) -> ffi::AVRational {
+    ffi::AVRational { num: value.num, den: value.den }
+}
+
+/// One kind of side data of a stream.
+///
+/// # Safety
+/// The stream must be alive.
+pub(super) unsafe fn side_data(stream: *const AVStream, kind: AVPacketSideDataType) -> Option<Vec<u8>> {
+    let mut size = 0;
+    // SAFETY: the caller vouches for the stream; what is returned is `size` bytes long.
+    unsafe {
+        let data = ffi::av_stream_get_side_data(stream, kind, &mut size);
+        (!data.is_null()).then(|| std::slice::from_raw_parts(data, size).to_vec())
+    }
+}
+
+/// One kind of side data of a source stream.
+pub fn stream_side_data(stream: &Stream<'_>, kind: AVPacketSideDataType) -> Option<Vec<u8>> {
+    // SAFETY: the stream lives with the input it borrows.
+    unsafe { side_data(stream.as_ptr(), kind) }
+}
+
+/// The picture of an attached-picture stream.
+pub fn attached_picture(stream: &Stream<'_>) -> Option<Packet> {
+    let mut packet = Packet::empty();
+    // SAFETY: attached_pic is a valid (perhaps blank) packet of a live stream; the reference
+    // keeps its bytes alive.
+    let code = unsafe {
+        let picture = ptr::addr_of!((*stream.as_ptr()).attached_pic);
+        if (*picture).data.is_null() { -1 } else { ffi::av_packet_ref(packet.as_mut_ptr(), picture) }
+    };
+    (code == 0 && packet.size() > 0).then_some(packet)
+}
+
+/// Samples to skip at the start of a packet's audio, where side data says so.
+pub fn skipped_samples(packet: &Packet) -> u32 {
+    let mut size = 0;
+    // SAFETY: what is returned is `size` bytes long and lives with the packet.
+    unsafe {
+        let kind = AVPacketSideDataType::AV_PKT_DATA_SKIP_SAMPLES;
+        let data = ffi::av_packet_get_side_data(packet.as_ptr(), kind, &mut size);
+        match data.is_null() || size < 4 {
+            true => 0,
+            false => u32::from_le_bytes([*data, *data.add(1), *data.add(2), *data.add(3)]),
+        }
+    }
+}
+
+/// Whether nobody else holds the pixels of a frame: it may be filled anew.
+pub fn is_writable(frame: &mut frame::Video) -> bool {
+    // SAFETY: the frame is alive and ours.
+    unsafe { ffi::av_frame_is_writable(frame.as_mut_ptr()) > 0 }
+}
+
+/// Sets the frame rate's inverse as time base and the frame rate of an unopened encoder, and
+/// its colour as numbers.
+pub fn prepare_encoder(context: &mut ffmpeg_next::codec::Context, rate: Rational) {
+    // SAFETY: an allocated, unopened context.
+    unsafe {
+        let context = context.as_mut_ptr();
+        (*context).time_base = ffi::AVRational { num: rate.den, den: rate.num };
+        (*context).framerate = av(rate);
+        (*context).flags &= !(ffi::AV_CODEC_FLAG_GLOBAL_HEADER as i32);
+    }
+}
+
+/// FFmpeg's pixel format of that name, `None` (the format) when it has none.
+pub fn pixel(name: &str) -> ffmpeg_next::format::Pixel {
+    name.parse().unwrap_or(ffmpeg_next::format::Pixel::None)
+}
+
+/// The names of FFmpeg's codec options for colour, with their values.
+pub fn colour_numbers(colour: Colour) -> [(&'static str, u32); 5] {
+    [
+        ("color_range", colour.range),
+        ("color_primaries", colour.primaries),
+        ("color_trc", colour.transfer),
+        ("colorspace", colour.matrix),
+        ("chroma_sample_location", colour.chroma_location),
+    ]
+}

@@ -1,0 +1,379 @@
+//! Does the finished file hold what the decoder delivered and the source held? Read back from
+//! the file alone, compared in exact arithmetic.
+
+use std::path::Path;
+
+use anyhow::Result;
+use ffmpeg_next::codec::threading;
+use ffmpeg_next::ffi::AVPacketSideDataType::AV_PKT_DATA_DISPLAYMATRIX;
+use ffmpeg_next::format::context::Input;
+use ffmpeg_next::{Packet, decoder, frame};
+
+use crate::base::fault::Fault;
+use crate::base::path_text::escape;
+use crate::media::assemble::{AssembleReport, OutputStream};
+use crate::media::assemble_source::{TimeSum, Written, is_shown};
+use crate::media::assemble_streams::{How, kind};
+use crate::media::assemble_timestamps::{Seconds, last_duration};
+use crate::media::ffi::output;
+use crate::media::picture;
+use crate::model::encoder::{Codec, EncoderSpec};
+use crate::model::frame::Stamp;
+use crate::model::source::{Rational, SourceInfo, StreamKind};
+
+const BEAT_PACKETS: u64 = 256;
+/// Matroska counts in milliseconds.
+const MATROSKA_TOLERANCE: Seconds = Seconds { num: 1, den: 1000 };
+/// Aspect ratios are stored as whole display pixels in some containers.
+const ASPECT_TOLERANCE: f64 = 0.005;
+
+/// What is compared with what.
+pub struct VerifyRequest<'a> {
+    pub output: &'a Path,
+    pub source: &'a Path,
+    pub info: &'a SourceInfo,
+    pub stamps: &'a [Stamp],
+    pub report: &'a AssembleReport,
+    pub spec: &'a EncoderSpec,
+    /// Decode every frame too.
+    pub full: bool,
+}
+
+fn wrong<T>(request: &VerifyRequest<'_>, what: impl AsRef<str>) -> Result<T> {
+    Err(Fault::Mismatch.because(format!("{} is not as it should be: {}", escape(request.output), what.as_ref())))
+}
+
+/// Checks the file and says in one sentence what was checked.
+///
+/// # Errors
+/// [`Fault::Mismatch`] with the first thing that differs.
+pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Result<String> {
+    beat()?;
+    let mut output = output::open_input(request.output, true)?;
+    let source = output::open_input(request.source, true)?;
+    check_streams(request, &source, &output)?;
+    check_picture(request, &source, &output)?;
+    if output.nb_chapters() != source.nb_chapters() {
+        return wrong(request, format!("{} chapters, the source has {}", output.nb_chapters(), source.nb_chapters()));
+    }
+    let mut decoding = match request.full {
+        true => Some(FullDecode::new(&output, request)?),
+        false => None,
+    };
+    let mut pts = Vec::with_capacity(request.stamps.len());
+    let mut end = i64::MIN;
+    let streams = &request.report.streams;
+    let mut sums: Vec<TimeSum> = streams.iter().map(|_| TimeSum::default()).collect();
+    let mut packets = 0u64;
+    let mut packet = Packet::empty();
+    loop {
+        match packet.read(&mut output) {
+            Ok(()) => {}
+            Err(ffmpeg_next::Error::Eof) => break,
+            Err(error) => return wrong(request, format!("it cannot be read to its end: {}", output::explained(error))),
+        }
+        packets += 1;
+        if packets.is_multiple_of(BEAT_PACKETS) {
+            beat()?;
+        }
+        let index = packet.stream();
+        if index == request.report.video {
+            let Some(time) = packet.pts() else {
+                return wrong(request, "a frame has no time");
+            };
+            pts.push(time);
+            end = end.max(time + packet.duration().max(0));
+            if let Some(decoding) = &mut decoding {
+                decoding.feed(request, Some(&packet))?;
+            }
+        } else if let Some(at) = streams.iter().position(|stream| stream.output == index)
+            && is_shown(&streams[at].kept, &packet)
+            && let Some(time) = packet.pts().or(packet.dts())
+        {
+            sums[at].add(time, packet.duration());
+        }
+    }
+    if let Some(decoding) = &mut decoding {
+        decoding.feed(request, None)?;
+        decoding.check(request)?;
+    }
+    check_times(request, &output, pts)?;
+    for (stream, sum) in streams.iter().zip(&sums) {
+        if let Some(written) = &stream.written {
+            check_copy(request, &output, stream, written, &sum.written(0))?;
+        }
+    }
+    Ok(sentence(request, packets))
+}
+
+fn sentence(request: &VerifyRequest<'_>, packets: u64) -> String {
+    let frames = request.stamps.len();
+    let decoded = if request.full { ", all of them decoded" } else { "" };
+    let moved = match request.report.shift_us() {
+        0 => String::new(),
+        us => format!(" (all streams moved together by {:.6} s)", us as f64 / 1e6),
+    };
+    format!(
+        "{frames} frames with the source's timestamps{moved}{decoded}; {} streams, {packets} packets, {} chapters, size, format and aspect as planned",
+        request.report.streams.len(),
+        request.info.chapters
+    )
+}
+
+fn check_streams(request: &VerifyRequest<'_>, source: &Input, output: &Input) -> Result<()> {
+    let expected = &request.report.streams;
+    if output.nb_streams() as usize != expected.len() {
+        // MP4's chapter track is a stream of the file but none of the source's.
+        let extra = output.streams().filter(|stream| &output::facts(stream).tag == b"text").count();
+        let chapters = usize::from(output.nb_chapters() > 0).min(extra);
+        if output.nb_streams() as usize != expected.len() + chapters {
+            return wrong(request, format!("{} streams in place of {}", output.nb_streams(), expected.len()));
+        }
+    }
+    // Attachments and cover art may stand behind the others, whatever order they came in.
+    for stream in expected {
+        let Some(there) = locate(stream, output) else {
+            return wrong(request, format!("stream {} of the source is missing", stream.kept.source));
+        };
+        let Some(from) = source.stream(stream.kept.source) else {
+            return Err(Fault::SourceChanged.because(format!("{} has other streams now", escape(request.source))));
+        };
+        let facts = output::facts(&there);
+        if matches!(stream.kept.how, How::Copied | How::Cover | How::CoverAttachment)
+            && facts.codec != stream.kept.codec
+        {
+            return wrong(
+                request,
+                format!("output stream {} is {} in place of {}", there.index(), facts.codec, stream.kept.codec),
+            );
+        }
+        let language = |stream: &ffmpeg_next::Stream<'_>| {
+            stream.metadata().get("language").map(str::to_owned).filter(|language| language != "und")
+        };
+        if matches!(stream.kept.how, How::Copied | How::Upscaled) && language(&from) != language(&there) {
+            return wrong(
+                request,
+                format!(
+                    "output stream {} has language {:?}, the source {:?}",
+                    there.index(),
+                    language(&there),
+                    language(&from)
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The stream of the output that stands for a kept one. Matroska lists attachments last.
+fn locate<'a>(stream: &OutputStream, output: &'a Input) -> Option<ffmpeg_next::Stream<'a>> {
+    let wanted = match stream.kept.how {
+        How::CoverAttachment => StreamKind::CoverArt,
+        How::Timecode => StreamKind::Data,
+        _ => stream.kept.kind,
+    };
+    let fits = |candidate: &ffmpeg_next::Stream<'_>| kind(&output::facts(candidate)) == wanted;
+    match output.stream(stream.output) {
+        Some(there) if fits(&there) => Some(there),
+        _ => match stream.kept.how {
+            How::CoverAttachment | How::Attachment | How::Cover | How::Timecode => output.streams().find(fits),
+            How::Copied | How::Upscaled => None,
+        },
+    }
+}
+
+fn check_picture(request: &VerifyRequest<'_>, source: &Input, output: &Input) -> Result<()> {
+    let Some(video) = output.stream(request.report.video) else {
+        return wrong(request, "it has no video");
+    };
+    let spec = request.spec;
+    let context = ffmpeg_next::codec::Context::from_parameters(video.parameters())?.decoder();
+    let codec = match spec.codec {
+        Codec::H264 => "h264",
+        Codec::Hevc => "hevc",
+        Codec::Av1 => "av1",
+    };
+    let found = output::facts(&video).codec;
+    if found != codec {
+        return wrong(request, format!("the video is {found} in place of {codec}"));
+    }
+    let video_context = context.video()?;
+    let (width, height) = (video_context.width(), video_context.height());
+    if (width, height) != (spec.width, spec.height) {
+        return wrong(request, format!("{width}x{height} in place of {}x{}", spec.width, spec.height));
+    }
+    let format = video_context.format();
+    let name = format.descriptor().map_or("unknown", |descriptor| descriptor.name());
+    if name.replace("yuvj", "yuv") != spec.format.ffmpeg_name() {
+        return wrong(request, format!("pixel format {name} in place of {}", spec.format.ffmpeg_name()));
+    }
+    let aspect = video_context.aspect_ratio();
+    let aspect = Rational::new(aspect.numerator(), aspect.denominator());
+    if spec.sample_aspect.is_known() {
+        // What is not said is square.
+        let there = if aspect.is_known() { aspect.value() } else { 1.0 };
+        let ratio = there / spec.sample_aspect.value();
+        if (ratio - 1.0).abs() > ASPECT_TOLERANCE {
+            let wanted = spec.sample_aspect;
+            return wrong(
+                request,
+                format!("sample aspect {}:{} in place of {}:{}", aspect.num, aspect.den, wanted.num, wanted.den),
+            );
+        }
+    }
+    if let Some(from) = source.stream(request.info.video.stream) {
+        let old = output::stream_side_data(&from, AV_PKT_DATA_DISPLAYMATRIX);
+        let new = output::stream_side_data(&video, AV_PKT_DATA_DISPLAYMATRIX);
+        let told = request.report.losses.iter().any(|loss| loss.starts_with("rotation"));
+        if old != new && old.is_some() && !told {
+            return wrong(request, "its rotation is not the source's");
+        }
+    }
+    Ok(())
+}
+
+fn tolerance(output: &Input) -> Seconds {
+    if output.format().name().contains("matroska") { MATROSKA_TOLERANCE } else { Seconds::ZERO }
+}
+
+fn base_of(output: &Input, stream: usize) -> Rational {
+    let base = output.stream(stream).map(|stream| stream.time_base());
+    base.map_or(Rational::new(1, 1), |base| Rational::new(base.numerator(), base.denominator()))
+}
+
+fn check_times(request: &VerifyRequest<'_>, output: &Input, mut pts: Vec<i64>) -> Result<()> {
+    let stamps = request.stamps;
+    if pts.len() != stamps.len() {
+        return wrong(request, format!("{} frames in place of {}", pts.len(), stamps.len()));
+    }
+    pts.sort_unstable();
+    let source_base = request.info.video.time_base;
+    let base = base_of(output, request.report.video);
+    let tolerance = tolerance(output);
+    for (number, (found, stamp)) in pts.iter().zip(stamps).enumerate() {
+        let wanted = Seconds::of(stamp.pts, source_base).plus(request.report.shift);
+        let found = Seconds::of(*found, base);
+        if tolerance.is_less(found.minus(wanted).abs()) {
+            return wrong(
+                request,
+                format!("frame {number} is shown at {:.6} s in place of {:.6} s", found.value(), wanted.value()),
+            );
+        }
+    }
+    // The end of the last frame: the file must last at least that long.
+    if let Some(last) = stamps.last() {
+        let end = Seconds::of(last.pts + last_duration(stamps), source_base).plus(request.report.shift);
+        let file_end = Seconds::new(i128::from(output.duration()), 1_000_000);
+        let starts = if output.format().name().contains("matroska") { 0 } else { first_start(output) };
+        let file_end = file_end.plus(Seconds::new(i128::from(starts), 1_000_000));
+        // Durations are told in microseconds, Matroska's in milliseconds.
+        let slack = Seconds::new(2, 1000);
+        if output.duration() > 0 && slack.is_less(end.minus(file_end)) {
+            return wrong(
+                request,
+                format!("it ends at {:.6} s, its last frame at {:.6} s", file_end.value(), end.value()),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Start of the file in microseconds.
+fn first_start(output: &Input) -> i64 {
+    let micro = Rational::new(1, 1_000_000);
+    output
+        .streams()
+        .filter(|stream| stream.start_time() != ffmpeg_next::ffi::AV_NOPTS_VALUE)
+        .map(|stream| {
+            let base = Rational::new(stream.time_base().numerator(), stream.time_base().denominator());
+            Seconds::of(stream.start_time(), base).ticks(micro, crate::media::assemble_timestamps::Round::Nearest)
+        })
+        .min()
+        .unwrap_or(0)
+}
+
+fn check_copy(
+    request: &VerifyRequest<'_>,
+    output: &Input,
+    stream: &OutputStream,
+    wanted: &Written,
+    found: &Written,
+) -> Result<()> {
+    let name =
+        format!("output stream {} ({}, stream {} of the source)", stream.output, stream.kept.codec, stream.kept.source);
+    let base = base_of(output, stream.output);
+    // A start that falls between two ticks of an edit list moves by less than one millisecond.
+    let near = |a: i64, b: i64| {
+        let difference = Seconds::of(a, base).minus(Seconds::of(b, base)).abs();
+        !MATROSKA_TOLERANCE.is_less(difference)
+    };
+    match (wanted.first, found.first) {
+        (None, None) => return Ok(()),
+        (Some(a), Some(b)) if near(a, b) => {}
+        (a, b) => {
+            let time = |ticks: Option<i64>| {
+                ticks.map_or("nowhere".into(), |t| format!("{:.6} s", Seconds::of(t, base).value()))
+            };
+            return wrong(request, format!("{name} begins at {} in place of {}", time(b), time(a)));
+        }
+    }
+    if stream.kept.recut {
+        if !near(wanted.end, found.end) {
+            return wrong(request, format!("{name} ends at tick {} in place of {}", found.end, wanted.end));
+        }
+    } else if wanted.packets != found.packets {
+        return wrong(request, format!("{name} has {} packets in place of {}", found.packets, wanted.packets));
+    } else if wanted.digest != found.digest {
+        return wrong(request, format!("{name}: the times of its packets are not those that were written"));
+    }
+    Ok(())
+}
+
+/// Decodes every frame of the video.
+struct FullDecode {
+    decoder: decoder::Video,
+    frames: u64,
+}
+
+impl FullDecode {
+    fn new(output: &Input, request: &VerifyRequest<'_>) -> Result<FullDecode> {
+        let Some(stream) = output.stream(request.report.video) else {
+            return wrong(request, "it has no video");
+        };
+        let mut context = ffmpeg_next::codec::Context::from_parameters(stream.parameters())?;
+        context.set_threading(threading::Config { kind: threading::Type::Frame, count: 0, ..Default::default() });
+        Ok(FullDecode { decoder: context.decoder().video()?, frames: 0 })
+    }
+
+    fn feed(&mut self, request: &VerifyRequest<'_>, packet: Option<&Packet>) -> Result<()> {
+        let sent = match packet {
+            Some(packet) => self.decoder.send_packet(packet),
+            None => self.decoder.send_eof(),
+        };
+        if let Err(error) = sent {
+            return wrong(
+                request,
+                format!("frame {} or near does not decode: {}", self.frames, output::explained(error)),
+            );
+        }
+        let mut video = frame::Video::empty();
+        while self.decoder.receive_frame(&mut video).is_ok() {
+            let spec = request.spec;
+            if video.is_corrupt()
+                || video.has_decode_errors()
+                || !picture::is(&video, spec.format, spec.width, spec.height)
+            {
+                return wrong(request, format!("frame {} decodes damaged or at another size or format", self.frames));
+            }
+            self.frames += 1;
+        }
+        Ok(())
+    }
+
+    fn check(&self, request: &VerifyRequest<'_>) -> Result<()> {
+        match self.frames == request.stamps.len() as u64 {
+            true => Ok(()),
+            false => wrong(request, format!("{} of {} frames decode", self.frames, request.stamps.len())),
+        }
+    }
+}

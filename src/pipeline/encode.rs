@@ -1,0 +1,195 @@
+//! The encode stage: upscaled frames in, one clip a batch out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::base::fault::{Fault, one_line};
+use crate::base::shutdown::Shutdown;
+use crate::media::clip::ClipWriter;
+use crate::model::encoder::EncoderSpec;
+use crate::model::frame::{Frame, Stamp};
+use crate::model::plan::Plan;
+use crate::pipeline::frames::BatchFrames;
+use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::run::{Durable, Keeper};
+use crate::pipeline::upscale_stage::Upscaled;
+use crate::work::area::WorkArea;
+
+/// A hardware encoder that fails is opened anew this often before the job falls back for good.
+const HARDWARE_RETRIES: u32 = 1;
+/// A clip goes to the RAM disk only where this much room would stay, bytes.
+const CLIP_ROOM: u64 = 64 << 20;
+
+/// A finished clip, not yet durable.
+pub struct EncodedBatch {
+    pub batch: Arc<BatchFrames>,
+    /// Frames in it: the range's length, or fewer at the end of the source.
+    pub frames: u64,
+    pub clip: PathBuf,
+    pub stamps: Vec<Stamp>,
+    /// xxh3 of each source frame.
+    pub hashes: Vec<u64>,
+    /// Index into the plan's encoders.
+    pub encoder: usize,
+    pub first: Arc<Frame>,
+    pub last: Arc<Frame>,
+}
+
+/// Everything the stage works with.
+pub struct EncodeStage<'a> {
+    pub plan: &'a Plan,
+    pub specs: &'a [EncoderSpec],
+    pub area: &'a WorkArea,
+    pub keeper: &'a dyn Keeper,
+    pub meter: &'a Meter,
+    pub shutdown: &'a Shutdown,
+    pub durable: Sender<Durable>,
+}
+
+/// The clip being written.
+struct OpenClip {
+    batch: Arc<BatchFrames>,
+    /// `None` only between a failure and the replay.
+    writer: Option<ClipWriter>,
+    path: PathBuf,
+    stamps: Vec<Stamp>,
+    hashes: Vec<u64>,
+    first: Arc<Frame>,
+    last: Arc<Frame>,
+}
+
+impl EncodeStage<'_> {
+    /// Encodes until the channel closes. A batch that is short then is finished only where it
+    /// ends with the source, whose length `source_frames` tells once the decoder knows it;
+    /// otherwise a stage before has failed and the batch is left for the next attempt.
+    pub fn run(
+        &self,
+        frames: Receiver<Upscaled>,
+        source_frames: impl Fn() -> Option<u64>,
+        first_encoder: usize,
+    ) -> Result<()> {
+        let mut encoder = first_encoder;
+        let mut open: Option<OpenClip> = None;
+        for upscaled in frames {
+            self.shutdown.check()?;
+            if upscaled.index == 0 {
+                let path = self.clip_path(&upscaled);
+                open = Some(OpenClip {
+                    writer: Some(self.create(&path, encoder)?),
+                    path,
+                    batch: upscaled.batch.clone(),
+                    stamps: Vec::new(),
+                    hashes: Vec::new(),
+                    first: upscaled.frame.clone(),
+                    last: upscaled.frame.clone(),
+                });
+            }
+            let clip =
+                open.as_mut().ok_or_else(|| Fault::Internal.because("a batch did not begin with its first frame"))?;
+            let range = clip.batch.range;
+            clip.stamps.push(upscaled.stamp);
+            clip.hashes.push(upscaled.hash);
+            clip.last = upscaled.frame.clone();
+            if let Err(error) = self.write(clip, &upscaled.frame) {
+                self.recover(clip, &mut encoder, error)?;
+            }
+            drop(upscaled);
+            self.meter.beat();
+            if clip.stamps.len() as u64 == range.length {
+                let clip = open.take().expect("just used");
+                if !self.finish(clip, &mut encoder)? {
+                    return Ok(());
+                }
+            }
+        }
+        if let Some(clip) = open
+            && source_frames() == Some(clip.batch.range.start + clip.stamps.len() as u64)
+        {
+            self.finish(clip, &mut encoder)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, clip: &mut OpenClip, frame: &Frame) -> Result<()> {
+        let writer = clip.writer.as_mut().ok_or_else(|| Fault::Internal.because("the clip is not open"))?;
+        self.meter.time(Stage::Encode, || writer.write(frame))
+    }
+
+    fn clip_path(&self, upscaled: &Upscaled) -> PathBuf {
+        let name = format!("clip-{:06}.part", upscaled.batch.range.index);
+        if self.area.room() > CLIP_ROOM { self.area.path().join(name) } else { self.keeper.disk_folder().join(name) }
+    }
+
+    fn create(&self, path: &Path, encoder: usize) -> Result<ClipWriter> {
+        let spec = &self.specs[encoder];
+        ClipWriter::create(path, spec).with_context(|| format!("opening {}", spec.name))
+    }
+
+    /// Drains the encoder and hands the clip on. False when nobody takes it any more.
+    fn finish(&self, mut clip: OpenClip, encoder: &mut usize) -> Result<bool> {
+        let frames = clip.stamps.len() as u64;
+        loop {
+            let writer = clip.writer.take().ok_or_else(|| Fault::Internal.because("the clip is not open"))?;
+            match self.meter.time(Stage::Encode, || writer.finish()) {
+                Ok(facts) if facts.frames == frames => break,
+                Ok(facts) => {
+                    let spec = &self.specs[*encoder];
+                    let message = format!("{} gave {} of {frames} frames back", spec.name, facts.frames);
+                    return Err(Fault::Encoder.because(message));
+                }
+                Err(error) => self.recover(&mut clip, encoder, error)?,
+            }
+        }
+        let OpenClip { path, batch, stamps, hashes, first, last, .. } = clip;
+        let encoded = EncodedBatch { batch, frames, clip: path, stamps, hashes, encoder: *encoder, first, last };
+        Ok(self.durable.send(Durable::Seal(encoded)).is_ok())
+    }
+
+    /// After a failed write: the same frames again, with the same encoder, on another disk, or
+    /// with the next encoder, as the failure asks.
+    fn recover(&self, clip: &mut OpenClip, encoder: &mut usize, error: anyhow::Error) -> Result<()> {
+        let mut error = error;
+        let mut retries = 0;
+        loop {
+            match Fault::of(&error) {
+                Fault::NoSpace if clip.path.parent() != Some(self.keeper.disk_folder()) => {
+                    let _ = std::fs::remove_file(&clip.path);
+                    let name = clip.path.file_name().expect("clip paths have names").to_owned();
+                    clip.path = self.keeper.disk_folder().join(name);
+                    tracing::warn!("no room for the clip on the RAM disk; it goes to disk");
+                }
+                Fault::NoSpace => self.keeper.wait_for_space(&error)?,
+                Fault::Encoder if retries < HARDWARE_RETRIES && self.specs[*encoder].hardware => {
+                    retries += 1;
+                    tracing::warn!("{} failed ({}); trying it again", self.specs[*encoder].name, one_line(&error));
+                }
+                Fault::Encoder if *encoder + 1 < self.specs.len() => {
+                    let (old, new) = (&self.specs[*encoder], &self.specs[*encoder + 1]);
+                    let reason = one_line(&error);
+                    tracing::warn!("{} failed ({reason}); going on with {} for good", old.name, new.name);
+                    *encoder += 1;
+                    self.keeper.encoder_changed(*encoder, &reason);
+                }
+                _ => return Err(error),
+            }
+            match self.replay(clip, *encoder) {
+                Ok(()) => return Ok(()),
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    /// Opens the clip anew and writes every frame it has had so far.
+    fn replay(&self, clip: &mut OpenClip, encoder: usize) -> Result<()> {
+        clip.writer = Some(self.create(&clip.path, encoder)?);
+        let (batch, count) = (clip.batch.clone(), clip.stamps.len() as u64);
+        batch.replay(count, &mut |frame| {
+            self.shutdown.check()?;
+            self.meter.beat();
+            self.write(clip, &frame)
+        })
+    }
+}

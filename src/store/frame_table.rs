@@ -1,0 +1,205 @@
+//! Frame tables and the end mark: what each sealed batch holds, in the source's own time.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::base::fault::Fault;
+use crate::model::frame::Stamp;
+use crate::model::plan::BatchRange;
+use crate::store::job_dir::JobDir;
+use crate::store::versions;
+
+/// Version of `<index>.frames.json` and `end.json` that this program writes.
+pub const TABLE_VERSION: u32 = 1;
+/// Most frames in a batch that any file may claim.
+pub const MAX_BATCH_FRAMES: u64 = 100_000;
+
+/// `clips/000012.frames.json`: sealed before the clip of its batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameTable {
+    pub version: u32,
+    /// Index of the batch's first frame in the source.
+    pub start: u64,
+    /// One a frame, pts strictly increasing.
+    pub stamps: Vec<Stamp>,
+    /// xxh3 of each source frame's pixels.
+    pub hashes: Vec<u64>,
+    /// Which of the plan's encoders made the clip.
+    pub encoder: usize,
+}
+
+impl FrameTable {
+    /// Whether this can be the table of a batch of `frames` frames: `Err` says why not.
+    pub fn check(&self, range: BatchRange, frames: u64, encoders: usize) -> Result<(), String> {
+        let count = self.stamps.len() as u64;
+        if count != frames || self.hashes.len() as u64 != frames {
+            return Err(format!("lists {count} frames and {} hashes, not {frames}", self.hashes.len()));
+        }
+        if frames == 0 || frames > range.length.min(MAX_BATCH_FRAMES) {
+            return Err(format!("{frames} frames are no batch of {}", range.length));
+        }
+        if self.start != range.start {
+            return Err(format!("begins at frame {}, not {}", self.start, range.start));
+        }
+        if self.encoder >= encoders {
+            return Err(format!("names encoder {}, the plan has {encoders}", self.encoder));
+        }
+        if !self.stamps.windows(2).all(|w| w[0].pts < w[1].pts) {
+            return Err("has timestamps out of order".into());
+        }
+        Ok(())
+    }
+}
+
+/// `end.json`: the source has been decoded to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    pub version: u32,
+    /// Frames the decoder delivered in all, and the batches they make.
+    pub frames: u64,
+    pub batches: u64,
+    /// What the decoder reported: damaged frames, packets it refused, mended timestamps,
+    /// frames brought to the first frame's size.
+    pub damaged_frames: u64,
+    pub damaged_packets: u64,
+    pub mended: u64,
+    pub resized: u64,
+}
+
+/// `publish.json`: durable before the output gets its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    pub version: u32,
+    /// File name in the output folder (one component).
+    #[serde(with = "crate::base::path_text")]
+    pub name: PathBuf,
+    pub size: u64,
+    /// BLAKE3 of the file, hex.
+    pub hash: String,
+}
+
+/// Version of publish.json.
+pub const PUBLISH_VERSION: u32 = 1;
+
+pub fn table_name(index: u64) -> String {
+    format!("{index:06}.frames.json")
+}
+
+/// The batch of a frame table's file name; `None` when it is not exactly as [`table_name`] writes it.
+pub fn parse_table_name(name: &str) -> Option<u64> {
+    let index = name.strip_suffix(".frames.json")?.parse().ok()?;
+    (table_name(index) == name).then_some(index)
+}
+
+impl JobDir {
+    /// Seals the frame table of a batch. Comes before the clip.
+    pub fn write_table(&self, index: u64, table: &FrameTable, key: &str) -> Result<()> {
+        crate::base::failpoint::hit("seal.table")?;
+        self.make_clips_folder()?;
+        versions::write_checked(&self.table_path(index), table, key)
+    }
+
+    /// The frame table of a batch; `None` when absent, [`Fault::DamagedState`] when not as written
+    /// for this plan.
+    pub fn read_table(&self, index: u64, key: &str) -> Result<Option<FrameTable>> {
+        versions::read_checked(&self.table_path(index), TABLE_VERSION, key)
+    }
+
+    pub fn write_end(&self, end: &End, key: &str) -> Result<()> {
+        versions::write_checked(&self.path().join("end.json"), end, key)
+    }
+
+    pub fn read_end(&self, key: &str) -> Result<Option<End>> {
+        versions::read_checked(&self.path().join("end.json"), TABLE_VERSION, key)
+    }
+
+    pub fn write_publish(&self, publish: &Publish, key: &str) -> Result<()> {
+        crate::base::failpoint::hit("publish.json")?;
+        versions::write_checked(&self.path().join("publish.json"), publish, key)
+    }
+
+    /// publish.json, its name proved to be a plain file name.
+    pub fn read_publish(&self, key: &str) -> Result<Option<Publish>> {
+        let path = self.path().join("publish.json");
+        let publish: Option<Publish> = versions::read_checked(&path, PUBLISH_VERSION, key)?;
+        match publish {
+            Some(p) if Path::new(&p.name).file_name() != Some(p.name.as_os_str()) => {
+                Err(Fault::DamagedState.because(format!("{} names no plain file", path.display())))
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn table_path(&self, index: u64) -> PathBuf {
+        self.clips_dir().join(table_name(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(frames: u64) -> FrameTable {
+        let stamp = |i| Stamp { pts: i as i64 * 512 - 100, duration: 512, damaged: false, mended: i == 1 };
+        FrameTable {
+            version: TABLE_VERSION,
+            start: 30,
+            stamps: (0..frames).map(stamp).collect(),
+            hashes: (0..frames).map(|i| u64::MAX - i).collect(),
+            encoder: 0,
+        }
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!(table_name(12), "000012.frames.json");
+        assert_eq!(parse_table_name("000012.frames.json"), Some(12));
+        assert_eq!(parse_table_name("1234567.frames.json"), Some(1_234_567));
+        for bad in ["12.frames.json", "+00012.frames.json", "0000012.frames.json", "x.frames.json", ".frames.json"] {
+            assert_eq!(parse_table_name(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn tables_must_fit_their_batch() {
+        let range = BatchRange { index: 1, start: 30, length: 240 };
+        assert_eq!(table(240).check(range, 240, 1), Ok(()));
+        assert_eq!(table(7).check(range, 7, 1), Ok(()));
+        let mut swapped = table(3);
+        swapped.stamps.swap(0, 1);
+        let mut equal = table(3);
+        equal.stamps[2] = equal.stamps[1];
+        let mut hashes = table(3);
+        hashes.hashes.pop();
+        for (bad, frames) in [(table(3), 4), (table(0), 0), (table(241), 241), (swapped, 3), (equal, 3), (hashes, 3)] {
+            assert!(bad.check(range, frames, 1).is_err());
+        }
+        assert!(table(3).check(range, 3, 0).is_err());
+        assert!(table(3).check(BatchRange { start: 31, ..range }, 3, 1).is_err());
+    }
+
+    #[test]
+    fn files_come_back_and_belong_to_their_plan() {
+        let root = tempfile::tempdir().unwrap();
+        let job = JobDir::create(&root.path().join("a.job"), Path::new("a"), "0-1").unwrap();
+        assert_eq!(job.read_table(1, "k").unwrap(), None);
+        job.write_table(1, &table(5), "k").unwrap();
+        assert_eq!(job.read_table(1, "k").unwrap(), Some(table(5)));
+        assert_eq!(Fault::of(&job.read_table(1, "other plan").unwrap_err()), Fault::DamagedState);
+
+        let mut publish = Publish { version: 1, name: "a\u{fffd}_upscaled.mkv".into(), size: 1, hash: "x".into() };
+        job.write_publish(&publish, "k").unwrap();
+        assert_eq!(job.read_publish("k").unwrap().unwrap(), publish);
+        for name in ["../a.mkv", "", ".", "a/b"] {
+            publish.name = name.into();
+            job.write_publish(&publish, "k").unwrap();
+            assert!(job.read_publish("k").is_err(), "{name}");
+        }
+        let end =
+            End { version: 1, frames: 35, batches: 2, damaged_frames: 0, damaged_packets: 1, mended: 2, resized: 3 };
+        job.write_end(&end, "k").unwrap();
+        assert_eq!(job.read_end("k").unwrap(), Some(end));
+    }
+}

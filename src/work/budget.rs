@@ -1,0 +1,67 @@
+//! Memory for frames in flight, in bytes, shared out to bounded channels.
+
+use crate::config::settings::RunSettings;
+use crate::work::memory;
+
+const MIB: u64 = 1 << 20;
+/// Most that is taken for frames in flight when no limit is set, and least.
+const MOST: u64 = 768 * MIB;
+const LEAST: u64 = 48 * MIB;
+
+/// What is left to give out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    left: u64,
+}
+
+impl Budget {
+    /// A quarter of what memory is free, within 48 and 768 MiB; a quarter of `memory_limit_mb` where it
+    /// is set (the rest is for the model, the codecs and the program).
+    pub fn new(settings: &RunSettings) -> Budget {
+        let limit = settings.memory_limit_mb.saturating_mul(MIB);
+        let share = if limit == 0 { (memory::room() / 4).min(MOST) } else { limit / 4 };
+        Budget::of(share.max(LEAST))
+    }
+
+    pub fn of(bytes: u64) -> Budget {
+        Budget { left: bytes }
+    }
+
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Takes room for items of `bytes` each: as many as `most`, as few as `least` (which is
+    /// given even when nothing is left: a channel must hold something).
+    pub fn slots(&mut self, bytes: u64, least: usize, most: usize) -> usize {
+        let fitting = usize::try_from(self.left / bytes.max(1)).unwrap_or(usize::MAX);
+        let slots = fitting.min(most).max(least);
+        self.left = self.left.saturating_sub(bytes.saturating_mul(slots as u64));
+        slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_out_what_there_is() {
+        let mut budget = Budget::of(100);
+        assert_eq!((budget.slots(10, 1, 4), budget.left()), (4, 60));
+        assert_eq!((budget.slots(25, 1, 16), budget.left()), (2, 10));
+        assert_eq!((budget.slots(50, 2, 4), budget.left()), (2, 0));
+        assert_eq!(budget.slots(0, 1, 3), 1);
+        assert_eq!(Budget::of(u64::MAX).slots(1, 0, usize::MAX), usize::MAX);
+        assert_eq!(Budget::of(9).slots(u64::MAX, 3, 8), 3);
+    }
+
+    #[test]
+    fn follows_the_setting_within_bounds() {
+        let with = |mb| Budget::new(&RunSettings { memory_limit_mb: mb, ..RunSettings::default() }).left();
+        assert_eq!(with(4096), 1024 * MIB);
+        assert_eq!(with(1), LEAST);
+        assert!((LEAST..=MOST).contains(&with(0)));
+        assert!(with(u64::MAX) > MOST);
+    }
+}
