@@ -227,9 +227,10 @@ pub fn times(path: &Path) -> Vec<i128> {
     let base = video["time_base"].as_str().and_then(|t| t.split_once('/')).expect("a time base");
     let (num, den): (i128, i128) = (base.0.parse().expect("a number"), base.1.parse().expect("a number"));
     let entries = "frame=best_effort_timestamp";
-    let args = ["-select_streams", "v:0", "-show_entries", entries, "-show_frames", "-of", "csv=p=0", "INPUT"];
-    let lines = tool("ffprobe", &args, path);
-    let ticks = lines.lines().map(|l| l.trim_matches(',').trim()).filter(|l| !l.is_empty());
+    let args = ["-select_streams", "v:0", "-show_entries", entries, "-show_frames", "-of", "compact=p=0", "INPUT"];
+    let text = tool("ffprobe", &args, path);
+    // Frames with side data have more lines and fields
+    let ticks = text.lines().flat_map(|l| l.split('|')).filter_map(|f| f.strip_prefix("best_effort_timestamp="));
     ticks.map(|t| t.parse::<i128>().expect("a time") * num * 1_000_000_000 / den).collect()
 }
 
