@@ -26,6 +26,8 @@ fn lines() -> MutexGuard<'static, Option<Vec<String>>> {
 /// worse, from any thread. Afterwards FFmpeg's messages go where they always go.
 pub fn errors_during<T>(action: impl FnOnce() -> T) -> (T, Vec<String>) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // The usual way first, so that it is not set up for the first time in between.
+    log::route();
     *lines() = Some(Vec::new());
     // SAFETY: `receive` has the signature av_log asks for, lives as long as the program and
     // may be called from any thread.
@@ -83,6 +85,6 @@ mod tests {
         let file = tempfile::NamedTempFile::with_suffix(".mp4").unwrap();
         std::fs::write(file.path(), b"\0\0\0\x08ftypisom").unwrap();
         let (opened, said) = errors_during(|| ffmpeg_next::format::input(file.path()).is_ok());
-        assert!(!opened && said.iter().any(|line| line.contains("moov")), "{said:?}");
+        assert!(!opened && !said.is_empty() && !said[0].contains(" @ 0x"), "{said:?}");
     }
 }
