@@ -115,7 +115,7 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
     let video = VideoFeed::new(request.clips, request.specs, survey.codec, &times, layout.video);
     let routes = routes(&muxer, request.container, &layout, &heads);
     let strict = request.container != "matroska";
-    let source = SourceFeed::open(request.source, &selection.kept, &routes, shift, strict)?;
+    let source = SourceFeed::open(request.source, &selection.kept, request.info.video.stream, &routes, shift, strict)?;
     let copied = interleave(&mut muxer, video, source, pictures(&input, &layout), times.len() as u64, beat)
         .with_context(|| format!("writing {}", escape(request.target)))?;
     let bytes = muxer.finish().with_context(|| format!("closing {}", escape(request.target)))?;

@@ -1,5 +1,6 @@
 //! The copied streams of the source: their common shift, and their packets with final times.
 
+use std::collections::VecDeque;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -8,6 +9,7 @@ use ffmpeg_next::format::context::Input;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::path_text::escape;
+use crate::media::assemble_clock::{Clocks, StreamClock};
 use crate::media::assemble_streams::{How, Kept};
 use crate::media::assemble_timestamps::{Monotone, Round, Seconds};
 use crate::media::ffi::output;
@@ -192,31 +194,54 @@ struct Track {
     route: Route,
     refused: u64,
     from: Rational,
+    clock: StreamClock,
     times: Monotone,
     sum: TimeSum,
 }
+
+/// Packets kept back at most until the video tells what a new clock is worth.
+const HELD_MAX: usize = 8192;
 
 /// Reads the copied streams' packets with their final times.
 pub struct SourceFeed {
     input: Input,
     tracks: Vec<Track>,
+    /// The video's stream in the source; watched only where clocks restart.
+    video: usize,
+    clocks: Clocks,
+    /// Packets read: which track, which clock.
+    held: VecDeque<(usize, usize, Packet)>,
+    ended: bool,
     shift: Seconds,
     strict: bool,
 }
 
 impl SourceFeed {
-    /// `strict`: decoding times must grow (MP4, MOV).
-    pub fn open(path: &Path, kept: &[Kept], routes: &[Route], shift: Seconds, strict: bool) -> Result<SourceFeed> {
-        let input = open(path, kept).with_context(|| format!("copying the streams of {}", escape(path)))?;
+    /// `video` is the source's stream that was upscaled. `strict`: decoding times must grow
+    /// (MP4, MOV).
+    pub fn open(
+        path: &Path,
+        kept: &[Kept],
+        video: usize,
+        routes: &[Route],
+        shift: Seconds,
+        strict: bool,
+    ) -> Result<SourceFeed> {
+        let mut input = open(path, kept).with_context(|| format!("copying the streams of {}", escape(path)))?;
+        let restarts = output::arbitrary_origin(&input);
+        if restarts {
+            output::keep(&mut input, video);
+        }
         let mut tracks = Vec::new();
         for route in routes.iter().copied() {
             if let Some(kept) = kept.iter().find(|kept| kept.source == route.source) {
                 let from = base_of(&input, route.source);
-                let (times, sum) = (Monotone::default(), TimeSum::default());
-                tracks.push(Track { kept: kept.clone(), route, refused: 0, from, times, sum });
+                let (clock, times, sum) = Default::default();
+                tracks.push(Track { kept: kept.clone(), route, refused: 0, from, clock, times, sum });
             }
         }
-        Ok(SourceFeed { input, tracks, shift, strict })
+        let clocks = Clocks::new(restarts, base_of(&input, video));
+        Ok(SourceFeed { input, tracks, video, clocks, held: VecDeque::new(), ended: false, shift, strict })
     }
 
     /// The next packet, ready for the muxer.
@@ -228,31 +253,60 @@ impl SourceFeed {
             return Ok(None);
         }
         loop {
-            let mut packet = Packet::empty();
-            if !read(&mut packet, &mut self.input)? {
-                return Ok(None);
+            let known = self.held.front().map(|(_, clock, _)| self.clocks.offset(*clock));
+            match known {
+                None if self.ended => return Ok(None),
+                Some(offset) if offset.is_some() || self.ended || self.held.len() > HELD_MAX => {
+                    if let Some((track, _, packet)) = self.held.pop_front() {
+                        let offset = offset.unwrap_or(self.clocks.last());
+                        return Ok(Some(self.timed(track, offset, packet)));
+                    }
+                }
+                _ => self.read_one()?,
             }
-            let Some(track) = self.tracks.iter_mut().find(|track| track.kept.source == packet.stream()) else {
-                continue;
-            };
-            if packet.size() == 0 {
-                continue;
-            }
-            let shift = self.shift;
-            let (from, to, lead) = (track.from, track.route.base, track.route.lead);
-            let at = |ticks: i64| Seconds::of(ticks, from).plus(shift).ticks(to, Round::Nearest) + lead;
-            let duration = match packet.pts().or(packet.dts()) {
-                // From end to end, so that rounding never adds up.
-                Some(start) => at(start.saturating_add(packet.duration())) - at(start),
-                None => Seconds::of(packet.duration(), from).ticks(to, Round::Nearest),
-            };
-            let (pts, dts) = track.times.next(packet.pts().map(at), packet.dts().map(at), duration, self.strict);
-            packet.set_pts(Some(pts));
-            packet.set_dts(Some(dts));
-            packet.set_duration(duration.max(0));
-            packet.set_stream(track.route.output);
-            return Ok(Some(packet));
         }
+    }
+
+    fn read_one(&mut self) -> Result<()> {
+        let mut packet = Packet::empty();
+        if !read(&mut packet, &mut self.input)? {
+            self.ended = true;
+            return Ok(());
+        }
+        if packet.stream() == self.video {
+            self.clocks.video_packet(packet.dts(), packet.pts(), packet.duration());
+        }
+        let found = self.tracks.iter().position(|track| track.kept.source == packet.stream());
+        if let Some(at) = found
+            && packet.size() > 0
+        {
+            let track = &mut self.tracks[at];
+            let time = packet.dts().or(packet.pts()).map(|time| Seconds::of(time, track.from));
+            let clock = match output::arbitrary_origin(&self.input) {
+                true => track.clock.packet(time, Seconds::of(packet.duration(), track.from)),
+                false => 0,
+            };
+            self.held.push_back((at, clock, packet));
+        }
+        Ok(())
+    }
+
+    fn timed(&mut self, track: usize, offset: Seconds, mut packet: Packet) -> Packet {
+        let shift = self.shift.plus(offset);
+        let track = &mut self.tracks[track];
+        let (from, to, lead) = (track.from, track.route.base, track.route.lead);
+        let at = |ticks: i64| Seconds::of(ticks, from).plus(shift).ticks(to, Round::Nearest) + lead;
+        let duration = match packet.pts().or(packet.dts()) {
+            // From end to end, so that rounding never adds up.
+            Some(start) => at(start.saturating_add(packet.duration())) - at(start),
+            None => Seconds::of(packet.duration(), from).ticks(to, Round::Nearest),
+        };
+        let (pts, dts) = track.times.next(packet.pts().map(at), packet.dts().map(at), duration, self.strict);
+        packet.set_pts(Some(pts));
+        packet.set_dts(Some(dts));
+        packet.set_duration(duration.max(0));
+        packet.set_stream(track.route.output);
+        packet
     }
 
     /// The sum of what was really written counts this packet.

@@ -102,9 +102,18 @@ pub fn moves_by_codec_delay() -> bool {
 
 /// Asks the demuxer to skip the packets of a stream.
 pub fn discard(input: &mut Input, stream: usize) {
+    set_discard(input, stream, ffi::AVDiscard::AVDISCARD_ALL);
+}
+
+/// Asks the demuxer for the packets of a stream again.
+pub fn keep(input: &mut Input, stream: usize) {
+    set_discard(input, stream, ffi::AVDiscard::AVDISCARD_DEFAULT);
+}
+
+fn set_discard(input: &mut Input, stream: usize, value: ffi::AVDiscard) {
     if stream < input.nb_streams() as usize {
         // SAFETY: the index is below nb_streams; the stream lives with the input.
-        unsafe { (*stream_at(input.as_mut_ptr(), stream)).discard = ffi::AVDiscard::AVDISCARD_ALL };
+        unsafe { (*stream_at(input.as_mut_ptr(), stream)).discard = value };
     }
 }
 

@@ -342,3 +342,32 @@ fn the_file_is_the_same_again_and_faults_are_found() {
     let reader = ClipReader::open(&folder.path().join("none.nut"), &made.specs[0]);
     assert_eq!(reader.err().map(|error| Fault::of(&error)), Some(Fault::NotFound));
 }
+
+/// Two recordings laid end to end: the clock restarts, sound and picture stay together.
+#[test]
+fn a_restarted_clock_moves_all_streams_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (folder.path().join("one.ts"), folder.path().join("two.ts"));
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=3", "-f", "lavfi", "-i", "sine=d=3"])
+        .args(["-c:v", "mpeg2video", "-bf", "2", "-c:a", "mp2"])
+        .arg(&one)
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no ffmpeg tool here");
+        return;
+    }
+    let bytes = std::fs::read(&one).unwrap();
+    std::fs::write(&two, [bytes.clone(), bytes].concat()).unwrap();
+    let specs = vec![specs_for(&settings(), PixelFormat::YUV420).swap_remove(0)];
+    let made = encode(&two, folder.path(), info(&two).unwrap(), specs, usize::MAX).unwrap();
+    let target = folder.path().join("out");
+    let report = join(&two, &made, &target, "matroska").unwrap();
+    let base = made.info.video.time_base;
+    let span = made.stamps.last().unwrap().pts - made.stamps[0].pts;
+    let seconds = span as f64 * f64::from(base.num) / f64::from(base.den);
+    assert!((5.5..6.5).contains(&seconds), "{seconds} s of picture, {} frames", made.stamps.len());
+    let sound = report.streams.iter().find_map(|stream| stream.written.clone()).unwrap();
+    assert!((5_500..6_500).contains(&sound.end), "{sound:?}");
+    assert!(report.mended <= 2, "{report:?}");
+}

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use ffmpeg_next::format::Pixel;
-use ffmpeg_next::software::scaling;
 use ffmpeg_next::{Packet, codec, frame};
 use serde_json::Value;
 
@@ -18,24 +16,14 @@ use crate::media::assemble::{AssembleReport, AssembleRequest, ClipRef, assemble}
 use crate::media::assemble_streams::kind;
 use crate::media::clip::{ClipWriter, inspect};
 use crate::media::clip_check::check;
+use crate::media::decoder::{DecodeOptions, Decoder};
 use crate::media::encoder::{EncoderRequest, choose};
 use crate::media::ffi::output;
-use crate::media::picture;
+use crate::media::probe::probe;
 use crate::media::verify::{VerifyRequest, verify};
 use crate::model::encoder::EncoderSpec;
-use crate::model::frame::{Chroma, Frame, PixelFormat, Stamp};
-use crate::model::source::{Colour, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
-
-/// The nearest of our formats.
-pub(super) fn nearest(pixel: Pixel) -> PixelFormat {
-    let name = pixel.descriptor().map_or("", |descriptor| descriptor.name());
-    let chroma = match name {
-        name if name.contains("444") || name.starts_with("bgr") || name.starts_with("gbr") => Chroma::C444,
-        name if name.contains("422") => Chroma::C422,
-        _ => Chroma::C420,
-    };
-    PixelFormat { chroma, depth: if name.contains("10") { 10 } else { 8 } }
-}
+use crate::model::frame::{Frame, SourceFrame, Stamp};
+use crate::model::source::{SourceInfo, StreamKind};
 
 /// Decodes a source frame by frame in the simplest way.
 pub(super) struct Plain {
@@ -44,7 +32,6 @@ pub(super) struct Plain {
     pub(super) stream: usize,
     ended: bool,
     last: Option<i64>,
-    scaler: Option<scaling::Context>,
 }
 
 impl Plain {
@@ -54,7 +41,7 @@ impl Plain {
             input.streams().find(|stream| kind(&output::facts(stream)) == StreamKind::Video).context("no video")?;
         let stream = video.index();
         let decoder = codec::Context::from_parameters(video.parameters())?.decoder().video()?;
-        Ok(Plain { input, decoder, stream, ended: false, last: None, scaler: None })
+        Ok(Plain { input, decoder, stream, ended: false, last: None })
     }
 
     pub(super) fn next(&mut self) -> Result<Option<(Stamp, frame::Video)>> {
@@ -86,107 +73,10 @@ impl Plain {
             }
         }
     }
-
-    /// The picture in one of our formats, at this size.
-    pub(super) fn picture(
-        &mut self,
-        video: &frame::Video,
-        format: PixelFormat,
-        width: u32,
-        height: u32,
-    ) -> Result<Frame> {
-        if let Some(frame) = picture::take(video, format, width, height) {
-            return Ok(frame);
-        }
-        let to = output::pixel(format.ffmpeg_name());
-        let fits = self
-            .scaler
-            .as_ref()
-            .is_some_and(|s| s.input().width == video.width() && s.input().height == video.height());
-        if !fits {
-            let flags = scaling::Flags::BICUBIC;
-            self.scaler =
-                Some(scaling::Context::get(video.format(), video.width(), video.height(), to, width, height, flags)?);
-        }
-        let mut scaled = frame::Video::empty();
-        if let Some(scaler) = &mut self.scaler {
-            scaler.run(video, &mut scaled)?;
-        }
-        picture::take(&scaled, format, width, height).context("the scaler made another format")
-    }
 }
 
 pub(super) fn info(path: &Path) -> Result<SourceInfo> {
-    let mut plain = Plain::open(path)?;
-    let (_, first) = plain.next()?.context("no frame")?;
-    let input = &plain.input;
-    let stream = input.stream(plain.stream).context("no video")?;
-    let language = |stream: &ffmpeg_next::Stream<'_>| stream.metadata().get("language").map(str::to_owned);
-    let streams = input.streams().map(|stream| {
-        let facts = output::facts(&stream);
-        StreamInfo { index: stream.index(), kind: kind(&facts), codec: facts.codec, language: language(&stream) }
-    });
-    let rational = |r: ffmpeg_next::Rational| Rational::new(r.numerator(), r.denominator());
-    let probed = ffprobe(path);
-    let tags = &probed["streams"][plain.stream];
-    let number = |key: &str, table: &[(&str, u32)]| {
-        let name = tags[key].as_str().unwrap_or_default();
-        table.iter().find(|(known, _)| *known == name).map_or(2, |(_, number)| *number)
-    };
-    let names = [
-        ("bt709", 1),
-        ("bt470bg", 5),
-        ("smpte170m", 6),
-        ("bt2020", 9),
-        ("smpte2084", 16),
-        ("arib-std-b67", 18),
-        ("iec61966-2-1", 13),
-        ("bt2020nc", 9),
-    ];
-    let full = plain.decoder.color_range() == ffmpeg_next::color::Range::JPEG;
-    Ok(SourceInfo {
-        container: input.format().name().to_owned(),
-        duration: None,
-        streams: streams.collect(),
-        chapters: input.nb_chapters() as usize,
-        video: VideoInfo {
-            stream: plain.stream,
-            codec: output::facts(&stream).codec,
-            width: first.width(),
-            height: first.height(),
-            source_format: format!("{:?}", first.format()),
-            format: nearest(first.format()),
-            sample_aspect: rational(first.aspect_ratio()),
-            time_base: rational(stream.time_base()),
-            average_rate: rational(stream.avg_frame_rate()),
-            estimated_frames: None,
-            colour: Colour {
-                range: match tags["color_range"].as_str() {
-                    Some("tv") => 1,
-                    Some("pc") => 2,
-                    _ => {
-                        if full {
-                            2
-                        } else {
-                            0
-                        }
-                    }
-                },
-                primaries: number("color_primaries", &names),
-                transfer: number("color_transfer", &names),
-                matrix: number("color_space", &names),
-                chroma_location: 0,
-            },
-            hdr: None,
-            rotation: 0,
-            interlaced: false,
-            alpha: false,
-            dolby_vision: None,
-            safe_seek: false,
-        },
-        still: false,
-        losses: Vec::new(),
-    })
+    probe(path)
 }
 
 pub(super) fn ffprobe(path: &Path) -> Value {
@@ -235,11 +125,12 @@ pub(super) fn encode(
     specs: Vec<EncoderSpec>,
     frames_max: usize,
 ) -> Result<Made> {
-    let mut plain = Plain::open(source)?;
+    let options = DecodeOptions { threads: 2, deinterlace: false };
+    let mut decoder = Decoder::open(source, &info, options)?;
     let mut made = Made { info, specs, clips: Vec::new(), stamps: Vec::new() };
     let mut open: Option<(ClipWriter, PathBuf, u64, usize, Frame, Frame)> = None;
     loop {
-        let next = if made.stamps.len() < frames_max { plain.next()? } else { None };
+        let next = if made.stamps.len() < frames_max { decoder.next()? } else { None };
         let done = match (&open, &next) {
             (Some(_), None) => true,
             (Some((_, _, frames, ..)), _) => *frames == LENGTHS[made.clips.len() % LENGTHS.len()],
@@ -252,12 +143,12 @@ pub(super) fn encode(
             check(&path, &made.specs[spec], frames, &first, &last)?;
             made.clips.push(ClipRef { path, frames, spec });
         }
-        let Some((stamp, video)) = next else { break };
+        let Some(SourceFrame { stamp, frame, .. }) = next else { break };
         made.stamps.push(stamp);
         let number = made.clips.len();
         let spec = number % made.specs.len();
         let used = &made.specs[spec];
-        let picture = plain.picture(&video, used.format, used.width, used.height)?;
+        let picture = fit(&frame, used);
         if open.is_none() {
             let path = folder.join(format!("{number:06}.nut"));
             open = Some((ClipWriter::create(&path, used)?, path, 0, spec, picture.clone(), picture.clone()));
@@ -269,6 +160,29 @@ pub(super) fn encode(
         }
     }
     Ok(made)
+}
+
+/// The frame at an encoder's size and format: even sizes by repeating the edge, 10 bits as asked.
+fn fit(frame: &Frame, spec: &EncoderSpec) -> Frame {
+    let mut made = Frame::new(spec.format, spec.width, spec.height);
+    assert_eq!(spec.format.chroma, frame.format.chroma);
+    for plane in 0..3 {
+        let (old_width, old_height) = frame.format.plane_size(plane, frame.width, frame.height);
+        let width = spec.format.plane_size(plane, spec.width, spec.height).0 as usize;
+        let wide = spec.format.sample_bytes() == 2 && frame.format.sample_bytes() == 1;
+        let bytes = frame.format.sample_bytes();
+        let from = frame.plane(plane);
+        let to_bytes = spec.format.sample_bytes();
+        for (i, sample) in made.plane_mut(plane).chunks_exact_mut(to_bytes).enumerate() {
+            let (x, y) = ((i % width).min(old_width as usize - 1), (i / width).min(old_height as usize - 1));
+            let at = (y * old_width as usize + x) * bytes;
+            match wide {
+                true => sample.copy_from_slice(&(u16::from(from[at]) << 2).to_le_bytes()),
+                false => sample.copy_from_slice(&from[at..at + bytes]),
+            }
+        }
+    }
+    made
 }
 
 pub(super) fn join(source: &Path, made: &Made, target: &Path, container: &str) -> Result<AssembleReport> {
