@@ -1,6 +1,7 @@
 //! Media files: what is in them, their frames, and the way back. Only here: FFmpeg and `image`.
 
 pub mod assemble;
+pub mod assemble_clock;
 pub mod assemble_header;
 pub mod assemble_source;
 pub mod assemble_streams;
