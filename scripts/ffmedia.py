@@ -100,14 +100,18 @@ def frames(path, index, threads=None):
 
 def first_frame(path, index):
     """All that ffprobe says of the first frame, side data among it; {} when there is none."""
-    command = ["ffprobe", "-v", "error", "-select_streams", str(index), "-read_intervals", "%+#8", "-show_frames"]
-    code, out, _ = run(command + ["-of", "json", name(path)])
-    try:
-        found = json.loads(out).get("frames", [])
-    except ValueError:
-        found = []
-    found = [f for f in found if f.get("media_type") == "video"]
-    return found[0] if found else {}
+    # Leading packets may be cut away by an edit list, or damaged: then more is read
+    for interval in (["-read_intervals", "%+#8"], ["-read_intervals", "%+#400"], []):
+        command = ["ffprobe", "-v", "error", "-select_streams", str(index), *interval, "-show_frames"]
+        _, out, _ = run(command + ["-of", "json", name(path)])
+        try:
+            found = json.loads(out).get("frames", [])
+        except ValueError:
+            found = []
+        found = [f for f in found if f.get("media_type") == "video"]
+        if found:
+            return found[0]
+    return {}
 
 
 def packets(path):

@@ -207,7 +207,9 @@ class Comparison:
         gap = max([y - x for x, y in zip(a, a[1:])], default=Fraction(1, 10))
         length, wanted = out.get("duration"), src.get("duration")
         if length and wanted and span <= Fraction(wanted) <= span + 2 * gap + Fraction(1, 10):
-            v.expect(abs(Fraction(length) - Fraction(wanted)) <= gap + self.tick, "duration", f"{length} s, source {wanted} s")
+            # ffprobe adds up the steps from one decoding time to the next: as many frames shorter as the encoder reorders
+            slack = gap * (1 + int(out.get("has_b_frames") or 0)) + self.tick
+            v.expect(abs(Fraction(length) - Fraction(wanted)) <= slack, "duration", f"{length} s, source {wanted} s")
 
     def colours(self, src, out, a, b):
         v = self.verdict
@@ -267,6 +269,8 @@ class Comparison:
                 step = Fraction(1, 50000) if key[:3] in ("red", "gre", "blu", "whi") else Fraction(1, 100)
                 v.expect(abs(x - y) <= step, "hdr", f"{kind} {key} {value} became {got.get(key)}")
         for kind in set(found) - set(wanted):
+            if kind.startswith("Content light") and not any(int(x) for x in found[kind].values()):
+                continue  # zero stands for unknown
             v.faults.append(f"hdr: {kind} is not in the source")
         dolby = [d for d in out.get("side_data_list", []) if "DOVI" in d.get("side_data_type", "")]
         v.expect(not dolby, "hdr", "a Dolby Vision record was copied to pictures it does not fit")

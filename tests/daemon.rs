@@ -51,9 +51,8 @@ fn run_in_the_foreground() {
     let source = root.path().join("in.mkv");
     film(&source, 30, "128x72");
     let target = root.path().join("out.mkv");
-    let mut child = root.program(&[OsStr::new("run"), source.as_os_str(), target.as_os_str()]);
-    let mut child = child.spawn().expect("the program starts");
-    assert_eq!(common::finish(&mut child), Some(0));
+    let mut child = root.spawn(&[OsStr::new("run"), source.as_os_str(), target.as_os_str()]);
+    assert_eq!(common::finish(&mut child), Some(0), "{}", root.console());
     assert_same_film(&source, &target);
     let names: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().map(|e| e.file_name()).collect();
     assert!(!names.iter().any(|n| n.to_string_lossy().contains(".job")), "a job folder is left: {names:?}");

@@ -86,15 +86,18 @@ impl Root {
         command
     }
 
-    /// `upscaled daemon --once`, started.
-    pub fn start(&self) -> Child {
+    /// The program with arguments, started; its words go to a file.
+    pub fn spawn(&self, args: &[&OsStr]) -> Child {
         let console = fs::OpenOptions::new().append(true).create(true).open(self.path().join("console.txt"));
         let console = console.expect("a file for its words");
-        let args = ["daemon", "--once", "--root"].map(OsStr::new);
-        let mut command = self.program(&args);
-        command.arg(self.path());
+        let mut command = self.program(args);
         command.stdout(console.try_clone().expect("a handle")).stderr(console);
         command.spawn().expect("the program starts")
+    }
+
+    /// `upscaled daemon --once`, started.
+    pub fn start(&self) -> Child {
+        self.spawn(&[OsStr::new("daemon"), OsStr::new("--once"), OsStr::new("--root"), self.path().as_os_str()])
     }
 
     /// `upscaled daemon --once` to its end; the exit code.
@@ -104,7 +107,7 @@ impl Root {
         code.unwrap_or_else(|| panic!("the daemon did not end in time\n{}", self.console()))
     }
 
-    /// What the daemon said.
+    /// What the program said.
     pub fn console(&self) -> String {
         let bytes = fs::read(self.path().join("console.txt")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
