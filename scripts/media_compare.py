@@ -90,19 +90,26 @@ class Comparison:
     def kinds(self, info, kind):
         return [s for s in info["streams"] if s["kind"] == kind]
 
+    @staticmethod
+    def partner(stream, left, all_there):
+        """The output stream that a source stream became, of those that are left; None when it is missing."""
+        if stream["kind"] == "data":  # in any order: a timecode track is written anew, behind the others
+            return next((s for s in left if s.get("codec_tag_string") == stream.get("codec_tag_string")), None)
+        like = lambda s: (s.get("codec_name"), s["tags"].get("language"))
+        alike = left and like(left[0]) == like(stream)
+        return left[0] if left and (all_there or alike or stream["kind"] == "video") else None
+
     def pairs(self):
         """(source stream, output stream) of all kinds, in order; faults for what is missing or too much."""
         found = []
         for kind in dict.fromkeys(s["kind"] for s in self.src["streams"] + self.out["streams"]):
-            ours, theirs = self.kinds(self.out, kind), self.kinds(self.src, kind)
-            left = list(ours)
+            left, theirs = self.kinds(self.out, kind), self.kinds(self.src, kind)
+            all_there = len(left) >= len(theirs)
             for stream in theirs:
-                signature = (stream.get("codec_name"), stream["tags"].get("language"))
-                missing = len(theirs) - len(ours)
-                fits = left and (missing <= 0 or (left[0].get("codec_name"), left[0]["tags"].get("language")) == signature
-                                 or kind == "video")  # fmt: skip
-                if fits:
-                    found.append((stream, left.pop(0)))
+                became = self.partner(stream, left, all_there)
+                if became:
+                    left.remove(became)
+                    found.append((stream, became))
                     continue
                 index, codec = stream["index"], stream.get("codec_name") or stream.get("codec_tag_string")
                 words = (f"stream {index}", f"#{index}", f"0:{index}", codec, kind, *KIND_WORDS.get(kind, ()))
@@ -372,6 +379,8 @@ class Comparison:
             label = f"{src['kind']} {src['index']}"
             a, b = ((s["tags"].get("language") or "und").lower() for s in (src, out))
             v.expect(a == b, "language", f"{label}: {a} became {b}")
+            if src.get("codec_tag_string") == "tmcd":
+                continue  # described by the video's tag
             a, b = ({d for d in DISPOSITIONS if s["disposition"].get(d)} for s in (src, out))
             if b - a == {"default"} and src["kind"] not in marked:
                 b = b - {"default"}  # a container without such marks: the muxer's own first choice
