@@ -5,8 +5,8 @@
     bench.py [--runs 3] [--quick] [--json FILE] [--only 480p|1080p|static|memory]
 
 Measured: whole jobs of `upscaled run` (as it chooses itself, and held to fp32 on ONNX Runtime's CPU provider) and the
-same work by png_way.py; decode and encode alone with ffmpeg's own tool; the upscale stage; processor time of the
-whole job over the sum of its parts; peak memory (RssAnon + RssFile over the process tree; the RAM disk is not in it);
+same work by png_way.py; decode, upscale and encode each alone (`upscaled parts`); processor time of the whole job
+over the sum of its parts; peak memory (RssAnon + RssFile over the process tree; the RAM disk is not in it);
 a static clip with and without reuse. Each figure stands beside the wanted one."""
 
 import argparse
@@ -189,23 +189,15 @@ class Bench:
         result["steps"] = json.loads(result["out"].strip().splitlines()[-1])["steps"]
         return result
 
-    def decode_alone(self, clip):
-        command = ["ffmpeg", "-v", "error", "-nostdin", "-i", clip, "-map", "0:v:0", *ffmedia.passthrough(), "-f", "null", "-"]
-        return measured(command, sample=False)
-
-    def encode_alone(self, raw, width, height, rate):
-        source = ["-f", "rawvideo", "-pixel_format", "yuv420p", "-video_size", f"{width}x{height}", "-framerate", rate, "-i", raw]
-        codec = ["-c:v", "libx264", "-preset", "fast", "-crf", "18", "-f", "null", "-"]
-        return measured(["ffmpeg", "-v", "error", "-nostdin", *source, *codec], sample=False)
-
-    def read_alone(self, raw, width, height, rate):
-        """What reading the raw file costs by itself: taken off the figure above."""
-        source = ["-f", "rawvideo", "-pixel_format", "yuv420p", "-video_size", f"{width}x{height}", "-framerate", rate, "-i", raw]
-        return measured(["ffmpeg", "-v", "error", "-nostdin", *source, "-c:v", "copy", "-f", "null", "-"], sample=False)
+    def parts(self, clip, frames, settings=None):
+        """Decode, upscale and encode, each alone over the same frames (`upscaled parts`): core-ms a frame."""
+        result = measured([self.program, "parts", clip, "--frames", frames], {**self.env, **(settings or {})}, sample=False)
+        told = json.loads(result["out"].strip().splitlines()[-1])
+        return {part: 1000 * told[part]["cpu"] / told["frames"] for part in ("decode", "upscale", "encode")}
 
     def film(self, name, clip):
         """One clip: our two ways and the PNG way in turn, then the parts alone."""
-        frames, stream = count(clip)
+        frames, _ = count(clip)
         rounds = []
         self.job(clip)  # what is measured once for a machine is measured here
         self.job(clip, F32)
@@ -216,22 +208,11 @@ class Bench:
             shift = turn % len(ways)
             rounds.append({way: call() for way, call in ways[shift:] + ways[:shift]})
             print(f"{name} round {turn + 1}: " + ", ".join(f"{w} {frames / r['wall']:.1f} fps" for w, r in rounds[-1].items()), flush=True)
-        # The parts: the frames to encode are those of a real output
-        upscaled = self.folder / "upscaled.mkv"
-        self.job(clip, keep=upscaled)
-        raw = self.folder / "frames.yuv"
-        quiet_ffmpeg("-i", upscaled, "-map", "0:v:0", "-frames:v", min(frames, self.args.raw_frames), *ffmedia.passthrough(),
-                     "-f", "rawvideo", "-pix_fmt", "yuv420p", raw)  # fmt: skip
-        _, large = count(upscaled)
-        width, height, rate = large["width"], large["height"], stream["avg_frame_rate"]
-        raw_frames = raw.stat().st_size // (width * height * 3 // 2)
-        parts = {"decode": [], "encode": []}
+        some = min(frames, self.args.raw_frames)
+        parts = {"auto": [], "f32": []}
         for _ in range(self.args.runs):
-            parts["decode"].append(self.decode_alone(clip)["cpu"] / frames)
-            encode = self.encode_alone(raw, width, height, rate)["cpu"] - self.read_alone(raw, width, height, rate)["cpu"]
-            parts["encode"].append(encode / raw_frames)
-        raw.unlink()
-        upscaled.unlink()
+            parts["auto"].append(self.parts(clip, some))
+            parts["f32"].append(self.parts(clip, some, F32))
         return self.sum_up(name, frames, rounds, parts)
 
     def sum_up(self, name, frames, rounds, parts):
@@ -241,8 +222,9 @@ class Bench:
             result["fps"][way] = frames / middle(r[way]["wall"] for r in rounds)
             result["cpu_ms"][way] = 1000 * middle(r[way]["cpu"] for r in rounds) / frames
             result["peak_gib"][way] = max(r[way]["peak"] for r in rounds) / GIB
-        for part, values in parts.items():
-            result["parts_ms"][part] = 1000 * middle(values)
+        for way, told in parts.items():
+            for part in told[0]:
+                result["parts_ms"][f"{part} {way}"] = middle(t[part] for t in told)
         for way, wanted in (("f32", TIMES_PNG_F32), ("auto", TIMES_PNG_AUTO)):
             threads = {}
             for r in rounds:
@@ -252,9 +234,7 @@ class Bench:
             outcome = rounds[-1][way]["outcome"]
             result.setdefault("device", {})[way] = outcome.get("device")
             result.setdefault("stages_s", {})[way] = dict(outcome.get("stages") or [])
-            upscale = sum(ms for t, ms in result["threads_ms"][way].items() if t.startswith("upscale"))
-            result["parts_ms"][f"upscale {way}"] = upscale
-            total = result["parts_ms"]["decode"] + upscale + result["parts_ms"]["encode"]
+            total = sum(ms for part, ms in result["parts_ms"].items() if part.endswith(f" {way}"))
             over = result["cpu_ms"][way] / total
             result["wanted"].append((f"{name} {way}: CPU time over decode + upscale + encode", over, f"<= {CPU_OVER_SUM}", over <= CPU_OVER_SUM))
             if "png" in rounds[0]:
