@@ -208,7 +208,7 @@ class Bench:
             shift = turn % len(ways)
             rounds.append({way: call() for way, call in ways[shift:] + ways[:shift]})
             print(f"{name} round {turn + 1}: " + ", ".join(f"{w} {frames / r['wall']:.1f} fps" for w, r in rounds[-1].items()), flush=True)
-        some = min(frames, self.args.raw_frames)
+        some = min(frames, self.args.part_frames)
         parts = {"auto": [], "f32": []}
         for _ in range(self.args.runs):
             parts["auto"].append(self.parts(clip, some))
@@ -323,7 +323,7 @@ def main():
     parser.add_argument("--python", help="a Python with numpy, pillow and onnxruntime (default: .venv, made when absent)")
     parser.add_argument("--model", default=str(MODEL))
     parser.add_argument("--folder", default="/dev/shm", help="where clips and outputs go: a tmpfs, the same for both ways")
-    parser.add_argument("--raw-frames", type=int, default=48, help="frames for measuring the encoder alone")
+    parser.add_argument("--part-frames", type=int, default=120, help="frames for measuring the parts alone")
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
     if args.quick:

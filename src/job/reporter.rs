@@ -39,6 +39,8 @@ struct Inner {
     resumed_frames: u64,
     total_batches: u64,
     total_frames: u64,
+    /// Frames of this attempt after which its speed is believed.
+    eta_after: u64,
     samples: VecDeque<(Instant, u64)>,
     written: Instant,
     status: Status,
@@ -77,6 +79,7 @@ impl<'a> Reporter<'a> {
             resumed_frames: 0,
             total_batches: 0,
             total_frames: 0,
+            eta_after: 1,
             samples: VecDeque::new(),
             written: Instant::now(),
             status,
@@ -151,6 +154,7 @@ impl<'a> Reporter<'a> {
         let mut inner = self.inner();
         inner.total_frames = plan.info.video.estimated_frames.unwrap_or(0);
         inner.total_batches = plan.batches.count(inner.total_frames);
+        inner.eta_after = plan.batches.first;
         inner.sealed_batches = sealed_batches;
         inner.sealed_frames = sealed_frames;
         inner.resumed_frames = sealed_frames;
@@ -205,7 +209,8 @@ impl<'a> Reporter<'a> {
         let done = inner.resumed_frames + self.meter.frames_ready();
         // An estimate that the source has outrun is no total any more.
         let total = if done > inner.total_frames { 0 } else { inner.total_frames };
-        let known = fps > 0.0 && total > 0 && matches!(inner.phase, Phase::Upscaling | Phase::Resuming);
+        let measured = computed >= inner.eta_after.min(total);
+        let known = measured && fps > 0.0 && total > 0 && matches!(inner.phase, Phase::Upscaling | Phase::Resuming);
         let eta = known.then(|| (total - done) as f64 / fps);
         inner.status.fps = (fps * 100.0).round() / 100.0;
         inner.status.eta_seconds = eta.map(f64::round);
