@@ -23,7 +23,7 @@ pub(super) fn status(service: &Service, job: Option<&str>) -> Response {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
         paused: books.is_paused(),
-        held: service.held.clone(),
+        held: service.held.clone().or_else(|| service.intake.is_unreadable().then(|| "input/ cannot be read".into())),
         settling: service.intake.pending(),
         queued: service.lineup.jobs().len(),
     };
