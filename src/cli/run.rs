@@ -16,12 +16,15 @@ use crate::config::settings::OnSuccess;
 use crate::daemon::progress_log;
 use crate::job::order::JobOrder;
 use crate::job::{finish, runner};
+use crate::media::container;
+use crate::media::still::{self, StillKind};
 use crate::store::job_dir::JobDir;
 use crate::store::paths;
 
 pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
     let shutdown = signals::shutdown_on_signals()?;
     let order = order(place, arguments)?;
+    check_extension(&order)?;
     let show = Show::new(&order.name(), arguments.json);
     let _log = logging::init(None, Console::Through(show.sink()))?;
     if arguments.no_resume {
@@ -47,6 +50,28 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
         output::line(&progress_log::summary(&order.name(), &outcome))?;
     }
     Ok(Ended::Done)
+}
+
+/// The output's extension says what is to be written; what is not written here is refused at once.
+fn check_extension(order: &JobOrder) -> Result<()> {
+    let extension = order.target_file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let kind = match still::kind_of(&order.source) {
+        Ok(Some(kind)) => kind,
+        // What cannot be read is told by the job.
+        Ok(None) | Err(_) => return container::muxer_of(&extension).map(drop),
+    };
+    let known: &[&str] = match kind {
+        StillKind::Png => &["png"],
+        StillKind::Jpeg => &["jpg", "jpeg"],
+        StillKind::WebP => &["webp"],
+        StillKind::Tiff => &["tif", "tiff"],
+    };
+    if known.contains(&extension.as_str()) {
+        return Ok(());
+    }
+    let (source, kind) = (escape(&order.source), kind.name());
+    let message = format!("{source} is a {kind} picture and stays one; let OUTPUT end in .{}", known[0]);
+    Err(Fault::Config.because(message))
 }
 
 /// A source that was refused before there was a plan leaves nothing to go on from.

@@ -7,7 +7,6 @@ use crate::cli::client::Daemon;
 use crate::cli::exit::Ended;
 use crate::cli::output;
 use crate::daemon::control::{DaemonView, JobView, Request};
-use crate::daemon::progress_log;
 use crate::model::status::State;
 
 pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
@@ -17,7 +16,7 @@ pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
         output::json(&response)?;
         return Ok(Ended::Done);
     }
-    output::line(&daemon_line(response.daemon.as_ref()))?;
+    output::line(&daemon_line(response.daemon.as_ref(), &response.message))?;
     print_jobs(&response.jobs)?;
     if let (Some(_), [job]) = (&arguments.job, response.jobs.as_slice()) {
         print_details(job)?;
@@ -25,9 +24,10 @@ pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
     Ok(Ended::Done)
 }
 
-fn daemon_line(daemon: Option<&DaemonView>) -> String {
+/// `message`: what was said in the place of a daemon.
+fn daemon_line(daemon: Option<&DaemonView>, message: &str) -> String {
     let Some(daemon) = daemon else {
-        return "no daemon runs here; start one with: upscaled daemon, or systemctl start upscaled".into();
+        return format!("{message}; start one with: upscaled daemon, or systemctl start upscaled");
     };
     let mut line = format!("upscaled {} runs (process {}), {} queued", daemon.version, daemon.pid, daemon.queued);
     if daemon.settling > 0 {
@@ -52,15 +52,13 @@ pub fn print_jobs(jobs: &[JobView]) -> Result<()> {
 
 fn row(job: &JobView) -> Vec<String> {
     let place = job.place.map(|n| n.to_string()).unwrap_or_default();
-    let words = match (&job.progress, &job.output) {
-        (Some(progress), _) if job.state == State::Running => {
-            let doing = progress_log::phase(progress.phase);
-            format!("{doing}  {}", progress_log::figures(progress))
-        }
-        (_, Some(output)) if job.state == State::Done => output.clone(),
-        _ => job.activity.clone(),
+    let state = state(job.state);
+    let words = match &job.output {
+        Some(output) if job.state == State::Done => output.as_str(),
+        _ if job.activity == state => "",
+        _ => job.activity.as_str(),
     };
-    vec![place, job.job.clone(), state(job.state).into(), words]
+    vec![place, job.job.clone(), state.into(), words.into()]
 }
 
 fn print_details(job: &JobView) -> Result<()> {
@@ -117,16 +115,17 @@ mod tests {
     fn rows() {
         assert_eq!(row(&job(State::Queued, "waits", None)), ["2", "a.mkv", "queued", "waits"]);
         assert_eq!(row(&job(State::Failed, "no video stream", None)), ["", "a.mkv", "failed", "no video stream"]);
+        assert_eq!(row(&job(State::Paused, "paused", None)), ["", "a.mkv", "paused", ""]);
         assert_eq!(row(&job(State::Done, "done", Some("/o/a.mkv"))), ["", "a.mkv", "done", "/o/a.mkv"]);
     }
 
     #[test]
     fn the_daemon_in_a_line() {
-        assert!(daemon_line(None).starts_with("no daemon runs here"));
+        assert!(daemon_line(None, "no daemon runs here").starts_with("no daemon runs here; start one"));
         let mut view = DaemonView { pid: 7, version: "1.0.0".into(), queued: 3, settling: 1, ..DaemonView::default() };
-        assert_eq!(daemon_line(Some(&view)), "upscaled 1.0.0 runs (process 7), 3 queued, 1 still settling");
+        assert_eq!(daemon_line(Some(&view), ""), "upscaled 1.0.0 runs (process 7), 3 queued, 1 still settling");
         view.held = Some("works again at 22:00".into());
         view.settling = 0;
-        assert_eq!(daemon_line(Some(&view)), "upscaled 1.0.0 runs (process 7), 3 queued, works again at 22:00");
+        assert_eq!(daemon_line(Some(&view), ""), "upscaled 1.0.0 runs (process 7), 3 queued, works again at 22:00");
     }
 }

@@ -124,17 +124,17 @@ impl Books {
         Err(Fault::Busy.because("queue.txt is damaged again and again; see who else writes to it"))
     }
 
-    /// Writes queue.txt anew from what could be read of it and the job folders; what else is in
-    /// input/ is found by the next scan.
+    /// Writes queue.txt anew from what could be read of it, the lines it is remembered to have had and
+    /// the job folders; what else is in input/ is found by the next scan.
     pub fn rebuild(&self, why: &str, readable: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        let folders = job_scan::find(self.layout.output()).jobs;
+        let waiting =
+            |job: &PathBuf| stamp_of(&self.layout.source(job)).is_ok_and(|stamp| !self.is_settled(job, stamp));
+        let before = self.lines_before().unwrap_or_default();
+        let known = before.into_iter().chain(folders.iter().map(|folder| folder.marker().job.clone()));
+        let mut listed: HashSet<PathBuf> = readable.iter().cloned().collect();
         let mut jobs = readable.to_vec();
-        for folder in job_scan::find(self.layout.output()).jobs {
-            let job = &folder.marker().job;
-            let settled = stamp_of(&self.layout.source(job)).map_or(true, |stamp| self.is_settled(job, stamp));
-            if !settled && !jobs.contains(job) {
-                jobs.push(job.clone());
-            }
-        }
+        jobs.extend(known.filter(|job| waiting(job) && listed.insert(job.clone())));
         let known = self.queue_mark().is_some() || !jobs.is_empty() || self.history().entries().next().is_some();
         if known {
             tracing::warn!("queue.txt: {why}; rebuilt from input/ and the job folders, {} jobs so far", jobs.len());
@@ -246,11 +246,15 @@ impl Books {
 
     // Ends of jobs. History first, the queue line after it, the folder last.
 
-    /// Failed for good. The folder stays for a retry.
+    /// Failed for good. The folder stays for a retry, where there is work in it.
     pub fn fail(&self, job: &Path, stamp: Option<FileStamp>, fault: Fault, reason: &str) -> Result<()> {
         self.transition(job, State::Failed, reason, Some((fault, reason)));
         self.record(job, Ending::Failed, stamp, Some((fault, reason)))?;
-        self.dequeue(job)
+        self.dequeue(job)?;
+        match self.folder(job)? {
+            Some(folder) if matches!(folder.read_plan(), Ok(None)) => self.drop_folder(job),
+            _ => Ok(()),
+        }
     }
 
     pub fn cancel(&self, job: &Path) -> Result<()> {

@@ -50,6 +50,9 @@ pub struct Intake {
     probing: usize,
     noted: HashSet<PathBuf>,
     unreadable: bool,
+    /// The folder that is input/, as last scanned.
+    identity: Option<(u64, u64)>,
+    moved: bool,
 }
 
 impl Intake {
@@ -79,12 +82,24 @@ impl Intake {
             probing: 0,
             noted: HashSet::new(),
             unreadable: false,
+            identity: None,
+            moved: false,
         }
     }
 
     /// Something changed in input/: look soon.
     pub fn wake(&mut self) {
         self.woken = true;
+    }
+
+    /// Whether input/ is another folder since this was last asked: its events have to be asked for anew.
+    pub fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Whether input/ could not be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable
     }
 
     /// Files that are not settled yet.
@@ -152,6 +167,7 @@ impl Intake {
             tracing::info!("input/ can be read again");
         }
         self.seen_at = Some(begun);
+        self.moved |= self.identity.replace(scan.identity).is_some_and(|before| before != scan.identity);
         for (path, why) in scan.notes {
             if self.noted.len() < NOTED_MAX && self.noted.insert(path.clone()) {
                 tracing::info!("{}: passed over: {why}", escape(&path));

@@ -39,6 +39,13 @@ impl Lineup {
         self.vanished.remove(job);
     }
 
+    /// queue.txt was damaged and made anew with these jobs: nobody took out the others.
+    pub fn lost(&mut self, rebuilt: &[PathBuf]) {
+        let kept: HashSet<&PathBuf> = rebuilt.iter().collect();
+        let lost: Vec<PathBuf> = self.jobs.iter().filter(|job| !kept.contains(job)).cloned().collect();
+        lost.iter().for_each(|job| self.leaves(job));
+    }
+
     /// queue.txt was read again.
     pub fn replace(&mut self, jobs: Vec<PathBuf>, now: Duration) {
         let known: HashSet<PathBuf> = jobs.iter().cloned().collect();
@@ -84,6 +91,9 @@ mod tests {
         assert_eq!(lineup.take_removed(at(12)), jobs("c"));
         assert!(!lineup.knows(Path::new("c")));
         assert_eq!(lineup.jobs(), jobs("d b"));
+        lineup.lost(&jobs("b"));
+        lineup.replace(jobs("b"), at(13));
+        assert!(lineup.take_removed(at(19)).is_empty(), "damage is no person's hand");
         // An editor that empties the file and fills it again.
         lineup.replace(vec![], at(20));
         lineup.replace(jobs("b d"), at(21));

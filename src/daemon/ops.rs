@@ -176,10 +176,15 @@ fn retry(books: &Books, job: &Path, fresh: bool) -> Result<()> {
 
 fn retry_failed(books: &Books, fresh: bool) -> Result<Response> {
     let failed = books.ended(|entry| entry.state == Ending::Failed);
-    let there: Vec<PathBuf> =
+    let mut there: Vec<PathBuf> =
         failed.into_iter().map(|entry| entry.job).filter(|job| present(books, job).is_ok()).collect();
+    there.sort_unstable();
     for job in &there {
         retry(books, job, fresh)?;
     }
-    Ok(Response::done(format!("{} failed jobs are queued again", there.len())))
+    Ok(Response::done(match there.as_slice() {
+        [] => "no failed job has its source still in input/".into(),
+        [job] => format!("{} is queued again", escape(job)),
+        all => format!("{} failed jobs are queued again", all.len()),
+    }))
 }

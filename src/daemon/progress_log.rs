@@ -7,11 +7,16 @@ use crate::model::progress::{Outcome, Phase, Progress};
 /// At most one progress line in this time.
 pub const EVERY: Duration = Duration::from_secs(5);
 
+/// Without an ETA, which comes with the first batch, there is a line only in this time.
+const EVERY_BLIND: Duration = Duration::from_secs(30);
+
 /// Decides when a line is due; one for each attempt.
 #[derive(Debug, Default)]
 pub struct ProgressLog {
     last: Option<Duration>,
     phase: Option<Phase>,
+    /// When the phase began.
+    since: Duration,
 }
 
 impl ProgressLog {
@@ -19,12 +24,17 @@ impl ProgressLog {
     pub fn line(&mut self, job: &str, progress: &Progress, now: Duration) -> Option<String> {
         if self.phase != Some(progress.phase) {
             self.phase = Some(progress.phase);
+            self.since = now;
             if progress.phase != Phase::Upscaling {
                 return Some(format!("{job}  {}", phase(progress.phase)));
             }
         }
-        let due = self.last.is_none_or(|last| now.saturating_sub(last) >= EVERY);
-        if progress.phase != Phase::Upscaling || progress.eta.is_none() || !due {
+        let passed = |since: Option<Duration>, time| since.is_none_or(|since| now.saturating_sub(since) >= time);
+        let due = match progress.eta {
+            Some(_) => passed(self.last, EVERY),
+            None => passed(Some(self.last.unwrap_or(self.since)), EVERY_BLIND),
+        };
+        if progress.phase != Phase::Upscaling || !due {
             return None;
         }
         self.last = Some(now);
@@ -80,16 +90,22 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// The same, with tenths below ten seconds.
+fn short(seconds: f64) -> String {
+    if (0.0..9.95).contains(&seconds) { format!("{seconds:.1}s") } else { duration(seconds) }
+}
+
 /// What a finished job was, in one line.
 pub fn summary(job: &str, o: &Outcome) -> String {
     let mut parts = vec![
         format!("{job}  done  {} frames in {}", o.frames, duration(o.seconds)),
-        format!("{:.1} fps ({:.2} x real time)", o.fps, o.speed),
+        // Nothing was left to upscale: there is no speed to tell.
+        if o.fps > 0.0 { format!("{:.1} fps ({:.2} x real time)", o.fps, o.speed) } else { String::new() },
         format!("{} to {} at {}x{}", bytes(o.source_bytes), bytes(o.output_bytes), o.width, o.height),
     ];
     parts.extend([&o.encoder, &o.device].into_iter().filter(|name| !name.is_empty()).cloned());
     if !o.stages.is_empty() {
-        let stages: Vec<String> = o.stages.iter().map(|(name, s)| format!("{name} {}", duration(*s))).collect();
+        let stages: Vec<String> = o.stages.iter().map(|(name, s)| format!("{name} {}", short(*s))).collect();
         parts.push(format!("busy: {}", stages.join(", ")));
     }
     if o.tiles > 0 {
@@ -105,6 +121,7 @@ pub fn summary(job: &str, o: &Outcome) -> String {
         parts.push(format!("verified: {}", o.verified));
     }
     parts.push(format!("-> {}", o.output));
+    parts.retain(|part| !part.is_empty());
     parts.join("  ")
 }
 
@@ -159,6 +176,10 @@ mod tests {
         );
         assert_eq!(log.line("film.mkv", &running, at(15)), None);
         assert!(log.line("film.mkv", &running, at(16)).is_some());
+        let mut slow = ProgressLog::default();
+        let blind = progress(Phase::Upscaling, None);
+        assert_eq!((slow.line("film.mkv", &blind, at(3)), slow.line("film.mkv", &blind, at(32))), (None, None));
+        assert!(slow.line("film.mkv", &blind, at(33)).is_some(), "a slow first batch is told of too");
     }
 
     #[test]
@@ -175,6 +196,7 @@ mod tests {
             ("0s".into(), "1m00s".into(), "3h05m00s".into())
         );
         assert_eq!(duration(f64::NAN), "0s");
+        assert_eq!((short(0.04), short(61.0)), ("0.0s".into(), "1m01s".into()));
         assert_eq!((bytes(1023), bytes(86_088_089)), ("1023 B".into(), "82.1 MiB".into()));
     }
 
@@ -183,6 +205,7 @@ mod tests {
         let outcome =
             Outcome { frames: 90, tiles: 8, tiles_reused: 2, output: "film_upscaled.mkv".into(), ..Outcome::default() };
         let line = summary("film.mkv", &outcome);
+        assert!(!line.contains("fps") && !line.contains("   "), "{line}");
         assert!(line.contains("90 frames") && line.contains("reused 25.0 %") && line.ends_with("-> film_upscaled.mkv"));
     }
 }

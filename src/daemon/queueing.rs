@@ -53,6 +53,9 @@ impl Service {
                 self.intake.wake();
                 let rebuilt = self.books.rebuild(&why, &readable);
                 self.queue_mark = self.books.queue_mark();
+                if let Ok(jobs) = &rebuilt {
+                    self.lineup.lost(jobs);
+                }
                 rebuilt
             }
             Err(error) => Err(error),

@@ -45,10 +45,13 @@ pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
         }
     }
     let queue = match books.read_queue()? {
-        Queue::Jobs(listing) => listing.jobs,
+        Queue::Jobs(listing) => {
+            removed_meanwhile(books, &listing.jobs);
+            listing.jobs
+        }
+        // A file that is gone or damaged tells nothing of what a person wanted.
         Queue::Rebuild { why, readable } => books.rebuild(&why, &readable)?,
     };
-    removed_meanwhile(books, &queue);
     let queued: HashSet<&Path> = queue.iter().map(PathBuf::as_path).collect();
     for folder in &found.jobs {
         left_over(books, folder, &queued);

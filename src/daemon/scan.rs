@@ -10,20 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::settle::FileStamp;
+use crate::store::file_kind;
 
 /// Folders in folders.
 const DEPTH_MAX: usize = 64;
 /// Files and folders of one scan.
 const ENTRIES_MAX: usize = 1_000_000;
 
-/// Endings of names that are not whole files, or not for us.
-const UNFINISHED: [&[u8]; 5] = [b".part", b".tmp", b".crdownload", b".!qb", b"~"];
-/// What lies beside films and is none: never probed, never failed.
-const SIDECARS: [&str; 34] = [
-    "srt", "ass", "ssa", "sub", "idx", "sup", "vtt", "smi", "nfo", "txt", "md", "json", "xml", "url", "log", "ini",
-    "toml", "yaml", "yml", "csv", "html", "htm", "pdf", "doc", "docx", "md5", "sha1", "sha256", "sfv", "par2",
-    "torrent", "zip", "rar", "7z",
-];
 /// Still pictures: jobs too, unless switched off.
 const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "webp", "tif", "tiff"];
 
@@ -53,6 +46,8 @@ pub struct Scan {
     pub notes: Vec<(PathBuf, &'static str)>,
     /// Every folder was read to its end: what was not seen is not there.
     pub complete: bool,
+    /// Device and inode of input/ itself: another folder may have taken its place.
+    pub identity: (u64, u64),
 }
 
 /// How a name is taken.
@@ -67,16 +62,14 @@ pub enum NameKind {
 
 /// Judges a file by its name alone.
 pub fn name_kind(name: &OsStr) -> NameKind {
-    let lower = name.as_bytes().to_ascii_lowercase();
-    if lower.starts_with(b".") || UNFINISHED.iter().any(|end| lower.ends_with(end)) {
+    if name.as_bytes().starts_with(b".") || file_kind::is_unfinished(name) || file_kind::is_sidecar(name) {
         return NameKind::Ignored;
     }
-    let extension = Path::new(name).extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
-    match extension.as_deref() {
-        Some(e) if SIDECARS.contains(&e) => NameKind::Ignored,
-        Some(e) if PICTURES.contains(&e) => NameKind::Picture,
-        _ => NameKind::Candidate,
+    let extension = Path::new(name).extension().unwrap_or_default().as_bytes();
+    if PICTURES.iter().any(|known| extension.eq_ignore_ascii_case(known.as_bytes())) {
+        return NameKind::Picture;
     }
+    NameKind::Candidate
 }
 
 /// Size and time of change of what `path` leads to; an error when it is not a regular file.
@@ -98,7 +91,12 @@ pub fn scan(rules: &ScanRules) -> Result<Scan> {
     let top = fs::metadata(&rules.input)
         .with_context(|| format!("cannot read {}", crate::base::path_text::escape(&rules.input)))?;
     let excluded = rules.excluded.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| identity(&m)).collect();
-    let mut walk = Walk { rules, excluded, scan: Scan { complete: true, ..Scan::default() }, entries: 0 };
+    let mut walk = Walk {
+        rules,
+        excluded,
+        scan: Scan { complete: true, identity: identity(&top), ..Scan::default() },
+        entries: 0,
+    };
     walk.folder(Path::new(""), &mut vec![identity(&top)]).context("reading input/")?;
     walk.scan.files.sort_unstable_by(|a, b| a.relative.cmp(&b.relative));
     Ok(walk.scan)

@@ -89,7 +89,7 @@ pub(super) async fn serve(layout: Layout, options: Options) -> Result<ExitSummar
     if !recovered(&books, &options, &systemd, &mut interrupt, &mut terminate).await? {
         return Ok(ExitSummary { interrupted: true, ..ExitSummary::default() });
     }
-    let _watch = watch(&options, wake);
+    let mut _watch = watch(&options, wake.clone());
     let rules = ScanRules {
         input: options.folders.input.clone(),
         excluded: vec![options.folders.output.clone(), options.folders.logs.clone()],
@@ -136,6 +136,11 @@ pub(super) async fn serve(layout: Layout, options: Options) -> Result<ExitSummar
         }
         if service.turn() {
             return Ok(service.end());
+        }
+        if service.intake.take_moved() {
+            tracing::info!("input/ is another folder now");
+            _watch = watch(&service.options, wake.clone());
+            service.intake.wake();
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn status(service: &Service, job: Option<&str>) -> Response {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
         paused: books.is_paused(),
-        held: service.held.clone(),
+        held: service.held.clone().or_else(|| service.intake.is_unreadable().then(|| "input/ cannot be read".into())),
         settling: service.intake.pending(),
         queued: service.lineup.jobs().len(),
     };
@@ -42,7 +42,12 @@ pub(super) fn status(service: &Service, job: Option<&str>) -> Response {
 pub(super) fn offline(books: &Books, job: Option<&str>) -> Result<Response> {
     let queue = books.jobs()?;
     let jobs = chosen(views(books, &queue), job)?;
-    Ok(Response { message: "no daemon is running".into(), jobs, ..Response::default() })
+    let message = if books.is_paused() {
+        "no daemon runs here, and all work is paused (upscaled resume ends that)"
+    } else {
+        "no daemon runs here"
+    };
+    Ok(Response { message: message.into(), jobs, ..Response::default() })
 }
 
 /// All, or the one that is named.
@@ -75,6 +80,9 @@ fn queued(books: &Books, job: &Path, place: usize, paused: bool) -> JobView {
     } else if state == State::Running {
         // What status.json says of a process that is no more; a running one is told of by the daemon.
         (state, activity) = (State::Queued, "interrupted; goes on by itself".into());
+    }
+    if state == State::Queued && std::fs::metadata(books.layout().source(job)).is_err() {
+        (state, activity) = (State::Waiting, "not in input/; goes on when it is there again".into());
     }
     JobView { job: escape(job), state, activity, place: Some(place), progress: None, status, output: None }
 }

@@ -55,7 +55,8 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         reporter.log("info", &format!("encoder passed over: {passed}"));
     }
     reporter.beat();
-    let chosen = container::choose(&order.source, &info, &choice.specs[0])?;
+    let wish = order.exact_target().map(|target| target.extension().unwrap_or_default().to_string_lossy());
+    let chosen = container::choose(&order.source, &info, &choice.specs[0], wish.as_deref())?;
     for loss in info.losses.iter().chain(&chosen.losses) {
         reporter.remark(loss);
     }

@@ -11,6 +11,8 @@ use crate::media::ffi::output;
 use crate::model::encoder::EncoderSpec;
 use crate::model::source::SourceInfo;
 
+const WRITTEN: &str = "let its name end in .mkv, .mp4, .m4v or .mov";
+
 /// The container of an output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerChoice {
@@ -22,18 +24,26 @@ pub struct ContainerChoice {
     pub losses: Vec<String>,
 }
 
-/// Chooses by rehearsing a header with each stream of the source.
+/// Chooses by rehearsing a header with each stream of the source. `wish`: the extension of the file
+/// that a person named; its container is taken whatever that loses.
 ///
 /// # Errors
-/// When the source does not open, or [`Fault::Unsupported`] when no container takes the video.
-pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec) -> Result<ContainerChoice> {
+/// When the source does not open, [`Fault::Config`] when `wish` is no container that is written here,
+/// or [`Fault::Unsupported`] when no container takes the video.
+pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option<&str>) -> Result<ContainerChoice> {
+    let wish = wish.map(str::to_ascii_lowercase);
+    let wished = wish.as_deref().map(muxer_of).transpose()?;
     let input = output::open_input(source, true)?;
     let brand = input.metadata().get("major_brand").map(|brand| brand.trim().to_ascii_lowercase());
     let extension = source.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-    let own = own_container(input.format().name(), brand.as_deref());
+    let extension = wish.or(extension);
+    let candidates: Vec<&str> = match wished {
+        Some(muxer) => vec![muxer],
+        None => own_container(input.format().name(), brand.as_deref()).into_iter().chain(["matroska"]).collect(),
+    };
     let mut refusals = Vec::new();
     let mut best: Option<(ContainerChoice, usize)> = None;
-    for muxer in own.iter().copied().chain(["matroska"]) {
+    for muxer in candidates {
         if let Err(why) = takes_video(spec, muxer) {
             refusals.push(format!("{}: {why}", container_word(muxer)));
             continue;
@@ -50,11 +60,25 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec) -> Result<Co
     }
     match best {
         Some((choice, _)) => Ok(choice),
-        None => Err(Fault::Unsupported.because(format!(
-            "no container of this FFmpeg takes the video of {} ({})",
-            spec.name,
-            refusals.join("; ")
-        ))),
+        None => {
+            let which =
+                if wished.is_some() { "the container that was asked for does not take" } else { "no container takes" };
+            Err(Fault::Unsupported.because(format!("{which} the video of {} ({})", spec.name, refusals.join("; "))))
+        }
+    }
+}
+
+/// The muxer that a video file's extension stands for.
+///
+/// # Errors
+/// [`Fault::Config`] for those that are never written.
+pub fn muxer_of(extension: &str) -> Result<&'static str> {
+    match extension.to_ascii_lowercase().as_str() {
+        "mp4" | "m4v" => Ok("mp4"),
+        "mov" => Ok("mov"),
+        "mkv" => Ok("matroska"),
+        "" => Err(Fault::Config.because(format!("OUTPUT has no extension; {WRITTEN}"))),
+        other => Err(Fault::Config.because(format!("videos are not written as {other:?}; {WRITTEN}"))),
     }
 }
 
@@ -96,5 +120,9 @@ mod tests {
         assert_eq!(own_container("matroska,webm", None), None);
         assert_eq!(extension_for("mp4", Some("m4v")), "m4v");
         assert_eq!(extension_for("matroska", Some("webm")), "mkv");
+        assert_eq!((muxer_of("m4v").unwrap(), muxer_of("MKV").unwrap()), ("mp4", "matroska"));
+        for other in ["avi", "webm", ""] {
+            assert_eq!(Fault::of(&muxer_of(other).unwrap_err()), Fault::Config, "{other}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod clips;
 pub mod control;
+pub mod file_kind;
 #[cfg(test)]
 mod fixture;
 pub mod frame_table;

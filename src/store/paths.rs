@@ -11,16 +11,10 @@ use crate::base::fault::Fault;
 use crate::base::file_name::fit;
 use crate::base::path_text::escape;
 use crate::config::settings::Folders;
-use crate::store::job_dir;
+use crate::store::{file_kind, job_dir};
 
 /// How many names are tried where names are taken by others.
 const MAX_NAMES: usize = 1000;
-/// Files that go with a video and are never jobs of their own.
-const SIDECARS: &[&str] = &[
-    "ass", "srt", "ssa", "sub", "idx", "sup", "vtt", "nfo", "txt", "md", "xml", "json", "toml", "log", "url", "html",
-    "sfv", "md5", "edl", "chapters", "part", "tmp",
-];
-
 /// All paths of one installation.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -105,11 +99,8 @@ impl Layout {
     pub fn is_crowded<'a>(&self, relative: &Path, others: impl IntoIterator<Item = &'a Path>) -> bool {
         let stem = relative.file_stem();
         let rivals = |other: &OsStr| {
-            let other = Path::new(other);
-            let sidecar = other
-                .extension()
-                .is_some_and(|e| SIDECARS.iter().any(|s| e.as_bytes().eq_ignore_ascii_case(s.as_bytes())));
-            other.file_stem() == stem && Some(other.as_os_str()) != relative.file_name() && !sidecar
+            let never = file_kind::is_sidecar(other) || file_kind::is_unfinished(other);
+            Path::new(other).file_stem() == stem && Some(other) != relative.file_name() && !never
         };
         let known = others.into_iter().any(|o| o.parent() == relative.parent() && o.file_name().is_some_and(rivals));
         let folder = self.folders.input.join(relative.parent().unwrap_or(Path::new("")));

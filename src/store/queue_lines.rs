@@ -111,12 +111,12 @@ impl Resolver {
 }
 
 impl QueueLines {
-    /// Reads the file; `Err` says why it is damaged (zero bytes, or bytes that are neither UTF-8 nor a
+    /// Reads the file; `Err` says why it is damaged (NUL bytes, or bytes that are neither UTF-8 nor a
     /// file's name).
     pub fn parse(bytes: &[u8], resolver: &Resolver) -> Result<QueueLines, String> {
         let (bom, body) = bytes.strip_prefix(BOM).map_or((false, bytes), |rest| (true, rest));
         if body.contains(&0) {
-            return Err("it holds zero bytes".into());
+            return Err("it holds NUL bytes".into());
         }
         let ends_open = !body.is_empty() && body.last() != Some(&b'\n');
         let mut parsed = QueueLines { bom, lines: Vec::new(), ends_open, line_end: b"\n", remarks: Vec::new() };
@@ -145,7 +145,8 @@ impl QueueLines {
                     }
                     None => {
                         let shown = String::from_utf8_lossy(&text[..text.len().min(200)]);
-                        parsed.remarks.push(format!("line {} names no file in input/: {shown}", number + 1));
+                        // Without its number, which changes: each such line is told once.
+                        parsed.remarks.push(format!("a line names no file in input/: {shown}"));
                         Kind::Other
                     }
                 }

@@ -125,7 +125,7 @@ fn real_files_come_through() {
         };
         let result = || -> Result<(Vec<String>, String)> {
             let specs = vec![encoders(&info, &settings())?.swap_remove(0)];
-            let choice = container::choose(&source, &info, &specs[0])?;
+            let choice = container::choose(&source, &info, &specs[0], None)?;
             let made = encode(&source, work.path(), info.clone(), specs, frames_max)?;
             let report = join(&source, &made, &target, &choice.muxer)?;
             let summary = format!(
