@@ -53,16 +53,33 @@ pub fn hit(_name: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Nothing to carry where nothing fails on purpose.
+#[cfg(not(any(test, feature = "failpoints")))]
+#[derive(Clone, Copy)]
+pub struct Carried;
+
+#[cfg(not(any(test, feature = "failpoints")))]
+impl Carried {
+    #[inline(always)]
+    pub fn here(&self) {}
+}
+
+#[cfg(not(any(test, feature = "failpoints")))]
+#[inline(always)]
+pub fn carry() -> Carried {
+    Carried
+}
+
 #[cfg(any(test, feature = "failpoints"))]
-pub use planned::hit;
+pub use planned::{Carried, carry, hit};
 #[cfg(test)]
-pub use planned::{during, scoped};
+pub use planned::{at, during, scoped};
 
 #[cfg(any(test, feature = "failpoints"))]
 mod planned {
     use std::cell::RefCell;
     use std::io;
-    use std::sync::{Mutex, OnceLock, PoisonError};
+    use std::sync::{Arc, Mutex, OnceLock, PoisonError};
     use std::time::Duration;
 
     use anyhow::Context;
@@ -95,7 +112,59 @@ mod planned {
     }
 
     thread_local! {
-        static SCOPED: RefCell<Vec<Rule>> = const { RefCell::new(Vec::new()) };
+        static SCOPED: RefCell<Carried> = RefCell::new(Carried::default());
+    }
+
+    /// What is planned for one thread and for those that work for it.
+    #[derive(Clone, Default)]
+    pub struct Carried(Arc<Mutex<Local>>);
+
+    #[derive(Default)]
+    struct Local {
+        rules: Vec<Rule>,
+        #[cfg(test)]
+        calls: Vec<Call>,
+    }
+
+    /// To be done at one hit of a point; hits still to pass before it.
+    #[cfg(test)]
+    struct Call {
+        name: &'static str,
+        skip: u64,
+        act: Option<Box<dyn FnOnce() + Send>>,
+    }
+
+    /// The calling thread's plans, for a thread that works for it.
+    pub fn carry() -> Carried {
+        SCOPED.with_borrow(Carried::clone)
+    }
+
+    impl Carried {
+        /// Makes the plans those of the calling thread too.
+        pub fn here(&self) {
+            SCOPED.set(self.clone());
+        }
+
+        fn take(&self, name: &str) -> Option<Action> {
+            #[cfg(test)]
+            if let Some(act) = self.due(name) {
+                act();
+            }
+            take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).rules, name)
+        }
+
+        #[cfg(test)]
+        fn due(&self, name: &str) -> Option<Box<dyn FnOnce() + Send>> {
+            let mut local = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut due = None;
+            for call in local.calls.iter_mut().filter(|c| c.name == name) {
+                if call.skip == 0 && due.is_none() {
+                    due = call.act.take();
+                }
+                call.skip = call.skip.saturating_sub(1);
+            }
+            due
+        }
     }
 
     /// Fails as planned for this point, else `Ok(())`. The error is the system's own
@@ -118,7 +187,7 @@ mod planned {
             Mutex::new(rules)
         });
         let planned = take(&mut rules.lock().unwrap_or_else(PoisonError::into_inner), name);
-        let planned = planned.or_else(|| SCOPED.with_borrow_mut(|rules| take(rules, name)));
+        let planned = planned.or_else(|| carry().take(name));
         match planned {
             None => Ok(()),
             Some(Action::Errno(code)) => {
@@ -179,14 +248,24 @@ mod planned {
         Some(Rule { name: name.trim().to_string(), action, skip, left })
     }
 
-    /// Rules for the calling thread alone, until the guard is dropped.
+    /// Rules for the calling thread and those that carry its plans, until the guard is dropped.
     #[cfg(test)]
     pub fn scoped(text: &str) -> Scope {
         let rules = parse(text).expect("a well-formed rule");
         for rule in &rules {
             assert!(super::NAMES.contains(&rule.name.as_str()), "no fault point is named {}", rule.name);
         }
-        SCOPED.set(rules);
+        SCOPED.with_borrow(|local| local.0.lock().unwrap_or_else(PoisonError::into_inner).rules.extend(rules));
+        Scope
+    }
+
+    /// Calls `act` at the Nth hit (from 1) of a point by the calling thread or one that carries its plans, until the
+    /// guard is dropped.
+    #[cfg(test)]
+    pub fn at(name: &'static str, nth: u64, act: impl FnOnce() + Send + 'static) -> Scope {
+        assert!(super::NAMES.contains(&name), "no fault point is named {name}");
+        let call = Call { name, skip: nth - 1, act: Some(Box::new(act)) };
+        SCOPED.with_borrow(|local| local.0.lock().unwrap_or_else(PoisonError::into_inner).calls.push(call));
         Scope
     }
 
@@ -205,7 +284,7 @@ mod planned {
     #[cfg(test)]
     impl Drop for Scope {
         fn drop(&mut self) {
-            SCOPED.set(Vec::new());
+            SCOPED.set(Carried::default());
         }
     }
 

@@ -1,12 +1,13 @@
 //! Making a job's work durable: clips sealed, frames spilled, disk space waited for.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
 use crate::base::failpoint;
-use crate::base::fault::Fault;
+use crate::job::fingerprint;
 use crate::job::reporter::Reporter;
 use crate::job::resume::{self, Sealed};
 use crate::job::space::Space;
@@ -15,8 +16,8 @@ use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Frame;
 use crate::model::plan::{BatchRange, Plan};
 use crate::pipeline::encode::EncodedBatch;
-use crate::pipeline::frames::Segment;
 use crate::pipeline::run::Keeper;
+use crate::pipeline::segments::Segment;
 use crate::store::frame_table::{FrameTable, TABLE_VERSION};
 use crate::store::job_dir::JobDir;
 use crate::store::spills::Spill;
@@ -24,6 +25,7 @@ use crate::store::spills::Spill;
 /// The job's side of the pipeline.
 pub struct JobKeeper<'a> {
     pub dir: &'a JobDir,
+    pub source: &'a Path,
     pub plan: &'a Plan,
     pub specs: &'a [EncoderSpec],
     pub reporter: &'a Reporter<'a>,
@@ -36,18 +38,6 @@ pub struct JobKeeper<'a> {
     pub keep_frames: bool,
 }
 
-impl JobKeeper<'_> {
-    /// Repeats `work` until the disk has room for it.
-    fn with_space<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
-        loop {
-            match work() {
-                Err(error) if Fault::of(&error) == Fault::NoSpace => self.space.wait_after(&error)?,
-                done => return done,
-            }
-        }
-    }
-}
-
 impl Keeper for JobKeeper<'_> {
     fn seal(&self, encoded: &EncodedBatch) -> Result<()> {
         failpoint::hit("seal.check")?;
@@ -58,7 +48,7 @@ impl Keeper for JobKeeper<'_> {
             .with_context(|| format!("checking the {name}"))?;
         if self.keep_frames {
             // Every frame must be in a segment before the RAM disk forgets it.
-            encoded.batch.spill(self)?;
+            encoded.batch.spill(self, true)?;
         }
         let table = FrameTable {
             version: TABLE_VERSION,
@@ -67,11 +57,16 @@ impl Keeper for JobKeeper<'_> {
             hashes: encoded.hashes.clone(),
             encoder: encoded.encoder,
         };
-        let bytes = std::fs::metadata(&encoded.clip)?.len();
+        fingerprint::check(self.source, &self.plan.fingerprint)?;
+        let clip = std::fs::metadata(&encoded.clip)?;
+        // On the same disk it is only renamed.
+        let on_disk = clip.dev() == std::fs::metadata(self.dir.path())?.dev();
+        let bytes = if on_disk { 0 } else { clip.len() };
         self.space.wait_for(bytes, &format!("the {name}"))?;
         let key = &self.plan.key;
         let clip = self
-            .with_space(|| {
+            .space
+            .retry(bytes, &format!("the {name}"), || {
                 self.dir.write_table(range.index, &table, key)?;
                 self.dir.seal_clip(&encoded.clip, range.index, encoded.frames, key, &|_| resume::beat(self.reporter))
             })
@@ -103,18 +98,15 @@ impl Keeper for JobKeeper<'_> {
                 self.dir.seal_spill(&part, range.index, first, count, key, &|_| resume::beat(self.reporter))
             })
             .map(|spill| spill.path)
+            .inspect_err(|_| {
+                // It takes room that may be what is missing.
+                let _ = std::fs::remove_file(&part);
+            })
             .with_context(|| format!("spilling frames of batch {}", range.index))
     }
 
     fn segments(&self, range: BatchRange) -> Result<Vec<Segment>> {
-        let mut segments: Vec<Segment> = Vec::new();
-        for spill in self.spills.iter().filter(|s| s.batch == range.index) {
-            let next = segments.last().map_or(0, |s| s.first + s.count);
-            if spill.first == next {
-                segments.push(Segment { first: spill.first, count: spill.count, path: spill.path.clone() });
-            }
-        }
-        Ok(segments)
+        Ok(resume::segments(&self.spills, range.index))
     }
 
     fn disk_folder(&self) -> &Path {
@@ -122,7 +114,7 @@ impl Keeper for JobKeeper<'_> {
     }
 
     fn wait_for_space(&self, error: &anyhow::Error) -> Result<()> {
-        self.space.wait_after(error)
+        self.space.wait_after(error, 0, "frames and clips")
     }
 
     fn encoder_changed(&self, encoder: usize, reason: &str) {

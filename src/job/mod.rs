@@ -13,3 +13,6 @@ pub mod resume;
 pub mod runner;
 pub mod space;
 pub mod still;
+
+#[cfg(test)]
+mod tests;

@@ -13,12 +13,13 @@ use crate::job::space::Space;
 use crate::media::assemble::{self, AssembleRequest};
 use crate::media::assemble_video::ClipRef;
 use crate::media::verify::{self, VerifyRequest};
-use crate::media::{clip, clip_transcode, encoder_options, lossless};
+use crate::media::{clip, clip_transcode, encoder_options};
 use crate::model::encoder::{Codec, EncoderSpec};
-use crate::model::frame::Stamp;
+use crate::model::frame::{Frame, Stamp};
 use crate::model::plan::Plan;
 use crate::model::progress::Phase;
 use crate::pipeline::meter::Stage;
+use crate::pipeline::segments::SegmentFrames;
 use crate::store::job_dir::JobDir;
 
 /// Rate attempts before a size limit is given up.
@@ -34,7 +35,9 @@ pub struct Output<'a> {
     pub sealed: &'a Sealed,
     pub verify: VerifyMode,
     pub reporter: &'a Reporter<'a>,
-    pub space: &'a Space<'a>,
+    /// The disk of the job folder, and that of the output.
+    pub space: Space<'a>,
+    pub target_space: Space<'a>,
 }
 
 /// A verified file, not yet under its final name.
@@ -55,7 +58,7 @@ impl Output<'_> {
         let clips = self.clips()?;
         let made = self.assemble(temporary, &clips, specs, &stamps)?;
         let Some(limit) = self.plan.max_size_mb.map(|mib| mib << 20) else { return Ok(made) };
-        self.shrink(made, limit, &stamps)
+        self.shrink(made, bytes_of(&clips), limit, &stamps)
     }
 
     /// The clips as they go into one stream. After a fallback, H.264 carries both parameter
@@ -71,7 +74,11 @@ impl Output<'_> {
                 let target = self.scratch(&format!("again-{index:06}.nut"))?;
                 self.reporter.beat();
                 self.space.shutdown.check()?;
-                clip_transcode::transcode(&path, &specs[spec], &target, &specs[last])
+                self.space
+                    .retry(0, "a clip that is encoded again", || {
+                        clip_transcode::transcode(&path, &specs[spec], &target, &specs[last])
+                            .inspect_err(|_| drop(std::fs::remove_file(&target)))
+                    })
                     .with_context(|| format!("encoding the clip of batch {index} again with {}", specs[last].name))?;
                 (path, spec) = (target, last);
             }
@@ -84,46 +91,47 @@ impl Output<'_> {
         &self,
         spec: &EncoderSpec,
         target: &Path,
-        frames: impl Iterator<Item = Result<crate::model::frame::Frame>>,
+        count: u64,
+        frames: impl Iterator<Item = Result<(u64, Frame)>>,
     ) -> Result<()> {
         let mut writer = clip::ClipWriter::create(target, spec)?;
-        for frame in frames {
+        for frame in frames.take(count as usize) {
             self.space.shutdown.check()?;
             self.reporter.beat();
-            writer.write(&frame?)?;
+            writer.write(&frame?.1)?;
         }
-        writer.finish()?;
-        Ok(())
+        let facts = writer.finish()?;
+        if facts.frames == count {
+            return Ok(());
+        }
+        Err(Fault::Mismatch.because(format!("{} of {count} frames are kept without loss", facts.frames)))
     }
 
     fn assemble(&self, target: &Path, clips: &[ClipRef], specs: &[EncoderSpec], stamps: &[Stamp]) -> Result<Made> {
-        let source_bytes = std::fs::metadata(self.source).map_or(0, |m| m.len());
-        let clip_bytes: u64 = clips.iter().filter_map(|c| std::fs::metadata(&c.path).ok()).map(|m| m.len()).sum();
+        let clip_bytes = bytes_of(clips);
         let beat = || {
             self.reporter.beat();
             self.space.shutdown.check()
         };
-        let report = loop {
-            // The other streams are at most the whole source.
-            self.space.wait_for(clip_bytes + source_bytes, "the output file")?;
-            self.reporter.enter(Phase::Assembling, "");
-            let request = AssembleRequest {
-                source: self.source,
-                info: &self.plan.info,
-                clips,
-                specs,
-                stamps,
-                target,
-                container: &self.plan.container,
-            };
-            match self.reporter.meter.time(Stage::Assemble, || assemble::assemble(&request, &beat)) {
-                Err(error) if Fault::of(&error) == Fault::NoSpace => {
-                    let _ = std::fs::remove_file(target);
-                    self.space.wait_after(&error)?;
-                }
-                done => break done.with_context(|| format!("assembling {}", escape(target)))?,
-            }
+        // What the other streams need is not known before: the disk says when they do not fit.
+        self.target_space.wait_for(clip_bytes, "the output file")?;
+        let request = AssembleRequest {
+            source: self.source,
+            info: &self.plan.info,
+            clips,
+            specs,
+            stamps,
+            target,
+            container: &self.plan.container,
         };
+        let report = self
+            .target_space
+            .retry(clip_bytes, "the output file", || {
+                self.reporter.enter(Phase::Assembling, "");
+                let made = self.reporter.meter.time(Stage::Assemble, || assemble::assemble(&request, &beat));
+                made.inspect_err(|_| drop(std::fs::remove_file(target)))
+            })
+            .with_context(|| format!("assembling {}", escape(target)))?;
         self.reporter.enter(Phase::Verifying, "");
         let spec = &specs[clips.last().map_or(0, |c| c.spec)];
         let request = VerifyRequest {
@@ -146,12 +154,10 @@ impl Output<'_> {
     }
 
     /// Encodes all frames again at the rate that fits, until the file does.
-    fn shrink(&self, mut made: Made, limit: u64, stamps: &[Stamp]) -> Result<Made> {
+    fn shrink(&self, mut made: Made, mut video: u64, limit: u64, stamps: &[Stamp]) -> Result<Made> {
         let base = &self.plan.encoder.specs[self.sealed.encoder()];
         let seconds = self.seconds(stamps);
-        let clips = self.clips()?;
-        let mut video: u64 = clips.iter().filter_map(|c| std::fs::metadata(&c.path).ok()).map(|m| m.len()).sum();
-        let spills = self.dir.spilled(self.plan, &|_| resume::beat(self.reporter))?.spills;
+        let spills = resume::spills(self.dir, self.plan, self.reporter)?;
         let mut aim = limit as f64 * RATE_MARGIN;
         for attempt in 0..RATE_ATTEMPTS {
             if made.bytes <= limit {
@@ -174,14 +180,14 @@ impl Output<'_> {
             let mut again = Vec::new();
             for (index, table) in &self.sealed.tables {
                 let target = self.scratch(&format!("sized-{index:06}.nut"))?;
-                let mut frames = Vec::new();
-                for spill in spills.iter().filter(|s| s.batch == *index) {
-                    frames.push(lossless::read(&spill.path)?);
-                }
-                self.encode_again(&spec, &target, frames.into_iter().flatten())?;
+                self.space.retry(0, "a clip that is encoded again", || {
+                    let frames = SegmentFrames::new(resume::segments(&spills, *index));
+                    self.encode_again(&spec, &target, table.stamps.len() as u64, frames)
+                        .inspect_err(|_| drop(std::fs::remove_file(&target)))
+                })?;
                 again.push(ClipRef { path: target, frames: table.stamps.len() as u64, spec: 0 });
             }
-            video = again.iter().filter_map(|c| std::fs::metadata(&c.path).ok()).map(|m| m.len()).sum();
+            video = bytes_of(&again);
             made = self.assemble(&made.path.clone(), &again, std::slice::from_ref(&spec), stamps)?;
         }
         if made.bytes <= limit {
@@ -204,4 +210,8 @@ impl Output<'_> {
         let ticks = (last.pts + last.duration - first.pts) as f64;
         (ticks * self.plan.info.video.time_base.value()).max(0.04)
     }
+}
+
+fn bytes_of(clips: &[ClipRef]) -> u64 {
+    clips.iter().filter_map(|c| std::fs::metadata(&c.path).ok()).map(|m| m.len()).sum()
 }

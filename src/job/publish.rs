@@ -73,5 +73,10 @@ pub fn published(target_dir: &Path, dir: &JobDir, beat: Beat) -> Result<Option<P
 
 /// What binds publish.json to its job: the plan's key, or for pictures, which have no plan, the marker's.
 pub fn publish_key(dir: &JobDir) -> Result<String> {
-    Ok(dir.read_plan()?.map_or_else(|| dir.marker().key.clone(), |plan| plan.key))
+    let plan = match dir.read_plan() {
+        // Nothing of its job is believed; the resume says so.
+        Err(error) if Fault::of(&error) == Fault::DamagedState => None,
+        read => read?,
+    };
+    Ok(plan.map_or_else(|| dir.marker().key.clone(), |plan| plan.key))
 }

@@ -28,8 +28,27 @@ pub struct Reporter<'a> {
     state: Mutex<Inner>,
 }
 
+/// A thread waits for space as long as it holds this.
+pub struct Waiting<'r, 'a>(&'r Reporter<'a>);
+
+impl Drop for Waiting<'_, '_> {
+    fn drop(&mut self) {
+        {
+            let mut inner = self.0.inner();
+            inner.waiting -= 1;
+            if inner.waiting == 0 {
+                inner.activity = inner.phase.words().into();
+            }
+        }
+        self.0.write_status();
+        self.0.tick();
+    }
+}
+
 struct Inner {
     phase: Phase,
+    /// Threads that wait for space, and the words of the last that began to.
+    waiting: u32,
     activity: String,
     started: Instant,
     started_at: String,
@@ -49,6 +68,7 @@ struct Inner {
 impl<'a> Reporter<'a> {
     pub fn new(order: &JobOrder, dir: &'a JobDir, meter: &'a Meter, events: &'a (dyn Fn(Event) + Sync)) -> Self {
         let now = clock::now_rfc3339();
+        let before = dir.read_status().ok().flatten();
         let status = Status {
             version: STATUS_VERSION,
             job: order.name(),
@@ -66,11 +86,13 @@ impl<'a> Reporter<'a> {
             device: String::new(),
             attempts: order.attempt,
             resumed_from: None,
-            last_error: dir.read_status().ok().flatten().and_then(|s| s.last_error),
-            remarks: Vec::new(),
+            last_error: before.as_ref().and_then(|s| s.last_error.clone()),
+            // They hold for what earlier attempts made, too.
+            remarks: before.map(|s| s.remarks).unwrap_or_default(),
         };
         let inner = Inner {
             phase: Phase::Probing,
+            waiting: 0,
             activity: Phase::Probing.words().into(),
             started: Instant::now(),
             started_at: now,
@@ -94,10 +116,6 @@ impl<'a> Reporter<'a> {
     /// Something moved.
     pub fn beat(&self) {
         self.meter.beat();
-    }
-
-    pub fn phase(&self) -> Phase {
-        self.inner().phase
     }
 
     pub fn seconds(&self) -> f64 {
@@ -124,12 +142,18 @@ impl<'a> Reporter<'a> {
         self.tick();
     }
 
-    /// The job waits; the supervisor's stall clock stands still meanwhile.
-    pub fn waiting(&self, message: &str) {
-        self.enter(Phase::WaitingForSpace, "");
-        self.inner().activity = message.into();
+    /// The calling thread waits for space until the answer is dropped; the supervisor's stall clock stands still
+    /// meanwhile.
+    pub fn waiting(&self, message: &str) -> Waiting<'_, 'a> {
+        {
+            let mut inner = self.inner();
+            inner.waiting += 1;
+            inner.activity = message.into();
+        }
         self.log("warn", message);
         self.write_status();
+        self.tick();
+        Waiting(self)
     }
 
     /// A line for the supervisor's log.
@@ -147,6 +171,11 @@ impl<'a> Reporter<'a> {
             inner.status.remarks.push(message.into());
         }
         self.log("warn", message);
+    }
+
+    /// The job starts over: what was remarked of the work before is not true any more.
+    pub fn forget_remarks(&self) {
+        self.inner().status.remarks.clear();
     }
 
     /// The plan is known, and what earlier attempts have sealed.
@@ -203,6 +232,7 @@ impl<'a> Reporter<'a> {
         while inner.samples.len() > 2 && now - inner.samples[1].0 > SPEED_WINDOW {
             inner.samples.pop_front();
         }
+        let phase = if inner.waiting > 0 { Phase::WaitingForSpace } else { inner.phase };
         let (since, base) = inner.samples[0];
         let window = (now - since).as_secs_f64();
         let fps = if window > 0.0 { (computed - base) as f64 / window } else { 0.0 };
@@ -210,12 +240,12 @@ impl<'a> Reporter<'a> {
         // An estimate that the source has outrun is no total any more.
         let total = if done > inner.total_frames { 0 } else { inner.total_frames };
         let measured = computed >= inner.eta_after.min(total);
-        let known = measured && fps > 0.0 && total > 0 && matches!(inner.phase, Phase::Upscaling | Phase::Resuming);
+        let known = measured && fps > 0.0 && total > 0 && matches!(phase, Phase::Upscaling | Phase::Resuming);
         let eta = known.then(|| (total - done) as f64 / fps);
         inner.status.fps = (fps * 100.0).round() / 100.0;
         inner.status.eta_seconds = eta.map(f64::round);
         Progress {
-            phase: inner.phase,
+            phase,
             batch: inner.sealed_batches,
             batches: if total == 0 { 0 } else { inner.total_batches },
             frame: done,
@@ -235,11 +265,12 @@ impl<'a> Reporter<'a> {
         let status = {
             let mut inner = self.inner();
             inner.written = Instant::now();
-            let (phase, sealed) = (inner.phase, (inner.sealed_batches, inner.sealed_frames));
+            let sealed = (inner.sealed_batches, inner.sealed_frames);
+            let waiting = inner.waiting > 0;
             let totals = (inner.total_batches, inner.total_frames);
             let activity = inner.activity.clone();
             let status = &mut inner.status;
-            status.state = if phase == Phase::WaitingForSpace { State::Waiting } else { State::Running };
+            status.state = if waiting { State::Waiting } else { State::Running };
             status.activity = activity;
             status.updated = clock::now_rfc3339();
             (status.batches_sealed, status.frames_sealed) = sealed;

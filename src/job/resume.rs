@@ -5,13 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::base::atomic_file;
 use crate::base::fault::{Fault, one_line};
 use crate::job::fingerprint;
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
 use crate::model::plan::Plan;
+use crate::pipeline::segments::{Segment, chain, end_of};
 use crate::store::frame_table::FrameTable;
 use crate::store::job_dir::JobDir;
+use crate::store::spills::Spill;
 
 /// The batches that are sealed: each clip opened, hashed and in agreement with its frame table.
 #[derive(Default)]
@@ -36,8 +39,9 @@ impl Sealed {
 pub fn plan(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Option<Plan>> {
     let plan = match dir.read_plan() {
         Err(error) if Fault::of(&error) == Fault::DamagedState => {
-            reporter.remark(&format!("{}: starting over", one_line(&error)));
             dir.discard()?;
+            reporter.forget_remarks();
+            reporter.remark(&format!("{}: starting over", one_line(&error)));
             None
         }
         read => read?,
@@ -46,9 +50,11 @@ pub fn plan(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Optio
     match fingerprint::check(&order.source, &plan.fingerprint) {
         Ok(()) => return Ok(Some(plan)),
         Err(error) if Fault::of(&error) != Fault::SourceChanged => return Err(error),
-        Err(_) => reporter.remark("the source changed since the job began: starting over"),
+        Err(_) => {}
     }
     dir.discard()?;
+    reporter.forget_remarks();
+    reporter.remark("the source changed since the job began: starting over");
     Ok(None)
 }
 
@@ -65,9 +71,31 @@ pub fn sealed(dir: &JobDir, plan: &Plan, reporter: &Reporter) -> Result<Sealed> 
         reporter.remark(dropped);
     }
     let mut sealed = Sealed::default();
+    // With a size limit every frame may be needed again: a clip without its frames is worth nothing.
+    let spills = if plan.max_size_mb.is_some() { Some(self::spills(dir, plan, reporter)?) } else { None };
     for clip in found.clips {
+        if spills.as_ref().is_some_and(|s| end_of(&segments(s, clip.index)) < clip.frames) {
+            reporter.remark(&format!("the frames of batch {} are not whole: made again", clip.index));
+            atomic_file::remove(&clip.path)?;
+            continue;
+        }
         sealed.clips.insert(clip.index, clip.path);
         sealed.tables.insert(clip.index, clip.table);
     }
     Ok(sealed)
+}
+
+/// Checks every spill. Damaged ones are removed, with a line in the log.
+pub fn spills(dir: &JobDir, plan: &Plan, reporter: &Reporter) -> Result<Vec<Spill>> {
+    let found = dir.spilled(plan, &|_| beat(reporter))?;
+    for dropped in &found.dropped {
+        reporter.remark(dropped);
+    }
+    Ok(found.spills)
+}
+
+/// The segments of a batch, first to last without a gap.
+pub fn segments(spills: &[Spill], batch: u64) -> Vec<Segment> {
+    let of_batch = spills.iter().filter(|s| s.batch == batch);
+    chain(of_batch.map(|s| Segment { first: s.first, count: s.count, path: s.path.clone() }).collect())
 }

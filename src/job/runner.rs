@@ -1,5 +1,6 @@
 //! A job from its order to its published file, from wherever an earlier attempt left it.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::base::atomic_file;
-use crate::base::fault::Fault;
+use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
 use crate::job::keeper::JobKeeper;
@@ -16,7 +17,7 @@ use crate::job::order::JobOrder;
 use crate::job::output::{Made, Output};
 use crate::job::reporter::{self, Reporter};
 use crate::job::resume::{self, Sealed};
-use crate::job::space::Space;
+use crate::job::space::{self, Space};
 use crate::job::{fingerprint, planner, publish, still};
 use crate::media::{self, probe};
 use crate::model::plan::Plan;
@@ -28,6 +29,7 @@ use crate::store::frame_table::{End, TABLE_VERSION};
 use crate::store::job_dir::JobDir;
 use crate::work::area::WorkArea;
 use crate::work::budget::Budget;
+use crate::work::frame_store;
 
 /// A source whose decoder delivers other frames than before is decoded anew this often.
 const DIVERGED_MAX: u32 = 1;
@@ -37,6 +39,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 const CLIPS_ROOM: u64 = 256 << 20;
 /// Bits a pixel of output that the space estimate assumes, before anything is encoded.
 const ESTIMATED_BITS_PER_PIXEL: f64 = 0.1;
+/// The same of frames that are kept without loss.
+const ESTIMATED_LOSSLESS_BITS_PER_PIXEL: f64 = 5.0;
 
 /// Does the job, up to and including the rename of the output. What comes after (history,
 /// queue line, job folder) is [`crate::job::finish`]. Holds the job folder's lock throughout.
@@ -52,16 +56,22 @@ pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdow
     let reporter = Reporter::new(order, &dir, &meter, events);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let ticker = scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
                 reporter.tick();
                 std::thread::park_timeout(reporter::TICK);
             }
         });
-        let job =
-            Job { order, dir: &dir, reporter: &reporter, shutdown, space: space(order, &dir, &reporter, shutdown) };
+        let job = Job {
+            order,
+            dir: &dir,
+            reporter: &reporter,
+            shutdown,
+            space: space(order, dir.path(), &reporter, shutdown),
+        };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()));
         done.store(true, Ordering::Release);
+        ticker.thread().unpark();
         result.unwrap_or_else(|_| Err(Fault::Internal.because("the job panicked; the log has the place")))
     })
 }
@@ -78,8 +88,16 @@ pub fn plan_only(order: &JobOrder) -> Result<Plan> {
     Ok(plan)
 }
 
-fn space<'a>(order: &JobOrder, dir: &'a JobDir, reporter: &'a Reporter<'a>, shutdown: &'a Shutdown) -> Space<'a> {
-    Space { folder: dir.path(), reserve: order.run.min_free_mb << 20, reporter, shutdown }
+#[cfg(not(test))]
+fn haste() -> crate::pipeline::decode::Haste {
+    Default::default()
+}
+
+#[cfg(test)]
+use crate::job::tests::haste;
+
+fn space<'a>(order: &JobOrder, folder: &'a Path, reporter: &'a Reporter<'a>, shutdown: &'a Shutdown) -> Space<'a> {
+    Space { folder, reserve: order.run.min_free_mb << 20, reporter, shutdown }
 }
 
 struct Job<'a> {
@@ -93,6 +111,8 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self) -> Result<Outcome> {
         let beat = |_| resume::beat(self.reporter);
+        std::fs::create_dir_all(&self.order.target_dir)
+            .with_context(|| format!("making {}", escape(&self.order.target_dir)))?;
         if let Some(path) = publish::published(&self.order.target_dir, self.dir, &beat)? {
             self.reporter.log("info", &format!("{} was published before the last stop", escape(&path)));
             let verified = "verified before it was published by an earlier attempt".into();
@@ -117,7 +137,8 @@ impl Job<'_> {
             sealed: &sealed,
             verify: self.order.settings.verify,
             reporter: self.reporter,
-            space: &self.space,
+            space: self.space,
+            target_space: space(self.order, &self.order.target_dir, self.reporter, self.shutdown),
         };
         let made = output.make(&temporary).inspect_err(|_| {
             let _ = std::fs::remove_file(&temporary);
@@ -132,17 +153,12 @@ impl Job<'_> {
 
     fn plan(&self) -> Result<Planned> {
         let info = probe::probe(&self.order.source)?;
-        std::fs::create_dir_all(&self.order.target_dir)
-            .with_context(|| format!("making {}", escape(&self.order.target_dir)))?;
         if info.still {
             return Ok(Planned::Still(still::run(self.order, self.dir, self.reporter)?));
         }
         self.reporter.enter(Phase::Planning, "");
         let mut plan = planner::make(self.order, info, self.reporter)?;
-        let pixels = f64::from(plan.width) * f64::from(plan.height);
-        let frames = plan.info.video.estimated_frames.unwrap_or(0) as f64;
-        let clips = (pixels * frames * ESTIMATED_BITS_PER_PIXEL / 8.0) as u64;
-        self.space.wait_for(2 * clips, "the clips and the output file, by estimate,")?;
+        self.estimate_space(&plan)?;
         self.dir.write_plan(&mut plan)?;
         let spec = &plan.encoder.specs[0];
         let video = &plan.info.video;
@@ -164,6 +180,28 @@ impl Job<'_> {
             ),
         );
         Ok(Planned::Video(Box::new(plan)))
+    }
+
+    /// Says beforehand that the disk may be too small. An estimate is no reason to wait: writes tell the truth.
+    fn estimate_space(&self, plan: &Plan) -> Result<()> {
+        self.space.wait_for(0, "a job")?;
+        let pixels = f64::from(plan.width) * f64::from(plan.height);
+        let frames = plan.info.video.estimated_frames.unwrap_or(0) as f64;
+        let kept = if plan.max_size_mb.is_some() { ESTIMATED_LOSSLESS_BITS_PER_PIXEL } else { 0.0 };
+        let bytes = (pixels * frames * (2.0 * ESTIMATED_BITS_PER_PIXEL + kept) / 8.0) as u64;
+        let free = space::free(self.space.folder)?.saturating_sub(self.space.reserve);
+        if bytes > free {
+            self.reporter.log(
+                "warn",
+                &format!(
+                    "clips and output may need about {} MiB of disk and {} MiB are free; the job waits when there is \
+                     no more room",
+                    bytes >> 20,
+                    free >> 20
+                ),
+            );
+        }
+        Ok(())
     }
 
     /// Every batch sealed: those of earlier attempts, and the rest now.
@@ -242,6 +280,12 @@ impl Job<'_> {
         for clip in found.clips.iter().filter(|c| c.index >= batch) {
             atomic_file::remove(&clip.path)?;
         }
+        // Frames of batches that are not sealed may come from the other decoding too.
+        for spill in resume::spills(self.dir, plan, self.reporter)? {
+            if spill.batch >= batch || !found.clips.iter().any(|c| c.index == spill.batch) {
+                self.dir.remove_spill(&spill)?;
+            }
+        }
         Ok(())
     }
 
@@ -250,17 +294,20 @@ impl Job<'_> {
         // One batch is filled while the one before is being sealed.
         let area = WorkArea::open(&self.order.run, &self.order.key, 2 * batch_bytes + CLIPS_ROOM)?;
         let tables = sealed.tables.clone();
-        let found = self.dir.spilled(plan, &|_| resume::beat(self.reporter))?;
-        for dropped in &found.dropped {
-            self.reporter.remark(dropped);
-        }
-        let spills = found.spills;
+        // Of what an earlier attempt left there only the frames of unsealed batches are of use.
+        let unsealed = |name: &OsStr| {
+            let index = name.to_str().and_then(frame_store::parse_file_name);
+            index.is_some_and(|index| !tables.contains_key(&index))
+        };
+        area.tidy(&unsealed)?;
+        let spills = resume::spills(self.dir, plan, self.reporter)?;
         let keeper = JobKeeper {
             dir: self.dir,
+            source: &self.order.source,
             plan,
             specs: &plan.encoder.specs,
             reporter: self.reporter,
-            space: space(self.order, self.dir, self.reporter, self.shutdown),
+            space: self.space,
             sealed: Mutex::new(sealed),
             spills,
             keep_frames: plan.max_size_mb.is_some(),
@@ -278,9 +325,13 @@ impl Job<'_> {
             meter: self.reporter.meter,
             shutdown: self.shutdown,
             checkpoint_seconds: self.order.run.checkpoint_seconds,
+            haste: haste(),
         };
         let ended = pipeline.run()?;
-        area.destroy()?;
+        if let Err(error) = area.destroy() {
+            // All that was in it is durable by now, or to be made anew under this same key.
+            tracing::warn!("{}", one_line(&error));
+        }
         Ok((ended, keeper.sealed.into_inner().unwrap_or_else(|e| e.into_inner())))
     }
 

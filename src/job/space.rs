@@ -1,19 +1,26 @@
 //! Disk space: asked for before work, waited for when it is short.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::statvfs::statvfs;
 
+use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
 use crate::job::reporter::Reporter;
 use crate::model::progress::Phase;
 
-const POLL: Duration = Duration::from_secs(2);
+/// Between two looks at the disk.
+const POLL: Duration = Duration::from_millis(500);
+/// More than this must have come free before a write that failed is tried again ..
+const GROWTH: u64 = 1 << 20;
+/// .. or this much time must have passed: quotas and reserves are not seen in the free space.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Waits for room on the disk of one job's files.
+#[derive(Clone, Copy)]
 pub struct Space<'a> {
     pub folder: &'a Path,
     /// Bytes that must stay free besides.
@@ -32,36 +39,52 @@ impl Space<'_> {
     /// Returns when `bytes` fit, reserve included. Says once that it waits and once that it goes on.
     pub fn wait_for(&self, bytes: u64, purpose: &str) -> Result<()> {
         let wanted = bytes.saturating_add(self.reserve);
-        if free(self.folder)? >= wanted {
+        let free_now = free(self.folder)?;
+        if free_now >= wanted {
             return Ok(());
         }
-        let before = self.reporter.phase();
-        let message = format!(
-            "waiting for space on {}: {purpose} needs {} MiB, {} MiB are free; goes on by itself when there is room",
-            escape(self.folder),
-            wanted.div_ceil(1 << 20),
-            free(self.folder)? >> 20,
-        );
-        self.reporter.waiting(&message);
+        let needs = format!("{purpose} needs {}, {} are free", words(wanted), words(free_now));
+        self.wait(&needs, &|free, _| free >= wanted)
+    }
+
+    /// Repeats `work`, which writes about `bytes` for `purpose`, until the disk has room for it.
+    pub fn retry<T>(&self, bytes: u64, purpose: &str, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
-            for _ in 0..POLL.as_millis() / 100 {
-                self.shutdown.check()?;
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            self.reporter.beat();
-            if free(self.folder)? >= wanted {
-                self.reporter.enter(before, "room again on the disk: going on");
-                return Ok(());
+            match work() {
+                Err(error) if Fault::of(&error) == Fault::NoSpace => self.wait_after(&error, bytes, purpose)?,
+                done => return done,
             }
         }
     }
 
-    /// After a write that found no room: waits until there is at least a little more than now.
-    pub fn wait_after(&self, error: &anyhow::Error) -> Result<()> {
-        tracing::debug!("write failed: {error:#}");
-        let step = (free(self.folder)? + (64 << 20)).saturating_sub(self.reserve);
-        self.wait_for(step, "the next clip")
+    /// After a write that found no room and has given back what it took: waits until there is room for `bytes` and
+    /// more than there was, or for a while where the free space does not tell the truth.
+    pub fn wait_after(&self, error: &anyhow::Error, bytes: u64, purpose: &str) -> Result<()> {
+        let before = free(self.folder)?;
+        let wanted = bytes.saturating_add(self.reserve);
+        let needs = format!("no room for {purpose} ({}), {} are free", one_line(error), words(before));
+        self.wait(&needs, &|free, waited| free >= wanted && (free > before + GROWTH || waited > RETRY))
     }
+
+    fn wait(&self, needs: &str, enough: &dyn Fn(u64, Duration) -> bool) -> Result<()> {
+        let place = escape(self.folder);
+        let message = format!("waiting for space on {place}: {needs}; goes on by itself when there is room");
+        let _waiting = self.reporter.waiting(&message);
+        let start = Instant::now();
+        loop {
+            self.shutdown.check()?;
+            if enough(free(self.folder)?, start.elapsed()) {
+                self.reporter.log("info", "room again on the disk: going on");
+                return Ok(());
+            }
+            std::thread::sleep(POLL);
+            self.reporter.beat();
+        }
+    }
+}
+
+fn words(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 impl Phase {

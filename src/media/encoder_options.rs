@@ -15,7 +15,7 @@ pub struct Known {
 
 /// All of them, in the order they are tried for a codec: hardware first.
 pub const KNOWN: &[Known] = &[
-    #[cfg(feature = "failpoints")]
+    #[cfg(any(test, feature = "failpoints"))]
     Known { name: STAND_IN, codec: Codec::H264, hardware: true },
     Known { name: "h264_nvenc", codec: Codec::H264, hardware: true },
     Known { name: "libx264", codec: Codec::H264, hardware: false },

@@ -101,14 +101,14 @@ impl Session {
     }
 
     fn send_video(&mut self, video: &frame::Video) -> Result<()> {
-        #[cfg(feature = "failpoints")]
+        #[cfg(any(test, feature = "failpoints"))]
         self.planned_failure()?;
         let sent = self.encoder.send_frame(video);
         sent.map_err(|e| self.broken(e)).with_context(|| format!("encoding frame {}", self.sent))
     }
 
     /// Lets a test break the encoder: `encode.hardware` only a hardware one.
-    #[cfg(feature = "failpoints")]
+    #[cfg(any(test, feature = "failpoints"))]
     fn planned_failure(&self) -> Result<()> {
         use crate::base::failpoint;
         let name = &self.name;

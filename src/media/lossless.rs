@@ -90,7 +90,7 @@ pub fn write(
 ///
 /// # Errors
 /// [`Fault::Mismatch`], at once or as an item, for a damaged file.
-pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + use<>> {
+pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + Send + use<>> {
     let damaged = |error: anyhow::Error| Fault::Mismatch.because(format!("{} is damaged: {error:#}", escape(path)));
     let input = output::open_input(path, false).map_err(damaged)?;
     let stream = input.streams().next().ok_or_else(|| damaged(anyhow::anyhow!("no stream")))?;

@@ -15,10 +15,21 @@ use crate::model::plan::Plan;
 use crate::pipeline::meter::{Meter, Stage};
 use crate::store::frame_table::FrameTable;
 
-/// Decoding from the start is taken to be cheap when it is expected to end within this time.
-const CHEAP_RESUME: Duration = Duration::from_secs(60);
-/// How long frames are skipped before that expectation is formed.
-const SKIP_SAMPLE: Duration = Duration::from_secs(3);
+/// When a resume seeks in place of decoding from the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Haste {
+    /// Decoding from the start is taken to be cheap when it is expected to end within this time.
+    pub cheap: Duration,
+    /// How long frames are skipped before that expectation is formed.
+    pub sample: Duration,
+}
+
+impl Default for Haste {
+    fn default() -> Self {
+        Haste { cheap: Duration::from_secs(60), sample: Duration::from_secs(3) }
+    }
+}
+
 /// Sealed frames that must decode identically before a seek is believed.
 const SEEK_PROOF_FRAMES: usize = 8;
 
@@ -39,6 +50,7 @@ pub struct Decode<'a> {
     pub sealed: &'a BTreeMap<u64, FrameTable>,
     pub meter: &'a Meter,
     pub shutdown: &'a Shutdown,
+    pub haste: Haste,
 }
 
 impl Decode<'_> {
@@ -66,7 +78,7 @@ impl Decode<'_> {
                 next += 1;
                 continue;
             };
-            if may_seek && start.elapsed() > SKIP_SAMPLE {
+            if may_seek && start.elapsed() > self.haste.sample {
                 may_seek = false;
                 if let Some((sought, frame)) = self.seek(next, start.elapsed(), &options)? {
                     decoder = sought;
@@ -114,7 +126,7 @@ impl Decode<'_> {
         let table = &self.sealed[last];
         let first_wanted = table.start + table.stamps.len() as u64;
         let expected = spent.mul_f64((first_wanted - next) as f64 / next.max(1) as f64);
-        if expected < CHEAP_RESUME {
+        if expected < self.haste.cheap {
             return Ok(None);
         }
         let count = table.stamps.len().min(SEEK_PROOF_FRAMES);

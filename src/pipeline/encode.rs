@@ -1,6 +1,6 @@
 //! The encode stage: upscaled frames in, one clip a batch out.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -18,7 +18,7 @@ use crate::pipeline::run::{Durable, Keeper};
 use crate::pipeline::upscale_stage::Upscaled;
 use crate::work::area::WorkArea;
 
-/// A hardware encoder that fails is opened anew this often before the job falls back for good.
+/// A hardware encoder that fails is opened anew this often for a clip before the job falls back for good.
 const HARDWARE_RETRIES: u32 = 1;
 /// A clip goes to the RAM disk only where this much room would stay, bytes.
 const CLIP_ROOM: u64 = 64 << 20;
@@ -52,13 +52,15 @@ pub struct EncodeStage<'a> {
 /// The clip being written.
 struct OpenClip {
     batch: Arc<BatchFrames>,
-    /// `None` only between a failure and the replay.
+    /// `None` only before the first frame, and between a failure and the replay.
     writer: Option<ClipWriter>,
     path: PathBuf,
     stamps: Vec<Stamp>,
     hashes: Vec<u64>,
     first: Arc<Frame>,
     last: Arc<Frame>,
+    /// Failures of the encoder in use, in this clip.
+    failures: u32,
 }
 
 impl EncodeStage<'_> {
@@ -76,15 +78,15 @@ impl EncodeStage<'_> {
         for upscaled in frames {
             self.shutdown.check()?;
             if upscaled.index == 0 {
-                let path = self.clip_path(&upscaled);
                 open = Some(OpenClip {
-                    writer: Some(self.create(&path, encoder)?),
-                    path,
+                    writer: None,
+                    path: self.clip_path(&upscaled),
                     batch: upscaled.batch.clone(),
                     stamps: Vec::new(),
                     hashes: Vec::new(),
                     first: upscaled.frame.clone(),
                     last: upscaled.frame.clone(),
+                    failures: 0,
                 });
             }
             let clip =
@@ -93,7 +95,11 @@ impl EncodeStage<'_> {
             clip.stamps.push(upscaled.stamp);
             clip.hashes.push(upscaled.hash);
             clip.last = upscaled.frame.clone();
-            if let Err(error) = self.write(clip, &upscaled.frame) {
+            let written = match upscaled.index {
+                0 => self.replay(clip, encoder),
+                _ => self.write(clip, &upscaled.frame),
+            };
+            if let Err(error) = written {
                 self.recover(clip, &mut encoder, error)?;
             }
             drop(upscaled);
@@ -123,11 +129,6 @@ impl EncodeStage<'_> {
         if self.area.room() > CLIP_ROOM { self.area.path().join(name) } else { self.keeper.disk_folder().join(name) }
     }
 
-    fn create(&self, path: &Path, encoder: usize) -> Result<ClipWriter> {
-        let spec = &self.specs[encoder];
-        ClipWriter::create(path, spec).with_context(|| format!("opening {}", spec.name))
-    }
-
     /// Drains the encoder and hands the clip on. False when nobody takes it any more.
     fn finish(&self, mut clip: OpenClip, encoder: &mut usize) -> Result<bool> {
         let frames = clip.stamps.len() as u64;
@@ -138,7 +139,11 @@ impl EncodeStage<'_> {
                 Ok(facts) => {
                     let spec = &self.specs[*encoder];
                     let message = format!("{} gave {} of {frames} frames back", spec.name, facts.frames);
-                    return Err(Fault::Encoder.because(message));
+                    self.recover(&mut clip, encoder, Fault::Encoder.because(message))?;
+                }
+                // A hardware encoder that swallows frames has failed too.
+                Err(error) if Fault::of(&error) == Fault::Mismatch && self.specs[*encoder].hardware => {
+                    self.recover(&mut clip, encoder, Fault::Encoder.because(one_line(&error)))?;
                 }
                 Err(error) => self.recover(&mut clip, encoder, error)?,
             }
@@ -152,8 +157,9 @@ impl EncodeStage<'_> {
     /// with the next encoder, as the failure asks.
     fn recover(&self, clip: &mut OpenClip, encoder: &mut usize, error: anyhow::Error) -> Result<()> {
         let mut error = error;
-        let mut retries = 0;
         loop {
+            // Its room may be what is missing.
+            clip.writer = None;
             match Fault::of(&error) {
                 Fault::NoSpace if clip.path.parent() != Some(self.keeper.disk_folder()) => {
                     let _ = std::fs::remove_file(&clip.path);
@@ -161,9 +167,12 @@ impl EncodeStage<'_> {
                     clip.path = self.keeper.disk_folder().join(name);
                     tracing::warn!("no room for the clip on the RAM disk; it goes to disk");
                 }
-                Fault::NoSpace => self.keeper.wait_for_space(&error)?,
-                Fault::Encoder if retries < HARDWARE_RETRIES && self.specs[*encoder].hardware => {
-                    retries += 1;
+                Fault::NoSpace => {
+                    let _ = std::fs::remove_file(&clip.path);
+                    self.keeper.wait_for_space(&error)?;
+                }
+                Fault::Encoder if clip.failures < HARDWARE_RETRIES && self.specs[*encoder].hardware => {
+                    clip.failures += 1;
                     tracing::warn!("{} failed ({}); trying it again", self.specs[*encoder].name, one_line(&error));
                 }
                 Fault::Encoder if *encoder + 1 < self.specs.len() => {
@@ -171,6 +180,7 @@ impl EncodeStage<'_> {
                     let reason = one_line(&error);
                     tracing::warn!("{} failed ({reason}); going on with {} for good", old.name, new.name);
                     *encoder += 1;
+                    clip.failures = 0;
                     self.keeper.encoder_changed(*encoder, &reason);
                 }
                 _ => return Err(error),
@@ -184,7 +194,12 @@ impl EncodeStage<'_> {
 
     /// Opens the clip anew and writes every frame it has had so far.
     fn replay(&self, clip: &mut OpenClip, encoder: usize) -> Result<()> {
-        clip.writer = Some(self.create(&clip.path, encoder)?);
+        let spec = &self.specs[encoder];
+        let writer = ClipWriter::create(&clip.path, spec).with_context(|| format!("opening {}", spec.name))?;
+        clip.writer = Some(writer);
+        if let ([_], first) = (&clip.stamps[..], clip.first.clone()) {
+            return self.write(clip, &first);
+        }
         let (batch, count) = (clip.batch.clone(), clip.stamps.len() as u64);
         batch.replay(count, &mut |frame| {
             self.shutdown.check()?;

@@ -5,5 +5,6 @@ pub mod encode;
 pub mod frames;
 pub mod meter;
 pub mod run;
+pub mod segments;
 pub mod upscale;
 pub mod upscale_stage;

@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::shutdown::Shutdown;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Frame;
 use crate::model::plan::{BatchRange, Plan};
-use crate::pipeline::decode::{Decode, Ended};
+use crate::pipeline::decode::{Decode, Ended, Haste};
 use crate::pipeline::encode::{EncodeStage, EncodedBatch};
-use crate::pipeline::frames::{BatchFrames, Segment};
+use crate::pipeline::frames::BatchFrames;
 use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::segments::Segment;
 use crate::pipeline::upscale_stage::UpscaleStage;
 use crate::store::frame_table::FrameTable;
 use crate::work::area::WorkArea;
@@ -74,6 +76,16 @@ pub struct Pipeline<'a> {
     pub meter: &'a Meter,
     pub shutdown: &'a Shutdown,
     pub checkpoint_seconds: u64,
+    pub haste: Haste,
+}
+
+/// Tells when the stage that holds it is gone, by whatever way.
+struct Knell<'a>(&'a AtomicBool);
+
+impl Drop for Knell<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl Pipeline<'_> {
@@ -94,7 +106,9 @@ impl Pipeline<'_> {
             sealed: self.sealed,
             meter: self.meter,
             shutdown: self.shutdown,
+            haste: self.haste,
         };
+        let deserted = AtomicBool::new(false);
         let upscale = UpscaleStage {
             plan: self.plan,
             area: self.area,
@@ -102,6 +116,7 @@ impl Pipeline<'_> {
             meter: self.meter,
             shutdown: self.shutdown,
             open_batches: &open_batches,
+            deserted: &deserted,
             durable: durable_in.clone(),
             checkpoint_seconds: self.checkpoint_seconds,
         };
@@ -117,7 +132,10 @@ impl Pipeline<'_> {
         std::thread::scope(|scope| {
             let named = |name: &str| std::thread::Builder::new().name(name.into());
             let source_frames = &source_frames;
+            let planned = failpoint::carry;
+            let plans = planned();
             let decode = named("decode").spawn_scoped(scope, move || {
+                plans.here();
                 let ended = decode.run(decoded_in.clone());
                 // Told before the channel closes, so that the encoder knows a short batch for the last one.
                 if let Ok(Some(Ended::Complete { frames, .. })) = &ended {
@@ -126,14 +144,26 @@ impl Pipeline<'_> {
                 drop(decoded_in);
                 ended
             })?;
-            let upscale = named("upscale").spawn_scoped(scope, move || upscale.run(decoded_out, upscaled_in))?;
+            let plans = planned();
+            let upscale = named("upscale").spawn_scoped(scope, move || {
+                plans.here();
+                upscale.run(decoded_out, upscaled_in)
+            })?;
             let first = self.first_encoder;
+            let (plans, knell) = (planned(), Knell(&deserted));
             let encode = named("encode").spawn_scoped(scope, move || {
+                let _knell = knell;
+                plans.here();
                 let length = || Some(source_frames.load(Ordering::Acquire)).filter(|&frames| frames != UNKNOWN);
                 encode.run(upscaled_out, length, first)
             })?;
             let open_batches = &open_batches;
-            let durable = named("durable").spawn_scoped(scope, move || self.keep(durable_out, open_batches))?;
+            let (plans, knell) = (planned(), Knell(&deserted));
+            let durable = named("durable").spawn_scoped(scope, move || {
+                let _knell = knell;
+                plans.here();
+                self.keep(durable_out, open_batches)
+            })?;
             let results = [joined(upscale.join()), joined(encode.join()), joined(durable.join())];
             let ended = joined(decode.join());
             // The stage that failed says why; those that only lost a neighbour say nothing.
@@ -156,7 +186,7 @@ impl Pipeline<'_> {
                     }
                 }
                 Durable::Spill(batch) => {
-                    self.meter.time(Stage::Spill, || batch.spill(self.keeper))?;
+                    self.meter.time(Stage::Spill, || batch.spill(self.keeper, false))?;
                 }
             }
             self.meter.beat();

@@ -1,7 +1,7 @@
 //! The upscale stage: source frames in, upscaled frames out, each kept until its batch is sealed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -41,6 +41,8 @@ pub struct UpscaleStage<'a> {
     pub shutdown: &'a Shutdown,
     /// Batches whose frames are on the RAM disk; the seal stage counts down.
     pub open_batches: &'a AtomicU64,
+    /// A later stage is gone: nothing will make room any more.
+    pub deserted: &'a AtomicBool,
     pub durable: Sender<Durable>,
     pub checkpoint_seconds: u64,
 }
@@ -65,7 +67,12 @@ impl UpscaleStage<'_> {
             let range = self.plan.batches.range(self.plan.batches.batch_of(source.index));
             let current = match &batch {
                 Some(open) if open.range == range => open.clone(),
-                _ => batch.insert(Arc::new(self.open(range)?)).clone(),
+                _ => {
+                    // Let go before room for the next is asked for.
+                    batch = None;
+                    let Some(opened) = self.open(range)? else { return Ok(()) };
+                    batch.insert(Arc::new(opened)).clone()
+                }
             };
             let index = source.index - range.start;
             let found = self.meter.time(Stage::Store, || current.get(index))?;
@@ -105,7 +112,8 @@ impl UpscaleStage<'_> {
     }
 
     /// The frames of a batch: on the RAM disk once earlier batches have made room, else on disk.
-    fn open(&self, range: BatchRange) -> Result<BatchFrames> {
+    /// `None` when the stages that make room are gone.
+    fn open(&self, range: BatchRange) -> Result<Option<BatchFrames>> {
         let segments = self.keeper.segments(range)?;
         let frames = loop {
             match BatchFrames::on_ram_disk(self.area, self.plan, range, segments.clone()) {
@@ -116,7 +124,9 @@ impl UpscaleStage<'_> {
                 Err(error) if Fault::of(&error) != Fault::NoRamDisk => return Err(error),
                 Err(_) if self.open_batches.load(Ordering::Acquire) > 0 => {
                     self.shutdown.check()?;
-                    self.meter.beat();
+                    if self.deserted.load(Ordering::Acquire) {
+                        return Ok(None);
+                    }
                     std::thread::sleep(ROOM_POLL);
                 }
                 Err(error) => {
@@ -132,7 +142,7 @@ impl UpscaleStage<'_> {
         if restored > 0 {
             tracing::info!(batch = range.index, frames = restored, "frames restored from disk");
         }
-        Ok(frames)
+        Ok(Some(frames))
     }
 
     /// Hands frames to the durable stage when too much work is at risk. A busy stage is not

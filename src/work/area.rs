@@ -141,12 +141,12 @@ impl WorkArea {
         self.limit.saturating_sub(used).min(free).min(memory)
     }
 
-    /// Removes all files but the marker and those named: what no batch of the job needs.
-    pub fn tidy(&self, keep: &[&OsStr]) -> Result<()> {
+    /// Removes all files but the marker and those to keep: what no batch of the job needs.
+    pub fn tidy(&self, keep: &dyn Fn(&OsStr) -> bool) -> Result<()> {
         let what = || format!("cannot clear the work area {}", escape(&self.path));
         for entry in fs::read_dir(&self.path).with_context(what)? {
             let entry = entry.with_context(what)?;
-            if entry.file_name() != MARKER && !keep.contains(&entry.file_name().as_os_str()) {
+            if entry.file_name() != MARKER && !keep(&entry.file_name()) {
                 remove_any(&entry.path()).with_context(what)?;
             }
         }

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -96,6 +96,13 @@ impl FrameStore {
     /// taken on with every frame whose hash is right; any other is made anew.
     /// [`Fault::NoRamDisk`] when there is no room for the whole batch; then nothing new is left behind.
     pub fn open(area: &WorkArea, spec: &StoreSpec) -> Result<FrameStore> {
+        let path = area.path().join(file_name(spec.batch));
+        let taken = std::fs::symlink_metadata(&path).map_or(0, |m| m.blocks() * 512);
+        let length = spec.header().len() as u64 + spec.length.saturating_mul(MARK as u64 + spec.frame_bytes());
+        // An area that is no mount of its own has no other guard of its limit.
+        if length > area.room().saturating_add(taken) {
+            return Err(Fault::NoRamDisk.because(format!("no room on the RAM disk for {}", escape(&path))));
+        }
         FrameStore::open_in(area.path(), spec)
     }
 
@@ -109,7 +116,7 @@ impl FrameStore {
                 spec.length, spec.width, spec.height
             )));
         }
-        let path = dir.join(format!("batch-{:06}.y4m", spec.batch));
+        let path = dir.join(file_name(spec.batch));
         let what = || format!("cannot open the frame store {}", escape(&path));
         let header = spec.header();
         let mut store = FrameStore {
@@ -272,8 +279,24 @@ impl FrameStore {
 
     /// Removes the file. Nothing of it is durable, so nothing is synced.
     pub fn remove(&self) -> Result<()> {
-        std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", escape(&self.path)))
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot remove {}", escape(&self.path)))
+            }
+            _ => Ok(()),
+        }
     }
+}
+
+/// The file of a batch's frames in its work area.
+pub fn file_name(batch: u64) -> String {
+    format!("batch-{batch:06}.y4m")
+}
+
+/// The batch of a file name exactly as [`file_name`] writes it.
+pub fn parse_file_name(name: &str) -> Option<u64> {
+    let batch = name.strip_prefix("batch-")?.strip_suffix(".y4m")?.parse().ok()?;
+    (file_name(batch) == name).then_some(batch)
 }
 
 fn mark_text(hash: u64) -> String {

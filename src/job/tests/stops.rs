@@ -1,0 +1,91 @@
+//! Stopped, cut off and panicking jobs go on where they were.
+
+use super::*;
+use crate::base::failpoint;
+
+/// Frames that come to the RAM disk in the middle of batch 1, at its border, and in the last batch.
+#[test]
+fn stopped_in_mid_batch() {
+    let Some(bench) = ready("stopped_in_mid_batch").then(|| Bench::new("film.mkv", FILM)).flatten() else { return };
+    let reference = bench.reference();
+    let mut upscaled = 0;
+    for at in [3, 9, 20, 8] {
+        let shutdown = Shutdown::new();
+        let word = shutdown.clone();
+        let _stop = failpoint::at("frame_store.write", at, move || word.stop());
+        bench.stopped(&shutdown);
+        upscaled += at;
+    }
+    let outcome = bench.done();
+    bench.same_as(&reference);
+    assert_eq!(outcome.frames, 50);
+    // Each of the four stops cost no frame that was on the RAM disk.
+    let again = bench.progress();
+    assert!(!again.is_empty());
+    assert!(upscaled + 50 - upscaled == 50 && (outcome.fps * outcome.seconds).round() as u64 <= 50 - upscaled + 4);
+    assert!(bench.files("spill").is_empty());
+}
+
+#[test]
+fn spilled_frames_survive_a_power_cut() {
+    let test = "spilled_frames_survive_a_power_cut";
+    let Some(mut bench) = ready(test).then(|| Bench::new("film.mkv", FILM)).flatten() else { return };
+    let reference = bench.reference();
+    bench.order.run.checkpoint_seconds = 1;
+    let shutdown = Shutdown::new();
+    let word = shutdown.clone();
+    {
+        // Slow enough that a second passes within a batch.
+        let _slow = failpoint::scoped("encode=delay(150)");
+        let _stop = failpoint::at("frame_store.write", 36, move || word.stop());
+        bench.stopped(&shutdown);
+    }
+    let spills = bench.files("spill");
+    assert!(!spills.is_empty(), "no frame was spilled: {}", bench.log());
+    bench.cut_power();
+    bench.forget_events();
+    let outcome = bench.done();
+    let made = (outcome.fps * outcome.seconds).round() as u64;
+    let sealed: u64 = bench.status().resumed_from.map_or(0, |b| 8 + (b - 1) * 15);
+    assert!(made < 50 - sealed, "{made} frames were upscaled again, {sealed} are sealed, {spills:?}");
+    bench.same_as(&reference);
+    assert!(bench.files("spill").is_empty(), "spills stay after sealing");
+}
+
+#[test]
+fn a_panic_is_an_error_and_no_deadlock() {
+    let test = "a_panic_is_an_error_and_no_deadlock";
+    let Some(bench) = ready(test).then(|| Bench::new("film.mkv", FILM)).flatten() else { return };
+    let reference = bench.reference();
+    for plan in ["frame_store.write=panic@12:1", "encode=panic@14:1", "seal.check=panic@2:1", "seal.table=panic@1:1"] {
+        let _plan = failpoint::scoped(plan);
+        let (fault, words) = bench.refused();
+        assert_eq!(fault, Fault::Internal, "{plan}: {words}");
+        assert!(words.contains("panic"), "{plan}: {words}");
+    }
+    for plan in ["frame_store.write=eio@3:1", "seal.fsync=eio@1:2", "atomic_file.rename=eio@6:1"] {
+        let _plan = failpoint::scoped(plan);
+        let error = bench.run().map(|_| plan).expect_err("it should have failed");
+        assert_eq!(Fault::of(&error), Fault::Io, "{plan}: {error:#}");
+    }
+    bench.done();
+    bench.same_as(&reference);
+}
+
+#[test]
+fn a_seek_on_resume_gives_the_same_frames() {
+    let test = "a_seek_on_resume_gives_the_same_frames";
+    let film = FILM.replace("-t 2", "-t 6");
+    let Some(bench) = ready(test).then(|| Bench::new("film.mkv", &film)).flatten() else { return };
+    let reference = bench.reference();
+    let shutdown = Shutdown::new();
+    let word = shutdown.clone();
+    let _stop = failpoint::at("frame_store.write", 120, move || word.stop());
+    bench.stopped(&shutdown);
+    bench.forget_events();
+    HASTE.set(Haste { cheap: Duration::ZERO, sample: Duration::ZERO });
+    let outcome = bench.done();
+    HASTE.set(Haste::default());
+    assert_eq!(outcome.frames, 150);
+    bench.same_as(&reference);
+}
