@@ -140,7 +140,9 @@ impl Job<'_> {
         })?;
         fingerprint::check(&self.order.source, &plan.fingerprint)?;
         self.reporter.enter(Phase::Publishing, "");
-        let path = publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)?;
+        let path = self.space.retry(0, "publish.json", || {
+            publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)
+        })?;
         let losses = plan.info.losses.iter().chain(&made.losses).cloned().collect();
         let verified = made.verified.clone();
         self.outcome(&path, Some(&plan), Some((&made, &sealed)), losses, verified)
@@ -154,7 +156,7 @@ impl Job<'_> {
         self.reporter.enter(Phase::Planning, "");
         let mut plan = planner::make(self.order, info, self.reporter)?;
         self.estimate_space(&plan)?;
-        self.dir.write_plan(&mut plan)?;
+        self.space.retry(0, "the plan", || self.dir.write_plan(&mut plan))?;
         let spec = &plan.encoder.specs[0];
         let video = &plan.info.video;
         self.reporter.log(
@@ -242,7 +244,7 @@ impl Job<'_> {
                         mended,
                         resized: damage.resized,
                     };
-                    self.dir.write_end(&end, &plan.key)?;
+                    self.space.retry(0, "end.json", || self.dir.write_end(&end, &plan.key))?;
                     self.reporter.length_is(frames, batches);
                     self.tell_damage(&end);
                     return Ok(sealed);

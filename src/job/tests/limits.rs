@@ -79,7 +79,7 @@ fn a_ram_disk_that_is_too_small() {
 }
 
 /// A job whose files are all on a disk of 8 MiB that is full but for `room` bytes; room comes after two seconds.
-fn on_a_full_disk(test: &str, room: u64, point: Option<(&'static str, u64)>) {
+fn on_a_full_disk(test: &str, purpose: &str, room: u64, point: Option<(&'static str, u64)>) {
     let Some(mut bench) = ready(test).then(|| Bench::new("noise.mkv", NOISE)).flatten() else { return };
     let reference = bench.reference();
     let Some(disk) = SmallDisk::mount(8 << 20) else { return };
@@ -116,6 +116,7 @@ fn on_a_full_disk(test: &str, room: u64, point: Option<(&'static str, u64)>) {
     let log = bench.log();
     let waits = log.lines().filter(|l| l.contains("waiting for space")).count();
     assert!((1..=3).contains(&waits), "{waits} messages\n{log}");
+    assert!(log.contains(purpose), "{log}");
     assert!(log.contains("room again"), "{log}");
     let last = bench.progress().last().unwrap().phase;
     assert_ne!(last, Phase::WaitingForSpace);
@@ -123,13 +124,13 @@ fn on_a_full_disk(test: &str, room: u64, point: Option<(&'static str, u64)>) {
 
 #[test]
 fn a_full_disk_at_sealing() {
-    on_a_full_disk("a_full_disk_at_sealing", 100 << 10, Some(("seal.copy", 1)));
+    on_a_full_disk("a_full_disk_at_sealing", "the clip of batch 0", 20 << 10, Some(("seal.copy", 1)));
 }
 
 #[test]
 fn a_full_disk_at_assembly() {
     // Two hits a batch: the last is that of the last clip, already copied.
-    on_a_full_disk("a_full_disk_at_assembly", 100 << 10, Some(("seal.check", 8)));
+    on_a_full_disk("a_full_disk_at_assembly", "the output file", 100 << 10, Some(("seal.check", 8)));
 }
 
 #[test]
