@@ -62,8 +62,13 @@ pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdow
                 std::thread::park_timeout(reporter::TICK);
             }
         });
-        let job =
-            Job { order, dir: &dir, reporter: &reporter, shutdown, space: space(order, dir.path(), &reporter, shutdown) };
+        let job = Job {
+            order,
+            dir: &dir,
+            reporter: &reporter,
+            shutdown,
+            space: space(order, dir.path(), &reporter, shutdown),
+        };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()));
         done.store(true, Ordering::Release);
         ticker.thread().unpark();
@@ -111,7 +116,7 @@ impl Job<'_> {
         if let Some(path) = publish::published(&self.order.target_dir, self.dir, &beat)? {
             self.reporter.log("info", &format!("{} was published before the last stop", escape(&path)));
             let verified = "verified before it was published by an earlier attempt".into();
-            return self.outcome(&path, None, None, Vec::new(), verified);
+            return self.published_outcome(&path, verified);
         }
         let plan = match resume::plan(self.order, self.dir, self.reporter)? {
             Some(plan) => plan,
@@ -350,6 +355,17 @@ impl Job<'_> {
         if end.resized > 0 {
             self.reporter.remark(&format!("{} frames had another size and were fitted to the first", end.resized));
         }
+    }
+
+    /// What can still be said of a job that an earlier attempt finished.
+    fn published_outcome(&self, path: &Path, verified: String) -> Result<Outcome> {
+        let plan = self.dir.read_plan().ok().flatten();
+        let end = plan.as_ref().and_then(|p| self.read_end(p).ok().flatten());
+        let losses = plan.as_ref().map(|p| p.info.losses.clone()).unwrap_or_default();
+        let outcome = self.outcome(path, plan.as_ref(), None, losses, verified)?;
+        let frames = end.as_ref().map_or(0, |e| e.frames);
+        let damaged = end.as_ref().map_or(0, |e| e.damaged_frames + e.damaged_packets);
+        Ok(Outcome { frames, damaged, ..outcome })
     }
 
     fn still_outcome(&self, still: still::Upscaled) -> Result<Outcome> {

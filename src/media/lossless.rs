@@ -157,7 +157,13 @@ pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + Send + 
         ..Default::default()
     });
     let decoder = context.decoder().video()?;
-    Ok(Frames { input, decoder, whole: if is_ffv1 { slices_are_whole } else { mark_fits }, state: State::Reading, name: escape(path) })
+    Ok(Frames {
+        input,
+        decoder,
+        whole: if is_ffv1 { slices_are_whole } else { mark_fits },
+        state: State::Reading,
+        name: escape(path),
+    })
 }
 
 enum State {
@@ -305,6 +311,15 @@ mod tests {
                 assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
             }
         }
+    }
+
+    #[test]
+    fn x264_is_used_where_it_is_there() {
+        let here = encoder::find_by_name("libx264").is_some();
+        for (chroma, depth) in [(Chroma::C420, 8), (Chroma::C422, 10), (Chroma::C444, 10)] {
+            assert_eq!(open(PixelFormat { chroma, depth }, 66, 50).unwrap().1, here);
+        }
+        assert!(!open(PixelFormat::YUV420, 161, 121).unwrap().1, "x264 takes no odd sizes");
     }
 
     #[test]

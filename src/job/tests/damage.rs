@@ -49,7 +49,9 @@ fn damaged_clips_and_tables() {
         assert_eq!(outcome.frames, 50, "{what}");
         let sealed = bench.sealed();
         let expected: Vec<u64> = (0..4)
-            .filter(|i| again.contains(i) || (what == "flipped" && !known.contains(i)) || (what == "table flipped" && *i == 1))
+            .filter(|i| {
+                again.contains(i) || (what == "flipped" && !known.contains(i)) || (what == "table flipped" && *i == 1)
+            })
             .collect();
         assert_eq!(sealed, expected, "{what}: {}", bench.log());
         // Back to before publishing, for the next damage.

@@ -13,7 +13,11 @@ const NOISE: &str = "-f lavfi -i nullsrc=size=96x64:rate=25,geq=lum='random(1)*2
 
 #[test]
 fn a_size_limit_holds() {
-    let Some(mut bench) = ready("a_size_limit_holds").then(|| Bench::new("noise.mkv", &NOISE.replace("-t 2", "-t 4"))).flatten() else { return };
+    let Some(mut bench) =
+        ready("a_size_limit_holds").then(|| Bench::new("noise.mkv", &NOISE.replace("-t 2", "-t 4"))).flatten()
+    else {
+        return;
+    };
     bench.order.settings.crf = Some(4);
     let free = bench.again();
     let whole = free.done().output_bytes;
@@ -79,8 +83,9 @@ fn a_ram_disk_that_is_too_small() {
 }
 
 /// A job whose files are all on a disk of 8 MiB that is full but for `room` bytes; room comes after two seconds.
-fn on_a_full_disk(test: &str, purpose: &str, room: u64, point: Option<(&'static str, u64)>) {
+fn on_a_full_disk(test: &str, purpose: &str, room: u64, point: (&'static str, u64), limit: Option<u64>) {
     let Some(mut bench) = ready(test).then(|| Bench::new("noise.mkv", NOISE)).flatten() else { return };
+    bench.order.settings.max_size_mb = limit;
     let reference = bench.reference();
     let Some(disk) = SmallDisk::mount(8 << 20) else { return };
     let disk = Arc::new(disk);
@@ -90,13 +95,7 @@ fn on_a_full_disk(test: &str, purpose: &str, room: u64, point: Option<(&'static 
         let disk = disk.clone();
         move || disk.fill_but(room)
     };
-    let guard = match point {
-        Some((point, nth)) => Some(failpoint::at(point, nth, fill)),
-        None => {
-            fill();
-            None
-        }
-    };
+    let guard = failpoint::at(point.0, point.1, fill);
     let events = bench.events.clone();
     let ballast = disk.path().join("ballast");
     let start = Instant::now();
@@ -124,13 +123,38 @@ fn on_a_full_disk(test: &str, purpose: &str, room: u64, point: Option<(&'static 
 
 #[test]
 fn a_full_disk_at_sealing() {
-    on_a_full_disk("a_full_disk_at_sealing", "the clip of batch 0", 20 << 10, Some(("seal.copy", 1)));
+    on_a_full_disk("a_full_disk_at_sealing", "the clip of batch 0", 20 << 10, ("seal.copy", 1), None);
 }
 
 #[test]
 fn a_full_disk_at_assembly() {
     // Two hits a batch: the last is that of the last clip, already copied.
-    on_a_full_disk("a_full_disk_at_assembly", "the output file", 100 << 10, Some(("seal.check", 8)));
+    on_a_full_disk("a_full_disk_at_assembly", "the output file", 100 << 10, ("seal.check", 8), None);
+}
+
+#[test]
+fn a_full_disk_while_frames_are_kept() {
+    let purpose = "no room for frames and clips";
+    on_a_full_disk("a_full_disk_while_frames_are_kept", purpose, 20 << 10, ("seal.check", 3), Some(100));
+}
+
+#[test]
+fn a_ram_disk_that_fills_up_under_a_clip() {
+    let test = "a_ram_disk_that_fills_up_under_a_clip";
+    let Some(mut bench) = ready(test).then(|| Bench::new("noise.mkv", NOISE)).flatten() else { return };
+    let reference = bench.reference();
+    let Some(disk) = SmallDisk::mount(100 << 20) else { return };
+    let disk = Arc::new(disk);
+    // The area's own mount would be another disk: this one is what fills up.
+    bench.order.run.work_area = Some(disk.path().to_owned());
+    bench.order.run.ramdisk_limit_mb = 90;
+    let area = disk.path().join(&bench.order.key);
+    let _fill = failpoint::at("encode", 3 + 12, move || {
+        let mut ballast = std::fs::File::create(area.join("ballast")).unwrap();
+        std::io::copy(&mut std::io::repeat(1), &mut ballast).unwrap_err();
+    });
+    bench.done();
+    bench.same_as(&reference);
 }
 
 #[test]

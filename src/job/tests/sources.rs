@@ -23,7 +23,9 @@ const PICTURE: &str = "-f lavfi -i testsrc2=size=64x48:rate=25";
 
 #[test]
 fn variable_frame_rate() {
-    let args = format!("{PICTURE} -frames:v 50 -vf settb=1/1000,setpts=N*25+N*N -vsync passthrough -c:v libx264 -bf 3 -threads 1");
+    let args = format!(
+        "{PICTURE} -frames:v 50 -vf settb=1/1000,setpts=N*25+N*N -vsync passthrough -c:v libx264 -bf 3 -threads 1"
+    );
     whole_way("vfr.mkv", &args, 50);
 }
 
@@ -39,7 +41,8 @@ fn ten_bits() {
 
 #[test]
 fn interlaced() {
-    let args = format!("{PICTURE} -t 1 -vf tinterlace=interleave_top,setfield=tff -c:v mpeg2video -flags +ilme+ildct -q:v 3");
+    let args =
+        format!("{PICTURE} -t 1 -vf tinterlace=interleave_top,setfield=tff -c:v mpeg2video -flags +ilme+ildct -q:v 3");
     whole_way("fields.mkv", &args, 12);
 }
 

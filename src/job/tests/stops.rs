@@ -61,11 +61,22 @@ fn a_panic_is_an_error_and_no_deadlock() {
         assert_eq!(fault, Fault::Internal, "{plan}: {words}");
         assert!(words.contains("panic"), "{plan}: {words}");
     }
-    for plan in ["frame_store.write=eio@3:1", "seal.fsync=eio@1:2", "seal.rename=eio@2:1"] {
+    for plan in [
+        "frame_store.write=eio@3:1",
+        "seal.fsync=eio@1:2",
+        "seal.rename=eio@2:1",
+        "publish.json=eio",
+        "publish.rename=eio",
+    ] {
         let bench = bench.again();
         let _plan = failpoint::scoped(plan);
         let error = bench.run().map(|_| plan).expect_err("it should have failed");
         assert_eq!(Fault::of(&error), Fault::Io, "{plan}: {error:#}");
+        if plan.starts_with("publish") {
+            drop(_plan);
+            assert_eq!(bench.done().upscaled(), 0, "{plan}");
+            bench.same_as(&reference);
+        }
     }
     bench.done();
     bench.same_as(&reference);
@@ -87,4 +98,14 @@ fn a_seek_on_resume_gives_the_same_frames() {
     HASTE.set(Haste::default());
     assert_eq!(outcome.frames, 150);
     bench.same_as(&reference);
+}
+
+#[test]
+fn published_before_the_crash() {
+    let test = "published_before_the_crash";
+    let Some(bench) = ready(test).then(|| Bench::new("film.mkv", FILM)).flatten() else { return };
+    let first = bench.done();
+    let second = bench.done();
+    assert_eq!((second.output, second.frames, second.width), (first.output, 50, 128));
+    assert_eq!(bench.files("..").iter().filter(|p| p.is_file()).count(), 1, "published twice");
 }
