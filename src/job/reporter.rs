@@ -56,6 +56,8 @@ struct Inner {
     sealed_frames: u64,
     /// Frames that were sealed before this attempt.
     resumed_frames: u64,
+    /// What the meter had counted by then: a job may start over from its clips.
+    ready_before: u64,
     total_batches: u64,
     total_frames: u64,
     /// Frames of this attempt after which its speed is believed.
@@ -99,6 +101,7 @@ impl<'a> Reporter<'a> {
             sealed_batches: 0,
             sealed_frames: 0,
             resumed_frames: 0,
+            ready_before: 0,
             total_batches: 0,
             total_frames: 0,
             eta_after: 1,
@@ -187,6 +190,7 @@ impl<'a> Reporter<'a> {
         inner.sealed_batches = sealed_batches;
         inner.sealed_frames = sealed_frames;
         inner.resumed_frames = sealed_frames;
+        inner.ready_before = self.meter.frames_ready();
         inner.status.resumed_from = (sealed_batches > 0).then_some(sealed_batches);
         inner.status.device = plan.engine.label();
         inner.status.encoder = plan.encoder.specs.get(encoder).map(|s| s.name.clone()).unwrap_or_default();
@@ -236,7 +240,7 @@ impl<'a> Reporter<'a> {
         let (since, base) = inner.samples[0];
         let window = (now - since).as_secs_f64();
         let fps = if window > 0.0 { (computed - base) as f64 / window } else { 0.0 };
-        let done = inner.resumed_frames + self.meter.frames_ready();
+        let done = inner.resumed_frames + self.meter.frames_ready() - inner.ready_before;
         // An estimate that the source has outrun is no total any more.
         let total = if done > inner.total_frames { 0 } else { inner.total_frames };
         let measured = computed >= inner.eta_after.min(total);

@@ -116,7 +116,7 @@ impl Job<'_> {
         if let Some(path) = publish::published(&self.order.target_dir, self.dir, &beat)? {
             self.reporter.log("info", &format!("{} was published before the last stop", escape(&path)));
             let verified = "verified before it was published by an earlier attempt".into();
-            return self.outcome(&path, None, None, Vec::new(), verified);
+            return self.published_outcome(&path, verified);
         }
         let plan = match resume::plan(self.order, self.dir, self.reporter)? {
             Some(plan) => plan,
@@ -145,7 +145,9 @@ impl Job<'_> {
         })?;
         fingerprint::check(&self.order.source, &plan.fingerprint)?;
         self.reporter.enter(Phase::Publishing, "");
-        let path = publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)?;
+        let path = self.space.retry(0, "publish.json", || {
+            publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)
+        })?;
         let losses = plan.info.losses.iter().chain(&made.losses).cloned().collect();
         let verified = made.verified.clone();
         self.outcome(&path, Some(&plan), Some((&made, &sealed)), losses, verified)
@@ -159,7 +161,7 @@ impl Job<'_> {
         self.reporter.enter(Phase::Planning, "");
         let mut plan = planner::make(self.order, info, self.reporter)?;
         self.estimate_space(&plan)?;
-        self.dir.write_plan(&mut plan)?;
+        self.space.retry(0, "the plan", || self.dir.write_plan(&mut plan))?;
         let spec = &plan.encoder.specs[0];
         let video = &plan.info.video;
         self.reporter.log(
@@ -247,7 +249,7 @@ impl Job<'_> {
                         mended,
                         resized: damage.resized,
                     };
-                    self.dir.write_end(&end, &plan.key)?;
+                    self.space.retry(0, "end.json", || self.dir.write_end(&end, &plan.key))?;
                     self.reporter.length_is(frames, batches);
                     self.tell_damage(&end);
                     return Ok(sealed);
@@ -353,6 +355,17 @@ impl Job<'_> {
         if end.resized > 0 {
             self.reporter.remark(&format!("{} frames had another size and were fitted to the first", end.resized));
         }
+    }
+
+    /// What can still be said of a job that an earlier attempt finished.
+    fn published_outcome(&self, path: &Path, verified: String) -> Result<Outcome> {
+        let plan = self.dir.read_plan().ok().flatten();
+        let end = plan.as_ref().and_then(|p| self.read_end(p).ok().flatten());
+        let losses = plan.as_ref().map(|p| p.info.losses.clone()).unwrap_or_default();
+        let outcome = self.outcome(path, plan.as_ref(), None, losses, verified)?;
+        let frames = end.as_ref().map_or(0, |e| e.frames);
+        let damaged = end.as_ref().map_or(0, |e| e.damaged_frames + e.damaged_packets);
+        Ok(Outcome { frames, damaged, ..outcome })
     }
 
     fn still_outcome(&self, still: still::Upscaled) -> Result<Outcome> {

@@ -109,7 +109,7 @@ pub fn options(known: &Known, wishes: &Wishes, format: PixelFormat, colour: Colo
 
 /// Holds libx264 to AVX2. Its AVX-512 code (build 164 at least) makes MB-tree read memory that was
 /// never written, so that the same frames give other bytes from run to run.
-fn x264_instructions() -> Option<&'static str> {
+pub(super) fn x264_instructions() -> Option<&'static str> {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx2") {
         return Some("asm=AVX2");

@@ -13,7 +13,11 @@ const NOISE: &str = "-f lavfi -i nullsrc=size=96x64:rate=25,geq=lum='random(1)*2
 
 #[test]
 fn a_size_limit_holds() {
-    let Some(mut bench) = ready("a_size_limit_holds").then(|| Bench::new("noise.mkv", NOISE)).flatten() else { return };
+    let Some(mut bench) =
+        ready("a_size_limit_holds").then(|| Bench::new("noise.mkv", &NOISE.replace("-t 2", "-t 4"))).flatten()
+    else {
+        return;
+    };
     bench.order.settings.crf = Some(4);
     let free = bench.again();
     let whole = free.done().output_bytes;
@@ -29,7 +33,7 @@ fn a_size_limit_holds() {
     flip(&bench.files("spill")[0]);
     let outcome = bench.done();
     assert!(outcome.output_bytes <= 1 << 20, "{}", outcome.output_bytes);
-    assert_eq!(framemd5(&bench.output()).len(), 50);
+    assert_eq!(framemd5(&bench.output()).len(), 100);
     bench.same_as(&reference);
 }
 
@@ -63,7 +67,7 @@ fn a_ram_disk_that_is_too_small() {
     assert!(!bench.files("spill").is_empty(), "{}", bench.log());
     bench.forget_events();
     let outcome = bench.done();
-    let made = (outcome.fps * outcome.seconds).round() as u64;
+    let made = outcome.upscaled();
     let sealed = bench.status().resumed_from.map_or(0, |b| 8 + (b - 1) * 15);
     assert!(made < 50 - sealed, "{made} frames were upscaled again, {sealed} are sealed");
     bench.same_as(&reference);
@@ -79,8 +83,9 @@ fn a_ram_disk_that_is_too_small() {
 }
 
 /// A job whose files are all on a disk of 8 MiB that is full but for `room` bytes; room comes after two seconds.
-fn on_a_full_disk(test: &str, room: u64, point: Option<&'static str>) {
+fn on_a_full_disk(test: &str, purpose: &str, room: u64, point: (&'static str, u64), limit: Option<u64>) {
     let Some(mut bench) = ready(test).then(|| Bench::new("noise.mkv", NOISE)).flatten() else { return };
+    bench.order.settings.max_size_mb = limit;
     let reference = bench.reference();
     let Some(disk) = SmallDisk::mount(8 << 20) else { return };
     let disk = Arc::new(disk);
@@ -90,13 +95,7 @@ fn on_a_full_disk(test: &str, room: u64, point: Option<&'static str>) {
         let disk = disk.clone();
         move || disk.fill_but(room)
     };
-    let guard = match point {
-        Some(point) => Some(failpoint::at(point, 1, fill)),
-        None => {
-            fill();
-            None
-        }
-    };
+    let guard = failpoint::at(point.0, point.1, fill);
     let events = bench.events.clone();
     let ballast = disk.path().join("ballast");
     let start = Instant::now();
@@ -116,6 +115,7 @@ fn on_a_full_disk(test: &str, room: u64, point: Option<&'static str>) {
     let log = bench.log();
     let waits = log.lines().filter(|l| l.contains("waiting for space")).count();
     assert!((1..=3).contains(&waits), "{waits} messages\n{log}");
+    assert!(log.contains(purpose), "{log}");
     assert!(log.contains("room again"), "{log}");
     let last = bench.progress().last().unwrap().phase;
     assert_ne!(last, Phase::WaitingForSpace);
@@ -123,13 +123,38 @@ fn on_a_full_disk(test: &str, room: u64, point: Option<&'static str>) {
 
 #[test]
 fn a_full_disk_at_sealing() {
-    on_a_full_disk("a_full_disk_at_sealing", 100 << 10, Some("seal.copy"));
+    on_a_full_disk("a_full_disk_at_sealing", "the clip of batch 0", 20 << 10, ("seal.copy", 1), None);
 }
 
 #[test]
 fn a_full_disk_at_assembly() {
-    // The hook is at the first rename after the last batch: end.json.
-    on_a_full_disk("a_full_disk_at_assembly", 200 << 10, Some("publish.json"));
+    // Two hits a batch: the last is that of the last clip, already copied.
+    on_a_full_disk("a_full_disk_at_assembly", "the output file", 100 << 10, ("seal.check", 8), None);
+}
+
+#[test]
+fn a_full_disk_while_frames_are_kept() {
+    let purpose = "no room for frames and clips";
+    on_a_full_disk("a_full_disk_while_frames_are_kept", purpose, 20 << 10, ("seal.check", 3), Some(100));
+}
+
+#[test]
+fn a_ram_disk_that_fills_up_under_a_clip() {
+    let test = "a_ram_disk_that_fills_up_under_a_clip";
+    let Some(mut bench) = ready(test).then(|| Bench::new("noise.mkv", NOISE)).flatten() else { return };
+    let reference = bench.reference();
+    let Some(disk) = SmallDisk::mount(100 << 20) else { return };
+    let disk = Arc::new(disk);
+    // The area's own mount would be another disk: this one is what fills up.
+    bench.order.run.work_area = Some(disk.path().to_owned());
+    bench.order.run.ramdisk_limit_mb = 90;
+    let area = disk.path().join(&bench.order.key);
+    let _fill = failpoint::at("encode", 3 + 12, move || {
+        let mut ballast = std::fs::File::create(area.join("ballast")).unwrap();
+        std::io::copy(&mut std::io::repeat(1), &mut ballast).unwrap_err();
+    });
+    bench.done();
+    bench.same_as(&reference);
 }
 
 #[test]

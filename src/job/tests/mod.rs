@@ -231,6 +231,13 @@ impl Drop for Bench {
     }
 }
 
+impl Outcome {
+    /// Frames that the last attempt itself upscaled.
+    fn upscaled(&self) -> u64 {
+        (self.fps * self.seconds).round() as u64
+    }
+}
+
 fn flip(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let middle = bytes.len() / 2;

@@ -23,7 +23,9 @@ const PICTURE: &str = "-f lavfi -i testsrc2=size=64x48:rate=25";
 
 #[test]
 fn variable_frame_rate() {
-    let args = format!("{PICTURE} -t 2 -vf setpts='N*N*40' -vsync passthrough -c:v libx264 -bf 3 -threads 1");
+    let args = format!(
+        "{PICTURE} -frames:v 50 -vf settb=1/1000,setpts=N*25+N*N -vsync passthrough -c:v libx264 -bf 3 -threads 1"
+    );
     whole_way("vfr.mkv", &args, 50);
 }
 

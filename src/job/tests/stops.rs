@@ -8,21 +8,19 @@ use crate::base::failpoint;
 fn stopped_in_mid_batch() {
     let Some(bench) = ready("stopped_in_mid_batch").then(|| Bench::new("film.mkv", FILM)).flatten() else { return };
     let reference = bench.reference();
-    let mut upscaled = 0;
+    let mut stops = 0;
     for at in [3, 9, 20, 8] {
         let shutdown = Shutdown::new();
         let word = shutdown.clone();
         let _stop = failpoint::at("frame_store.write", at, move || word.stop());
         bench.stopped(&shutdown);
-        upscaled += at;
+        stops += at;
     }
     let outcome = bench.done();
     bench.same_as(&reference);
     assert_eq!(outcome.frames, 50);
-    // Each of the four stops cost no frame that was on the RAM disk.
-    let again = bench.progress();
-    assert!(!again.is_empty());
-    assert!(upscaled + 50 - upscaled == 50 && (outcome.fps * outcome.seconds).round() as u64 <= 50 - upscaled + 4);
+    // No frame that was on the RAM disk is upscaled again.
+    assert_eq!(outcome.upscaled(), 50 - stops);
     assert!(bench.files("spill").is_empty());
 }
 
@@ -45,7 +43,7 @@ fn spilled_frames_survive_a_power_cut() {
     bench.cut_power();
     bench.forget_events();
     let outcome = bench.done();
-    let made = (outcome.fps * outcome.seconds).round() as u64;
+    let made = outcome.upscaled();
     let sealed: u64 = bench.status().resumed_from.map_or(0, |b| 8 + (b - 1) * 15);
     assert!(made < 50 - sealed, "{made} frames were upscaled again, {sealed} are sealed, {spills:?}");
     bench.same_as(&reference);
@@ -63,10 +61,22 @@ fn a_panic_is_an_error_and_no_deadlock() {
         assert_eq!(fault, Fault::Internal, "{plan}: {words}");
         assert!(words.contains("panic"), "{plan}: {words}");
     }
-    for plan in ["frame_store.write=eio@3:1", "seal.fsync=eio@1:2", "atomic_file.rename=eio@6:1"] {
+    for plan in [
+        "frame_store.write=eio@3:1",
+        "seal.fsync=eio@1:2",
+        "seal.rename=eio@2:1",
+        "publish.json=eio",
+        "publish.rename=eio",
+    ] {
+        let bench = bench.again();
         let _plan = failpoint::scoped(plan);
         let error = bench.run().map(|_| plan).expect_err("it should have failed");
         assert_eq!(Fault::of(&error), Fault::Io, "{plan}: {error:#}");
+        if plan.starts_with("publish") {
+            drop(_plan);
+            assert_eq!(bench.done().upscaled(), 0, "{plan}");
+            bench.same_as(&reference);
+        }
     }
     bench.done();
     bench.same_as(&reference);
@@ -88,4 +98,14 @@ fn a_seek_on_resume_gives_the_same_frames() {
     HASTE.set(Haste::default());
     assert_eq!(outcome.frames, 150);
     bench.same_as(&reference);
+}
+
+#[test]
+fn published_before_the_crash() {
+    let test = "published_before_the_crash";
+    let Some(bench) = ready(test).then(|| Bench::new("film.mkv", FILM)).flatten() else { return };
+    let first = bench.done();
+    let second = bench.done();
+    assert_eq!((second.output, second.frames, second.width), (first.output, 50, 128));
+    assert_eq!(bench.files("..").iter().filter(|p| p.is_file()).count(), 1, "published twice");
 }
