@@ -81,11 +81,11 @@ impl Books {
         self.queue.read()
     }
 
-    /// The jobs of the queue, none when it is unusable.
+    /// The jobs of the queue, as it would be rebuilt when it is unusable.
     pub fn jobs(&self) -> Result<Vec<PathBuf>> {
         Ok(match self.read_queue()? {
             Queue::Jobs(listing) => listing.jobs,
-            Queue::Rebuild { readable, .. } => readable,
+            Queue::Rebuild { readable, .. } => self.remembered(readable),
         })
     }
 
@@ -124,17 +124,22 @@ impl Books {
         Err(Fault::Busy.because("queue.txt is damaged again and again; see who else writes to it"))
     }
 
-    /// Writes queue.txt anew from what could be read of it, the lines it is remembered to have had and
-    /// the job folders; what else is in input/ is found by the next scan.
-    pub fn rebuild(&self, why: &str, readable: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    /// The jobs of a queue.txt that is lost but for these: from the lines it is remembered to have had
+    /// and the job folders.
+    fn remembered(&self, mut jobs: Vec<PathBuf>) -> Vec<PathBuf> {
         let folders = job_scan::find(self.layout.output()).jobs;
+        let before = self.lines_before().unwrap_or_default();
+        let mut listed: HashSet<PathBuf> = jobs.iter().cloned().collect();
+        let known = before.into_iter().chain(folders.iter().map(|folder| folder.marker().job.clone()));
         let waiting =
             |job: &PathBuf| stamp_of(&self.layout.source(job)).is_ok_and(|stamp| !self.is_settled(job, stamp));
-        let before = self.lines_before().unwrap_or_default();
-        let known = before.into_iter().chain(folders.iter().map(|folder| folder.marker().job.clone()));
-        let mut listed: HashSet<PathBuf> = readable.iter().cloned().collect();
-        let mut jobs = readable.to_vec();
         jobs.extend(known.filter(|job| waiting(job) && listed.insert(job.clone())));
+        jobs
+    }
+
+    /// Writes a lost queue.txt anew; what else is in input/ is found by the next scan.
+    pub fn rebuild(&self, why: &str, readable: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        let jobs = self.remembered(readable.to_vec());
         let known = self.queue_mark().is_some() || !jobs.is_empty() || self.history().entries().next().is_some();
         if known {
             tracing::warn!("queue.txt: {why}; rebuilt from input/ and the job folders, {} jobs so far", jobs.len());

@@ -57,7 +57,7 @@ impl Service {
         let source = layout.source(job);
         let Ok(stamp) = stamp_of(&source) else {
             tracing::warn!("{}: in the queue, but not in input/; waiting for it", escape(job));
-            self.memory.entry(job.to_path_buf()).or_default().standing = Standing::Missing;
+            self.missing(job);
             return Ok(false);
         };
         let (settings, run) = (self.options.settings_for)(job).context("reading its settings")?;
@@ -80,6 +80,12 @@ impl Service {
         Ok(true)
     }
 
+    /// The source is not there: the job keeps its place until a scan sees it.
+    fn missing(&mut self, job: &Path) {
+        self.memory.entry(job.to_path_buf()).or_default().standing = Standing::Missing;
+        self.books.transition(job, State::Waiting, "not in input/; goes on when it is there again", None);
+    }
+
     /// The attempt at the running job is over.
     pub(super) fn ended(&mut self, report: Result<Report>) {
         let Some(running) = self.running.as_mut() else { return };
@@ -95,6 +101,11 @@ impl Service {
         let deaths = self.memory.get(&job).map_or(0, |memory| memory.deaths);
         match scheduler::after(&report, deaths, self.options.settings.attempts_max) {
             Next::Finish(outcome) => return self.finish(*outcome),
+            // Its source was taken away under it, or the disk of input/: that is no failure of the job.
+            Next::Fail { reason, .. } if stamp_of(&running.order.source).is_err() => {
+                tracing::warn!("{}: its source is gone, waiting for it: {reason}", escape(&job));
+                self.missing(&job);
+            }
             Next::Fail { fault, reason } => {
                 let stamp = running.stamp;
                 self.fail(&job, Some(stamp), fault, &reason);

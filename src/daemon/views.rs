@@ -81,7 +81,7 @@ fn queued(books: &Books, job: &Path, place: usize, paused: bool) -> JobView {
         // What status.json says of a process that is no more; a running one is told of by the daemon.
         (state, activity) = (State::Queued, "interrupted; goes on by itself".into());
     }
-    if state == State::Queued && std::fs::metadata(books.layout().source(job)).is_err() {
+    if matches!(state, State::Queued | State::Waiting) && std::fs::metadata(books.layout().source(job)).is_err() {
         (state, activity) = (State::Waiting, "not in input/; goes on when it is there again".into());
     }
     JobView { job: escape(job), state, activity, place: Some(place), progress: None, status, output: None }

@@ -85,6 +85,34 @@ fn a_line_taken_out_while_no_daemon_runs_stays_out() {
 }
 
 #[test]
+fn a_lost_queue_takes_no_job_out() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film gate");
+    for name in ["b.mkv", "c.mkv"] {
+        house.drop_in(name, "film");
+    }
+    let mut daemon = house.start(false);
+    house.wait_for("the queue", || house.queue().len() == 3 && house.begun("a.mkv") == 1);
+    let queue = house.root().join("queue.txt");
+    std::fs::write(&queue, "a.mkv\nc.mkv\nb.mkv\n").unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    std::fs::write(&queue, b"\0\xff\0").unwrap();
+    house.wait_for("the rebuilt queue", || house.queue() == ["a.mkv", "c.mkv", "b.mkv"]);
+    // Longer than a line is given to come back.
+    std::thread::sleep(Duration::from_millis(2600));
+    daemon.stop();
+    std::fs::remove_file(&queue).unwrap();
+    let listed = ops::apply(&house.books(), &Request::List).unwrap().jobs;
+    assert_eq!(listed.iter().map(|view| view.job.as_str()).collect::<Vec<_>>(), ["a.mkv", "c.mkv", "b.mkv"]);
+    house.drop_in(".gate", "");
+    assert_eq!(house.once(), 0, "{}", house.log());
+    for name in ["a.mkv", "b.mkv", "c.mkv"] {
+        assert_eq!(house.ending(name), Some(Ending::Done), "{name}\n{}", house.log());
+    }
+    assert!(!house.log().contains("by hand"));
+}
+
+#[test]
 fn without_a_daemon_the_files_are_edited() {
     let house = House::new();
     house.drop_in("a.mkv", "film");

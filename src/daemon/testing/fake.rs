@@ -114,6 +114,7 @@ fn act(word: &str, times: u64, order: &JobOrder, pipe: &EventPipe) {
         }
         "no-space-once" if times == 1 => fail(Fault::NoSpace),
         "bad" => fail(Fault::BadInput),
+        "bad-once" if times == 1 => fail(Fault::BadInput),
         "slow" => {
             for beat in 10.. {
                 pipe.send(&progress(Phase::Upscaling, beat));

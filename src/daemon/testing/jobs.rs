@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::house::House;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
+use crate::model::status::State;
 use crate::store::history::Ending;
 
 #[test]
@@ -63,6 +64,36 @@ fn what_never_opens_fails_with_its_reason() {
     assert_eq!(house.ending("good.mkv"), Some(Ending::Done));
     assert_eq!((house.ending("final.mkv"), house.begun("final.mkv")), (Some(Ending::Failed), 1));
     assert_eq!(house.once(), 0, "nothing new");
+}
+
+#[test]
+fn a_source_that_is_taken_away_is_waited_for() {
+    let house = House::new();
+    let path = house.drop_in("a.mkv", "film gate bad-once");
+    let _daemon = house.start(false);
+    house.wait_for("the job", || house.begun("a.mkv") == 1);
+    let away = house.root().join("a.mkv");
+    std::fs::rename(&path, &away).unwrap();
+    house.drop_in(".gate", "");
+    let waits = || house.view("a.mkv").is_some_and(|view| view.state == State::Waiting && view.place == Some(1));
+    house.wait_for("the job to wait", waits);
+    assert_eq!(house.ending("a.mkv"), None, "{}", house.log());
+    std::fs::rename(&away, &path).unwrap();
+    house.wait_for("the end", || house.ending("a.mkv") == Some(Ending::Done));
+}
+
+#[test]
+fn another_folder_in_the_place_of_input_is_watched() {
+    let mut house = House::new();
+    house.settings.rescan_seconds = 2;
+    let _daemon = house.start(false);
+    house.drop_in("first.mkv", "film");
+    house.wait_for("the first film", || house.ending("first.mkv") == Some(Ending::Done));
+    std::fs::rename(house.root().join("input"), house.root().join("old")).unwrap();
+    std::fs::create_dir(house.root().join("input")).unwrap();
+    house.wait_for("the news", || house.log().contains("another folder"));
+    house.drop_in("a.mkv", "film");
+    house.wait_for("the film", || house.ending("a.mkv") == Some(Ending::Done));
 }
 
 #[test]
