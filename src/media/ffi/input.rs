@@ -116,7 +116,7 @@ pub(in crate::media) fn open(path: &Path) -> Result<Input, Error> {
         }
         (*context).interrupt_callback = callback.interrupt;
         let mut options = options.disown();
-        let result = ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null(), &mut options);
+        let result = ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), &mut options);
         drop(Dictionary::own(options));
         if result < 0 {
             return Err(Error::from(result));

@@ -11,7 +11,7 @@ use ffmpeg_next::ffi::{self, AVCodecID, AVFormatContext, AVMediaType, AVPacketSi
 use ffmpeg_next::{Dictionary, Packet, Stream};
 
 use crate::base::path_text;
-use crate::media::ffi::output::{av, checked, colour_numbers, failure, pixel, side_data, stream_at, url};
+use crate::media::ffi::output::{av, checked, colour_numbers, failure, length, pixel, side_data, stream_at, url};
 use crate::model::encoder::Codec;
 use crate::model::frame::PixelFormat;
 use crate::model::source::{Colour, Rational};
@@ -67,7 +67,7 @@ impl Muxer {
         let name = CString::new(muxer)?;
         let mut context = ptr::null_mut();
         // SAFETY: both strings are C strings; on failure the context stays null.
-        checked(unsafe { ffi::avformat_alloc_output_context2(&mut context, ptr::null(), name.as_ptr(), url) })
+        checked(unsafe { ffi::avformat_alloc_output_context2(&mut context, ptr::null_mut(), name.as_ptr(), url) })
             .with_context(|| format!("FFmpeg has no muxer {muxer}"))?;
         Ok(Muxer { context, in_memory })
     }
@@ -114,7 +114,7 @@ impl Muxer {
             (*to).disposition = (*from).disposition;
             for i in 0..(*from).nb_side_data as usize {
                 let side = (*from).side_data.add(i);
-                let bytes = std::slice::from_raw_parts((*side).data, (*side).size);
+                let bytes = std::slice::from_raw_parts((*side).data, length((*side).size));
                 self.attach(to, (*side).type_, bytes)?;
             }
         }
@@ -273,7 +273,7 @@ impl Muxer {
                 return Err(failure(-libc::ENOMEM));
             }
             (*self.context).nb_chapters = count as u32;
-            (*chapter).id = id;
+            (*chapter).id = chapter_id(id);
             (*chapter).time_base = av(time_base);
             (*chapter).start = start;
             (*chapter).end = end;
@@ -343,6 +343,11 @@ impl Drop for Muxer {
             ffi::avformat_free_context(self.context);
         }
     }
+}
+
+/// A chapter's number as FFmpeg has it: an `int` before FFmpeg 5, 64 bits since.
+fn chapter_id<T: TryFrom<i64> + Default>(id: i64) -> T {
+    T::try_from(id).unwrap_or_default()
 }
 
 fn codec_id(codec: Codec) -> AVCodecID {

@@ -71,7 +71,7 @@ pub fn open_input(path: &Path, look: bool) -> Result<Input> {
     let url = url(path)?;
     let mut context: *mut AVFormatContext = ptr::null_mut();
     // SAFETY: `url` is a C string; on failure FFmpeg frees the context and leaves it null.
-    checked(unsafe { ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null(), ptr::null_mut()) })
+    checked(unsafe { ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), ptr::null_mut()) })
         .with_context(|| format!("cannot open {}", path_text::escape(path)))?;
     if look {
         // SAFETY: `context` was just opened.
@@ -160,13 +160,32 @@ pub fn facts(stream: &Stream<'_>) -> StreamFacts {
             media: (*par).codec_type.into(),
             tag: (*par).codec_tag.to_le_bytes(),
             sample_rate: (*par).sample_rate,
-            channels: (*par).ch_layout.nb_channels,
+            channels: channels(par),
             initial_padding: (*par).initial_padding,
             fixed_bits: ffi::av_get_bits_per_sample(id),
             attached_picture: (*stream.as_ptr()).disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0,
             extradata,
         }
     }
+}
+
+/// Channels of an audio stream, 0 where unknown.
+///
+/// # Safety
+/// The parameters must be alive.
+unsafe fn channels(par: *const ffi::AVCodecParameters) -> i32 {
+    // SAFETY: the caller vouches for the parameters.
+    unsafe {
+        #[cfg(ffmpeg_channel_layouts)]
+        return (*par).ch_layout.nb_channels;
+        #[cfg(not(ffmpeg_channel_layouts))]
+        return (*par).channels;
+    }
+}
+
+/// A size of side data: an `int` before FFmpeg 5, a `size_t` since.
+pub(super) fn length(size: impl TryInto<usize>) -> usize {
+    size.try_into().unwrap_or(0)
 }
 
 pub(super) fn av(value: Rational) -> ffi::AVRational {
@@ -182,7 +201,7 @@ pub(super) unsafe fn side_data(stream: *const AVStream, kind: AVPacketSideDataTy
     // SAFETY: the caller vouches for the stream; what is returned is `size` bytes long.
     unsafe {
         let data = ffi::av_stream_get_side_data(stream, kind, &mut size);
-        (!data.is_null()).then(|| std::slice::from_raw_parts(data, size).to_vec())
+        (!data.is_null()).then(|| std::slice::from_raw_parts(data, length(size)).to_vec())
     }
 }
 
