@@ -15,7 +15,7 @@ use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
 use crate::model::source::SourceInfo;
 
 /// A batch of output frames may take this much of the RAM disk, bytes, ..
-const BATCH_BYTES: u64 = 2 << 30;
+const BATCH_BYTES: u64 = 1 << 30;
 /// .. unless it would be shorter than this many frames.
 const BATCH_FRAMES_MIN: u64 = 96;
 /// Decoder threads beyond these gain nothing.
@@ -139,7 +139,8 @@ mod tests {
     fn batches_fit_the_ram_disk() {
         let settings = JobSettings::default();
         assert_eq!(batch_rule(&settings, 2 << 20), BatchRule { first: 30, following: 240 });
-        assert_eq!(batch_rule(&settings, 12_441_600).following, 172);
+        assert_eq!(batch_rule(&settings, 6_000_000).following, 178);
+        assert_eq!(batch_rule(&settings, 12_441_600).following, 96);
         assert_eq!(batch_rule(&settings, 1 << 30).following, 96);
     }
 }
