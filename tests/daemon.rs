@@ -63,6 +63,28 @@ fn run_in_the_foreground() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("missing.mkv"), "{out:?}");
 }
 
+#[test]
+fn run_writes_the_container_that_is_asked_for() {
+    if !ready("run_writes_the_container_that_is_asked_for") {
+        return;
+    }
+    let root = Root::new("");
+    let source = root.path().join("in.mkv");
+    scrap(&source, 3);
+    for (name, format) in [("out.mov", "qt"), ("out.M4V", "isom"), ("out.avi", ""), ("out", "")] {
+        let target = root.path().join(name);
+        let out = root.program(&[OsStr::new("run"), source.as_os_str(), target.as_os_str()]).output().unwrap();
+        if format.is_empty() {
+            assert_eq!(out.status.code(), Some(2), "{name}: {out:?}");
+            assert!(String::from_utf8_lossy(&out.stderr).contains(".mkv, .mp4"), "{out:?}");
+            assert!(!target.exists());
+        } else {
+            assert_eq!(out.status.code(), Some(0), "{name}: {out:?}");
+            assert_eq!(describe(&target)["format"]["tags"]["major_brand"].as_str().map(str::trim), Some(format));
+        }
+    }
+}
+
 /// How a job is disturbed in `killed_and_started_again`.
 enum Kill {
     Supervisor,

@@ -1,5 +1,6 @@
 //! `upscaled doctor`: what works on this machine, what does not, and what to do about it.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -86,6 +87,7 @@ pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
         return Ok(Ended::Done);
     }
     if let Some(settings) = &settings {
+        findings.extend(presets(place, settings));
         findings.extend(doctor_folders::check(settings));
     }
     findings.extend(doctor_machine::check());
@@ -141,6 +143,26 @@ fn settings(place: &Place, findings: &mut Vec<Finding>) -> Option<Settings> {
             None
         }
     }
+}
+
+/// The presets in input/ that cannot be: the jobs of their folders would fail.
+fn presets(place: &Place, settings: &Settings) -> Vec<Finding> {
+    let Ok(sources) = place.sources(Layer::default()) else { return Vec::new() };
+    let input = &settings.folders.input;
+    let with_preset = |folder: &PathBuf| folder.join("upscaled.toml").exists();
+    let folders = doctor_folders::folders_in(input).into_iter().filter(with_preset);
+    let mut told: Vec<Finding> = Vec::new();
+    for folder in folders {
+        let Ok(relative) = folder.strip_prefix(input) else { continue };
+        if let Err(error) = config::resolve_job(&sources, &settings.folders, &relative.join("any")) {
+            let found = one_line(&error);
+            // A folder below a broken preset says the same again.
+            if told.iter().all(|before| before.found != found) {
+                told.push(Finding::missing("preset", found, "correct it; then `upscaled retry` what has failed"));
+            }
+        }
+    }
+    told
 }
 
 fn lines(findings: &[Finding]) -> Vec<String> {

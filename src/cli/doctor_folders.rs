@@ -14,7 +14,7 @@ const REMOTE: &[&str] =
     &["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "drvfs", "virtiofs", "vboxsf", "ceph", "glusterfs"];
 /// A RAM disk smaller than this holds no batch of 1080p output.
 const RAM_DISK_WANTED: u64 = 2 << 30;
-/// Folders of input/ that are counted against the limit on watches.
+/// Folders of input/ that are looked at.
 const FOLDERS_MAX: usize = 100_000;
 
 pub fn check(settings: &Settings) -> Vec<Finding> {
@@ -110,7 +110,7 @@ fn watching(settings: &Settings) -> Vec<Finding> {
         let words = format!("this kernel has no inotify; a scan every {seconds} s finds new files");
         return vec![Finding::missing("watch", words, "nothing needs to be done")];
     };
-    let folders = count_folders(input);
+    let folders = folders_in(input).len();
     let found = format!("input is on {kind}: inotify, {folders} folders of {watches} watches, {instances} instances");
     if folders < watches && instances > 0 {
         vec![Finding::works("watch", found)]
@@ -121,18 +121,16 @@ fn watching(settings: &Settings) -> Vec<Finding> {
     }
 }
 
-fn count_folders(top: &Path) -> usize {
-    let mut count = 0;
-    let mut left = vec![top.to_path_buf()];
-    while let Some(folder) = left.pop() {
-        count += 1;
-        if count >= FOLDERS_MAX {
-            break;
-        }
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        left.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+/// A folder and all below it, at most [`FOLDERS_MAX`].
+pub fn folders_in(top: &Path) -> Vec<PathBuf> {
+    let mut all = vec![top.to_path_buf()];
+    let mut next = 0;
+    while next < all.len() && all.len() < FOLDERS_MAX {
+        let entries = std::fs::read_dir(&all[next]).into_iter().flatten().flatten();
+        all.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        next += 1;
     }
-    count
+    all
 }
 
 /// The kind of file system that holds `path`, by the kernel's name.

@@ -221,7 +221,7 @@ pub struct Client {
 impl Client {
     /// `None` when no daemon listens at `path`.
     pub fn connect(path: &Path) -> Result<Option<Client>> {
-        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
         match with_address(path, |address| BlockingStream::connect(address)) {
             Ok(stream) => {
                 stream.set_read_timeout(Some(ANSWER_LIMIT))?;
@@ -229,6 +229,10 @@ impl Client {
                 Ok(Some(Client { stream }))
             }
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(None),
+            Err(error) if error.kind() == PermissionDenied => Err(Fault::Io.because(format!(
+                "the daemon at {} is another user's: give the command as that user (sudo -u USER upscaled ..) or as root",
+                escape(path)
+            ))),
             Err(error) => Err(error).with_context(|| format!("connecting to the daemon at {}", escape(path))),
         }
     }
