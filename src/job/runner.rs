@@ -48,6 +48,16 @@ const ESTIMATED_LOSSLESS_BITS_PER_PIXEL: f64 = 5.0;
 /// # Errors
 /// Any [`Fault`]; state on disk is always such that the same order can be given again.
 pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdown) -> Result<Outcome> {
+    caught(|| attempt(order, events, shutdown))
+}
+
+/// A panic becomes an error.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    result.unwrap_or_else(|_| Err(Fault::Internal.because("the job panicked; the log has the place")))
+}
+
+fn attempt(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdown) -> Result<Outcome> {
     media::init();
     let mut dir = JobDir::create(&order.job_dir, &order.marker(), &order.key)?;
     dir.lock(LOCK_PATIENCE)?;
@@ -69,10 +79,11 @@ pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdow
             shutdown,
             space: space(order, dir.path(), &reporter, shutdown),
         };
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()));
+        // Caught here already, or the ticker would go on for ever.
+        let result = caught(|| job.run());
         done.store(true, Ordering::Release);
         ticker.thread().unpark();
-        result.unwrap_or_else(|_| Err(Fault::Internal.because("the job panicked; the log has the place")))
+        result
     })
 }
 

@@ -1,5 +1,6 @@
 //! Whole jobs in this process: the same output whatever happens on the way.
 
+mod chance;
 mod damage;
 mod encoder;
 mod limits;
