@@ -71,12 +71,17 @@ fn settle_source(order: &JobOrder) -> Result<()> {
 
 /// Moves a file without replacing another; across file systems by a copy that is durable first.
 fn move_file(from: &Path, to: &Path) -> Result<()> {
-    if from.symlink_metadata().is_err() {
-        return Ok(());
-    }
+    let Ok(kind) = from.symlink_metadata() else { return Ok(()) };
     let parent = to.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(parent).with_context(|| format!("making {}", escape(parent)))?;
     let target = free_name(to);
+    if kind.is_symlink() {
+        // The film is elsewhere and stays there; a relative link would lead nowhere from the new place.
+        let film = std::fs::canonicalize(from).with_context(|| format!("following {}", escape(from)))?;
+        std::os::unix::fs::symlink(film, &target).with_context(|| format!("linking {}", escape(&target)))?;
+        atomic_file::sync_dir(parent)?;
+        return atomic_file::remove(from).context("removing the link");
+    }
     let moved = atomic_file::seal_new(from, &target);
     match moved {
         Ok(true) => Ok(()),
@@ -112,6 +117,18 @@ fn free_name(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relative_link_still_leads_to_its_film() {
+        let dir = tempfile::tempdir().unwrap();
+        let (film, link, to) = (dir.path().join("film"), dir.path().join("in/a.mkv"), dir.path().join("done/x/a.mkv"));
+        std::fs::create_dir(dir.path().join("in")).unwrap();
+        std::fs::write(&film, b"1").unwrap();
+        std::os::unix::fs::symlink("../film", &link).unwrap();
+        move_file(&link, &to).unwrap();
+        assert!(link.symlink_metadata().is_err());
+        assert_eq!(std::fs::read(&to).unwrap(), b"1");
+    }
 
     #[test]
     fn moving_never_replaces() {

@@ -68,7 +68,8 @@ impl Space<'_> {
 
     fn wait(&self, needs: &str, enough: &dyn Fn(u64, Duration) -> bool) -> Result<()> {
         let place = escape(self.folder);
-        let message = format!("waiting for space on {place}: {needs}; goes on by itself when there is room");
+        let message =
+            format!("waiting for space on the disk of {place}: {needs}; goes on by itself when there is room");
         let _waiting = self.reporter.waiting(&message);
         let start = Instant::now();
         loop {

@@ -106,6 +106,10 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
     Ok(sentence(request, packets))
 }
 
+fn counted(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 fn sentence(request: &VerifyRequest<'_>, packets: u64) -> String {
     let frames = request.stamps.len();
     let decoded = if request.full { ", all of them decoded" } else { "" };
@@ -114,9 +118,10 @@ fn sentence(request: &VerifyRequest<'_>, packets: u64) -> String {
         us => format!(" (all streams moved together by {:.6} s)", us as f64 / 1e6),
     };
     format!(
-        "{frames} frames with the source's timestamps{moved}{decoded}; {} streams, {packets} packets, {} chapters, size, format and aspect as planned",
-        request.report.streams.len(),
-        request.info.chapters
+        "{frames} frames with the source's timestamps{moved}{decoded}; {}, {}, {}, size, format and aspect as planned",
+        counted(request.report.streams.len() as u64, "stream"),
+        counted(packets, "packet"),
+        counted(request.info.chapters as u64, "chapter")
     )
 }
 
