@@ -7,6 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 
 RUST_NEEDED=1.95
+# FFmpeg 4.3 to 7: Ubuntu 22.04 has 4.4, Debian 13 has 7.1.
+AVCODEC_OLDEST=58.91
+AVCODEC_NEWEST=61.999
 ORT_PACKAGE=onnxruntime-openvino
 ORT_VERSION=1.24.1
 ORT_SHA256=d617fac2f59a6ab5ea59a788c3e1592240a129642519aaeaa774761dfe35150e
@@ -76,6 +79,16 @@ packages() {
   done
   if ! lib_is_there && ! python_with_pip >/dev/null; then missing+=(python3-pip); fi
   if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}" ca-certificates; fi
+}
+
+# Said before anything is built, since the compiler's words for it are many and unclear.
+ffmpeg_fits() {
+  local version
+  version=$(pkg-config --modversion libavcodec 2>/dev/null) || die "pkg-config finds no libavcodec; install libavcodec-dev, or name the folder of your FFmpeg's .pc files in PKG_CONFIG_PATH"
+  pkg-config --atleast-version="$AVCODEC_OLDEST" libavcodec && pkg-config --max-version="$AVCODEC_NEWEST" libavcodec && return
+  die "FFmpeg 4.3 to 7.1 is needed (libavcodec $AVCODEC_OLDEST to 61), and here is libavcodec $version.
+  Use Debian 12 or 13 or Ubuntu 22.04 or 24.04, or build such an FFmpeg yourself (with --enable-shared and
+  --enable-gpl --enable-libx264 --enable-libx265) and name its lib/pkgconfig folder in PKG_CONFIG_PATH."
 }
 
 rust_is_new_enough() {
@@ -149,5 +162,6 @@ PYTHON
 }
 
 packages
+ffmpeg_fits
 rust
 library

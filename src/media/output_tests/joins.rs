@@ -51,6 +51,15 @@ fn specs_for(settings: &JobSettings, format: PixelFormat) -> Vec<EncoderSpec> {
     .specs
 }
 
+/// Whether this FFmpeg has an encoder: SVT-AV1 is missing from that of Ubuntu 22.04.
+fn is_built_in(encoder: &str) -> bool {
+    let found = ffmpeg_next::encoder::find_by_name(encoder).is_some();
+    if !found {
+        eprintln!("skipped: this FFmpeg was built without {encoder}");
+    }
+    found
+}
+
 fn write_clip(path: &Path, spec: &EncoderSpec, start: u64, frames: u64) -> ClipRef {
     let mut writer = ClipWriter::create(path, spec).unwrap();
     (start..start + frames).for_each(|n| writer.write(&pattern(spec, n)).unwrap());
@@ -76,6 +85,8 @@ fn hdr10_is_in_the_stream_and_in_the_container() {
     });
     for (encoder, container) in
         [("libx265", "mp4"), ("libx265", "matroska"), ("libsvtav1", "mp4"), ("libsvtav1", "matroska")]
+            .into_iter()
+            .filter(|(encoder, _)| is_built_in(encoder))
     {
         let settings = JobSettings { encoder: Some(encoder.into()), ..JobSettings::default() };
         let specs = encoders(&info, &settings).unwrap();
@@ -144,6 +155,9 @@ fn clips_are_deterministic_checked_and_transcoded() {
     let folder = tempfile::tempdir().unwrap();
     let ten = PixelFormat { chroma: Chroma::C420, depth: 10 };
     for (codec, format) in [("libx264", PixelFormat::YUV420), ("libx265", ten), ("libsvtav1", ten), ("libx264", ten)] {
+        if !is_built_in(codec) {
+            continue;
+        }
         let settings = JobSettings { encoder: Some(codec.into()), ..JobSettings::default() };
         let spec = &specs_for(&settings, format)[0];
         let (a, b) = (folder.path().join("a.nut"), folder.path().join("b.nut"));
@@ -255,7 +269,11 @@ fn every_border_decodes_through_and_backward() {
         vec![specs_for(&settings, format).swap_remove(0)]
     };
     let ten = PixelFormat { chroma: Chroma::C420, depth: 10 };
-    for specs in [vec![first.clone(), second.clone()], one("libx265", ten), one("libsvtav1", PixelFormat::YUV420)] {
+    let mut chains = vec![vec![first.clone(), second.clone()], one("libx265", ten)];
+    if is_built_in("libsvtav1") {
+        chains.push(one("libsvtav1", PixelFormat::YUV420));
+    }
+    for specs in chains {
         for container in ["mp4", "matroska", "mov"] {
             if container == "mov" && specs[0].name == "libsvtav1" {
                 continue;
