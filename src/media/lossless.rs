@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use ffmpeg_next::codec::threading;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::{Dictionary, Packet, decoder, encoder, frame};
 
@@ -95,11 +96,9 @@ pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + use<>> 
     let input = output::open_input(path, false).map_err(damaged)?;
     let stream = input.streams().next().ok_or_else(|| damaged(anyhow::anyhow!("no stream")))?;
     let mut context = ffmpeg_next::codec::Context::from_parameters(stream.parameters())?;
-    context.set_threading(ffmpeg_next::codec::threading::Config {
-        kind: ffmpeg_next::codec::threading::Type::Slice,
-        count: 2,
-        ..Default::default()
-    });
+    let mut threads = threading::Config::kind(threading::Type::Slice);
+    threads.count = 2;
+    context.set_threading(threads);
     let decoder = context.decoder().video()?;
     Ok(Frames { input, decoder, state: State::Reading, name: escape(path) })
 }
