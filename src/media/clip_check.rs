@@ -135,7 +135,9 @@ impl FrameDecoder {
         };
         let base = stream.time_base();
         let mut context = ffmpeg_next::codec::Context::from_parameters(stream.parameters())?;
-        context.set_threading(threading::Config { kind: threading::Type::Frame, count: 2, ..Default::default() });
+        let mut threads = threading::Config::kind(threading::Type::Frame);
+        threads.count = 2;
+        context.set_threading(threads);
         let decoder = context.decoder().video()?;
         Ok(FrameDecoder {
             decoder,

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use ffmpeg_next::codec::threading;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::{Dictionary, Packet, decoder, encoder, frame};
 use xxhash_rust::xxh3::xxh3_64;
@@ -149,6 +150,7 @@ pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + Send + 
     let input = output::open_input(path, false).map_err(damaged)?;
     let stream = input.streams().next().ok_or_else(|| damaged(anyhow::anyhow!("no stream")))?;
     let mut context = ffmpeg_next::codec::Context::from_parameters(stream.parameters())?;
+<<<<<<< HEAD
     let is_ffv1 = stream.parameters().id() == ffmpeg_next::codec::Id::FFV1;
     use ffmpeg_next::codec::threading::Type;
     context.set_threading(ffmpeg_next::codec::threading::Config {
@@ -156,6 +158,11 @@ pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + Send + 
         count: 2,
         ..Default::default()
     });
+=======
+    let mut threads = threading::Config::kind(threading::Type::Slice);
+    threads.count = 2;
+    context.set_threading(threads);
+>>>>>>> u
     let decoder = context.decoder().video()?;
     Ok(Frames {
         input,

@@ -31,6 +31,12 @@ pub struct SeekPoint {
     pub tail: Vec<(i64, u64)>,
 }
 
+/// Whether packets are the same after a seek. Before FFmpeg 5 (libavformat 59) those of fragmented
+/// MP4 have other durations then.
+pub(in crate::media) fn demuxers_repeat() -> bool {
+    ffmpeg_next::format::version() >> 16 >= 59
+}
+
 /// Whether a seek in such a file may be tried at all.
 pub(in crate::media) fn is_safe(container: &str, codec: &str) -> bool {
     CONTAINERS.contains(&container) && (INTER_CODECS.contains(&codec) || INTRA_CODECS.contains(&codec))

@@ -346,7 +346,7 @@ impl FullDecode {
             return wrong(request, "it has no video");
         };
         let mut context = ffmpeg_next::codec::Context::from_parameters(stream.parameters())?;
-        context.set_threading(threading::Config { kind: threading::Type::Frame, count: 0, ..Default::default() });
+        context.set_threading(threading::Config::kind(threading::Type::Frame));
         Ok(FullDecode { decoder: context.decoder().video()?, frames: 0 })
     }
 
