@@ -150,19 +150,11 @@ pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + Send + 
     let input = output::open_input(path, false).map_err(damaged)?;
     let stream = input.streams().next().ok_or_else(|| damaged(anyhow::anyhow!("no stream")))?;
     let mut context = ffmpeg_next::codec::Context::from_parameters(stream.parameters())?;
-<<<<<<< HEAD
     let is_ffv1 = stream.parameters().id() == ffmpeg_next::codec::Id::FFV1;
-    use ffmpeg_next::codec::threading::Type;
-    context.set_threading(ffmpeg_next::codec::threading::Config {
-        kind: if is_ffv1 { Type::Slice } else { Type::Frame },
-        count: 2,
-        ..Default::default()
-    });
-=======
-    let mut threads = threading::Config::kind(threading::Type::Slice);
+    let kind = if is_ffv1 { threading::Type::Slice } else { threading::Type::Frame };
+    let mut threads = threading::Config::kind(kind);
     threads.count = 2;
     context.set_threading(threads);
->>>>>>> u
     let decoder = context.decoder().video()?;
     Ok(Frames {
         input,
