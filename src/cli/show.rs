@@ -82,7 +82,7 @@ impl Show {
                 }
                 bar.set_message(match progress.phase {
                     Phase::Upscaling => progress_log::figures(progress),
-                    phase => progress_log::phase(phase).to_string(),
+                    phase => phase.words().to_string(),
                 });
             }
             Way::Lines { log, start } => {

@@ -52,7 +52,7 @@ pub fn print_jobs(jobs: &[JobView]) -> Result<()> {
 
 fn row(job: &JobView) -> Vec<String> {
     let place = job.place.map(|n| n.to_string()).unwrap_or_default();
-    let state = state(job.state);
+    let state = job.state.words();
     let words = match &job.output {
         Some(output) if job.state == State::Done => output.as_str(),
         _ if job.activity == state => "",
@@ -81,18 +81,6 @@ fn print_details(job: &JobView) -> Result<()> {
     let rows: Vec<Vec<String>> =
         rows.into_iter().filter(|row| !row.1.is_empty()).map(|(name, text)| vec![format!("  {name}"), text]).collect();
     output::table(&rows).iter().try_for_each(|line| output::line(line))
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Running => "running",
-        State::Paused => "paused",
-        State::Waiting => "waiting",
-        State::Done => "done",
-        State::Failed => "failed",
-        State::Cancelled => "cancelled",
-    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ impl ProgressLog {
             self.phase = Some(progress.phase);
             self.since = now;
             if progress.phase != Phase::Upscaling {
-                return Some(format!("{job}  {}", phase(progress.phase)));
+                return Some(format!("{job}  {}", progress.phase.words()));
             }
         }
         let passed = |since: Option<Duration>, time| since.is_none_or(|since| now.saturating_sub(since) >= time);
@@ -39,20 +39,6 @@ impl ProgressLog {
         }
         self.last = Some(now);
         Some(format!("{job}  {}", figures(progress)))
-    }
-}
-
-/// A phase in words.
-pub fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Probing => "probing",
-        Phase::Planning => "planning",
-        Phase::Resuming => "resuming",
-        Phase::Upscaling => "upscaling",
-        Phase::WaitingForSpace => "waiting for space",
-        Phase::Assembling => "assembling",
-        Phase::Verifying => "verifying",
-        Phase::Publishing => "publishing",
     }
 }
 

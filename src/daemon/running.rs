@@ -133,7 +133,7 @@ impl Running {
             _ if self.finishing => "finishing".into(),
             Some(_) if self.why.is_some() => "stopping".into(),
             Some(progress) if progress.phase == Phase::Upscaling => progress_log::figures(progress),
-            Some(progress) => progress_log::phase(progress.phase).into(),
+            Some(progress) => progress.phase.words().into(),
             None => "starting".into(),
         }
     }

@@ -37,7 +37,7 @@ impl Books {
         };
         let old = before.as_ref().map_or(State::Queued, |status| status.state);
         if old != state {
-            tracing::info!("{}: {} -> {}", escape(job), word(old), word(state));
+            tracing::info!("{}: {} -> {}", escape(job), old.words(), state.words());
         }
         let Some(folder) = folder else { return Ok(()) };
         let now = clock::now_rfc3339();
@@ -71,17 +71,5 @@ fn blank(job: &Path) -> Status {
         resumed_from: None,
         last_error: None,
         remarks: Vec::new(),
-    }
-}
-
-fn word(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Running => "running",
-        State::Paused => "paused",
-        State::Waiting => "waiting",
-        State::Done => "done",
-        State::Failed => "failed",
-        State::Cancelled => "cancelled",
     }
 }

@@ -10,7 +10,6 @@ use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
 use crate::job::reporter::Reporter;
-use crate::model::progress::Phase;
 
 /// Between two looks at the disk.
 const POLL: Duration = Duration::from_millis(500);
@@ -86,20 +85,4 @@ impl Space<'_> {
 
 fn words(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
-impl Phase {
-    /// The words for people.
-    pub fn words(self) -> &'static str {
-        match self {
-            Phase::Probing => "probing",
-            Phase::Planning => "planning",
-            Phase::Resuming => "resuming",
-            Phase::Upscaling => "upscaling",
-            Phase::WaitingForSpace => "waiting for space",
-            Phase::Assembling => "assembling",
-            Phase::Verifying => "verifying",
-            Phase::Publishing => "publishing",
-        }
-    }
 }

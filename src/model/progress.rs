@@ -18,6 +18,22 @@ pub enum Phase {
     Publishing,
 }
 
+impl Phase {
+    /// The words for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Phase::Probing => "probing",
+            Phase::Planning => "planning",
+            Phase::Resuming => "resuming",
+            Phase::Upscaling => "upscaling",
+            Phase::WaitingForSpace => "waiting for space",
+            Phase::Assembling => "assembling",
+            Phase::Verifying => "verifying",
+            Phase::Publishing => "publishing",
+        }
+    }
+}
+
 /// A moment's figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {

@@ -19,6 +19,21 @@ pub enum State {
     Cancelled,
 }
 
+impl State {
+    /// The word for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Waiting => "waiting",
+            State::Done => "done",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: u32,
