@@ -327,7 +327,11 @@ mod tests {
         assert_eq!(of("raw-64x64-sar16x9.y4m").video.sample_aspect, Rational::new(16, 9));
         assert_eq!(of("vfr-screencast-3026x1386.mp4").video.time_base, Rational::new(1, 57600));
         let bogus = of("fragmented-bogus-duration.mp4");
-        assert!(bogus.duration.is_none() && bogus.video.estimated_frames.is_none_or(|n| n < 100), "{bogus:?}");
+        // FFmpeg 7 finds the true one, which is about a second.
+        assert!(
+            bogus.duration.is_none_or(|seconds| seconds < 2.0) && bogus.video.estimated_frames.is_none_or(|n| n < 100),
+            "{bogus:?}"
+        );
         let live = of("d-live-noduration.webm");
         assert!(live.duration.is_none() && live.video.estimated_frames.is_none());
     }
