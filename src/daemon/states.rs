@@ -8,7 +8,7 @@ use super::books::Books;
 use crate::base::clock;
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
-use crate::model::status::{LastError, STATUS_VERSION, State, Status};
+use crate::model::status::{LastError, State, Status};
 use crate::store::job_dir::JobDir;
 
 impl Books {
@@ -41,35 +41,12 @@ impl Books {
         }
         let Some(folder) = folder else { return Ok(()) };
         let now = clock::now_rfc3339();
-        let mut status = before.unwrap_or_else(|| blank(job));
+        let mut status = before.unwrap_or_else(|| Status::new(escape(job), State::Queued));
         (status.state, status.activity, status.updated) = (state, activity.to_string(), now.clone());
         (status.fps, status.eta_seconds) = (0.0, None);
         if let Some((fault, reason)) = error {
             status.last_error = Some(LastError { fault, reason: reason.to_string(), at: now });
         }
         folder.write_status(&status)
-    }
-}
-
-fn blank(job: &Path) -> Status {
-    Status {
-        version: STATUS_VERSION,
-        job: escape(job),
-        state: State::Queued,
-        activity: String::new(),
-        updated: String::new(),
-        started: None,
-        batches_sealed: 0,
-        batches_total: 0,
-        frames_sealed: 0,
-        frames_total: 0,
-        fps: 0.0,
-        eta_seconds: None,
-        encoder: String::new(),
-        device: String::new(),
-        attempts: 0,
-        resumed_from: None,
-        last_error: None,
-        remarks: Vec::new(),
     }
 }

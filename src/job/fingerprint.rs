@@ -1,6 +1,6 @@
 //! The source's fingerprint: cheap for any size, and different after any real change.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -36,15 +36,19 @@ pub fn take(path: &Path) -> Result<Fingerprint> {
         }
         add(size - EDGE.min(size - EDGE), EDGE)?;
     }
-    let mtime_ns = meta.mtime().wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec());
+    let mtime_ns = mtime_ns(&meta);
     Ok(Fingerprint { size, mtime_ns, hash: hasher.finalize().to_hex().to_string() })
+}
+
+fn mtime_ns(meta: &Metadata) -> i64 {
+    meta.mtime().wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec())
 }
 
 /// [`Fault::SourceChanged`] unless the file is still the one of the plan. A touched file whose
 /// bytes are the same still is.
 pub fn check(path: &Path, planned: &Fingerprint) -> Result<()> {
     let meta = std::fs::metadata(path).with_context(|| format!("the source {} is gone", escape(path)))?;
-    let mtime_ns = meta.mtime().wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec());
+    let mtime_ns = mtime_ns(&meta);
     if meta.len() == planned.size && mtime_ns == planned.mtime_ns {
         return Ok(());
     }

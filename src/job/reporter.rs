@@ -9,7 +9,7 @@ use crate::base::fault::one_line;
 use crate::job::order::JobOrder;
 use crate::model::plan::Plan;
 use crate::model::progress::{Event, Phase, Progress};
-use crate::model::status::{STATUS_VERSION, State, Status};
+use crate::model::status::{State, Status};
 use crate::pipeline::meter::Meter;
 use crate::store::job_dir::JobDir;
 
@@ -51,7 +51,6 @@ struct Inner {
     waiting: u32,
     activity: String,
     started: Instant,
-    started_at: String,
     sealed_batches: u64,
     sealed_frames: u64,
     /// Frames that were sealed before this attempt.
@@ -72,32 +71,20 @@ impl<'a> Reporter<'a> {
         let now = clock::now_rfc3339();
         let before = dir.read_status().ok().flatten();
         let status = Status {
-            version: STATUS_VERSION,
-            job: order.name(),
-            state: State::Running,
             activity: Phase::Probing.words().into(),
             updated: now.clone(),
-            started: Some(now.clone()),
-            batches_sealed: 0,
-            batches_total: 0,
-            frames_sealed: 0,
-            frames_total: 0,
-            fps: 0.0,
-            eta_seconds: None,
-            encoder: String::new(),
-            device: String::new(),
+            started: Some(now),
             attempts: order.attempt,
-            resumed_from: None,
             last_error: before.as_ref().and_then(|s| s.last_error.clone()),
             // They hold for what earlier attempts made, too.
             remarks: before.map(|s| s.remarks).unwrap_or_default(),
+            ..Status::new(order.name(), State::Running)
         };
         let inner = Inner {
             phase: Phase::Probing,
             waiting: 0,
             activity: Phase::Probing.words().into(),
             started: Instant::now(),
-            started_at: now,
             sealed_batches: 0,
             sealed_frames: 0,
             resumed_frames: 0,
@@ -123,10 +110,6 @@ impl<'a> Reporter<'a> {
 
     pub fn seconds(&self) -> f64 {
         self.inner().started.elapsed().as_secs_f64()
-    }
-
-    pub fn started_at(&self) -> String {
-        self.inner().started_at.clone()
     }
 
     /// Changes the phase, with a line in the log where `message` is not empty.

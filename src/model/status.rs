@@ -61,6 +61,32 @@ pub struct Status {
     pub remarks: Vec<String>,
 }
 
+impl Status {
+    /// Of a job of which nothing is known yet.
+    pub fn new(job: String, state: State) -> Status {
+        Status {
+            version: STATUS_VERSION,
+            job,
+            state,
+            activity: String::new(),
+            updated: String::new(),
+            started: None,
+            batches_sealed: 0,
+            batches_total: 0,
+            frames_sealed: 0,
+            frames_total: 0,
+            fps: 0.0,
+            eta_seconds: None,
+            encoder: String::new(),
+            device: String::new(),
+            attempts: 0,
+            resumed_from: None,
+            last_error: None,
+            remarks: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastError {
     pub fault: Fault,

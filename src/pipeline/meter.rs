@@ -46,7 +46,6 @@ impl Stage {
 #[derive(Default)]
 pub struct Meter {
     beat: AtomicU64,
-    decoded: AtomicU64,
     ready: AtomicU64,
     upscaled: AtomicU64,
     tiles: AtomicU64,
@@ -67,12 +66,7 @@ impl Meter {
 
     /// A source frame came out of the decoder, used or skipped.
     pub fn frame_decoded(&self) {
-        self.decoded.fetch_add(1, Ordering::Relaxed);
         self.beat();
-    }
-
-    pub fn frames_decoded(&self) -> u64 {
-        self.decoded.load(Ordering::Relaxed)
     }
 
     /// A frame of an unsealed batch is upscaled: computed now, or found on the RAM disk.
