@@ -13,6 +13,8 @@ pub mod media;
 pub mod pixel;
 pub mod tile;
 
+pub mod network;
+
 pub mod engine;
 
 pub mod store;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, lowest first: each may use only those before it.
 const ROOMS: &[&str] = &[
-    "base", "model", "config", "media", "pixel", "tile", "engine", "store", "work", "pipeline", "job", "daemon", "cli",
+    "base", "model", "config", "media", "pixel", "tile", "network", "engine", "store", "work", "pipeline", "job",
+    "daemon", "cli",
 ];
 
 /// Outside packages, and the only rooms in which they may be named.
@@ -13,7 +14,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ffmpeg_next", &["media"]),
     ("image", &["media"]),
     ("ort", &["engine"]),
-    ("prost", &["engine"]),
+    ("prost", &["network"]),
     ("sysinfo", &["work"]),
     ("tokio", &["daemon", "cli"]),
     ("notify", &["daemon"]),

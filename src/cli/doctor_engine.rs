@@ -7,10 +7,10 @@ use anyhow::Result;
 use crate::base::fault::one_line;
 use crate::cli::doctor::Finding;
 use crate::config::settings::JobSettings;
-use crate::engine::model_file::ModelFile;
 use crate::engine::{runtime, tune};
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
+use crate::network::model_file::ModelFile;
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 
 /// Size of the frame that is upscaled.

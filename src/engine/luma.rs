@@ -6,12 +6,12 @@ use anyhow::Result;
 use crossbeam_channel::{Receiver, never, unbounded};
 
 use crate::base::fault::Fault;
-use crate::engine::model_file::ModelFile;
 use crate::engine::pool::Pool;
 use crate::engine::provider::Target;
 use crate::engine::session::Net;
 use crate::model::engine::{EnginePin, Precision};
 use crate::model::frame::Frame;
+use crate::network::model_file::ModelFile;
 use crate::pixel::chroma;
 use crate::pixel::sample;
 use crate::pixel::shuffle::NOT_FINITE;

@@ -1,9 +1,6 @@
-//! The engine: networks run on tiles. The only home of `ort` (ONNX Runtime) and `prost`.
+//! The engine: networks run on tiles. The only home of `ort` (ONNX Runtime).
 
-pub mod facts;
 pub mod luma;
-pub mod model_file;
-pub mod onnx;
 pub mod pool;
 pub mod provider;
 pub mod runtime;

@@ -6,9 +6,9 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 
 use crate::base::fault::Fault;
-use crate::engine::model_file::Network;
 use crate::engine::runtime;
 use crate::model::engine::{Precision, Provider};
+use crate::network::model_file::Network;
 
 /// What a session is opened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

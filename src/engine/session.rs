@@ -7,9 +7,9 @@ use ort::value::{Tensor, TensorRef};
 
 use crate::base::failpoint;
 use crate::base::fault::Fault;
-use crate::engine::model_file::Network;
 use crate::engine::provider::{self, Target};
 use crate::model::engine::Provider;
+use crate::network::model_file::Network;
 use crate::tile::stitch::Layout;
 
 /// A session of fixed shape; batches of tiles go through it one after the other.

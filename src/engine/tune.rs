@@ -7,12 +7,12 @@ use anyhow::Result;
 
 use crate::base::fault::{self, Fault};
 use crate::config::settings::JobSettings;
-use crate::engine::facts::ModelFacts;
-use crate::engine::model_file::ModelFile;
 use crate::engine::provider::{self, Target};
 use crate::engine::runtime;
 use crate::engine::session::Net;
 use crate::model::engine::{EnginePin, Precision, Provider};
+use crate::network::facts::ModelFacts;
+use crate::network::model_file::ModelFile;
 use crate::tile::grid::even_core;
 
 /// Largest core of a tile on the processor, in source pixels. Larger ones waste less on the
@@ -43,6 +43,9 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
         model_hash: model.hash.clone(),
         model_scale: facts.scale,
         passes,
+        channels: facts.channels,
+        white: facts.white,
+        picture: None,
         provider: Provider::Cpu,
         device: 0,
         precision: Precision::F32,

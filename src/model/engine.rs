@@ -30,6 +30,16 @@ pub struct EnginePin {
     pub model_scale: u32,
     /// How often it is applied, one after the other (2x twice is 4x).
     pub passes: u32,
+    /// What the network sees: 1, luma, or 3, RGB.
+    #[serde(default = "one")]
+    pub channels: u32,
+    /// The network's number for white: 1, or 255.
+    #[serde(default = "one")]
+    pub white: u32,
+    /// Width and height that the picture is brought to (Lanczos) after the last pass, where
+    /// that is not `model_scale` to the power of `passes` times the source's.
+    #[serde(default)]
+    pub picture: Option<(u32, u32)>,
     pub provider: Provider,
     /// Device number for CUDA and TensorRT.
     pub device: u32,
@@ -46,6 +56,10 @@ pub struct EnginePin {
     pub threads: u32,
     /// Take unchanged tiles from the frame before. Never changes a pixel.
     pub reuse: bool,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl EnginePin {

@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::config::settings::JobSettings;
-use crate::engine::model_file::ModelFile;
-use crate::engine::testing::{TestModel, pin, runtime_is_here};
+use crate::engine::testing::{pin, runtime_is_here};
 use crate::engine::tune;
 use crate::model::engine::{Precision, Provider};
 use crate::model::frame::Chroma;
+use crate::network::model_file::ModelFile;
+use crate::network::testing::TestModel;
 use proptest::prelude::*;
 
 const COLOUR: Colour = Colour { range: 1, primaries: 1, transfer: 1, matrix: 1, chroma_location: 0 };

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::config::settings::JobSettings;
-use crate::engine::model_file::ModelFile;
+use crate::network::model_file::ModelFile;
 use crate::engine::tune;
 use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::model::frame::{Frame, PixelFormat};

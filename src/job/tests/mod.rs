@@ -18,11 +18,11 @@ use anyhow::Result;
 use crate::base::fault::Fault;
 use crate::base::shutdown::Shutdown;
 use crate::config::settings::{JobSettings, RunSettings};
-use crate::engine::testing::TestModel;
 use crate::job::order::JobOrder;
 use crate::job::runner;
 use crate::model::progress::{Event, Outcome, Progress};
 use crate::model::status::Status;
+use crate::network::testing::TestModel;
 use crate::pipeline::decode::Haste;
 
 /// A job of a test is over by now, or it hangs.

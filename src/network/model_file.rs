@@ -7,9 +7,9 @@ use prost::Message;
 
 use crate::base::fault::Fault;
 use crate::base::path_text;
-use crate::engine::facts::{self, ModelFacts};
-use crate::engine::onnx::{ModelProto, ValueInfoProto};
 use crate::model::engine::EnginePin;
+use crate::network::facts::{self, ModelFacts};
+use crate::network::onnx::{ModelProto, ValueInfoProto};
 use crate::tile::stitch::Layout;
 
 /// The default model's name in settings, and its name in pins.
@@ -145,7 +145,7 @@ impl ModelFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::testing::TestModel;
+    use crate::network::testing::TestModel;
 
     #[test]
     fn the_default_model_is_cut_before_its_sum() {
@@ -189,7 +189,7 @@ mod tests {
         let path = folder.path().join("a b.onnx");
         std::fs::write(&path, TestModel::default().bytes()).unwrap();
         let file = ModelFile::open(path.to_str().unwrap()).unwrap();
-        let pin = crate::engine::testing::pin(&file, (8, 8));
+        let pin = crate::network::testing::pin(&file, (8, 8));
         assert!(ModelFile::open_pinned(&pin).is_ok());
         std::fs::write(&path, TestModel { seed: 2, ..Default::default() }.bytes()).unwrap();
         assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 
 use crate::base::fault::Fault;
-use crate::engine::onnx::{self, GraphProto, NodeProto};
+use crate::network::onnx::{self, GraphProto, NodeProto};
 use crate::pixel::shuffle::MAX_SCALE;
 
 /// Farthest a network may see, in source pixels: beyond it tiles would be mostly halo.
@@ -16,8 +16,14 @@ const MAX_HALO: u32 = 96;
 pub struct ModelFacts {
     pub input: String,
     pub output: String,
+    /// 1, luma, or 3, RGB.
+    pub channels: u32,
+    /// The network's number for white, in and out: 1, or 255.
+    pub white: u32,
     /// How many times wider and higher the output is.
     pub scale: u32,
+    /// What the input's height and width must be a multiple of.
+    pub multiple: u32,
     /// Source pixels beyond a pixel's own place that its output can depend on.
     pub halo: u32,
     /// Fixed height and width of the input, where the file does not leave them free.
@@ -83,7 +89,17 @@ pub fn read(graph: &GraphProto, name: &str) -> Result<ModelFacts> {
         return Err(no(format!("each pixel depends on {halo} pixels around it; at most {MAX_HALO} are possible")));
     }
     let tail = find_tail(graph, &input, &output, view.scale);
-    Ok(ModelFacts { scale: view.scale, halo, fixed: [dims[2], dims[3]], tail, input, output })
+    Ok(ModelFacts {
+        channels: 1,
+        white: 1,
+        multiple: 1,
+        scale: view.scale,
+        halo,
+        fixed: [dims[2], dims[3]],
+        tail,
+        input,
+        output,
+    })
 }
 
 /// A tensor seen from the source: how many times larger, and how many source pixels it sees.

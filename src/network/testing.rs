@@ -1,0 +1,123 @@
+//! Small random models, and pins of models, for tests, written by our own ONNX writer.
+
+use prost::Message;
+
+use crate::model::engine::{EnginePin, Precision, Provider};
+use crate::network::model_file::ModelFile;
+use crate::network::onnx::*;
+
+/// A luma network of three 3x3 convolutions (halo 3) with random weights.
+#[derive(Clone, Copy, Debug)]
+pub struct TestModel {
+    pub seed: u64,
+    pub scale: usize,
+    pub channels: usize,
+    /// The input is added to the phases.
+    pub residual: bool,
+    /// One of the convolutions has no padding.
+    pub valid: bool,
+    /// An operation in the middle that cannot be tiled.
+    pub odd_operation: Option<&'static str>,
+    /// Factor on the last layer: large ones overflow.
+    pub gain: f32,
+}
+
+impl Default for TestModel {
+    fn default() -> Self {
+        TestModel { seed: 1, scale: 2, channels: 1, residual: true, valid: false, odd_operation: None, gain: 1.0 }
+    }
+}
+
+impl TestModel {
+    /// The model as a file.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut state = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut random = move || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+        };
+        let mut graph = GraphProto { name: Some("test".into()), ..Default::default() };
+        let phases = self.scale * self.scale;
+        let mut last = "in".to_owned();
+        for (n, (from, to)) in [(self.channels, 6), (6, 6), (6, phases)].into_iter().enumerate() {
+            let gain = if n == 2 { self.gain } else { 1.0 };
+            graph.initializer.push(tensor(&format!("w{n}"), &[to, from, 3, 3], || random() * gain));
+            graph.initializer.push(tensor(&format!("b{n}"), &[to], || random() * 0.1));
+            let pad = i64::from(!(self.valid && n == 1));
+            let pads = AttributeProto { ints: vec![pad; 4], ..attribute("pads", 7) };
+            let inputs = [last.clone(), format!("w{n}"), format!("b{n}")];
+            graph.node.push(node("Conv", &inputs, &format!("c{n}"), vec![pads]));
+            last = format!("c{n}");
+            if n < 2 {
+                let kind = self.odd_operation.filter(|_| n == 0).unwrap_or("Relu");
+                graph.node.push(node(kind, &[last], &format!("r{n}"), Vec::new()));
+                last = format!("r{n}");
+            }
+        }
+        if self.residual {
+            graph.node.push(node("Add", &[last, "in".into()], "sum", Vec::new()));
+            last = "sum".into();
+        }
+        let block = AttributeProto { i: Some(self.scale as i64), ..attribute("blocksize", 2) };
+        let mode = AttributeProto { s: Some(b"CRD".to_vec()), ..attribute("mode", 3) };
+        graph.node.push(node("DepthToSpace", &[last], "out", vec![block, mode]));
+        graph.input.push(free("in", self.channels));
+        graph.output.push(free("out", 1));
+        let opset = vec![0x10, 17]; // version = 17
+        let model =
+            ModelProto { ir_version: Some(8), graph: Some(graph), opset_import: vec![opset], ..Default::default() };
+        model.encode_to_vec()
+    }
+}
+
+fn node(kind: &str, inputs: &[String], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+    let (input, output) = (inputs.to_vec(), vec![output.to_owned()]);
+    NodeProto { op_type: Some(kind.into()), input, output, attribute, ..Default::default() }
+}
+
+fn attribute(name: &str, kind: i32) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), kind: Some(kind), ..Default::default() }
+}
+
+fn tensor(name: &str, dims: &[usize], mut value: impl FnMut() -> f32) -> TensorProto {
+    let count: usize = dims.iter().product();
+    TensorProto {
+        name: Some(name.into()),
+        dims: dims.iter().map(|&d| d as i64).collect(),
+        data_type: Some(FLOAT),
+        raw_data: Some((0..count).flat_map(|_| value().to_le_bytes()).collect()),
+        ..Default::default()
+    }
+}
+
+fn free(name: &str, channels: usize) -> ValueInfoProto {
+    let mut info = ValueInfoProto::float_tensor(name, [1, channels, 1, 1]);
+    let dims = info.kind.as_mut().and_then(|k| k.tensor.as_mut()).and_then(|t| t.shape.as_mut()).unwrap();
+    for (at, param) in [(0, "n"), (2, "h"), (3, "w")] {
+        dims.dim[at] = Dimension { param: Some(format!("{name}_{param}")), ..Default::default() };
+    }
+    info
+}
+
+/// A pin of a model on the CPU provider with tiles of the given core.
+pub fn pin(model: &ModelFile, (tile_width, tile_height): (u32, u32)) -> EnginePin {
+    EnginePin {
+        model: model.name.clone(),
+        model_hash: model.hash.clone(),
+        model_scale: model.facts.scale,
+        passes: 1,
+        channels: model.facts.channels,
+        white: model.facts.white,
+        picture: None,
+        provider: Provider::Cpu,
+        device: 0,
+        precision: Precision::F32,
+        tile_width,
+        tile_height,
+        halo: model.facts.halo,
+        batch: 1,
+        sessions: 1,
+        threads: 1,
+        reuse: true,
+    }
+}
