@@ -9,7 +9,7 @@ use crate::engine::provider::Target;
 use crate::engine::session::Net;
 use crate::model::engine::{EnginePin, Precision};
 use crate::network::model_file::ModelFile;
-use crate::pixel::chroma;
+use crate::pixel::resample::Scratch;
 use crate::pixel::sample::{self, Coding};
 use crate::pixel::shuffle::NOT_FINITE;
 use crate::tile::grid::Grid;
@@ -76,8 +76,8 @@ pub struct Worker {
     exact: Option<Net>,
     zeros: Vec<f32>,
     changed: Vec<usize>,
-    /// For chroma, which shares the threads.
-    pub scratch: chroma::Scratch,
+    /// For resampling, which shares the threads.
+    pub scratch: Scratch,
 }
 
 impl Worker {
@@ -88,7 +88,7 @@ impl Worker {
         let (width, height) = ((pin.tile_width + 2 * pin.halo) as usize, (pin.tile_height + 2 * pin.halo) as usize);
         let net = Net::open(&model.network(pin.batch.max(1) as usize, height, width)?, target)?;
         let zeros = vec![0.0; width * pin.model_scale as usize];
-        let (exact, changed, scratch) = (None, Vec::new(), chroma::Scratch::default());
+        let (exact, changed, scratch) = (None, Vec::new(), Scratch::default());
         Ok(Worker { model: model.clone(), target, net, exact, zeros, changed, scratch })
     }
 

@@ -13,7 +13,7 @@ use crate::job::reporter::Reporter;
 use crate::job::{fingerprint, publish, resume};
 use crate::media::still::{self, Still};
 use crate::model::progress::Phase;
-use crate::pixel::resize::lanczos;
+use crate::pixel::resample::lanczos;
 use crate::store::job_dir::JobDir;
 
 /// What became of a picture.
