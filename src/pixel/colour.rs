@@ -158,7 +158,7 @@ mod tests {
                 let (weights, constant) = coding.mix(plane);
                 let mut out = [0.0];
                 mix_row([&rgb[0], &rgb[1], &rgb[2]], weights, constant, &mut out);
-                out[0].round() as u16
+                out[0].round().min(f32::from((1u16 << depth) - 1)) as u16
             })
         };
         assert_eq!(red(6, 8, 1), [81, 90, 240]);
