@@ -2,3 +2,4 @@
 
 pub mod draw;
 pub mod quality;
+pub mod sheet;
