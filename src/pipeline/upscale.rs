@@ -7,13 +7,14 @@ use anyhow::Result;
 use crossbeam_channel::{Receiver, never, unbounded};
 
 use crate::base::fault::Fault;
-use crate::engine::luma::{Counts, Luma, LumaEngine, LumaPass, Worker};
+use crate::engine::enlarge::{Engine, Pass, Picture};
 use crate::engine::pool::Pool;
+use crate::engine::worker::{Counts, Worker};
 use crate::model::engine::EnginePin;
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
 use crate::pixel::chroma::{ChromaScaler, Siting};
-use crate::pixel::sample;
+use crate::pixel::sample::{self, Coding};
 use crate::tile::reuse;
 
 /// Rows of output in one piece of chroma work.
@@ -41,11 +42,11 @@ pub struct UpscaleStats {
 /// Enlarges the frames of one source, in any order; equal parts of successive frames are
 /// computed once. What comes out depends on the frame alone.
 pub struct FrameUpscaler {
-    engine: LumaEngine,
+    engine: Engine,
     shape: FrameShape,
     out_width: u32,
     out_height: u32,
-    passes: Vec<LumaPass>,
+    passes: Vec<Pass>,
     chroma: [ChromaPlane; 2],
     reuse: bool,
     /// The frame whose enlargement passes and chroma hold, and the planes between its passes.
@@ -56,7 +57,7 @@ pub struct FrameUpscaler {
 
 struct Before {
     frame: Arc<Frame>,
-    between: Vec<Luma>,
+    between: Vec<Picture>,
 }
 
 impl FrameUpscaler {
@@ -73,9 +74,9 @@ impl FrameUpscaler {
             let message = format!("{}x{} cannot become {out_width}x{out_height} by {scale}", shape.width, shape.height);
             return Err(Fault::Internal.because(message));
         }
-        let engine = LumaEngine::open(pin)?;
-        let depth = shape.format.depth;
-        let passes = engine.passes((shape.width as usize, shape.height as usize), depth, depth);
+        let engine = Engine::open(pin)?;
+        let coding = Coding::luma(shape.format.depth);
+        let passes = engine.passes((shape.width as usize, shape.height as usize), coding, coding);
         let chroma = [
             ChromaPlane::new(1, &shape, scale, (out_width, out_height)),
             ChromaPlane::new(2, &shape, scale, (out_width, out_height)),
@@ -102,7 +103,7 @@ impl FrameUpscaler {
         // Taken away until all is well: after an error nothing is reused.
         let before = self.before.take().filter(|_| self.reuse);
         if let Some(same) = before.as_ref().filter(|b| b.frame.data == frame.data) {
-            let tiles = self.passes.iter().map(LumaPass::tiles).sum();
+            let tiles = self.passes.iter().map(Pass::tiles).sum();
             let between = same.between.clone();
             self.before = Some(Before { frame: same.frame.clone(), between });
             return Ok((self.assemble(), UpscaleStats { tiles, reused: tiles }));
@@ -112,10 +113,10 @@ impl FrameUpscaler {
         data.extend_from_slice(&frame.data);
         let now = Arc::new(Frame { format: frame.format, width: frame.width, height: frame.height, data });
         let mut counts = Counts::default();
-        let mut between: Vec<Luma> = Vec::new();
+        let mut between: Vec<Picture> = Vec::new();
         for n in 0..self.passes.len() {
             let (input, last) = match n {
-                0 => (Luma::Frame(now.clone()), before.as_ref().map(|b| Luma::Frame(b.frame.clone()))),
+                0 => (Picture::Luma(now.clone()), before.as_ref().map(|b| Picture::Luma(b.frame.clone()))),
                 n => (between[n - 1].clone(), before.as_ref().map(|b| b.between[n - 1].clone())),
             };
             self.passes[n].start(self.engine.pool(), &input, last.as_ref())?;
@@ -127,7 +128,7 @@ impl FrameUpscaler {
             }
             counts += self.passes[n].finish()?;
             if n + 1 < self.passes.len() {
-                between.push(Luma::Plane(Arc::new(self.passes[n].bands().concat())));
+                between.push(Picture::Planes(Arc::new(self.passes[n].planes())));
             }
         }
         for plane in &mut self.chroma {

@@ -12,7 +12,7 @@ use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 use crate::pixel::chroma::{ChromaScaler, Scratch, Siting};
-use crate::pixel::sample;
+use crate::pixel::sample::{self, Coding};
 use crate::tile::grid::{Grid, even_core};
 use crate::tile::stitch::{Enlarged, Layout, stitch};
 use crate::tile::{reuse, split};
@@ -163,15 +163,22 @@ fn stages() {
         let plane = frame.plane(0);
         let equal = plane.to_vec();
         timed("gather", &mut || {
-            tiles.iter().for_each(|&(_, t)| split::gather(plane, depth, 1.0 / 255.0, &grid, t, &mut input));
+            tiles.iter().for_each(|&(_, t)| split::gather(plane, Coding::luma(depth), 1.0, &grid, t, &mut input));
         });
         timed("compare", &mut || {
             tiles.iter().for_each(|&(_, t)| assert!(reuse::tile_unchanged(&equal, plane, depth, &grid, t)));
         });
         timed("stitch", &mut || {
             tiles.iter().for_each(|&(b, t)| {
-                let tile = Enlarged { layout: Layout::Phases, scale: 2, output: &output, base: Some(&input) };
-                stitch(&tile, depth, &grid, t, &zeros, &mut bands[b]);
+                let tile = Enlarged {
+                    layout: Layout::Phases,
+                    scale: 2,
+                    channels: 1,
+                    white: 1.0,
+                    output: &output,
+                    base: Some(&input),
+                };
+                stitch(&tile, Coding::luma(depth), &grid, t, &zeros, &mut bands[b]);
             });
         });
         timed("chroma", &mut || {

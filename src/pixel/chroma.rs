@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use multiversion::multiversion;
 
-use super::sample;
+use super::sample::{self, Coding};
 use super::shuffle::{self, MAX_SCALE};
 
 /// Taps of the filter.
@@ -133,7 +133,7 @@ impl ChromaScaler {
         for (row, to) in
             plane[input.start * width * size..].chunks_exact(width * size).zip(scratch.source.chunks_exact_mut(width))
         {
-            sample::load(row, self.depth, 1.0, to);
+            sample::load(row, Coding::codes(self.depth), 1.0, to);
         }
         scratch.row.resize(width + 2 * MARGIN, 0.0);
         scratch.phases.resize(width * scale, 0.0);
@@ -158,9 +158,15 @@ impl ChromaScaler {
             let mut phases: [&[f32]; MAX_SCALE] = [&[]; MAX_SCALE];
             phases.iter_mut().zip(scratch.phases.chunks_exact(width)).for_each(|(slot, phase)| *slot = phase);
             if exact {
-                shuffle::interleave(&phases[..scale], &scratch.zeros, 1.0, self.depth, to);
+                shuffle::interleave(&phases[..scale], &scratch.zeros, Coding::codes(self.depth), 1.0, to);
             } else {
-                shuffle::interleave(&phases[..scale], &scratch.zeros, 1.0, self.depth, &mut scratch.codes);
+                shuffle::interleave(
+                    &phases[..scale],
+                    &scratch.zeros,
+                    Coding::codes(self.depth),
+                    1.0,
+                    &mut scratch.codes,
+                );
                 let have = scratch.codes.len().min(to.len());
                 to[..have].copy_from_slice(&scratch.codes[..have]);
                 for at in (have..to.len()).step_by(size) {
