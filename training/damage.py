@@ -75,7 +75,7 @@ def mixed(images, size, rng):
     pool = pictures.Pool(size)
     while pool.count < 0.6 * size:
         for low, high in zip(*clip(images, rng)):
-            pool.add(pictures.cut(low, high, 6, rng))
+            pool.add(pictures.cut(low, high, 10, rng))
     while pool.missing():
         high = pictures.view(images, rng)
         if min(high.shape) >= 2 * pictures.CROP:
