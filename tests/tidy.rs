@@ -22,6 +22,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("embedded_graphics", &["judge"]),
 ];
 
 /// Lines of a source file, its tests included.
