@@ -1,7 +1,10 @@
 //! Networks as files: read, described, rewritten, never run. The only home of `prost`.
 
 pub mod facts;
+pub mod index;
 pub mod model_file;
 pub mod onnx;
+pub mod tail;
 #[cfg(test)]
 pub mod testing;
+pub mod values;

@@ -152,8 +152,6 @@ fn other_luma_models_are_bit_identical_in_tiles() {
         let mean = |plane: &[u8]| plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64;
         assert!((mean(whole[0].plane(0)) - mean(frames[0].plane(0))).abs() < 6.0, "{name}");
     }
-    let rgb = ModelFile::open(folder.join("realesr-animevideov3-x2.onnx").to_str().unwrap()).unwrap_err();
-    assert!(Fault::of(&rgb) == Fault::Unsupported && rgb.to_string().contains("RGB"), "{rgb}");
 }
 
 /// bf16 for what is added to the source costs about a code value here and there, no more.
