@@ -1,6 +1,7 @@
 //! Networks as files: read, described, rewritten, never run. The only home of `prost`.
 
 pub mod facts;
+pub mod import;
 pub mod index;
 pub mod model_file;
 pub mod onnx;
