@@ -1,5 +1,6 @@
 //! The engine: networks run on tiles. The only home of `ort` (ONNX Runtime).
 
+pub mod cascade;
 pub mod enlarge;
 pub mod pool;
 pub mod provider;

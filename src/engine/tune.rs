@@ -25,15 +25,12 @@ const HALO_SHARE: u32 = 16;
 /// Narrowest and widest cores a person can ask for.
 const CORE_MIN: u32 = 16;
 const CORE_MAX: u32 = 1920;
-/// Most passes one after the other: 2x twice is 4x.
-const PASSES_MAX: u32 = 2;
 
-/// Chooses the pin for a source of `width` x `height` and `depth` bits. With it, in words,
+/// Chooses the pin, of one pass, for a source of `width` x `height` and `depth` bits. With it, in words,
 /// what was chosen and what was tried and passed over.
 pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Result<(EnginePin, Vec<String>)> {
     let model = ModelFile::open(&settings.model)?;
     let facts = &model.facts;
-    let passes = passes(settings.scale, facts.scale, &model.name)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let threads = if settings.threads == 0 { cores } else { settings.threads.min(256) };
     let (tile_width, tile_height) = tile(settings.tile, width, height, threads, facts)?;
@@ -42,7 +39,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
         model: model.name.clone(),
         model_hash: model.hash.clone(),
         model_scale: facts.scale,
-        passes,
+        passes: 1,
         channels: facts.channels,
         white: facts.white,
         picture: None,
@@ -86,15 +83,6 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
     }
     let error = last.unwrap_or_else(|| Fault::Internal.because("no device to try"));
     Err(error.context(format!("model {} cannot be run on device `{}`", model.name, settings.device)))
-}
-
-/// How often a network of scale `model` is applied to reach `scale`.
-fn passes(scale: u32, model: u32, name: &str) -> Result<u32> {
-    (1..=PASSES_MAX).find(|&n| model.checked_pow(n) == Some(scale)).ok_or_else(|| {
-        let reached: Vec<String> = (1..=PASSES_MAX).map(|n| model.pow(n).to_string()).collect();
-        let reached = reached.join(" or ");
-        Fault::Unsupported.because(format!("scale {scale} cannot be reached with model {name}; use scale {reached}"))
-    })
 }
 
 /// The core of the tiles: what was asked for, else at most [`CORE`], divided so that the last
@@ -217,15 +205,6 @@ mod tests {
         {
             let error = candidates(device, precision, 8, &facts, true).unwrap_err();
             assert_eq!(Fault::of(&error), Fault::Config, "{device} {precision}");
-        }
-    }
-
-    #[test]
-    fn scales_are_reached_by_passes() {
-        assert_eq!((passes(2, 2, "m").unwrap(), passes(4, 2, "m").unwrap(), passes(3, 3, "m").unwrap()), (1, 2, 1));
-        for scale in [0, 1, 3, 5, 8] {
-            let error = passes(scale, 2, "m").unwrap_err();
-            assert!(Fault::of(&error) == Fault::Unsupported && error.to_string().contains("2 or 4"));
         }
     }
 
