@@ -1,6 +1,6 @@
 //! The engine: networks run on tiles. The only home of `ort` (ONNX Runtime).
 
-pub mod luma;
+pub mod enlarge;
 pub mod pool;
 pub mod provider;
 pub mod runtime;
@@ -8,3 +8,4 @@ pub mod session;
 #[cfg(test)]
 pub mod testing;
 pub mod tune;
+pub mod worker;

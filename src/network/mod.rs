@@ -2,6 +2,7 @@
 
 pub mod canonical;
 pub mod facts;
+pub mod import;
 pub mod index;
 pub mod library;
 pub mod model_file;

@@ -242,19 +242,3 @@ fn settings_to_frames() {
     assert_eq!((out.width, out.height), (200, 120));
     assert!(out.data.iter().all(|&v| v.abs_diff(128) <= 2), "a flat picture stays flat");
 }
-
-#[test]
-fn siting_follows_the_tags() {
-    let at = |location, primaries, transfer, format| {
-        siting(format, 1, &Colour { chroma_location: location, primaries, transfer, ..COLOUR })
-    };
-    let f420 = PixelFormat::YUV420;
-    assert_eq!(at(0, 1, 1, f420), (Siting::Cosited, Siting::Centred));
-    assert_eq!(at(0, 9, 16, f420), (Siting::Cosited, Siting::Cosited));
-    assert_eq!(at(2, 1, 1, f420), (Siting::Centred, Siting::Centred));
-    assert_eq!(at(5, 1, 1, f420), (Siting::Cosited, Siting::CositedSecond));
-    let f422 = PixelFormat { chroma: Chroma::C422, depth: 8 };
-    assert_eq!(at(0, 1, 1, f422), (Siting::Cosited, Siting::Full));
-    let f444 = PixelFormat { chroma: Chroma::C444, depth: 8 };
-    assert_eq!(at(2, 1, 1, f444), (Siting::Full, Siting::Full));
-}
