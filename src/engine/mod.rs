@@ -2,6 +2,9 @@
 
 pub mod cascade;
 pub mod enlarge;
+pub mod luma;
+#[cfg(test)]
+mod imported_tests;
 pub mod pool;
 pub mod provider;
 pub mod runtime;
