@@ -1,9 +1,16 @@
 //! The engine: networks run on tiles. The only home of `ort` (ONNX Runtime).
 
+pub mod autotune;
+pub mod cache;
+pub mod cut;
 pub mod luma;
+pub mod machine;
 pub mod pool;
+pub mod precision;
 pub mod provider;
+pub mod race;
 pub mod runtime;
+pub mod sample;
 pub mod session;
 #[cfg(test)]
 pub mod testing;
