@@ -15,6 +15,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("image", &["media"]),
     ("ort", &["engine"]),
     ("prost", &["network"]),
+    ("zip", &["network"]),
+    ("safetensors", &["network"]),
+    ("half", &["network"]),
     ("sysinfo", &["work"]),
     ("tokio", &["daemon", "cli"]),
     ("notify", &["daemon"]),
@@ -22,6 +25,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("embedded_graphics", &["judge"]),
 ];
 
 /// Lines of a source file, its tests included.

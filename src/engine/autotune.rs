@@ -16,7 +16,7 @@ use crate::base::fault::one_line;
 use crate::config::settings::JobSettings;
 use crate::engine::cache::Cache;
 use crate::engine::cut::{Cut, Ground};
-use crate::engine::luma::{Luma, LumaEngine, LumaPass};
+use crate::engine::enlarge::{Engine, Pass, Picture};
 use crate::engine::machine::Machine;
 use crate::engine::provider::Target;
 use crate::engine::race::{Estimate, Figure, Race, Runner, Track};
@@ -25,6 +25,7 @@ use crate::engine::{runtime, sample, tune};
 use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::network::facts::ModelFacts;
 use crate::network::model_file::ModelFile;
+use crate::pixel::sample::Coding;
 
 /// Counted up when candidates or their measuring change: older answers are measured anew.
 const RULES: u32 = 1;
@@ -227,18 +228,20 @@ fn picture_size((width, height): (u32, u32), seconds: f64, facts: &ModelFacts) -
 
 /// An engine of one candidate and the pictures it runs on.
 struct Frames {
-    engine: LumaEngine,
-    pass: LumaPass,
-    pictures: [Luma; 2],
+    engine: Engine,
+    pass: Pass,
+    pictures: [Picture; 2],
     turn: usize,
 }
 
 impl Frames {
     fn open(pin: &EnginePin, (width, height): (u32, u32), depth: u8) -> Result<Frames> {
-        let engine = LumaEngine::open(pin)?;
+        let engine = Engine::open(pin)?;
         let size = (width as usize, height as usize);
-        let pass = engine.pass(size, depth, depth);
-        let picture = |seed| Luma::Plane(Arc::new(sample::codes(size.0, size.1, depth, seed, 0)));
+        let channels = pin.channels as usize;
+        let coding = if channels == 1 { Coding::luma(depth) } else { engine.fine() };
+        let pass = engine.pass(size, coding, coding);
+        let picture = |seed| Picture::Planes(Arc::new(sample::planes(size.0, size.1, channels, coding, seed, 0)));
         Ok(Frames { engine, pass, pictures: [picture(1), picture(2)], turn: 0 })
     }
 

@@ -3,7 +3,7 @@
 pub mod autotune;
 pub mod cache;
 pub mod cut;
-pub mod luma;
+pub mod enlarge;
 pub mod machine;
 pub mod pool;
 pub mod precision;
@@ -15,3 +15,4 @@ pub mod session;
 #[cfg(test)]
 pub mod testing;
 pub mod tune;
+pub mod worker;

@@ -97,8 +97,8 @@ pub fn psnr(model: &ModelFile, target: Target, beat: &dyn Fn()) -> Result<f64> {
         let mut net = Net::open(&network, Target { precision, ..target })?;
         let planes = net.input().chunks_exact_mut(width * height);
         for (n, plane) in planes.enumerate() {
-            let codes = sample::codes(width, height, 8, n as u32 + 1, 0);
-            plane.iter_mut().zip(codes).for_each(|(to, code)| *to = f32::from(code) / 255.0 * white);
+            let values = sample::plane(width, height, n as u32 + 1, 0);
+            plane.iter_mut().zip(values).for_each(|(to, value)| *to = (value * 255.0).round() / 255.0 * white);
         }
         beat();
         net.run(|_, output| output.iter().map(|v| v / white).collect())

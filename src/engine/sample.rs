@@ -1,9 +1,6 @@
 //! A generated picture that looks natural to a network: slow light, edges, texture, grain.
 
-/// Codes of a depth.
-fn top(depth: u8) -> f32 {
-    ((1u32 << depth) - 1) as f32
-}
+use crate::pixel::sample::{self, Coding};
 
 /// A plane of `width` x `height` values in 0..1; another `seed`, another picture. `shift`
 /// moves it to the right, as a camera would.
@@ -17,13 +14,20 @@ pub fn plane(width: usize, height: usize, seed: u32, shift: usize) -> Vec<f32> {
     out
 }
 
-/// The same as codes of `depth` bits, low byte first where there are two.
-pub fn codes(width: usize, height: usize, depth: u8, seed: u32, shift: usize) -> Vec<u8> {
-    let values = plane(width, height, seed, shift).into_iter().map(|v| (v * top(depth)).round() as u16);
-    match depth {
-        0..=8 => values.map(|v| v as u8).collect(),
-        _ => values.flat_map(u16::to_le_bytes).collect(),
+/// Several planes, one after the other, as samples of a coding (low byte first where there are
+/// two); planes differ slightly, as colours do.
+pub fn planes(width: usize, height: usize, channels: usize, coding: Coding, seed: u32, shift: usize) -> Vec<u8> {
+    let grey = plane(width, height, seed, shift);
+    let mut out = Vec::with_capacity(channels * width * height * sample::bytes(coding.depth));
+    for channel in 0..channels {
+        let tint = 1.0 - 0.12 * channel as f32;
+        let codes = grey.iter().map(|v| coding.code(v * tint));
+        match sample::bytes(coding.depth) {
+            1 => out.extend(codes.map(|code| code as u8)),
+            _ => out.extend(codes.flat_map(u16::to_le_bytes)),
+        }
     }
+    out
 }
 
 fn value(x: u32, y: u32, seed: u32) -> f32 {
@@ -80,6 +84,7 @@ mod tests {
         assert!(steep > 100 && calm > width * height / 2, "{steep} {calm}");
         assert_eq!(plane_at(5)[10], a[15]);
         assert_ne!(plane(width, height, 2, 0), a);
-        assert_eq!(codes(16, 16, 10, 1, 0).len(), 2 * codes(16, 16, 8, 1, 0).len());
+        let bytes = |channels, coding| planes(16, 16, channels, coding, 1, 0).len();
+        assert_eq!((bytes(1, Coding::luma(8)), bytes(1, Coding::luma(10)), bytes(3, Coding::RGB)), (256, 512, 1536));
     }
 }

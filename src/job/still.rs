@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
-use crate::engine::luma::LumaEngine;
+use crate::engine::enlarge::Engine;
 use crate::engine::tune;
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
 use crate::job::{fingerprint, publish, resume};
 use crate::media::still::{self, Still};
 use crate::model::progress::Phase;
-use crate::pixel::resize::lanczos;
+use crate::pixel::resample::lanczos;
 use crate::store::job_dir::JobDir;
 
 /// What became of a picture.
@@ -35,11 +35,11 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
         reporter.log("info", &remark);
     }
     reporter.enter(Phase::Upscaling, "");
-    let engine = LumaEngine::open(&pin).context("opening the upscaling engine")?;
+    let engine = Engine::open(&pin).context("opening the upscaling engine")?;
     let from = (source.width as usize, source.height as usize);
     let (width, height) = (source.width * settings.scale, source.height * settings.scale);
     let to = (width as usize, height as usize);
-    let luma = engine.plane(&source.luma, from.0, from.1)?;
+    let luma = engine.planes(&[&source.luma], from)?.remove(0);
     reporter.beat();
     let wide = |plane: &Vec<f32>| lanczos(plane, from, to);
     let output = Still {

@@ -35,7 +35,7 @@ impl Precision {
 pub struct EnginePin {
     /// `builtin:fast` or a path.
     pub model: String,
-    /// SHA-256-sized hash of the model file, hex (BLAKE3).
+    /// SHA-256 of the model file, hex.
     pub model_hash: String,
     /// What the network itself enlarges by.
     pub model_scale: u32,

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use anyhow::Result;
 
 use crate::base::fault::Fault;
+use crate::network::index::Index;
 use crate::network::onnx::{self, GraphProto, NodeProto};
+use crate::network::tail::{self, Tail};
 use crate::pixel::shuffle::MAX_SCALE;
 
 /// Farthest a network may see, in source pixels: beyond it tiles would be mostly halo.
@@ -32,16 +34,7 @@ pub struct ModelFacts {
     pub tail: Option<Tail>,
 }
 
-/// The end of a graph that is done by us, in f32, in place of the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tail {
-    /// The tensor to end at: `[n, scale * scale, h, w]`.
-    pub phases: String,
-    /// The input was added to each phase: what remains is only the difference.
-    pub residual: bool,
-}
-
-/// Reads the facts of a luma network; [`Fault::Unsupported`] says what is in the way.
+/// Reads the facts of a network for luma or RGB; [`Fault::Unsupported`] says what is in the way.
 /// `name` is the model's, for messages.
 pub fn read(graph: &GraphProto, name: &str) -> Result<ModelFacts> {
     let no = |what: String| Fault::Unsupported.because(format!("model {name}: {what}"));
@@ -57,25 +50,23 @@ pub fn read(graph: &GraphProto, name: &str) -> Result<ModelFacts> {
     if dims.len() != 4 {
         return Err(no("its input must be [n, channels, height, width]".into()));
     }
-    match dims[1] {
-        Some(1) => {}
-        Some(3) => {
-            return Err(no("it takes RGB; this version runs luma (one channel) models only, such as `fast`".into()));
-        }
-        _ => return Err(no("its input must have one channel (luma)".into())),
-    }
+    let channels = match dims[1] {
+        Some(planes @ (1 | 3)) => planes as u32,
+        _ => return Err(no("its input must have one channel (luma) or three (RGB)".into())),
+    };
     if input.element() != Some(onnx::FLOAT) || output.element() != Some(onnx::FLOAT) {
         return Err(no("its input and output must be 32-bit floats".into()));
     }
     let (input, output) = (input.name.clone().unwrap_or_default(), output.name.clone().unwrap_or_default());
 
+    let index = Index::new(graph);
     let mut views: HashMap<&str, View> = HashMap::from([(input.as_str(), View { scale: 1, reach: 0.0 })]);
     for node in &graph.node {
         let sources: Vec<View> = node.input.iter().filter_map(|i| views.get(i.as_str()).copied()).collect();
         if sources.is_empty() {
             continue; // made of constants only
         }
-        let view = through(node, &sources, graph).map_err(no)?;
+        let view = through(node, &sources, &index).map_err(no)?;
         for out in node.output.iter().filter(|o| !o.is_empty()) {
             views.insert(out, view);
         }
@@ -88,9 +79,9 @@ pub fn read(graph: &GraphProto, name: &str) -> Result<ModelFacts> {
     if halo > MAX_HALO {
         return Err(no(format!("each pixel depends on {halo} pixels around it; at most {MAX_HALO} are possible")));
     }
-    let tail = find_tail(graph, &input, &output, view.scale);
+    let tail = tail::find(graph, &input, &output, view.scale, channels, 1);
     Ok(ModelFacts {
-        channels: 1,
+        channels,
         white: 1,
         multiple: 1,
         scale: view.scale,
@@ -110,7 +101,7 @@ struct View {
 }
 
 /// The view behind a node, or what stands in the way.
-fn through(node: &NodeProto, sources: &[View], graph: &GraphProto) -> Result<View, String> {
+fn through(node: &NodeProto, sources: &[View], index: &Index) -> Result<View, String> {
     let scale = sources[0].scale;
     if sources.iter().any(|s| s.scale != scale) {
         return Err(format!("`{}` joins pictures of different size", node.operation()));
@@ -124,7 +115,7 @@ fn through(node: &NodeProto, sources: &[View], graph: &GraphProto) -> Result<Vie
         | "Round" | "BatchNormalization" => Ok(View { scale, reach }),
         "Concat" | "Split" | "Softmax" if node.int("axis", 1) == 1 => Ok(View { scale, reach }),
         "Conv" => {
-            let (kernel, dilations) = (kernel(node, graph)?, node.ints("dilations"));
+            let (kernel, dilations) = (kernel(node, index)?, node.ints("dilations"));
             if node.ints("strides").iter().any(|&s| s != 1) {
                 return Err("it reduces the picture inside (a convolution with a stride)".into());
             }
@@ -146,7 +137,7 @@ fn through(node: &NodeProto, sources: &[View], graph: &GraphProto) -> Result<Vie
             Ok(View { scale, reach: reach + reach_here as f64 * step })
         }
         "ConvTranspose" => {
-            let (kernel, strides) = (kernel(node, graph)?, node.ints("strides"));
+            let (kernel, strides) = (kernel(node, index)?, node.ints("strides"));
             let &[a, b] = strides else { return Err("a transposed convolution without strides".into()) };
             if a != b || a < 1 {
                 return Err("a transposed convolution with unequal strides".into());
@@ -156,59 +147,26 @@ fn through(node: &NodeProto, sources: &[View], graph: &GraphProto) -> Result<Vie
             Ok(View { scale: scale * a as u32, reach: reach + reach_here as f64 * step })
         }
         "DepthToSpace" => Ok(View { scale: scale * node.int("blocksize", 1).max(1) as u32, reach }),
+        "Resize" | "Upsample" => {
+            let scales = index.floats(node, node.input.len().min(3) - 1);
+            let scales = scales.or_else(|| node.attribute("scales").map(|a| a.floats.clone()));
+            let Some(&[1.0, 1.0, a, b]) = scales.as_deref() else { return Err("a resize of unknown factor".into()) };
+            if a != b || a.fract() != 0.0 || a < 1.0 {
+                return Err("a resize by no whole number".into());
+            }
+            let taps = if tail::nearest_repeats(node) { 0.0 } else { 2.0 };
+            Ok(View { scale: scale * a as u32, reach: reach + taps * step })
+        }
         operation => Err(format!("it uses the operation `{operation}`, which cannot be run in tiles by this version")),
     }
 }
 
 /// Kernel size of a convolution, from the attribute or the weights.
-fn kernel(node: &NodeProto, graph: &GraphProto) -> Result<Vec<i64>, String> {
+fn kernel(node: &NodeProto, index: &Index) -> Result<Vec<i64>, String> {
     let given = node.ints("kernel_shape");
     if !given.is_empty() {
         return Ok(given.to_vec());
     }
-    let weights = node.input.get(1).and_then(|w| graph.initializer.iter().find(|t| t.name.as_ref() == Some(w)));
+    let weights = node.input.get(1).and_then(|w| index.constant(w));
     weights.and_then(|w| w.dims.get(2..)).map(<[i64]>::to_vec).ok_or_else(|| "a convolution of unknown size".into())
-}
-
-/// Finds `[Add of the input ->] DepthToSpace [-> Clip to 0..1]` at the end of the graph. The
-/// clip goes too: code values are clamped anyway.
-fn find_tail(graph: &GraphProto, input: &str, output: &str, scale: u32) -> Option<Tail> {
-    let maker = |name: &str| graph.node.iter().find(|n| n.output.iter().any(|o| o == name));
-    let users = |name: &str| graph.node.iter().flat_map(|n| &n.input).filter(|i| *i == name).count();
-    let mut end = maker(output)?;
-    if end.operation() == "Clip" && users(&end.input[0]) == 1 {
-        let bound = |at: usize| -> Option<f32> {
-            let name = end.input.get(at)?;
-            match graph.initializer.iter().find(|t| t.name.as_ref() == Some(name))?.floats()?.as_slice() {
-                &[one] => Some(one),
-                _ => None,
-            }
-        };
-        if bound(1) == Some(0.0) && bound(2) == Some(1.0) {
-            end = maker(&end.input[0])?;
-        }
-    }
-    if end.operation() != "DepthToSpace" || end.int("blocksize", 1) != i64::from(scale) {
-        return None;
-    }
-    let phases = &end.input[0];
-    if users(phases) != 1 || graph.output.iter().any(|o| o.name.as_ref() == Some(phases)) {
-        return None;
-    }
-    let plain = Some(Tail { phases: phases.clone(), residual: false });
-    let Some(add) = maker(phases).filter(|n| n.operation() == "Add") else { return plain };
-    let other = match add.input.as_slice() {
-        [a, b] if b == input => a,
-        [a, b] if a == input => b,
-        _ => return plain,
-    };
-    // Only where the sum's other side has all phases itself, straight from a convolution.
-    let source = maker(other).filter(|n| n.operation() == "Conv");
-    let weights = source.and_then(|n| graph.initializer.iter().find(|t| t.name.as_ref() == n.input.get(1)));
-    match weights {
-        Some(w) if w.dims.first() == Some(&i64::from(scale * scale)) => {
-            Some(Tail { phases: other.clone(), residual: true })
-        }
-        _ => plain,
-    }
 }

@@ -2,7 +2,11 @@
 
 pub mod facts;
 pub mod footprint;
+pub mod import;
+pub mod index;
 pub mod model_file;
 pub mod onnx;
+pub mod tail;
 #[cfg(test)]
 pub mod testing;
+pub mod values;

@@ -10,6 +10,7 @@ use crate::base::path_text;
 use crate::model::engine::EnginePin;
 use crate::network::facts::{self, ModelFacts};
 use crate::network::onnx::{ModelProto, ValueInfoProto};
+use crate::network::tail;
 use crate::tile::stitch::Layout;
 
 /// The default model's name in settings, and its name in pins.
@@ -25,7 +26,7 @@ const MAX_BYTES: u64 = 2 << 30;
 pub struct ModelFile {
     /// `builtin:fast` or the path, as it stands in pins.
     pub name: String,
-    /// BLAKE3 of the file, hex.
+    /// SHA-256 of the file, hex.
     pub hash: String,
     pub facts: ModelFacts,
     model: ModelProto,
@@ -37,11 +38,13 @@ pub struct Network {
     pub bytes: Vec<u8>,
     pub input: String,
     pub output: String,
-    /// `[n, channels, height, width]`.
+    /// `[n, channels, height, width]`, 1 channel (luma) or 3 (RGB).
     pub input_dims: [usize; 4],
+    /// `[n, channels * s * s, height, width]` (plane = c * s * s + dy * s + dx), or
+    /// `[n, channels, s * height, s * width]`; `layout` tells which.
     pub output_dims: [usize; 4],
     pub layout: Layout,
-    /// The output is to be added to the input.
+    /// The output is a difference: input channel c is to be added to each of its phases.
     pub residual: bool,
 }
 
@@ -92,11 +95,11 @@ impl ModelFile {
         let damaged = || Fault::Config.because(format!("model {name}: not a readable ONNX file"));
         let model = ModelProto::decode(bytes).map_err(|_| damaged())?;
         let facts = facts::read(model.graph.as_ref().ok_or_else(damaged)?, name)?;
-        Ok(ModelFile { name: name.to_owned(), hash: blake3::hash(bytes).to_hex().to_string(), facts, model })
+        Ok(ModelFile { name: name.to_owned(), hash: sha256(bytes), facts, model })
     }
 
-    /// The network for inputs of `[batch, 1, height, width]`, its pixel shuffle cut off where
-    /// the facts allow it.
+    /// The network for inputs of `[batch, channels, height, width]`, its pixel shuffle cut off
+    /// where the facts allow it.
     pub fn network(&self, batch: usize, height: usize, width: usize) -> Result<Network> {
         let facts = &self.facts;
         if facts.fixed[0].is_some_and(|h| h != height) || facts.fixed[1].is_some_and(|w| w != width) {
@@ -104,17 +107,27 @@ impl ModelFile {
             return Err(Fault::Unsupported.because(message));
         }
         let scale = facts.scale as usize;
+        let channels = facts.channels as usize;
         let (output, output_dims) = match &facts.tail {
-            Some(tail) => (&tail.phases, [batch, scale * scale, height, width]),
-            None => (&facts.output, [batch, 1, height * scale, width * scale]),
+            Some(tail) => (&tail.phases, [batch, channels * scale * scale, height, width]),
+            None => (&facts.output, [batch, channels, height * scale, width * scale]),
         };
-        let input_dims = [batch, 1, height, width];
+        let input_dims = [batch, channels, height, width];
         let mut model = self.model.clone();
         let graph = model.graph.get_or_insert_default();
         for input in graph.input.iter_mut().filter(|i| i.name.as_ref() == Some(&facts.input)) {
             *input = ValueInfoProto::float_tensor(&facts.input, input_dims);
         }
         graph.output = vec![ValueInfoProto::float_tensor(output, output_dims)];
+        if let Some(tail) = &facts.tail {
+            if let Some(made) = &tail.reorder {
+                tail::reorder(graph, made, scale, channels)
+                    .ok_or_else(|| Fault::Internal.because(format!("model {}: its end was misread", self.name)))?;
+            }
+            if let Some((made, taken)) = &tail.shuffle {
+                tail::bypass(graph, made, taken);
+            }
+        }
         // Sizes noted inside were for another shape; the runtime finds them again.
         graph.value_info.clear();
         // What nothing needs any more goes, last node first.
@@ -140,6 +153,12 @@ impl ModelFile {
             residual: facts.tail.as_ref().is_some_and(|t| t.residual),
         })
     }
+}
+
+/// SHA-256 in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -168,9 +187,33 @@ mod tests {
     }
 
     #[test]
+    fn rgb_is_cut_before_the_shuffle_and_its_planes_put_in_order() {
+        let weights = |network: &Network| {
+            let graph = ModelProto::decode(&network.bytes[..]).unwrap().graph.unwrap();
+            graph.initializer.iter().find(|t| t.name.as_deref() == Some("w2")).unwrap().floats().unwrap()
+        };
+        let model = TestModel { channels: 3, ..Default::default() };
+        let file = ModelFile::parse("m", &model.bytes()).unwrap();
+        assert_eq!((file.facts.channels, file.facts.scale, file.facts.halo), (3, 2, 3));
+        let crd = file.network(2, 9, 7).unwrap();
+        assert_eq!((crd.input_dims, crd.output_dims), ([2, 3, 9, 7], [2, 12, 9, 7]));
+        assert!(crd.residual && crd.layout == Layout::Phases);
+        let file = ModelFile::parse("m", &TestModel { dcr: true, ..model }.bytes()).unwrap();
+        let dcr = file.network(2, 9, 7).unwrap();
+        assert!(dcr.residual && dcr.output_dims == crd.output_dims);
+        let (crd, dcr) = (weights(&crd), weights(&dcr));
+        let plane = crd.len() / 12;
+        // Channel 1, third of its four phases: plane 6 in CRD order, plane 2 * 3 + 1 in DCR order.
+        assert_eq!(dcr[6 * plane..7 * plane], crd[7 * plane..8 * plane]);
+        let uncut = TestModel { residual: false, ..model };
+        let file = ModelFile::parse("m", &uncut.bytes()).unwrap();
+        assert!(!file.network(1, 8, 8).unwrap().residual);
+    }
+
+    #[test]
     fn models_that_cannot_run_say_why() {
         for (model, word) in [
-            (TestModel { channels: 3, ..Default::default() }, "RGB"),
+            (TestModel { channels: 2, ..Default::default() }, "RGB"),
             (TestModel { valid: true, ..Default::default() }, "borders"),
             (TestModel { odd_operation: Some("GlobalAveragePool"), ..Default::default() }, "GlobalAveragePool"),
         ] {

@@ -238,19 +238,6 @@ impl NodeProto {
     }
 }
 
-impl TensorProto {
-    /// The values of an f32 tensor stored in the file; `None` for other types.
-    pub fn floats(&self) -> Option<Vec<f32>> {
-        if self.data_type != Some(FLOAT) {
-            return None;
-        }
-        Some(match &self.raw_data {
-            Some(raw) => raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            None => self.float_data.clone(),
-        })
-    }
-}
-
 impl ValueInfoProto {
     /// A four-dimensional f32 tensor of fixed size.
     pub fn float_tensor(name: &str, dims: [usize; 4]) -> Self {

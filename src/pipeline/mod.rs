@@ -4,6 +4,8 @@ pub mod decode;
 pub mod encode;
 pub mod frames;
 pub mod meter;
+pub mod plane;
+pub mod rgb;
 pub mod run;
 pub mod segments;
 pub mod upscale;

@@ -1,0 +1,108 @@
+//! Weights of other programs turned into ONNX, without running anything that is in them.
+//!
+//! A reader ([`torch_zip`], [`torch_legacy`], [`safetensors`]) gives named tensors; a recogniser
+//! a kind of network (one file each) tells the network from names and shapes, and writes its graph.
+
+mod build;
+mod layers;
+mod pickle;
+mod recognise;
+mod safetensors;
+mod srvgg;
+mod state;
+mod torch_globals;
+mod torch_legacy;
+mod torch_tensor;
+mod torch_zip;
+mod weights;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::base::fault::Fault;
+use crate::base::path_text;
+use crate::network::onnx::ModelProto;
+
+use self::weights::{MAX_FILE, refused};
+
+/// A network rebuilt from a file of weights.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// `SRVGGNetCompact, 32 convolutions, 64 wide`.
+    pub kind: String,
+    /// How many times wider and higher its pictures become.
+    pub scale: u32,
+    /// 1, luma, or 3, RGB.
+    pub channels: u32,
+    /// Numbers in the weights.
+    pub parameters: u64,
+    /// The wrapper the weights were taken from: `params_ema`, or `bare keys`.
+    pub taken: String,
+    /// What a person should know, one sentence each; often none.
+    pub remarks: Vec<String>,
+    /// The network: `[n, channels, h, w]` to `[n, channels, scale*h, scale*w]`, f32, white is 1.
+    pub model: ModelProto,
+}
+
+/// Whether a file is one that [`read`] takes, by its first bytes.
+pub fn is_weights(head: &[u8]) -> bool {
+    torch_zip::is(head) || torch_legacy::is(head) || head.get(8) == Some(&b'{')
+}
+
+/// Reads a file of weights of PyTorch (both forms of `torch.save`) or safetensors.
+///
+/// [`Fault::Unsupported`] for networks and forms that are not known and for files that hold
+/// code, [`Fault::Config`] for files that are damaged or no weights, [`Fault::NotFound`].
+pub fn read(path: &Path) -> Result<Imported> {
+    let text = path_text::escape(path);
+    let bytes = load(path, &text)?;
+    parse(&bytes).with_context(|| format!("weights {text}"))
+}
+
+fn load(path: &Path, text: &str) -> Result<Vec<u8>> {
+    let size = match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() => meta.len(),
+        Ok(_) => return Err(Fault::Config.because(format!("weights {text}: is not a file"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Fault::NotFound.because(format!("weights {text}: there is no such file")));
+        }
+        Err(error) => return Err(error).with_context(|| format!("opening weights {text}")),
+    };
+    if size > MAX_FILE {
+        let most = MAX_FILE >> 30;
+        return Err(Fault::Unsupported.because(format!(
+            "weights {text}: larger than {most} GiB; save only the network's state_dict(), without the training's state"
+        )));
+    }
+    std::fs::read(path).with_context(|| format!("reading weights {text}"))
+}
+
+/// Reads weights from the bytes of a file.
+pub fn parse(bytes: &[u8]) -> Result<Imported> {
+    let state = if torch_zip::is(bytes) {
+        torch_zip::read(bytes)?
+    } else if torch_legacy::is(bytes) {
+        torch_legacy::read(bytes)?
+    } else if safetensors::is(bytes) {
+        safetensors::read(bytes)?
+    } else if bytes.first() == Some(&0x80) {
+        // A plain pickle: say what it holds, it cannot be weights of torch.save.
+        pickle::read(bytes)?;
+        return Err(refused("is a pickle that torch.save did not write"));
+    } else {
+        return Err(Fault::Config.because("neither a file of torch.save nor safetensors"));
+    };
+    let network = recognise::recognise(&state.weights)?;
+    let mut remarks = state.remarks;
+    remarks.extend(network.remarks);
+    Ok(Imported {
+        kind: network.kind,
+        scale: network.scale as u32,
+        channels: network.channels as u32,
+        parameters: state.weights.count(),
+        taken: state.taken,
+        remarks,
+        model: network.model,
+    })
+}
