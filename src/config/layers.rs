@@ -17,8 +17,14 @@ use crate::config::settings::{DaemonSettings, Folders, JobSettings, OnSuccess, R
 use crate::config::target;
 
 /// Variables that begin like a setting and are none.
-const RESERVED: &[&str] =
-    &["UPSCALED_ROOT", "UPSCALED_CONFIG", "UPSCALED_LOG", "UPSCALED_FAILPOINTS", "UPSCALED_PARENT_PID"];
+const RESERVED: &[&str] = &[
+    "UPSCALED_ROOT",
+    "UPSCALED_CONFIG",
+    "UPSCALED_LOG",
+    "UPSCALED_FAILPOINTS",
+    "UPSCALED_PARENT_PID",
+    "UPSCALED_GPU_MEMORY_MB",
+];
 
 /// The settings of one source, each checked by itself.
 #[derive(Clone, Debug, Default)]

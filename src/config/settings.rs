@@ -59,7 +59,7 @@ pub struct JobSettings {
     pub model: String,
     /// `auto`, `cpu`, `openvino`, `cuda:N`, `tensorrt:N`.
     pub device: String,
-    /// `auto`, `f32`, `bf16`.
+    /// `auto`, `f32`, `bf16`, `f16`.
     pub precision: String,
     pub codec: CodecChoice,
     /// Encoder by FFmpeg's name, past all choice.
@@ -79,9 +79,16 @@ pub struct JobSettings {
     pub reuse: bool,
     /// 0: all cores.
     pub threads: u32,
+    /// Measure how the work is best cut, once a machine and frame size. Never changes a pixel.
+    #[serde(default = "on")]
+    pub autotune: bool,
     /// Tile core in source pixels (`240x216`); `None` chooses.
     pub tile: Option<(u32, u32)>,
     pub max_job_hours: Option<f64>,
+}
+
+fn on() -> bool {
+    true
 }
 
 impl Default for JobSettings {
@@ -107,6 +114,7 @@ impl Default for JobSettings {
             verify: VerifyMode::Normal,
             reuse: true,
             threads: 0,
+            autotune: true,
             tile: None,
             max_job_hours: None,
         }

@@ -1,13 +1,19 @@
 //! The engine: networks run on tiles. The only home of `ort` (ONNX Runtime).
 
+pub mod autotune;
+pub mod cache;
 pub mod cascade;
+pub mod cut;
 pub mod enlarge;
-pub mod luma;
 #[cfg(test)]
 mod imported_tests;
+pub mod machine;
 pub mod pool;
+pub mod precision;
 pub mod provider;
+pub mod race;
 pub mod runtime;
+pub mod sample;
 pub mod session;
 #[cfg(test)]
 pub mod testing;

@@ -6,6 +6,7 @@ use crate::base::clock;
 use crate::base::fault::Fault;
 use crate::config::settings::JobSettings;
 use crate::config::target::Target;
+use crate::engine::autotune::{self, Around};
 use crate::engine::{cascade, runtime, tune};
 use crate::job::fingerprint;
 use crate::job::order::JobOrder;
@@ -14,6 +15,7 @@ use crate::media::{self, container, encoder};
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
 use crate::model::source::SourceInfo;
+use crate::work::budget;
 
 /// A batch of output frames may take this much of the RAM disk, bytes, ..
 const BATCH_BYTES: u64 = 1 << 30;
@@ -37,9 +39,17 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     if (width, height) != picture {
         reporter.remark(&format!("odd output size rounded up to {width}x{height} by repeating the last row or column"));
     }
-    let (mut engine, remarks) = tune::choose(settings, video.width, video.height, video.format.depth)
+    let (mut engine, mut remarks) = tune::choose(settings, video.width, video.height, video.format.depth)
         .context("choosing the upscaling engine")?;
     cascade::reach(&mut engine, (video.width, video.height), picture).context("choosing the upscaling engine")?;
+    let around = Around {
+        settings,
+        frame: (video.width, video.height),
+        depth: video.format.depth,
+        memory: budget::engine_bytes(&order.run),
+        beat: &|| reporter.beat(),
+    };
+    remarks.extend(autotune::tune(&mut engine, &around));
     for remark in remarks {
         reporter.log("info", &remark);
     }
@@ -67,6 +77,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     }
     let mut libraries = media::versions();
     libraries.push(runtime::description()?);
+    libraries.extend(tune::engine_hash(&engine)?.map(|hash| format!("TensorRT engine {hash}")));
     Ok(Plan {
         version: PLAN_VERSION,
         program: format!("upscaled {}", env!("CARGO_PKG_VERSION")),

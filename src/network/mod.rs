@@ -2,6 +2,7 @@
 
 pub mod canonical;
 pub mod facts;
+pub mod footprint;
 pub mod import;
 pub mod index;
 pub mod library;

@@ -250,7 +250,7 @@ fn settings_to_frames() {
     if !runtime_is_here() {
         return;
     }
-    let settings = JobSettings { scale: 4, threads: 1, ..Default::default() };
+    let settings = JobSettings { scale: 4, threads: 1, autotune: false, ..Default::default() };
     let (mut pin, _) = tune::choose(&settings, 50, 30, 8).unwrap();
     cascade::reach(&mut pin, (50, 30), Target::of(&settings).size((50, 30), false, (2, 2)).unwrap()).unwrap();
     assert_eq!(pin.passes, 2);
