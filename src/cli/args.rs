@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
 use crate::cli::doctor::Part;
+use crate::cli::model_args::ModelArguments;
 use crate::config::Sources;
 use crate::config::keys;
 use crate::config::layers::Layer;
@@ -57,6 +58,8 @@ pub enum Command {
     Retry(RetryArguments),
     /// Tell what works on this machine, what does not, and what to do
     Doctor(DoctorArguments),
+    /// List, show and import models
+    Model(ModelArguments),
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
     Job,
@@ -84,7 +87,7 @@ pub struct RunArguments {
     /// How many times larger [default: 2]
     #[arg(long, value_name = "N")]
     pub scale: Option<OsString>,
-    /// fast, or the path of an ONNX file
+    /// A name that `upscaled model list` shows, or the path of an ONNX file
     #[arg(long, value_name = "MODEL")]
     pub model: Option<OsString>,
     /// auto, h264, hevc or av1
@@ -268,6 +271,9 @@ mod tests {
             "resume film.mkv",
             "retry film.mkv --fresh",
             "doctor --json",
+            "model list --json",
+            "model show fast --root /r",
+            "model import a.pth --name b --force",
         ] {
             let words = std::iter::once("upscaled").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

@@ -2,6 +2,8 @@
 
 pub mod enlarge;
 pub mod pool;
+pub mod probe;
+mod probe_picture;
 pub mod provider;
 pub mod runtime;
 pub mod session;

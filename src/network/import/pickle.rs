@@ -318,7 +318,8 @@ impl<'a> Machine<'a> {
     /// A line of text, without its end.
     fn line(&mut self) -> Result<&'a str> {
         let rest = &self.bytes[self.at..];
-        let end = rest.iter().take(MAX_LINE).position(|&b| b == b'\n').ok_or_else(|| damaged("a line in its pickle"))?;
+        let end =
+            rest.iter().take(MAX_LINE).position(|&b| b == b'\n').ok_or_else(|| damaged("a line in its pickle"))?;
         self.at += end + 1;
         std::str::from_utf8(&rest[..end]).map_err(|_| damaged("a line in its pickle is not UTF-8"))
     }

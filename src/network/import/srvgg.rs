@@ -38,7 +38,8 @@ pub fn build(weights: &Weights) -> Result<Network> {
     let mut remarks = Vec::new();
     if !slopes {
         remarks.push(
-            "the file does not tell ReLU from LeakyReLU activations: ReLU was taken; look at a picture made by it".into(),
+            "the file does not tell ReLU from LeakyReLU activations: ReLU was taken; look at a picture made by it"
+                .into(),
         );
     }
     let first = layers.conv("body.0", None, None, 3)?;
