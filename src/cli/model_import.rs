@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::base::atomic_file;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
-use crate::base::{atomic_file, logging};
 use crate::cli::args::Place;
 use crate::cli::exit::Ended;
 use crate::cli::model_args::ImportArguments;
@@ -24,15 +24,16 @@ const FOLDER: u32 = 0o755;
 const HEAD: usize = 1024;
 
 pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
-    let _log = logging::init(None, logging::Console::Plain)?;
     let target = target(place, arguments)?;
     if target.exists() && !arguments.force {
         let text = escape(&target);
-        return Err(Fault::Config.because(format!("{text} is there already; --force replaces it, --name takes another name")));
+        return Err(
+            Fault::Config.because(format!("{text} is there already; --force replaces it, --name takes another name"))
+        );
     }
     let text = escape(&arguments.file);
-    let (bytes, origin, mut remarks) = network(&arguments.file, &text)?;
-    let mut model = ModelFile::parse_with(&text, &bytes, Given { origin, ..Given::default() })?;
+    let (bytes, given, mut remarks) = network(&arguments.file, &text)?;
+    let mut model = ModelFile::parse_with(&text, &bytes, given)?;
     let probed = probe::examine(&mut model)?;
     let mut shown = model_show::shown(&model, &probed);
     remarks.append(&mut shown.remarks);
@@ -63,9 +64,9 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
     Ok(Ended::Done)
 }
 
-/// The ONNX file that a file gives: itself, or written from weights. Where it is from, and
+/// The ONNX file that a file gives: itself, or written from weights. What is known of it, and
 /// what a person should know.
-fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Origin, Vec<String>)> {
+fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Given, Vec<String>)> {
     let mut opened = std::fs::File::open(file).with_context(|| format!("opening {text}"))?;
     let meta = opened.metadata().with_context(|| format!("opening {text}"))?;
     if !meta.is_file() {
@@ -81,14 +82,15 @@ fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Origin, Vec<String>)> {
     if import::is_weights(&head) {
         let sum = model_file::sha256_of(file).with_context(|| format!("reading {text}"))?;
         let imported = import::read(file)?;
-        let mut remarks = imported.remarks.clone();
-        remarks.push(format!("{} of {text}", imported.taken));
-        return Ok((model_file::bytes_of(&imported.model), origin(sum, imported.kind), remarks));
+        let mut remarks = imported.remarks;
+        remarks.push(format!("the weights are {} of {name}", imported.taken));
+        let given = Given { white: Some(1), origin: origin(sum, imported.kind), ..Given::default() };
+        return Ok((model_file::bytes_of(&imported.model), given, remarks));
     }
     let mut bytes = head;
     opened.read_to_end(&mut bytes).with_context(|| format!("reading {text}"))?;
     let sum = model_file::sha256(&bytes);
-    Ok((bytes, origin(sum, "ONNX".into()), Vec::new()))
+    Ok((bytes, Given { origin: origin(sum, "ONNX".into()), ..Given::default() }, Vec::new()))
 }
 
 /// Where the model goes: `<root>/models` where a root is named, else the user's own folder.
@@ -101,7 +103,9 @@ fn target(place: &Place, arguments: &ImportArguments) -> Result<PathBuf> {
         return Err(Fault::Config.because(format!("`{text}` cannot be a model's name; give another with --name")));
     }
     if library::builtin(name).is_some() {
-        return Err(Fault::Config.because(format!("{name} is a model of the program itself; give another name with --name")));
+        return Err(
+            Fault::Config.because(format!("{name} is a model of the program itself; give another name with --name"))
+        );
     }
     let folder = match &place.root {
         Some(_) => Some(model_show::root(place)?.join("models")),

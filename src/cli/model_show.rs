@@ -51,7 +51,11 @@ pub fn run(place: &Place, name: &str, json: bool) -> Result<Ended> {
     let mut model = ModelFile::open(&library::resolve(name, Some(&root(place)?))?)?;
     let probed = probe::examine(&mut model)?;
     let shown = shown(&model, &probed);
-    if json { output::json(&shown)? } else { print(&shown)? }
+    if json {
+        output::json(&shown)?
+    } else {
+        print(&shown)?
+    }
     Ok(Ended::Done)
 }
 

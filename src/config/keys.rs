@@ -30,7 +30,7 @@ pub enum Kind {
     Text(fn(&str) -> bool, &'static str),
     /// A path; a relative one starts at the folder of the file it is written in.
     Path,
-    /// `fast`, or a path as above.
+    /// A model's name, or a path as above.
     Model,
     /// `240x216`.
     Tile,
@@ -117,7 +117,7 @@ impl Key {
             Kind::Choice(all) => format!("one of {}", all.join(", ")),
             Kind::Text(_, words) => words.into(),
             Kind::Path => "a path".into(),
-            Kind::Model => "fast, or the path of an ONNX file".into(),
+            Kind::Model => "a model's name, such as fast, or the path of an ONNX file".into(),
             Kind::Tile => "a width and height in pixels from 16 to 8192, such as 240x216".into(),
         };
         if let Some(unset) = self.unset {
@@ -173,7 +173,7 @@ impl Key {
             Kind::Path if text.is_empty() => None,
             Kind::Path => Some(path_value(base, &path_text::unescape(text)?)),
             Kind::Model if is_model_path(text.as_bytes()) => Some(path_value(base, &path_text::unescape(text)?)),
-            Kind::Model => (text == "fast").then(|| text.into()),
+            Kind::Model => is_model_name(text).then(|| text.into()),
             Kind::Tile => {
                 let (width, height) = text.split_once('x')?;
                 let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=8192).contains(n));
@@ -210,6 +210,14 @@ fn tidy(path: &Path) -> PathBuf {
 
 fn is_model_path(value: &[u8]) -> bool {
     value.contains(&b'/') || value.ends_with(b".onnx")
+}
+
+/// A name that `upscaled model list` may show; which ones there are is seen when it is used.
+fn is_model_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 128
+        && !text.starts_with('.')
+        && !text.contains(|c: char| c.is_control() || c == '\\')
 }
 
 fn is_device(text: &str) -> bool {
@@ -304,7 +312,8 @@ mod tests {
         }
         assert_eq!(text("model", "fast"), Some("fast".into()));
         assert_eq!(text("model", "nets/a.onnx"), Some("/b/nets/a.onnx".into()));
-        assert_eq!(text("model", "quick"), None);
+        assert_eq!(text("model", "quick"), Some("quick".into()));
+        assert_eq!(text("model", ""), None);
         assert_eq!(text("input", "./in//x"), Some("/b/in/x".into()));
         assert_eq!(text("input", ""), None);
         assert_eq!(text("max_job_hours", "0.5"), Some(0.5.into()));

@@ -45,7 +45,7 @@ pub enum WatchMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSettings {
     pub scale: u32,
-    /// `fast`, or a path to an ONNX file.
+    /// A model's name, such as `fast`, or a path to an ONNX file.
     pub model: String,
     /// `auto`, `cpu`, `openvino`, `cuda:N`, `tensorrt:N`.
     pub device: String,

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::base::fault::{self, Fault};
 use crate::config::settings::JobSettings;
+use crate::engine::probe;
 use crate::engine::provider::{self, Target};
 use crate::engine::runtime;
 use crate::engine::session::Net;
@@ -31,7 +32,8 @@ const PASSES_MAX: u32 = 2;
 /// Chooses the pin for a source of `width` x `height` and `depth` bits. With it, in words,
 /// what was chosen and what was tried and passed over.
 pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Result<(EnginePin, Vec<String>)> {
-    let model = ModelFile::open(&settings.model)?;
+    let mut model = ModelFile::open(&settings.model)?;
+    probe::complete(&mut model)?;
     let facts = &model.facts;
     let passes = passes(settings.scale, facts.scale, &model.name)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);

@@ -49,12 +49,15 @@ pub struct Network {
 }
 
 impl ModelFile {
-    /// Opens a model by what settings or a pin call it: `fast`, `builtin:fast`, or a path.
+    /// Opens a model by what settings or a pin call it: a name (`fast`, `builtin:fast`), or a path.
     /// What stands beside a file (`<model>.toml`) goes before what its graph says.
     pub fn open(name: &str) -> Result<ModelFile> {
         if let Some(builtin) = library::builtin(name) {
             let given = Given { white: Some(1), ..Given::default() };
             return ModelFile::parse_with(&format!("{}{}", library::BUILTIN, builtin.name), builtin.bytes, given);
+        }
+        if library::is_name(name) && !Path::new(name).exists() {
+            return ModelFile::open(&library::known(name, &library::folders(None))?);
         }
         let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
         let path = path.canonicalize().unwrap_or(path);
