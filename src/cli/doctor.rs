@@ -14,6 +14,7 @@ use crate::cli::exit::Ended;
 use crate::cli::{doctor_engine, doctor_folders, doctor_machine, doctor_media, output};
 use crate::config::layers::Layer;
 use crate::config::{self, Settings};
+use crate::network::library;
 
 /// What is tried in a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 pub mod canonical;
 pub mod cost;
 pub mod facts;
+pub mod footprint;
 pub mod import;
 pub mod index;
 pub mod library;

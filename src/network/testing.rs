@@ -20,16 +20,16 @@ pub struct TestModel {
     pub valid: bool,
     /// An operation in the middle that cannot be tiled.
     pub odd_operation: Option<&'static str>,
-    /// Made for 0..255 in place of 0..1: adds little, but offsets of several units.
-    pub loud: bool,
-    /// Factor on the last layer: large ones overflow.
+    /// Factor on the last layer: large ones overflow; with 0 a residual model repeats its input.
     pub gain: f32,
+    /// Added to the last layer's biases.
+    pub lift: f32,
 }
 
 impl Default for TestModel {
     fn default() -> Self {
-        let (residual, dcr, valid, loud) = (true, false, false, false);
-        TestModel { seed: 1, scale: 2, channels: 1, residual, dcr, valid, loud, odd_operation: None, gain: 1.0 }
+        let (residual, dcr, valid) = (true, false, false);
+        TestModel { seed: 1, scale: 2, channels: 1, residual, dcr, valid, odd_operation: None, gain: 1.0, lift: 0.0 }
     }
 }
 
@@ -45,17 +45,10 @@ impl TestModel {
         let phases = self.scale * self.scale * self.channels;
         let mut last = "in".to_owned();
         for (n, (from, to)) in [(self.channels, 6), (6, 6), (6, phases)].into_iter().enumerate() {
-            let gain = if n < 2 {
-                1.0
-            } else if self.loud {
-                0.01
-            } else {
-                self.gain
-            };
+            let gain = if n == 2 { self.gain } else { 1.0 };
             graph.initializer.push(tensor(&format!("w{n}"), &[to, from, 3, 3], || random() * gain));
-            let loud = if self.loud && n == 2 { 20.0 } else { 0.1 };
-            let bias = tensor(&format!("b{n}"), &[to], || random() * loud);
-            graph.initializer.push(bias);
+            let lift = if n == 2 { self.lift } else { 0.0 };
+            graph.initializer.push(tensor(&format!("b{n}"), &[to], || random() * 0.1 * gain + lift));
             let pad = i64::from(!(self.valid && n == 1));
             let pads = AttributeProto { ints: vec![pad; 4], ..attribute("pads", 7) };
             let inputs = [last.clone(), format!("w{n}"), format!("b{n}")];

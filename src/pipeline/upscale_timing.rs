@@ -49,7 +49,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn pin(width: u32, height: u32, tile: (u32, u32), kind: (Provider, Precision), hands: (u32, u32)) -> EnginePin {
-    let settings = JobSettings { device: "cpu".into(), ..Default::default() };
+    let settings = JobSettings { device: "cpu".into(), autotune: false, ..Default::default() };
     let (mut pin, _) = tune::choose(&settings, width, height, 8).unwrap();
     pin.tile_width = even_core(width as usize, tile.0 as usize) as u32;
     pin.tile_height = even_core(height as usize, tile.1 as usize) as u32;

@@ -100,6 +100,7 @@ impl Bench {
                 eta_frames: 8,
                 batch_frames: 15,
                 threads: 1,
+                autotune: false,
                 preset: Some("veryfast".into()),
                 ..JobSettings::default()
             },
