@@ -10,6 +10,8 @@ mod imported_tests;
 pub mod machine;
 pub mod pool;
 pub mod precision;
+pub mod probe;
+mod probe_picture;
 pub mod provider;
 pub mod race;
 pub mod runtime;
