@@ -4,5 +4,6 @@ pub mod facts;
 pub mod import;
 pub mod model_file;
 pub mod onnx;
+pub mod prelu;
 #[cfg(test)]
 pub mod testing;
