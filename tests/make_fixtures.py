@@ -120,6 +120,58 @@ def sequence(blocks, ups):
     return name
 
 
+def span(net, x, width, scale, norm, deploy=False):
+    def conv(name, y, to, gain=2):
+        """The trained form as run: with zeros around, so that the first bias counts there too."""
+        if deploy:
+            return net.conv(name + ".eval_conv", y, to)
+        beside = net.conv(name + ".sk", y, to, 1)
+        z = net.conv(name + ".conv.0", F.pad(y, (1, 1, 1, 1)), y.shape[1] * gain, 1)
+        z = net.conv(name + ".conv.1", z, to * gain, 3, pad=0)
+        z = net.conv(name + ".conv.2", z, to, 1) + beside
+        net.make(name + ".eval_conv.weight", to, y.shape[1], 3, 3)  # stale, must not be used
+        net.make(name + ".eval_conv.bias", to)
+        return z
+
+    if norm:
+        x = (x - torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)) * 255
+    else:
+        net.make("no_norm", 1)
+    y = features = conv("conv_1", x, width)
+    for n in range(1, 7):
+        inner = F.silu(conv(f"block_{n}.c1_r", y, width))
+        third = conv(f"block_{n}.c3_r", F.silu(conv(f"block_{n}.c2_r", inner, width)), width)
+        y = (third + y) * (torch.sigmoid(third) - 0.5)
+        if n == 1:
+            of_first = y
+    y = torch.cat([features, conv("conv_2", y, width), of_first, inner], 1)
+    y = net.conv("conv_cat", y, width, 1)
+    return F.pixel_shuffle(net.conv("upsampler.0", y, 3 * scale * scale), scale)
+
+
+def espcn(net, x, scale):
+    y = torch.tanh(net.conv("first_part.0", x, 8, 5))
+    y = torch.tanh(net.conv("first_part.2", y, 6))
+    return F.pixel_shuffle(net.conv("last_part.0", y, x.shape[1] * scale * scale), scale)
+
+
+def espcn_relu(net, x, scale):
+    y = F.relu(net.conv("conv1", x, 8, 5))
+    y = F.relu(net.conv("conv3", F.relu(net.conv("conv2", y, 8)), 6))
+    return F.pixel_shuffle(net.conv("conv4", y, x.shape[1] * scale * scale), scale)
+
+
+def fsrcnn(net, x, scale, width=8, narrow=4, depth=2):
+    y = F.prelu(net.conv("first_part.0", x, width, 5), net.slopes("first_part.1.weight", width))
+    sizes = [(narrow, 1)] + [(narrow, 3)] * depth + [(width, 1)]
+    for n, (channels, kernel) in enumerate(sizes):
+        y = net.conv(f"mid_part.{2 * n}", y, channels, kernel)
+        y = F.prelu(y, net.slopes(f"mid_part.{2 * n + 1}.weight", channels))
+    weight = net.make("last_part.weight", width, x.shape[1], 9, 9)
+    bias = net.make("last_part.bias", x.shape[1], gain=0.1)
+    return F.conv_transpose2d(y, weight, bias, stride=scale, padding=4, output_padding=scale - 1)
+
+
 def case(name, seed, run, channels=3, size=(8, 12), change=lambda state: state, save=torch.save):
     """Builds a network by running it, changes its numbers, runs it again, saves all."""
     net = Numbers(seed)
@@ -128,7 +180,7 @@ def case(name, seed, run, channels=3, size=(8, 12), change=lambda state: state, 
     state = change(net.state)
     inner = state
     while not torch.is_tensor(next(iter(inner.values()))):
-        inner = inner.get("params_ema") or next(iter(inner.values()))
+        inner = next(inner[key] for key in ("params_ema", "params", "state_dict") if key in inner)
     net.state = OrderedDict((k.removeprefix("module."), v.float().contiguous()) for k, v in inner.items())
     keys = list(net.state)
     y = run(net, x)
@@ -211,14 +263,20 @@ def main():
         case("compact-x2-one-storage-old.pth", 9, c(1, 6, 2), change=one_storage, save=old_form)
         case("compact-x2-training.ckpt", 10, c(0, 6, 2), change=training)
         case("compact-x2-parameters.pth", 11, c(0, 6, 2), change=parameters)
-        case("rrdb-x4.pth", 20, r(2, 4, 3, 4, today), change=lambda s: {"params_ema": s}, size=(6, 7))
+        case("rrdb-x4.pth", 20, r(2, 3, 2, 4, today), change=lambda s: {"params_ema": s}, size=(6, 7))
         case("rrdb-x2.safetensors", 21, r(1, 6, 2, 2, today), save=safetensors)
         case("rrdb-x1.safetensors", 22, r(1, 4, 2, 1, today), save=safetensors, size=(12, 16))
         case("rrdb-x8.safetensors", 23, r(1, 4, 2, 8, today), save=safetensors, size=(4, 3))
-        case("rrdb-x4-esrgan.pth", 24, r(2, 4, 2, 4, sequence(2, 2)), save=old_form, size=(5, 6))
+        case("rrdb-x4-esrgan.pth", 24, r(2, 3, 2, 4, sequence(2, 2)), save=old_form, size=(5, 6))
         case("rrdb-x2-esrgan.safetensors", 25, r(1, 4, 2, 2, sequence(1, 1)), save=safetensors, size=(5, 6))
         case("rrdb-x1-esrgan.safetensors", 26, r(1, 4, 2, 1, sequence(1, 0)), save=safetensors, size=(5, 6))
         case("rrdb-x4-trunk.pth", 27, r(1, 4, 3, 4, trunk), save=old_form, size=(5, 6))
+        case("span-x2.safetensors", 40, lambda net, x: span(net, x, 3, 2, True), save=safetensors, size=(5, 6))
+        case("span-x4-plain.safetensors", 41, lambda net, x: span(net, x, 3, 4, False, True), save=safetensors, size=(5, 4))
+        case("espcn-x3.pth", 50, lambda net, x: espcn(net, x, 3), channels=1, size=(7, 5))
+        case("espcn-x2-relu.pth", 51, lambda net, x: espcn_relu(net, x, 2), channels=1, size=(7, 5))
+        for scale in (2, 3, 4):
+            case(f"fsrcnn_x{scale}.safetensors", 60, lambda net, x: fsrcnn(net, x, scale), channels=1, save=safetensors, size=(5, 6))
 
 
 if __name__ == "__main__":

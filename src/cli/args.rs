@@ -77,13 +77,22 @@ pub struct DaemonArguments {
     pub set: SetArguments,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct RunArguments {
     pub input: PathBuf,
     pub output: PathBuf,
     /// How many times larger [default: 2]
     #[arg(long, value_name = "N")]
     pub scale: Option<OsString>,
+    /// Fit the output into this size, such as 3840x2160
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<OsString>,
+    /// Make the output this high
+    #[arg(long, value_name = "H")]
+    pub height: Option<OsString>,
+    /// SD2HD, HD24K or 4K28K (twice as large), or SD24K (four times)
+    #[arg(long, value_name = "TASK")]
+    pub task: Option<OsString>,
     /// fast, or the path of an ONNX file
     #[arg(long, value_name = "MODEL")]
     pub model: Option<OsString>,
@@ -113,7 +122,7 @@ pub struct PartsArguments {
     pub set: SetArguments,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub struct SetArguments {
     /// Any other setting, such as crf=20; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
@@ -222,8 +231,7 @@ impl SetArguments {
 impl RunArguments {
     /// One file to another with these settings and nothing else asked for.
     pub fn for_file(input: PathBuf, output: PathBuf, set: SetArguments) -> RunArguments {
-        let (scale, model, codec, device) = (None, None, None, None);
-        RunArguments { input, output, scale, model, codec, device, no_resume: false, json: false, set }
+        RunArguments { input, output, set, ..Default::default() }
     }
 
     /// The flags as a layer of settings.
@@ -231,7 +239,15 @@ impl RunArguments {
         let mut layer = Layer::new("flags");
         self.set.apply(&mut layer)?;
         let here = std::env::current_dir()?;
-        let named = [("scale", &self.scale), ("model", &self.model), ("codec", &self.codec), ("device", &self.device)];
+        let named = [
+            ("scale", &self.scale),
+            ("size", &self.size),
+            ("height", &self.height),
+            ("task", &self.task),
+            ("model", &self.model),
+            ("codec", &self.codec),
+            ("device", &self.device),
+        ];
         for (name, value) in named {
             if let Some(value) = value {
                 layer.set_flag(name, value, &here)?;
@@ -257,6 +273,8 @@ mod tests {
             "daemon --root /r --once",
             "daemon --set crf=20 --set watch=poll",
             "run a.mkv b.mkv --scale 4 --no-resume --config c.toml",
+            "run a.mkv b.mkv --size 3840x2160",
+            "run a.mkv b.mkv --height 2160 --task SD24K",
             "run -- -a.mkv -b.mkv",
             "status --json",
             "status film.mkv",

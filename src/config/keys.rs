@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::base::path_text;
+use crate::config::target;
 
 /// Which struct of [`crate::config::settings`] a setting is a field of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +33,8 @@ pub enum Kind {
     Path,
     /// `fast`, or a path as above.
     Model,
-    /// `240x216`.
-    Tile,
+    /// `240x216`: width and height from 16 up to this.
+    Size(u32),
 }
 
 /// One setting.
@@ -55,6 +56,9 @@ const fn optional(group: Group, name: &'static str, kind: Kind, unset: &'static 
 
 const FORMATS: &[&str] = &["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"];
 const MAX_MB: u64 = 1 << 30;
+/// Sides of tiles and of outputs, in pixels.
+const TILE_MAX: u32 = 8192;
+const SIDE_MAX: u32 = 16384;
 const DAY: u64 = 86_400;
 
 /// All settings, in the order of docs/settings.md.
@@ -62,7 +66,10 @@ pub const KEYS: &[Key] = &[
     key(Group::Folders, "input", Kind::Path),
     key(Group::Folders, "output", Kind::Path),
     key(Group::Folders, "logs", Kind::Path),
-    key(Group::Job, "scale", Kind::Whole(2, 8)),
+    key(Group::Job, "scale", Kind::Whole(2, target::FACTOR_MAX as u64)),
+    optional(Group::Job, "size", Kind::Size(SIDE_MAX), "none"),
+    optional(Group::Job, "height", Kind::Whole(2, SIDE_MAX as u64), "none"),
+    optional(Group::Job, "task", Kind::Choice(target::TASK_NAMES), "none"),
     key(Group::Job, "model", Kind::Model),
     key(Group::Job, "device", Kind::Text(is_device, "auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N")),
     key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16", "f16"])),
@@ -80,7 +87,7 @@ pub const KEYS: &[Key] = &[
     key(Group::Job, "reuse", Kind::Switch),
     key(Group::Job, "threads", Kind::Whole(0, 256)),
     key(Group::Job, "autotune", Kind::Switch),
-    optional(Group::Job, "tile", Kind::Tile, "auto"),
+    optional(Group::Job, "tile", Kind::Size(TILE_MAX), "auto"),
     optional(Group::Job, "max_job_hours", Kind::Positive(100_000.0), "none"),
     key(Group::Run, "checkpoint_seconds", Kind::Whole(1, DAY)),
     key(Group::Run, "memory_limit_mb", Kind::Whole(0, MAX_MB)),
@@ -119,7 +126,10 @@ impl Key {
             Kind::Text(_, words) => words.into(),
             Kind::Path => "a path".into(),
             Kind::Model => "fast, or the path of an ONNX file".into(),
-            Kind::Tile => "a width and height in pixels from 16 to 8192, such as 240x216".into(),
+            Kind::Size(max) => {
+                let example = if max == TILE_MAX { "240x216" } else { "3840x2160" };
+                format!("a width and height in pixels from 16 to {max}, such as {example}")
+            }
         };
         if let Some(unset) = self.unset {
             words.push_str(&format!(", or {unset}"));
@@ -175,9 +185,9 @@ impl Key {
             Kind::Path => Some(path_value(base, &path_text::unescape(text)?)),
             Kind::Model if is_model_path(text.as_bytes()) => Some(path_value(base, &path_text::unescape(text)?)),
             Kind::Model => (text == "fast").then(|| text.into()),
-            Kind::Tile => {
+            Kind::Size(max) => {
                 let (width, height) = text.split_once('x')?;
-                let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=8192).contains(n));
+                let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=max).contains(n));
                 Some(Value::from(vec![side(width)?, side(height)?]))
             }
         }
@@ -298,6 +308,9 @@ mod tests {
         assert_eq!(text("crf", "auto"), Some(Value::Null));
         assert_eq!(text("tile", "240x216"), Some(vec![240, 216].into()));
         assert_eq!(text("tile", "240x8"), None);
+        assert_eq!(text("size", "3840x2160"), Some(vec![3840, 2160].into()));
+        assert_eq!((text("size", "3840"), text("size", "none")), (None, Some(Value::Null)));
+        assert_eq!((text("task", "SD24K"), text("task", "SD28K")), (Some("SD24K".into()), None));
         assert_eq!(text("reuse", "off"), Some(false.into()));
         assert_eq!(text("device", "cuda:1"), Some("cuda:1".into()));
         for bad in ["cuda:", "cpu:0", "gpu", "cuda:x"] {

@@ -44,7 +44,17 @@ pub enum WatchMode {
 /// What decides the output of a job. Fixed into the plan when the job starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSettings {
+    /// How many times larger. At most one of `size`, `height` and `task` is set; then it counts.
     pub scale: u32,
+    /// Width and height that the output is fitted into, as displayed.
+    #[serde(default)]
+    pub size: Option<(u32, u32)>,
+    /// Height of the output, as displayed.
+    #[serde(default)]
+    pub height: Option<u32>,
+    /// `SD2HD`, `HD24K`, `4K28K`, `SD24K`.
+    #[serde(default)]
+    pub task: Option<String>,
     /// `fast`, or a path to an ONNX file.
     pub model: String,
     /// `auto`, `cpu`, `openvino`, `cuda:N`, `tensorrt:N`.
@@ -85,6 +95,9 @@ impl Default for JobSettings {
     fn default() -> Self {
         JobSettings {
             scale: 2,
+            size: None,
+            height: None,
+            task: None,
             model: "fast".into(),
             device: "auto".into(),
             precision: "auto".into(),

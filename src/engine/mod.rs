@@ -2,8 +2,11 @@
 
 pub mod autotune;
 pub mod cache;
+pub mod cascade;
 pub mod cut;
 pub mod enlarge;
+#[cfg(test)]
+mod imported_tests;
 pub mod machine;
 pub mod pool;
 pub mod precision;

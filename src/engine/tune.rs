@@ -29,18 +29,15 @@ const CORE_HEIGHT_MIN: u32 = 96;
 const HALO_SHARE: u32 = 16;
 /// Narrowest and lowest core a person can ask for.
 const CORE_MIN: u32 = 16;
-/// Most passes one after the other: 2x twice is 4x.
-const PASSES_MAX: u32 = 2;
 /// What one session may take by the fixed rule, bytes, and all of them.
 const SESSION_BYTES: u64 = 1 << 30;
 const SESSIONS_BYTES: u64 = 4 << 30;
 
-/// Chooses the pin for a source of `width` x `height` and `depth` bits. With it, in words,
+/// Chooses the pin, of one pass, for a source of `width` x `height` and `depth` bits. With it, in words,
 /// what was chosen and what was tried and passed over.
 pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Result<(EnginePin, Vec<String>)> {
     let model = ModelFile::open(&settings.model)?;
     let facts = &model.facts;
-    let passes = passes(settings.scale, facts.scale, &model.name)?;
     let threads = threads(settings);
     let (tile_width, tile_height) = tile(settings.tile, width, height, threads, facts)?;
     let (sessions, threads_each) = share(threads, height.div_ceil(tile_height));
@@ -48,7 +45,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
         model: model.name.clone(),
         model_hash: model.hash.clone(),
         model_scale: facts.scale,
-        passes,
+        passes: 1,
         channels: facts.channels,
         white: facts.white,
         picture: None,
@@ -211,15 +208,6 @@ fn network(model: &ModelFile, pin: &EnginePin) -> Result<Network> {
     model.network(pin.batch.max(1) as usize, height as usize, width as usize)
 }
 
-/// How often a network of scale `model` is applied to reach `scale`.
-fn passes(scale: u32, model: u32, name: &str) -> Result<u32> {
-    (1..=PASSES_MAX).find(|&n| model.checked_pow(n) == Some(scale)).ok_or_else(|| {
-        let reached: Vec<String> = (1..=PASSES_MAX).map(|n| model.pow(n).to_string()).collect();
-        let reached = reached.join(" or ");
-        Fault::Unsupported.because(format!("scale {scale} cannot be reached with model {name}; use scale {reached}"))
-    })
-}
-
 /// The core of the tiles: what was asked for, else at most [`CORE`], divided so that the last
 /// tile of a row or column is not mostly empty and every thread gets as many bands of tiles.
 fn tile(asked: Option<(u32, u32)>, width: u32, height: u32, threads: u32, facts: &ModelFacts) -> Result<(u32, u32)> {
@@ -314,15 +302,6 @@ mod tests {
         assert!(small.tile_width >= 1024 && small.sessions < 16 && small.sessions * small.threads >= 32, "{small:?}");
         let fine = pin(&model, (285, 120));
         assert_eq!(fit(&model, &fine, false).unwrap(), fine);
-    }
-
-    #[test]
-    fn scales_are_reached_by_passes() {
-        assert_eq!((passes(2, 2, "m").unwrap(), passes(4, 2, "m").unwrap(), passes(3, 3, "m").unwrap()), (1, 2, 1));
-        for scale in [0, 1, 3, 5, 8] {
-            let error = passes(scale, 2, "m").unwrap_err();
-            assert!(Fault::of(&error) == Fault::Unsupported && error.to_string().contains("2 or 4"));
-        }
     }
 
     #[test]

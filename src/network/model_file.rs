@@ -8,15 +8,11 @@ use prost::Message;
 use crate::base::fault::Fault;
 use crate::base::path_text;
 use crate::model::engine::EnginePin;
-use crate::network::facts::{self, ModelFacts};
-use crate::network::onnx::{ModelProto, ValueInfoProto};
-use crate::network::tail;
+use crate::network::facts::{self, ModelFacts, Open};
+use crate::network::notes::{self, Given};
+use crate::network::onnx::{GraphProto, ModelProto, ValueInfoProto};
+use crate::network::{canonical, library, tail};
 use crate::tile::stitch::Layout;
-
-/// The default model's name in settings, and its name in pins.
-const FAST: &str = "fast";
-const BUILTIN_FAST: &str = "builtin:fast";
-static FAST_BYTES: &[u8] = include_bytes!("../../models/fast-luma-x2.onnx");
 
 /// Largest model file read, in bytes.
 const MAX_BYTES: u64 = 2 << 30;
@@ -29,6 +25,8 @@ pub struct ModelFile {
     /// SHA-256 of the file, hex.
     pub hash: String,
     pub facts: ModelFacts,
+    /// What stands beside the file.
+    pub given: Given,
     model: ModelProto,
 }
 
@@ -46,13 +44,17 @@ pub struct Network {
     pub layout: Layout,
     /// The output is a difference: input channel c is to be added to each of its phases.
     pub residual: bool,
+    /// Computes in 16-bit floats inside.
+    pub half: bool,
 }
 
 impl ModelFile {
     /// Opens a model by what settings or a pin call it: `fast`, `builtin:fast`, or a path.
+    /// What stands beside a file (`<model>.toml`) goes before what its graph says.
     pub fn open(name: &str) -> Result<ModelFile> {
-        if name == FAST || name == BUILTIN_FAST {
-            return ModelFile::parse(BUILTIN_FAST, FAST_BYTES);
+        if let Some(builtin) = library::builtin(name) {
+            let given = Given { white: Some(1), ..Given::default() };
+            return ModelFile::parse_with(&format!("{}{}", library::BUILTIN, builtin.name), builtin.bytes, given);
         }
         let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
         let path = path.canonicalize().unwrap_or(path);
@@ -61,7 +63,7 @@ impl ModelFile {
             Ok(meta) if meta.is_file() => meta.len(),
             Ok(_) => return Err(Fault::Config.because(format!("model {text}: is not a file"))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let known = "name an ONNX file, or `fast` for the model that is built in";
+                let known = "name an ONNX file, or a model that `upscaled model list` shows";
                 return Err(Fault::NotFound.because(format!("model {text}: there is no such file; {known}")));
             }
             Err(error) => return Err(error).with_context(|| format!("opening model {text}")),
@@ -70,7 +72,7 @@ impl ModelFile {
             return Err(Fault::Unsupported.because(format!("model {text}: larger than 2 GiB")));
         }
         let bytes = std::fs::read(Path::new(&path)).with_context(|| format!("reading model {text}"))?;
-        ModelFile::parse(&text, &bytes)
+        ModelFile::parse_with(&text, &bytes, notes::read(&path)?)
     }
 
     /// Opens the model of a pin; a different or missing file is [`Fault::ModelChanged`].
@@ -81,7 +83,7 @@ impl ModelFile {
             Fault::ModelChanged.because(format!("model {name}: {what} since the job was planned; {next}"))
         };
         match ModelFile::open(&pin.model) {
-            Ok(file) if file.hash == pin.model_hash => Ok(file),
+            Ok(file) if file.hash == pin.model_hash => Ok(file.as_pinned(pin)),
             Ok(_) => Err(changed("the file has changed")),
             Err(error) if Fault::of(&error) == Fault::NotFound => Err(changed("the file has gone")),
             // A file that was a model when it was planned, and is none now, has changed too.
@@ -92,16 +94,87 @@ impl ModelFile {
 
     /// Reads a model from the bytes of its file. `name` stands in messages and pins.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile> {
-        let damaged = || Fault::Config.because(format!("model {name}: not a readable ONNX file"));
-        let model = ModelProto::decode(bytes).map_err(|_| damaged())?;
-        let facts = facts::read(model.graph.as_ref().ok_or_else(damaged)?, name)?;
-        Ok(ModelFile { name: name.to_owned(), hash: sha256(bytes), facts, model })
+        ModelFile::parse_with(name, bytes, Given::default())
+    }
+
+    /// The same, with what is written beside it.
+    pub fn parse_with(name: &str, bytes: &[u8], given: Given) -> Result<ModelFile> {
+        let damaged = || {
+            let message = "not a readable ONNX file; `upscaled model import` takes weights of other programs too";
+            Fault::Config.because(format!("model {name}: {message}"))
+        };
+        let mut model = ModelProto::decode(bytes).map_err(|_| damaged())?;
+        if model.graph.as_ref().is_none_or(|g| g.node.is_empty()) {
+            return Err(damaged());
+        }
+        let changes = canonical::rewrite(&mut model, name)?;
+        let graph = |model: &ModelProto| model.graph.clone().unwrap_or_default();
+        let no = |what: String| Fault::Unsupported.because(format!("model {name}: {what}"));
+        let mut remarks = changes.remarks;
+        if let Some(growth) = facts::growth(&graph(&model)).map_err(no)?.filter(|g| g.lost != 0) {
+            let pad = growth.lost / (2 * i64::from(growth.scale));
+            if growth.lost < 0 || pad * 2 * i64::from(growth.scale) != growth.lost {
+                let lost = growth.lost;
+                return Err(no(format!("its output is {lost} pixels short of {} times the input", growth.scale)));
+            }
+            canonical::pad_input(&mut model, pad);
+            remarks.push(format!(
+                "gives {} pixels less than it should: the edge is repeated {pad} times inside",
+                growth.lost
+            ));
+        }
+        let mut facts = facts::read(&graph(&model), name, changes.white, &given)?;
+        remarks.append(&mut facts.remarks);
+        facts.remarks = remarks;
+        Ok(ModelFile { name: name.to_owned(), hash: sha256(bytes), facts, given, model })
+    }
+
+    /// The graph in its canonical form.
+    pub fn graph(&self) -> &GraphProto {
+        static NOTHING: std::sync::OnceLock<GraphProto> = std::sync::OnceLock::new();
+        self.model.graph.as_ref().unwrap_or_else(|| NOTHING.get_or_init(GraphProto::default))
+    }
+
+    /// Sets what running the network has told; finds again where the graph can be cut.
+    pub fn settle(&mut self, change: impl FnOnce(&mut ModelFacts)) {
+        change(&mut self.facts);
+        self.facts.align_halo();
+        let graph = self.model.graph.get_or_insert_default();
+        self.facts.find_tail(graph);
+    }
+
+    /// The facts as the plan has them: whatever was measured or written beside the file since.
+    fn as_pinned(mut self, pin: &EnginePin) -> ModelFile {
+        self.settle(|facts| {
+            (facts.channels, facts.white, facts.scale) = (pin.channels, pin.white, pin.model_scale);
+            facts.halo = facts.halo.min(pin.halo);
+            facts.open = Open::default();
+        });
+        self
+    }
+
+    /// The whole network for inputs of `[batch, channels, height, width]`, as it stands in the
+    /// file, its output's size left to the runtime. For finding out about it.
+    pub fn whole(&self, batch: usize, height: usize, width: usize) -> Vec<u8> {
+        let mut model = self.model.clone();
+        let graph = model.graph.get_or_insert_default();
+        let dims = [batch, self.facts.channels as usize, height, width];
+        graph.input = vec![ValueInfoProto::float_tensor(&self.facts.input, dims)];
+        graph.output = vec![ValueInfoProto::free_floats(&self.facts.output)];
+        model.encode_to_vec()
     }
 
     /// The network for inputs of `[batch, channels, height, width]`, its pixel shuffle cut off
     /// where the facts allow it.
     pub fn network(&self, batch: usize, height: usize, width: usize) -> Result<Network> {
         let facts = &self.facts;
+        if facts.batch.is_some_and(|n| n != batch) {
+            let message = format!("model {}: takes {} pictures a call only", self.name, facts.batch.unwrap_or(1));
+            return Err(Fault::Unsupported.because(message));
+        }
+        if facts.scale == 0 {
+            return Err(Fault::Internal.because(format!("model {}: its scale was not found out before", self.name)));
+        }
         if facts.fixed[0].is_some_and(|h| h != height) || facts.fixed[1].is_some_and(|w| w != width) {
             let message = format!("model {}: takes one input size only; free its height and width", self.name);
             return Err(Fault::Unsupported.because(message));
@@ -151,7 +224,17 @@ impl ModelFile {
             output_dims,
             layout: if facts.tail.is_some() { Layout::Phases } else { Layout::Plane },
             residual: facts.tail.as_ref().is_some_and(|t| t.residual),
+            half: false,
         })
+    }
+}
+
+impl Network {
+    /// The same network in 16-bit floats inside, its input and output still f32.
+    pub fn half(&self) -> Result<Network> {
+        let mut model = ModelProto::decode(&self.bytes[..]).context("reading a network of ours")?;
+        canonical::half(&mut model);
+        Ok(Network { bytes: model.encode_to_vec(), half: true, ..self.clone() })
     }
 }
 

@@ -256,6 +256,30 @@ impl ValueInfoProto {
         shape.map_or(Vec::new(), |s| s.dim.iter().map(|d| d.value.filter(|&v| v > 0).map(|v| v as usize)).collect())
     }
 
+    /// A four-dimensional f32 tensor of whatever size.
+    pub fn free_floats(name: &str) -> Self {
+        let mut info = ValueInfoProto::float_tensor(name, [1; 4]);
+        if let Some(shape) = info.kind.as_mut().and_then(|k| k.tensor.as_mut()).and_then(|t| t.shape.as_mut()) {
+            shape.dim =
+                (0..4).map(|at| Dimension { param: Some(format!("free_{at}")), ..Default::default() }).collect();
+        }
+        info
+    }
+
+    /// Sets the element type of a tensor.
+    pub fn set_element(&mut self, kind: i32) {
+        if let Some(tensor) = self.kind.as_mut().and_then(|k| k.tensor.as_mut()) {
+            tensor.elem_type = Some(kind);
+        }
+    }
+
+    /// Puts a batch of one before the other dimensions.
+    pub fn insert_batch(&mut self) {
+        if let Some(shape) = self.kind.as_mut().and_then(|k| k.tensor.as_mut()).and_then(|t| t.shape.as_mut()) {
+            shape.dim.insert(0, Dimension { value: Some(1), ..Default::default() });
+        }
+    }
+
     /// Element type of a tensor, as onnx.proto numbers them.
     pub fn element(&self) -> Option<i32> {
         self.kind.as_ref()?.tensor.as_ref()?.elem_type

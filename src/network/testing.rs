@@ -20,14 +20,16 @@ pub struct TestModel {
     pub valid: bool,
     /// An operation in the middle that cannot be tiled.
     pub odd_operation: Option<&'static str>,
-    /// Factor on the last layer: large ones overflow.
+    /// Factor on the last layer: large ones overflow; with 0 a residual model repeats its input.
     pub gain: f32,
+    /// Added to the last layer's biases.
+    pub lift: f32,
 }
 
 impl Default for TestModel {
     fn default() -> Self {
         let (residual, dcr, valid) = (true, false, false);
-        TestModel { seed: 1, scale: 2, channels: 1, residual, dcr, valid, odd_operation: None, gain: 1.0 }
+        TestModel { seed: 1, scale: 2, channels: 1, residual, dcr, valid, odd_operation: None, gain: 1.0, lift: 0.0 }
     }
 }
 
@@ -45,7 +47,8 @@ impl TestModel {
         for (n, (from, to)) in [(self.channels, 6), (6, 6), (6, phases)].into_iter().enumerate() {
             let gain = if n == 2 { self.gain } else { 1.0 };
             graph.initializer.push(tensor(&format!("w{n}"), &[to, from, 3, 3], || random() * gain));
-            graph.initializer.push(tensor(&format!("b{n}"), &[to], || random() * 0.1));
+            let lift = if n == 2 { self.lift } else { 0.0 };
+            graph.initializer.push(tensor(&format!("b{n}"), &[to], || random() * 0.1 * gain + lift));
             let pad = i64::from(!(self.valid && n == 1));
             let pads = AttributeProto { ints: vec![pad; 4], ..attribute("pads", 7) };
             let inputs = [last.clone(), format!("w{n}"), format!("b{n}")];

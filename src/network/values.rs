@@ -1,6 +1,6 @@
 //! Values of small and large tensors stored in a model file, whatever way they are stored.
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::network::onnx::{FLOAT, TensorProto};
 
@@ -10,6 +10,7 @@ pub const INT32: i32 = 6;
 pub const INT64: i32 = 7;
 pub const FLOAT16: i32 = 10;
 pub const DOUBLE: i32 = 11;
+pub const BFLOAT16: i32 = 16;
 
 impl TensorProto {
     /// Elements by the dimensions; `None` when they are negative or overflow.
@@ -17,7 +18,7 @@ impl TensorProto {
         self.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?))
     }
 
-    /// The values of a tensor of f32, f16 or f64 as f32; `None` for other types and for
+    /// The values of a tensor of floats (f32, f16, bf16, f64) as f32; `None` for other types and for
     /// tensors that hold fewer or more values than their dimensions say.
     pub fn floats(&self) -> Option<Vec<f32>> {
         let values: Vec<f32> = match (self.data_type?, &self.raw_data) {
@@ -25,6 +26,8 @@ impl TensorProto {
             (FLOAT, None) => self.float_data.clone(),
             (FLOAT16, Some(raw)) => raw.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
             (FLOAT16, None) => self.int32_data.iter().map(|&v| f16::from_bits(v as u16).to_f32()).collect(),
+            (BFLOAT16, Some(raw)) => raw.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            (BFLOAT16, None) => self.int32_data.iter().map(|&v| bf16::from_bits(v as u16).to_f32()).collect(),
             (DOUBLE, Some(raw)) => raw.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
             (DOUBLE, None) => self.double_data.iter().map(|&v| v as f32).collect(),
             _ => return None,
@@ -42,6 +45,28 @@ impl TensorProto {
             _ => return None,
         };
         (Some(values.len()) == self.count()).then_some(values)
+    }
+
+    /// Makes floats of another width f32; whether that changed anything.
+    pub fn widen(&mut self) -> bool {
+        let other = matches!(self.data_type, Some(FLOAT16 | BFLOAT16 | DOUBLE));
+        match self.floats().filter(|_| other) {
+            Some(values) => {
+                let name = self.name.take();
+                *self = TensorProto { name, ..TensorProto::of_floats("", &self.dims, values) };
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Makes f32 values f16.
+    pub fn narrow(&mut self) {
+        if let Some(values) = self.floats().filter(|_| self.data_type == Some(FLOAT)) {
+            self.data_type = Some(FLOAT16);
+            self.float_data.clear();
+            self.raw_data = Some(values.into_iter().flat_map(|v| f16::from_f32(v).to_le_bytes()).collect());
+        }
     }
 
     /// A tensor of f32 with these dimensions and values.

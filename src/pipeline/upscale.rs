@@ -271,3 +271,7 @@ impl PlanePlan<'_> {
 #[cfg(test)]
 #[path = "upscale_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "rgb_tests.rs"]
+mod rgb_tests;

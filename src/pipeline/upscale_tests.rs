@@ -46,12 +46,17 @@ fn scene(model: TestModel, tile: (u32, u32), sessions: u32, threads: u32, batch:
 
 fn enlarge(pin: &EnginePin, shape: FrameShape, frames: &[Frame]) -> Vec<Frame> {
     let scale = pin.model_scale.pow(pin.passes);
-    let mut upscaler = FrameUpscaler::open(pin, shape, shape.width * scale, shape.height * scale).unwrap();
+    let (width, height) = pin.picture.unwrap_or((shape.width * scale, shape.height * scale));
+    let mut upscaler = FrameUpscaler::open(pin, shape, width, height).unwrap();
     frames.iter().map(|f| upscaler.upscale(f).unwrap().0).collect()
 }
 
 fn chroma() -> impl Strategy<Value = Chroma> {
     prop_oneof![Just(Chroma::C420), Just(Chroma::C422), Just(Chroma::C444)]
+}
+
+fn channels() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1usize), Just(3)]
 }
 
 proptest! {
@@ -61,17 +66,27 @@ proptest! {
     #[test]
     fn tiled_is_whole(
         seed in any::<u64>(), (width, height) in (1u32..60, 1u32..60), tile in (1u32..40, 1u32..40),
-        (sessions, threads, batch) in (1u32..3, 1u32..3, 1u32..4), residual in any::<bool>(), scale in 1usize..4,
-        chroma in chroma(), depth in prop_oneof![Just(8u8), Just(10)],
+        (sessions, threads, batch) in (1u32..3, 1u32..3, 1u32..4), residual in any::<bool>(), scale in 1usize..5,
+        chroma in chroma(), depth in prop_oneof![Just(8u8), Just(10)], channels in channels(), passes in 1u32..3,
+        fitted in proptest::option::of((1u32..150, 1u32..150)),
     ) {
         if !runtime_is_here() {
             return Ok(());
         }
-        let model = TestModel { seed, residual, scale, ..Default::default() };
+        let model = TestModel { seed, residual, scale, channels, gain: 0.2, lift: if residual { 0.0 } else { 0.5 }, ..Default::default() };
         let shape = shape(chroma, depth, width, height);
         let frames = [picture(&shape, seed, 100)];
-        let whole = scene(model, (width, height), 1, 1, 1);
-        let tiled = scene(model, tile, sessions, threads, batch);
+        let passes = if scale > 2 { 1 } else { passes };
+        let made = |tile, sessions, threads, batch, (width, height)| {
+            let Scene { _folder, pin } = scene(model, tile, sessions, threads, batch);
+            // As large as the second pass's picture, too.
+            let (tile_width, tile_height) = (width, height);
+            let pin = EnginePin { passes, picture: fitted, tile_width, tile_height, ..pin };
+            Scene { _folder, pin }
+        };
+        let grown = (scale as u32).pow(passes - 1);
+        let whole = made((1, 1), 1, 1, 1, (width * grown, height * grown));
+        let tiled = made((1, 1), sessions, threads, batch, tile);
         prop_assert_eq!(enlarge(&tiled.pin, shape, &frames), enlarge(&whole.pin, shape, &frames));
     }
 
@@ -79,13 +94,14 @@ proptest! {
     #[test]
     fn reuse_changes_nothing(
         seed in any::<u64>(), (width, height) in (8u32..60, 8u32..60), tile in (4u32..24, 4u32..24), passes in 1u32..3,
+        channels in channels(), fitted in proptest::option::of((1u32..90, 1u32..90)),
         steps in proptest::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..7), chroma in chroma(),
     ) {
         if !runtime_is_here() {
             return Ok(());
         }
-        let Scene { _folder, mut pin } = scene(TestModel { seed, ..Default::default() }, tile, 2, 1, 1);
-        pin.passes = passes;
+        let Scene { _folder, mut pin } = scene(TestModel { seed, channels, ..Default::default() }, tile, 2, 1, 1);
+        (pin.passes, pin.picture) = (passes, fitted);
         let shape = shape(chroma, 8, width, height);
         let mut frames = vec![picture(&shape, seed, 50)];
         for (kind, at) in steps {
@@ -241,4 +257,24 @@ fn settings_to_frames() {
     let out = &enlarge(&pin, shape, &[flat])[0];
     assert_eq!((out.width, out.height), (200, 120));
     assert!(out.data.iter().all(|&v| v.abs_diff(128) <= 2), "a flat picture stays flat");
+}
+
+#[test]
+fn a_model_that_gives_black_is_an_error_that_names_it() {
+    if !runtime_is_here() {
+        return;
+    }
+    let shape = shape(Chroma::C420, 8, 32, 32);
+    for channels in [1, 3] {
+        let model = TestModel { gain: 0.0, lift: -1.0, residual: false, channels, ..Default::default() };
+        let Scene { _folder, pin } = scene(model, (32, 32), 1, 1, 1);
+        let dark = Frame { data: vec![10; shape.format.frame_bytes(32, 32)], ..picture(&shape, 1, 1) };
+        let flat = Frame { data: vec![128; shape.format.frame_bytes(32, 32)], ..picture(&shape, 1, 1) };
+        let outcomes = [dark, flat].map(|frame| FrameUpscaler::open(&pin, shape, 64, 64).unwrap().upscale(&frame));
+        if let [_, Err(error)] = outcomes {
+            assert!(Fault::of(&error) == Fault::Unsupported && error.to_string().contains("model.onnx"), "{error}");
+        } else {
+            panic!("black went by with {channels} channels");
+        }
+    }
 }

@@ -61,6 +61,17 @@ impl<'w> Layers<'w> {
         Ok(Conv { name: key.trim_end_matches(".weight"), weight, bias })
     }
 
+    /// A transposed convolution `name`, whose weights are `[in, out, kernel, kernel]`.
+    pub fn transposed(&mut self, name: &str, to: usize) -> Result<Conv<'w>> {
+        let (key, weight) = self.tensor(&format!("{name}.weight"))?;
+        let bias_name = format!("{name}.bias");
+        let bias = match self.weights.get(&bias_name) {
+            Some(_) => Some(self.shaped(&bias_name, &[Some(to)])?),
+            None => None,
+        };
+        Ok(Conv { name: key.trim_end_matches(".weight"), weight, bias })
+    }
+
     /// Slopes of a PReLU: one a channel, or one.
     pub fn slopes(&mut self, name: &str, channels: usize) -> Result<&'w Tensor> {
         let slopes = self.shaped(name, &[None])?;

@@ -4,12 +4,19 @@
 //! a kind of network (one file each) tells the network from names and shapes, and writes its graph.
 
 mod build;
+#[cfg(test)]
+mod hostile_tests;
 mod layers;
 mod pickle;
 mod recognise;
+mod rrdbnet;
 mod safetensors;
+mod small;
+mod span;
 mod srvgg;
 mod state;
+#[cfg(test)]
+pub mod testing;
 mod torch_globals;
 mod torch_legacy;
 mod torch_tensor;
@@ -35,6 +42,8 @@ pub struct Imported {
     pub scale: u32,
     /// 1, luma, or 3, RGB.
     pub channels: u32,
+    /// What height and width of a picture must be a multiple of.
+    pub multiple: u32,
     /// Numbers in the weights.
     pub parameters: u64,
     /// The wrapper the weights were taken from: `params_ema`, or `bare keys`.
@@ -57,7 +66,8 @@ pub fn is_weights(head: &[u8]) -> bool {
 pub fn read(path: &Path) -> Result<Imported> {
     let text = path_text::escape(path);
     let bytes = load(path, &text)?;
-    parse(&bytes).with_context(|| format!("weights {text}"))
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    parse(&bytes, &name).with_context(|| format!("weights {text}"))
 }
 
 fn load(path: &Path, text: &str) -> Result<Vec<u8>> {
@@ -78,8 +88,8 @@ fn load(path: &Path, text: &str) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading weights {text}"))
 }
 
-/// Reads weights from the bytes of a file.
-pub fn parse(bytes: &[u8]) -> Result<Imported> {
+/// Reads weights from the bytes of a file; its name tells a scale that they do not.
+pub fn parse(bytes: &[u8], name: &str) -> Result<Imported> {
     let state = if torch_zip::is(bytes) {
         torch_zip::read(bytes)?
     } else if torch_legacy::is(bytes) {
@@ -93,13 +103,14 @@ pub fn parse(bytes: &[u8]) -> Result<Imported> {
     } else {
         return Err(Fault::Config.because("neither a file of torch.save nor safetensors"));
     };
-    let network = recognise::recognise(&state.weights)?;
+    let network = recognise::recognise(&state.weights, name)?;
     let mut remarks = state.remarks;
     remarks.extend(network.remarks);
     Ok(Imported {
         kind: network.kind,
         scale: network.scale as u32,
         channels: network.channels as u32,
+        multiple: network.multiple as u32,
         parameters: state.weights.count(),
         taken: state.taken,
         remarks,

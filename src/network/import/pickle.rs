@@ -35,7 +35,6 @@ pub enum Value {
 #[derive(Clone, Debug)]
 pub enum Object<'a> {
     Text(Cow<'a, str>),
-    Bytes(&'a [u8]),
     /// An integer beyond 64 bits: two's complement, little endian.
     Long(&'a [u8]),
     /// Lists and sets.
@@ -386,10 +385,11 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// Bytes: nothing of a network's state is kept in them.
     fn raw(&mut self, bytes: u64) -> Result<()> {
         let length = self.number(bytes)?;
-        let raw = self.take(length)?;
-        self.push(Object::Bytes(raw));
+        self.take(length)?;
+        self.push(Object::Ignored);
         Ok(())
     }
 
