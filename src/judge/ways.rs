@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::config::settings::JobSettings;
-use crate::engine::tune;
+use crate::engine::{cascade, tune};
 use crate::judge::frames;
 use crate::model::frame::Frame;
 use crate::model::source::Colour;
@@ -72,7 +72,8 @@ pub fn enlarge(way: &Way, frame: &Frame, colour: &Colour, settings: &JobSettings
 }
 
 fn network(settings: &JobSettings, frame: &Frame, colour: &Colour, size: (u32, u32), timed: bool) -> Result<Enlarged> {
-    let (pin, notes) = tune::choose(settings, frame.width, frame.height, frame.format.depth)?;
+    let (mut pin, notes) = tune::choose(settings, frame.width, frame.height, frame.format.depth)?;
+    cascade::reach(&mut pin, (frame.width, frame.height), size)?;
     notes.iter().for_each(|note| tracing::debug!("{note}"));
     let shape = FrameShape { format: frame.format, width: frame.width, height: frame.height, colour: *colour };
     let mut upscaler = FrameUpscaler::open(&pin, shape, size.0, size.1)?;
