@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
 use crate::cli::doctor::Part;
+use crate::cli::model_args::ModelArguments;
 use crate::config::Sources;
 use crate::config::keys;
 use crate::config::layers::Layer;
@@ -57,6 +58,8 @@ pub enum Command {
     Retry(RetryArguments),
     /// Tell what works on this machine, what does not, and what to do
     Doctor(DoctorArguments),
+    /// List, show and import models
+    Model(ModelArguments),
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
     Job,
@@ -93,7 +96,7 @@ pub struct RunArguments {
     /// SD2HD, HD24K or 4K28K (twice as large), or SD24K (four times)
     #[arg(long, value_name = "TASK")]
     pub task: Option<OsString>,
-    /// fast, or the path of an ONNX file
+    /// A name that `upscaled model list` shows, or the path of an ONNX file
     #[arg(long, value_name = "MODEL")]
     pub model: Option<OsString>,
     /// auto, h264, hevc or av1
@@ -286,6 +289,9 @@ mod tests {
             "resume film.mkv",
             "retry film.mkv --fresh",
             "doctor --json",
+            "model list --json",
+            "model show fast --root /r",
+            "model import a.pth --name b --force",
         ] {
             let words = std::iter::once("upscaled").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

@@ -31,7 +31,7 @@ pub enum Kind {
     Text(fn(&str) -> bool, &'static str),
     /// A path; a relative one starts at the folder of the file it is written in.
     Path,
-    /// `fast`, or a path as above.
+    /// A model's name, or a path as above.
     Model,
     /// `240x216`: width and height from 16 up to this.
     Size(u32),
@@ -125,7 +125,7 @@ impl Key {
             Kind::Choice(all) => format!("one of {}", all.join(", ")),
             Kind::Text(_, words) => words.into(),
             Kind::Path => "a path".into(),
-            Kind::Model => "fast, or the path of an ONNX file".into(),
+            Kind::Model => "a model's name, such as fast, or the path of an ONNX file".into(),
             Kind::Size(max) => {
                 let example = if max == TILE_MAX { "240x216" } else { "3840x2160" };
                 format!("a width and height in pixels from 16 to {max}, such as {example}")
@@ -184,7 +184,7 @@ impl Key {
             Kind::Path if text.is_empty() => None,
             Kind::Path => Some(path_value(base, &path_text::unescape(text)?)),
             Kind::Model if is_model_path(text.as_bytes()) => Some(path_value(base, &path_text::unescape(text)?)),
-            Kind::Model => (text == "fast").then(|| text.into()),
+            Kind::Model => is_model_name(text).then(|| text.into()),
             Kind::Size(max) => {
                 let (width, height) = text.split_once('x')?;
                 let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=max).contains(n));
@@ -221,6 +221,14 @@ fn tidy(path: &Path) -> PathBuf {
 
 fn is_model_path(value: &[u8]) -> bool {
     value.contains(&b'/') || value.ends_with(b".onnx")
+}
+
+/// A name that `upscaled model list` may show; which ones there are is seen when it is used.
+fn is_model_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 128
+        && !text.starts_with('.')
+        && !text.contains(|c: char| c.is_control() || c == '\\')
 }
 
 fn is_device(text: &str) -> bool {
@@ -318,7 +326,8 @@ mod tests {
         }
         assert_eq!(text("model", "fast"), Some("fast".into()));
         assert_eq!(text("model", "nets/a.onnx"), Some("/b/nets/a.onnx".into()));
-        assert_eq!(text("model", "quick"), None);
+        assert_eq!(text("model", "quick"), Some("quick".into()));
+        assert_eq!(text("model", ""), None);
         assert_eq!(text("input", "./in//x"), Some("/b/in/x".into()));
         assert_eq!(text("input", ""), None);
         assert_eq!(text("max_job_hours", "0.5"), Some(0.5.into()));

@@ -55,7 +55,7 @@ pub struct JobSettings {
     /// `SD2HD`, `HD24K`, `4K28K`, `SD24K`.
     #[serde(default)]
     pub task: Option<String>,
-    /// `fast`, or a path to an ONNX file.
+    /// A model's name, such as `fast`, or a path to an ONNX file.
     pub model: String,
     /// `auto`, `cpu`, `openvino`, `cuda:N`, `tensorrt:N`.
     pub device: String,

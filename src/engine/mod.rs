@@ -11,6 +11,8 @@ pub mod ladder;
 pub mod machine;
 pub mod pool;
 pub mod precision;
+pub mod probe;
+mod probe_picture;
 pub mod provider;
 pub mod race;
 pub mod runtime;

@@ -12,6 +12,7 @@ use crate::engine::cache::Cache;
 use crate::engine::cut::{self, CORE_MAX, Cut, share};
 use crate::engine::machine::cores;
 use crate::engine::precision;
+use crate::engine::probe;
 use crate::engine::provider::{self, Target};
 use crate::engine::runtime;
 use crate::engine::session::Net;
@@ -36,7 +37,8 @@ const SESSIONS_BYTES: u64 = 4 << 30;
 /// Chooses the pin, of one pass, for a source of `width` x `height` and `depth` bits. With it, in words,
 /// what was chosen and what was tried and passed over.
 pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Result<(EnginePin, Vec<String>)> {
-    let model = ModelFile::open(&settings.model)?;
+    let mut model = ModelFile::open(&settings.model)?;
+    probe::complete(&mut model)?;
     let facts = &model.facts;
     let threads = threads(settings);
     let (tile_width, tile_height) = tile(settings.tile, width, height, threads, facts)?;

@@ -141,6 +141,12 @@ pub fn resolve(name: &str, root: Option<&Path>) -> Result<String> {
     Ok(path_text::escape(&path))
 }
 
+/// The same for a name that is looked at again when the model is opened: what is not found
+/// stays as it is.
+pub fn resolve_or_keep(name: &str, root: Option<&Path>) -> String {
+    resolve(name, root).unwrap_or_else(|_| name.to_owned())
+}
+
 /// Finds a model by its name alone, with or without `.onnx`, in the program and in `folders`:
 /// never a path, whatever stands in the name. For names that come from clients.
 ///

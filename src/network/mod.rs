@@ -1,6 +1,7 @@
 //! Networks as files: read, described, rewritten, never run. The only home of `prost`.
 
 pub mod canonical;
+pub mod cost;
 pub mod facts;
 pub mod footprint;
 pub mod import;

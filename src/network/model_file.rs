@@ -15,7 +15,7 @@ use crate::network::{canonical, library, tail};
 use crate::tile::stitch::Layout;
 
 /// Largest model file read, in bytes.
-const MAX_BYTES: u64 = 2 << 30;
+pub const MAX_BYTES: u64 = 2 << 30;
 
 /// A network, known well enough to be run in tiles.
 #[derive(Clone, Debug)]
@@ -49,12 +49,15 @@ pub struct Network {
 }
 
 impl ModelFile {
-    /// Opens a model by what settings or a pin call it: `fast`, `builtin:fast`, or a path.
+    /// Opens a model by what settings or a pin call it: a name (`fast`, `builtin:fast`), or a path.
     /// What stands beside a file (`<model>.toml`) goes before what its graph says.
     pub fn open(name: &str) -> Result<ModelFile> {
         if let Some(builtin) = library::builtin(name) {
             let given = Given { white: Some(1), ..Given::default() };
             return ModelFile::parse_with(&format!("{}{}", library::BUILTIN, builtin.name), builtin.bytes, given);
+        }
+        if library::is_name(name) && !Path::new(name).exists() {
+            return ModelFile::open(&library::known(name, &library::folders(None))?);
         }
         let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
         let path = path.canonicalize().unwrap_or(path);
@@ -147,21 +150,32 @@ impl ModelFile {
     fn as_pinned(mut self, pin: &EnginePin) -> ModelFile {
         self.settle(|facts| {
             (facts.channels, facts.white, facts.scale) = (pin.channels, pin.white, pin.model_scale);
-            facts.halo = facts.halo.min(pin.halo);
             facts.open = Open::default();
         });
+        self.facts.halo = self.facts.halo.min(pin.halo);
         self
     }
 
-    /// The whole network for inputs of `[batch, channels, height, width]`, as it stands in the
-    /// file, its output's size left to the runtime. For finding out about it.
-    pub fn whole(&self, batch: usize, height: usize, width: usize) -> Vec<u8> {
+    /// The whole network, with nothing cut off, for inputs of `[batch, channels, height, width]`,
+    /// its output's size left to the runtime: for finding out about it.
+    pub fn whole(&self, batch: usize, height: usize, width: usize) -> Network {
+        let facts = &self.facts;
+        let (channels, scale) = (facts.channels as usize, facts.scale as usize);
+        let input_dims = [batch, channels, height, width];
         let mut model = self.model.clone();
         let graph = model.graph.get_or_insert_default();
-        let dims = [batch, self.facts.channels as usize, height, width];
-        graph.input = vec![ValueInfoProto::float_tensor(&self.facts.input, dims)];
-        graph.output = vec![ValueInfoProto::free_floats(&self.facts.output)];
-        model.encode_to_vec()
+        graph.input = vec![ValueInfoProto::float_tensor(&facts.input, input_dims)];
+        graph.output = vec![ValueInfoProto::free_floats(&facts.output)];
+        Network {
+            bytes: model.encode_to_vec(),
+            input: facts.input.clone(),
+            output: facts.output.clone(),
+            input_dims,
+            output_dims: [batch, channels, height * scale, width * scale],
+            layout: Layout::Plane,
+            residual: false,
+            half: false,
+        }
     }
 
     /// The network for inputs of `[batch, channels, height, width]`, its pixel shuffle cut off
@@ -238,10 +252,33 @@ impl Network {
     }
 }
 
+/// A model as the bytes of a file.
+pub fn bytes_of(model: &ModelProto) -> Vec<u8> {
+    model.encode_to_vec()
+}
+
+/// SHA-256 of a file, in hex.
+pub fn sha256_of(path: &Path) -> std::io::Result<String> {
+    use sha2::Digest;
+    let mut hash = sha2::Sha256::new();
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// SHA-256 in hex.
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&sha2::Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -295,16 +332,10 @@ mod tests {
 
     #[test]
     fn models_that_cannot_run_say_why() {
-        for (model, word) in [
-            (TestModel { channels: 2, ..Default::default() }, "RGB"),
-            (TestModel { valid: true, ..Default::default() }, "borders"),
-            (TestModel { odd_operation: Some("GlobalAveragePool"), ..Default::default() }, "GlobalAveragePool"),
-        ] {
-            let error = ModelFile::parse("m.onnx", &model.bytes()).unwrap_err();
-            assert_eq!(Fault::of(&error), Fault::Unsupported);
-            let text = error.to_string();
-            assert!(text.contains("m.onnx") && text.contains(word), "{text}");
-        }
+        let two = TestModel { channels: 2, ..Default::default() };
+        let error = ModelFile::parse("m.onnx", &two.bytes()).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Unsupported);
+        assert!(error.to_string().contains("m.onnx") && error.to_string().contains("RGB"), "{error}");
         assert_eq!(Fault::of(&ModelFile::parse("m", b"not a model").unwrap_err()), Fault::Config);
         assert_eq!(Fault::of(&ModelFile::open("/no/such.onnx").unwrap_err()), Fault::NotFound);
     }
