@@ -16,6 +16,7 @@ mod exit;
 mod job;
 mod model;
 mod model_args;
+mod model_bench;
 mod model_import;
 mod model_list;
 mod model_show;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::model_bench::BenchArguments;
+
 #[derive(Args)]
 pub struct ModelArguments {
     #[command(subcommand)]
@@ -28,6 +30,8 @@ pub enum ModelCommand {
     },
     /// Take a network that is at hand: ONNX, or weights of PyTorch (.pth, .safetensors)
     Import(ImportArguments),
+    /// Measure how fast models run here, on every device
+    Bench(BenchArguments),
 }
 
 #[derive(Args)]
