@@ -32,7 +32,7 @@ pub enum ModelCommand {
     },
     /// Take a network that is at hand: ONNX, or weights of PyTorch (.pth, .safetensors)
     Import(ImportArguments),
-    /// Tell how fast models run here
+    /// Measure how fast models run here, on every device
     Bench(BenchArguments),
     /// Tell how close models come to pictures that were made half as large
     Measure(MeasureArguments),
