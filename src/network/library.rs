@@ -15,21 +15,24 @@ pub struct Builtin {
     pub bytes: &'static [u8],
     /// The file in models/, whose card is in models/README.md.
     pub file: &'static str,
+    /// What the card says of its quality.
+    pub card: &'static str,
 }
 
 macro_rules! builtins {
-    ($($name:literal = $file:literal),* $(,)?) => {
+    ($($name:literal = $file:literal, $card:literal;)*) => {
         /// All networks in the program, the default first.
         pub static BUILTINS: &[Builtin] = &[$(Builtin {
             name: $name,
             bytes: include_bytes!(concat!("../../models/", $file)),
             file: $file,
+            card: $card,
         }),*];
     };
 }
 
 builtins! {
-    "fast" = "fast-luma-x2.onnx",
+    "fast" = "fast-luma-x2.onnx", "luma PSNR at 2x: Set5 36.87 dB, Set14 32.60 dB (bicubic 33.67, 30.33)";
 }
 
 /// Before the name of a network in the program, in pins.

@@ -16,3 +16,4 @@ pub mod tail;
 #[cfg(test)]
 pub mod testing;
 pub mod values;
+pub mod window;
