@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::config::settings::JobSettings;
+use crate::config::target::Target;
 use crate::engine::testing::{pin, runtime_is_here};
-use crate::engine::tune;
+use crate::engine::{cascade, tune};
 use crate::model::engine::{Precision, Provider};
 use crate::model::frame::Chroma;
 use crate::network::model_file::ModelFile;
@@ -250,7 +251,8 @@ fn settings_to_frames() {
         return;
     }
     let settings = JobSettings { scale: 4, threads: 1, autotune: false, ..Default::default() };
-    let (pin, _) = tune::choose(&settings, 50, 30, 8).unwrap();
+    let (mut pin, _) = tune::choose(&settings, 50, 30, 8).unwrap();
+    cascade::reach(&mut pin, (50, 30), Target::of(&settings).size((50, 30), false, (2, 2)).unwrap()).unwrap();
     assert_eq!(pin.passes, 2);
     let shape = shape(Chroma::C420, 8, 50, 30);
     let flat = Frame { data: vec![128; shape.format.frame_bytes(50, 30)], ..picture(&shape, 1, 0) };

@@ -4,6 +4,8 @@ mod chance;
 mod damage;
 mod encoder;
 mod limits;
+mod memory;
+mod sizes;
 mod sources;
 mod stops;
 
@@ -115,6 +117,8 @@ impl Bench {
         let source = folder.path().join(&self.order.relative);
         std::fs::copy(&self.order.source, &source).unwrap();
         let mut bench = Bench::over(folder, source);
+        let model = |bench: &Bench| bench.folder.path().join("model.onnx");
+        std::fs::copy(model(self), model(&bench)).unwrap();
         bench.order.settings = JobSettings { model: bench.order.settings.model.clone(), ..self.order.settings.clone() };
         bench
     }
