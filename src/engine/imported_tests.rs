@@ -65,9 +65,7 @@ fn picture(height: usize, width: usize) -> Vec<f32> {
         (state >> 8) as f32 / (1 << 24) as f32 * 0.2
     };
     let wave = |c: usize, y: usize, x: usize| 0.4 + 0.3 * ((x * (c + 2) + y * 3) as f32 * 0.05).sin();
-    (0..3 * height * width)
-        .map(|at| wave(at / (height * width), at / width % height, at % width) + noise())
-        .collect()
+    (0..3 * height * width).map(|at| wave(at / (height * width), at / width % height, at % width) + noise()).collect()
 }
 
 #[test]
@@ -102,7 +100,13 @@ fn prelu_timing() {
     for name in ["realesr-animevideov3-x4.onnx", "realesr-general-x4v3.onnx"] {
         let Some(model) = real(name) else { return };
         let mut targets = targets();
-        targets.extend(targets.iter().find(|t| t.provider == Provider::Openvino).copied().map(|t| Target { precision: Precision::Bf16, ..t }));
+        targets.extend(
+            targets
+                .iter()
+                .find(|t| t.provider == Provider::Openvino)
+                .copied()
+                .map(|t| Target { precision: Precision::Bf16, ..t }),
+        );
         for target in targets {
             let mut nets = Vec::new();
             for form in [Some(Form::Kept), Some(Form::Max), Some(Form::Split), Some(Form::Convolutions), None] {
@@ -132,7 +136,10 @@ fn prelu_timing() {
             for (form, _, times) in &mut nets {
                 times.sort_by(f64::total_cmp);
                 let (least, median) = (times[0] * 1e3, times[times.len() / 2] * 1e3);
-                println!("{name} {:?} {:?} {form:?}: {least:.0} ms, median {median:.0}", target.provider, target.precision);
+                println!(
+                    "{name} {:?} {:?} {form:?}: {least:.0} ms, median {median:.0}",
+                    target.provider, target.precision
+                );
             }
         }
     }

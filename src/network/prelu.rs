@@ -57,7 +57,8 @@ fn slopes(graph: &GraphProto, node: &NodeProto) -> Option<Vec<f32>> {
 fn replacement(graph: &mut GraphProto, node: &NodeProto, slopes: &[f32], form: Form) -> Option<Vec<NodeProto>> {
     let (x, out) = (node.input.first()?.clone(), node.output.first()?.clone());
     if slopes.iter().all(|slope| *slope == slopes[0]) {
-        let alpha = AttributeProto { name: Some("alpha".into()), kind: Some(1), f: Some(slopes[0]), ..Default::default() };
+        let alpha =
+            AttributeProto { name: Some("alpha".into()), kind: Some(1), f: Some(slopes[0]), ..Default::default() };
         return Some(vec![operation("LeakyRelu", &[&x], &out, vec![alpha])]);
     }
     let name = |part: &str| format!("{out}/prelu/{part}");
@@ -67,7 +68,10 @@ fn replacement(graph: &mut GraphProto, node: &NodeProto, slopes: &[f32], form: F
         Form::Max if slopes.iter().any(|slope| *slope > 1.0) => replacement(graph, node, slopes, Form::Split),
         Form::Max => {
             let below = name("below");
-            Some(vec![operation("Mul", &[&x, &node.input[1]], &below, vec![]), operation("Max", &[&x, &below], &out, vec![])])
+            Some(vec![
+                operation("Mul", &[&x, &node.input[1]], &below, vec![]),
+                operation("Max", &[&x, &below], &out, vec![]),
+            ])
         }
         Form::Split => {
             let (zero, above, below, scaled) = (name("zero"), name("above"), name("min"), name("below"));
