@@ -111,7 +111,7 @@ pub fn print(shown: &Shown) -> Result<()> {
         _ => "runs to its last node",
     };
     let seam = match shown.seam {
-        none if none == 0.0 => "none".into(),
+        0.0 => "none".into(),
         small if small < 0.01 => "below 0.01 code values of 255".into(),
         seam => format!("up to {seam:.2} code values of 255"),
     };

@@ -168,7 +168,9 @@ pub fn known(name: &str, folders: &[PathBuf]) -> Result<String> {
         });
     }
     let all: Vec<&str> = entries.iter().map(|e| e.name.as_str()).chain(BUILTINS.iter().map(|b| b.name)).collect();
-    let near = nearest(plain, all.iter().copied());
+    // The beginning of a long name is a likelier slip than many wrong letters.
+    let begun = all.iter().copied().find(|known| plain.len() >= 3 && known.starts_with(plain));
+    let near = begun.or_else(|| nearest(plain, all.iter().copied()));
     let near = near.map_or("`upscaled model list` shows all".to_owned(), |near| format!("did you mean {near}?"));
     let name = path_text::escape(Path::new(name));
     Err(Fault::NotFound.because(format!("there is no model {name}; {near}")))
@@ -219,6 +221,7 @@ mod tests {
         assert!(known("y", &folders).is_ok());
         let error = known("fsat", &folders).unwrap_err().to_string();
         assert_eq!(error, "there is no model fsat; did you mean fast?");
+        assert!(known("fas", &folders).unwrap_err().to_string().ends_with("did you mean fast?"));
     }
 
     #[test]

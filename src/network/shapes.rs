@@ -249,8 +249,10 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
         "Conv" | "ConvTranspose" => {
             let (from, weights) = (&get(0)?.dims, &get(1)?.dims);
             let (window, transposed) = (Window::of(node, weights)?, node.operation() == "ConvTranspose");
-            let planes = if transposed { weights.get(1)?.checked_mul(node.int("group", 1))? } else { *weights.first()? };
-            let taken = if transposed { *weights.first()? } else { weights.get(1)?.checked_mul(node.int("group", 1))? };
+            let planes =
+                if transposed { weights.get(1)?.checked_mul(node.int("group", 1))? } else { *weights.first()? };
+            let taken =
+                if transposed { *weights.first()? } else { weights.get(1)?.checked_mul(node.int("group", 1))? };
             if from.len() != 4 || from[1] != taken {
                 return None;
             }
