@@ -35,6 +35,9 @@ builtins! {
     "fast" = "fast-luma-x2.onnx", "luma PSNR at 2x: Set5 36.87 dB, Set14 32.60 dB (bicubic 33.67, 30.33)";
 }
 
+/// Other names of networks in the program.
+const ALSO: &[(&str, &str)] = &[("fast-clean", "fast"), ("quality-clean", "quality")];
+
 /// Before the name of a network in the program, in pins.
 pub const BUILTIN: &str = "builtin:";
 /// Ending of model files.
@@ -63,6 +66,7 @@ pub struct Entry {
 /// The network in the program with that name, `builtin:` before it or not.
 pub fn builtin(name: &str) -> Option<&'static Builtin> {
     let name = name.strip_prefix(BUILTIN).unwrap_or(name);
+    let name = ALSO.iter().find(|(also, _)| *also == name).map_or(name, |(_, name)| *name);
     BUILTINS.iter().find(|b| b.name == name)
 }
 
@@ -202,6 +206,7 @@ mod tests {
         assert_eq!(known("x", &folders).unwrap(), text(&a, "x.onnx"));
         assert_eq!(known("y.onnx", &folders).unwrap(), text(&b, "y.onnx"));
         assert_eq!(known("fast", &folders).unwrap(), "builtin:fast");
+        assert_eq!(known("fast-clean", &folders).unwrap(), "builtin:fast");
         let hidden: Vec<_> = list(&folders).into_iter().filter(|e| e.hidden).map(|e| e.name).collect();
         assert_eq!(hidden, ["fast", "x"]);
     }
