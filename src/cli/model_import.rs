@@ -116,3 +116,64 @@ fn target(place: &Place, arguments: &ImportArguments) -> Result<PathBuf> {
     })?;
     Ok(folder.join(format!("{name}.onnx")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::runtime_is_here;
+    use crate::network::testing::TestModel;
+
+    fn import(root: &Path, file: &Path, force: bool) -> Result<Ended> {
+        let place = Place { root: Some(root.to_owned()), config: None };
+        run(&place, &ImportArguments { file: file.to_owned(), name: Some("mine.onnx".into()), force, json: true })
+    }
+
+    #[test]
+    fn a_model_is_written_with_its_facts_and_found_again() {
+        if !runtime_is_here() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("a b.onnx");
+        std::fs::write(&file, TestModel { channels: 3, ..Default::default() }.bytes()).unwrap();
+        import(root.path(), &file, false).unwrap();
+        let name = library::resolve("mine", Some(root.path())).unwrap();
+        let model = ModelFile::open(&name).unwrap();
+        assert_eq!((model.facts.halo, model.facts.open, model.given.halo), (3, Default::default(), Some(3)));
+        assert_eq!((model.given.origin.file.as_str(), model.given.origin.kind.as_str()), ("a b.onnx", "ONNX"));
+        // Not replaced unless that is asked for; then its facts are new too.
+        std::fs::write(&file, TestModel::default().bytes()).unwrap();
+        assert!(import(root.path(), &file, false).unwrap_err().to_string().contains("--force"));
+        assert_eq!(ModelFile::open(&name).unwrap().facts.channels, 3);
+        import(root.path(), &file, true).unwrap();
+        assert_eq!(ModelFile::open(&name).unwrap().given.channels, Some(1));
+    }
+
+    #[test]
+    fn what_is_no_model_is_refused_and_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("x.onnx");
+        let whole = TestModel::default().bytes();
+        for (bytes, fault) in [
+            (whole[..whole.len() / 2].to_vec(), Fault::Config),
+            (b"not a model at all, but some text".to_vec(), Fault::Config),
+            (Vec::new(), Fault::Config),
+            (TestModel { channels: 2, ..Default::default() }.bytes(), Fault::Unsupported),
+        ] {
+            std::fs::write(&file, bytes).unwrap();
+            let error = import(root.path(), &file, false).err().unwrap();
+            assert_eq!(Fault::of(&error), fault, "{error:#}");
+            assert!(format!("{error:#}").contains("x.onnx"), "{error:#}");
+        }
+        // A claim of more than memory is refused before it is read.
+        std::fs::File::create(&file).unwrap().set_len(model_file::MAX_BYTES + 1).unwrap();
+        assert_eq!(Fault::of(&import(root.path(), &file, false).err().unwrap()), Fault::Unsupported);
+        assert!(import(root.path(), &root.path().join("none.onnx"), false).is_err());
+        assert!(!root.path().join("models").exists());
+        for name in ["fast", "../up", ".hidden", ""] {
+            let place = Place { root: Some(root.path().to_owned()), config: None };
+            let arguments = ImportArguments { file: file.clone(), name: Some(name.into()), force: true, json: false };
+            assert_eq!(Fault::of(&target(&place, &arguments).unwrap_err()), Fault::Config, "{name}");
+        }
+    }
+}

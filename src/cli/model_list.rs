@@ -46,7 +46,8 @@ pub fn run(place: &Place, json: bool) -> Result<Ended> {
                 }
             };
             let hidden = if line.hidden { " (hidden: the one above has its name)" } else { "" };
-            vec![line.name.clone(), what, format!("{}{hidden}", line.place)]
+            let why = line.error.as_ref().map_or(String::new(), |error| format!(" ({error})"));
+            vec![line.name.clone(), what, format!("{}{hidden}{why}", line.place)]
         })
         .collect();
     for row in output::table(&rows) {

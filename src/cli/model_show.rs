@@ -44,6 +44,9 @@ pub struct Shown {
     /// How far a smooth picture comes out from itself, enlarged, of white.
     pub unlike: f64,
     pub origin: Origin,
+    /// Of models in the program: what their card says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card: Option<&'static str>,
     pub remarks: Vec<String>,
 }
 
@@ -88,6 +91,7 @@ pub fn shown(model: &ModelFile, probed: &Probed) -> Shown {
         seam: (probed.seam * 1e4).round() / 1e4,
         unlike: (probed.unlike * 1e6).round() / 1e6,
         origin: model.given.origin.clone(),
+        card: library::builtin(&model.name).map(|builtin| builtin.card),
         remarks,
     }
 }
@@ -106,7 +110,11 @@ pub fn print(shown: &Shown) -> Result<()> {
         (true, false) => "the pixel shuffle is done outside",
         _ => "runs to its last node",
     };
-    let seam = if shown.seam < 5e-5 { "none".into() } else { format!("up to {:.2} code values of 255", shown.seam) };
+    let seam = match shown.seam {
+        0.0 => "none".into(),
+        small if small < 0.01 => "below 0.01 code values of 255".into(),
+        seam => format!("up to {seam:.2} code values of 255"),
+    };
     let mut rows = vec![
         ("model", shown.name.clone()),
         ("enlarges", format!("{} times", shown.scale)),
@@ -130,6 +138,7 @@ pub fn print(shown: &Shown) -> Result<()> {
             rows.push((name, text.clone()));
         }
     }
+    rows.extend(shown.card.map(|card| ("card", format!("{card}; all of it in models/README.md"))));
     rows.extend(shown.remarks.iter().map(|remark| ("remark", remark.clone())));
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, text)| vec![name.to_owned(), text]).collect();
     for row in output::table(&rows) {

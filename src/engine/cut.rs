@@ -142,6 +142,9 @@ impl Ground<'_> {
     /// Batches of a band's tiles; `from` is first.
     pub fn batches(&self, from: Cut) -> Vec<Cut> {
         let mut cuts = vec![from];
+        if self.facts.batch.is_some() {
+            return cuts;
+        }
         let columns = from.tiles(self.frame).0;
         let sizes: &[u32] = if self.gpu { &BATCHES_GPU } else { &BATCHES_CPU };
         // One call a band at most: a place that is left empty is computed too.

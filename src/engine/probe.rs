@@ -24,7 +24,7 @@ const FARTHER: usize = 15;
 /// Multiples tried where the graph does not tell the size it needs.
 const MULTIPLES: &[usize] = &[1, 2, 4, 8, 16, 32, 64];
 /// Halos tried where the graph does not tell one.
-const HALOS: &[u32] = &[8, 16, 32, 64, MAX_HALO];
+const HALOS: &[u32] = &[16, 32, 64, MAX_HALO];
 /// Time for finding a practical halo, and for measuring the reach, in seconds.
 const HALO_SECONDS: f64 = 20.0;
 const REACH_SECONDS: f64 = 4.0;

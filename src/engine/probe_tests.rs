@@ -30,7 +30,7 @@ fn a_halo_that_is_too_small_shows_as_a_seam() {
     // And one that was not told is found.
     file.settle(|facts| facts.open.halo = true);
     complete(&mut file).unwrap();
-    assert!(file.facts.halo == 8 && file.facts.open == Default::default(), "{:?}", file.facts);
+    assert!(file.facts.halo == 16 && file.facts.open == Default::default(), "{:?}", file.facts);
     assert!(file.facts.remarks.last().unwrap().contains("found by trying"));
 }
 
@@ -65,7 +65,7 @@ fn what_the_graph_hides_is_found_by_running() {
     });
     complete(&mut file).unwrap();
     let facts = &file.facts;
-    assert_eq!((facts.scale, facts.multiple, facts.white, facts.halo), (2, 1, 1, 8));
+    assert_eq!((facts.scale, facts.multiple, facts.white, facts.halo), (2, 1, 1, 16));
     assert!(facts.tail.as_ref().is_some_and(|t| t.residual));
 }
 

@@ -41,7 +41,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
     probe::complete(&mut model)?;
     let facts = &model.facts;
     let threads = threads(settings);
-    let (tile_width, tile_height) = tile(settings.tile, width, height, threads, facts)?;
+    let (tile_width, tile_height) = tile(settings.tile.or(facts.tile), width, height, threads, facts)?;
     let (sessions, threads_each) = share(threads, height.div_ceil(tile_height));
     let mut pin = EnginePin {
         model: model.name.clone(),
@@ -57,7 +57,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
         tile_width,
         tile_height,
         halo: halo(facts),
-        batch: 1,
+        batch: facts.batch.map_or(1, |batch| batch as u32),
         sessions,
         threads: threads_each,
         reuse: settings.reuse,

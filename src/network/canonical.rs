@@ -9,6 +9,9 @@ use crate::network::index::Index;
 use crate::network::onnx::{AttributeProto, FLOAT, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::network::values::{BFLOAT16, DOUBLE, FLOAT16, UINT8};
 
+/// Largest fixed size of an input on any side.
+const SIZE_MAX: usize = 1 << 14;
+
 /// What was changed, for facts and for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -169,6 +172,9 @@ fn one_input(graph: &GraphProto, name: &str) -> Result<()> {
         return no(format!("it takes {} inputs ({}); one picture is what it must take", names.len(), names.join(", ")));
     };
     let dims = input.dims();
+    if dims.iter().flatten().any(|&size| size > SIZE_MAX) {
+        return no("its input is too large on some side".into());
+    }
     let planes = |at: usize| matches!(dims[at], Some(1 | 3));
     match dims.len() {
         3 if planes(0) => Ok(()),

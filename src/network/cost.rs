@@ -2,6 +2,7 @@
 
 use crate::network::index::Index;
 use crate::network::model_file::ModelFile;
+use crate::network::onnx::FLOAT;
 use crate::network::shapes::Shapes;
 
 /// Parameters, and multiply-adds of convolutions and matrices a source pixel (0 where sizes do
@@ -23,8 +24,12 @@ pub fn of(model: &ModelFile) -> Cost {
     let shapes = Shapes::find(&index, &facts.input, [batch, i64::from(facts.channels), h, w]);
     let count = |dims: &[i64]| dims.iter().map(|&d| d as f64).product::<f64>();
     let mut cost = Cost::default();
-    for tensor in &graph.initializer {
-        if tensor.data_type == Some(crate::network::onnx::FLOAT) {
+    // Factors and bounds are no parameters.
+    let settings = ["Resize", "Upsample", "Clip"];
+    let set: Vec<&String> =
+        graph.node.iter().filter(|n| settings.contains(&n.operation())).flat_map(|n| n.input.iter().skip(1)).collect();
+    for tensor in graph.initializer.iter().filter(|t| t.data_type == Some(FLOAT)) {
+        if tensor.name.as_ref().is_none_or(|name| !set.contains(&name)) {
             cost.parameters += tensor.count().unwrap_or(0) as u64;
         }
     }

@@ -76,7 +76,7 @@ pub fn growth(graph: &GraphProto) -> Result<Option<Growth>, String> {
     let (Some(input), Some(output)) = (graph.input.first(), graph.output.first()) else { return Ok(None) };
     let dims = input.dims();
     let names = (input.name.as_deref().unwrap_or_default(), output.name.as_deref().unwrap_or_default());
-    let channels = dims[1].unwrap_or(3) as i64;
+    let channels = dims[1].map_or(i64::from(first_planes(graph).unwrap_or(3)), |planes| planes as i64);
     let given = |h: i64, w: i64| {
         let size =
             [dims[0].unwrap_or(1) as i64, channels, dims[2].map_or(h, |h| h as i64), dims[3].map_or(w, |w| w as i64)];
@@ -130,7 +130,7 @@ pub fn read(graph: &GraphProto, name: &str, white: Option<u32>, given: &Given) -
         }
         (Some(planes @ (1 | 3)), _) => planes as u32,
         (None, Some(written)) => written,
-        (None, None) => 3,
+        (None, None) => first_planes(graph).unwrap_or(3),
         _ => return Err(no("its input must have one channel (luma) or three (RGB)".into())),
     };
     let (input, output) = (input.name.clone().unwrap_or_default(), output.name.clone().unwrap_or_default());
@@ -175,6 +175,15 @@ pub fn read(graph: &GraphProto, name: &str, white: Option<u32>, given: &Given) -
     facts.align_halo();
     facts.find_tail(graph);
     Ok(facts)
+}
+
+/// Planes that the first convolution takes, where that is a number of channels.
+fn first_planes(graph: &GraphProto) -> Option<u32> {
+    let index = Index::new(graph);
+    let input = graph.input.first()?.name.as_ref()?;
+    let first = graph.node.iter().find(|n| n.operation() == "Conv" && n.input.first() == Some(input))?;
+    let planes = index.constant(first.input.get(1)?)?.dims.get(1)?.checked_mul(first.int("group", 1))?;
+    u32::try_from(planes).ok().filter(|planes| [1, 3].contains(planes))
 }
 
 /// Finds reach and halo by following the graph backwards.

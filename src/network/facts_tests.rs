@@ -135,6 +135,57 @@ fn strides_make_multiples_and_writing_beside_goes_first() {
     assert!(ModelFile::parse_with("m", &bytes, wrong).unwrap_err().to_string().contains("channels = 3"));
 }
 
+/// Numbers that no file should have end in an answer, whatever it is.
+#[test]
+fn absurd_numbers_are_survived() {
+    let int = |name: &str, i: i64| AttributeProto {
+        name: Some(name.into()),
+        i: Some(i),
+        kind: Some(2),
+        ..Default::default()
+    };
+    for big in [i64::MAX, i64::MIN, i64::MAX / 2, 1 << 40, 1 << 12, -1, 0] {
+        let lists: Vec<(&str, Vec<i64>)> = vec![
+            ("four", vec![1, 1, big, big]),
+            ("pads", vec![0, 0, big, big, 0, 0, big, big]),
+            ("axes", vec![2, 3]),
+            ("two", vec![big, big]),
+        ];
+        let lists: Vec<(&str, &[i64])> = lists.iter().map(|(name, list)| (*name, list.as_slice())).collect();
+        let odd = |name: &str| vec![ints(name, &[big, big]), ints("kernel_shape", &[3, 3])];
+        let nodes = [
+            node("Conv", &["x", "a"], "y", odd("strides")),
+            node("Conv", &["x", "a"], "y", odd("dilations")),
+            node("Conv", &["x", "a"], "y", vec![ints("kernel_shape", &[big, big])]),
+            node("Conv", &["x", "a"], "y", vec![ints("pads", &[big; 4])]),
+            node("Conv", &["x", "a"], "y", vec![int("group", big)]),
+            node("ConvTranspose", &["x", "a"], "y", odd("strides")),
+            node("ConvTranspose", &["x", "a"], "y", odd("output_padding")),
+            node("ConvTranspose", &["x", "a"], "y", vec![int("group", big)]),
+            node("MaxPool", &["x"], "y", odd("strides")),
+            node("DepthToSpace", &["x"], "y", vec![int("blocksize", big)]),
+            node("SpaceToDepth", &["x"], "y", vec![int("blocksize", big)]),
+            node("Pad", &["x", "pads"], "y", vec![]),
+            node("Tile", &["x", "four"], "y", vec![]),
+            node("Reshape", &["x", "four"], "y", vec![]),
+            node("Expand", &["x", "four"], "y", vec![]),
+            node("Resize", &["x", "", "", "four"], "y", vec![]),
+            node("Slice", &["x", "two", "two", "axes", "two"], "y", vec![]),
+            node("Gather", &["x", "two"], "y", vec![int("axis", big)]),
+            node("Concat", &["x", "x"], "y", vec![int("axis", big)]),
+            node("Softmax", &["x"], "y", vec![int("axis", big)]),
+            node("Split", &["x", "two"], "y", vec![int("axis", big)]),
+            node("Transpose", &["x"], "y", vec![ints("perm", &[big; 4])]),
+            node("Unsqueeze", &["x", "two"], "y", vec![]),
+            node("ConstantOfShape", &["four"], "y", vec![]),
+        ];
+        for odd in nodes {
+            let chain = vec![node("Relu", &["in"], "x", vec![]), odd, node("Add", &["y", "x"], "out", vec![])];
+            let _ = ModelFile::parse("m", &model(chain, &[("a", &[1, 1, 3, 3])], &lists));
+        }
+    }
+}
+
 /// Scale, channels, halo and tail of models that people have.
 #[test]
 fn models_that_people_have() {

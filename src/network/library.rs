@@ -15,22 +15,28 @@ pub struct Builtin {
     pub bytes: &'static [u8],
     /// The file in models/, whose card is in models/README.md.
     pub file: &'static str,
+    /// What the card says of its quality.
+    pub card: &'static str,
 }
 
 macro_rules! builtins {
-    ($($name:literal = $file:literal),* $(,)?) => {
+    ($($name:literal = $file:literal, $card:literal;)*) => {
         /// All networks in the program, the default first.
         pub static BUILTINS: &[Builtin] = &[$(Builtin {
             name: $name,
             bytes: include_bytes!(concat!("../../models/", $file)),
             file: $file,
+            card: $card,
         }),*];
     };
 }
 
 builtins! {
-    "fast" = "fast-luma-x2.onnx",
+    "fast" = "fast-luma-x2.onnx", "luma PSNR at 2x: Set5 36.87 dB, Set14 32.60 dB (bicubic 33.67, 30.33)";
 }
+
+/// Other names of networks in the program.
+const ALSO: &[(&str, &str)] = &[("fast-clean", "fast"), ("quality-clean", "quality")];
 
 /// Before the name of a network in the program, in pins.
 pub const BUILTIN: &str = "builtin:";
@@ -60,6 +66,7 @@ pub struct Entry {
 /// The network in the program with that name, `builtin:` before it or not.
 pub fn builtin(name: &str) -> Option<&'static Builtin> {
     let name = name.strip_prefix(BUILTIN).unwrap_or(name);
+    let name = ALSO.iter().find(|(also, _)| *also == name).map_or(name, |(_, name)| *name);
     BUILTINS.iter().find(|b| b.name == name)
 }
 
@@ -165,7 +172,9 @@ pub fn known(name: &str, folders: &[PathBuf]) -> Result<String> {
         });
     }
     let all: Vec<&str> = entries.iter().map(|e| e.name.as_str()).chain(BUILTINS.iter().map(|b| b.name)).collect();
-    let near = nearest(plain, all.iter().copied());
+    // The beginning of a long name is a likelier slip than many wrong letters.
+    let begun = all.iter().copied().find(|known| plain.len() >= 3 && known.starts_with(plain));
+    let near = begun.or_else(|| nearest(plain, all.iter().copied()));
     let near = near.map_or("`upscaled model list` shows all".to_owned(), |near| format!("did you mean {near}?"));
     let name = path_text::escape(Path::new(name));
     Err(Fault::NotFound.because(format!("there is no model {name}; {near}")))
@@ -197,6 +206,7 @@ mod tests {
         assert_eq!(known("x", &folders).unwrap(), text(&a, "x.onnx"));
         assert_eq!(known("y.onnx", &folders).unwrap(), text(&b, "y.onnx"));
         assert_eq!(known("fast", &folders).unwrap(), "builtin:fast");
+        assert_eq!(known("fast-clean", &folders).unwrap(), "builtin:fast");
         let hidden: Vec<_> = list(&folders).into_iter().filter(|e| e.hidden).map(|e| e.name).collect();
         assert_eq!(hidden, ["fast", "x"]);
     }
@@ -216,6 +226,7 @@ mod tests {
         assert!(known("y", &folders).is_ok());
         let error = known("fsat", &folders).unwrap_err().to_string();
         assert_eq!(error, "there is no model fsat; did you mean fast?");
+        assert!(known("fas", &folders).unwrap_err().to_string().ends_with("did you mean fast?"));
     }
 
     #[test]

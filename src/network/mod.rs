@@ -17,3 +17,4 @@ pub mod tail;
 #[cfg(test)]
 pub mod testing;
 pub mod values;
+pub mod window;

@@ -86,7 +86,7 @@ impl ModelFile {
             Fault::ModelChanged.because(format!("model {name}: {what} since the job was planned; {next}"))
         };
         match ModelFile::open(&pin.model) {
-            Ok(file) if file.hash == pin.model_hash => Ok(file.as_pinned(pin)),
+            Ok(file) if file.hash == pin.model_hash => Ok(file.held_to(pin)),
             Ok(_) => Err(changed("the file has changed")),
             Err(error) if Fault::of(&error) == Fault::NotFound => Err(changed("the file has gone")),
             // A file that was a model when it was planned, and is none now, has changed too.
@@ -147,7 +147,7 @@ impl ModelFile {
     }
 
     /// The facts as the plan has them: whatever was measured or written beside the file since.
-    fn as_pinned(mut self, pin: &EnginePin) -> ModelFile {
+    fn held_to(mut self, pin: &EnginePin) -> ModelFile {
         self.settle(|facts| {
             (facts.channels, facts.white, facts.scale) = (pin.channels, pin.white, pin.model_scale);
             facts.open = Open::default();

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 
 use crate::network::index::Index;
 use crate::network::onnx::NodeProto;
-use crate::network::shapes::{POINTWISE, Shapes, Window, axis, slice_edge};
+use crate::network::shapes::{POINTWISE, Shapes, axis, number, slice_edge};
+use crate::network::window::{STEP_MAX, Window};
 
 /// First and last sample, on the two axes of the picture.
 type Range = [(i64, i64); 2];
@@ -67,6 +68,7 @@ pub fn follow(
             match back(node, at, range, index, shapes, &mut reach) {
                 Step::Range(mut before) => {
                     for (axis, range) in before.iter_mut().enumerate() {
+                        *range = (number(range.0), number(range.1));
                         if dims.len() == 4 && dims[2 + axis] == 1 {
                             *range = (0, 0);
                         }
@@ -154,15 +156,16 @@ fn back(node: &NodeProto, at: usize, range: Range, index: &Index, shapes: &Shape
             None => Step::Unknown,
         },
         "DepthToSpace" => {
-            let block = node.int("blocksize", 1).max(1);
+            let block = node.int("blocksize", 1).clamp(1, STEP_MAX);
             each(&|_, a, b| (a.div_euclid(block), b.div_euclid(block)))
         }
         "SpaceToDepth" => {
-            let block = node.int("blocksize", 1).max(1);
+            let block = node.int("blocksize", 1).clamp(1, STEP_MAX);
             each(&|_, a, b| (a * block, b * block + block - 1))
         }
         "Pad" if picture => {
-            let given = shapes.integers(node, 1).unwrap_or_else(|| node.ints("pads").to_vec());
+            let given =
+                shapes.integers(node, 1).unwrap_or_else(|| node.ints("pads").iter().map(|&i| number(i)).collect());
             match given.as_slice() {
                 &[0, 0, top, left, 0, 0, _, _] => each(&|axis, a, b| (a - [top, left][axis], b - [top, left][axis])),
                 _ => Step::Unknown,
@@ -178,6 +181,9 @@ fn back(node: &NodeProto, at: usize, range: Range, index: &Index, shapes: &Shape
                 let (Some(axis), Some(&start), Some(&step)) = (axis(a, 4), starts.get(at), steps.get(at)) else {
                     return Step::Unknown;
                 };
+                if !(1..=STEP_MAX).contains(&step) {
+                    return Step::Unknown;
+                }
                 if axis >= 2 {
                     let (first, (a, b)) = (slice_edge(start, from[axis]), before[axis - 2]);
                     before[axis - 2] = (a * step + first, b * step + first);

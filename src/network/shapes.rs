@@ -8,9 +8,14 @@ use std::collections::HashMap;
 use crate::network::index::Index;
 use crate::network::onnx::{NodeProto, TensorProto};
 use crate::network::values::{DOUBLE, FLOAT16};
+use crate::network::window::{STEP_MAX, Window};
 
 /// Largest tensor whose values are followed, in elements.
 const VALUES_MAX: usize = 64;
+/// Largest size of a tensor on any axis: beyond it a file is not believed.
+const SIZE_MAX: i64 = 1 << 31;
+/// What numbers of a file are clamped to, so that sums of them stay numbers.
+const NUMBER_MAX: i64 = 1 << 40;
 
 /// What is known of a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +57,9 @@ impl<'a> Shapes<'a> {
             known.insert(tensor.name.as_deref().unwrap_or_default(), Known::of(tensor));
         }
         for node in &index.graph.node {
-            if let Some(outputs) = through(node, &known) {
+            let outputs = through(node, &known);
+            let sound = |known: &Known| known.dims.iter().all(|d| (0..=SIZE_MAX).contains(d));
+            if let Some(outputs) = outputs.filter(|outputs| outputs.iter().all(sound)) {
                 for (name, what) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
                     known.insert(name, what);
                 }
@@ -72,19 +79,24 @@ impl<'a> Shapes<'a> {
 
     /// The same as whole numbers.
     pub fn integers(&self, node: &NodeProto, at: usize) -> Option<Vec<i64>> {
-        Some(self.values(node, at)?.iter().map(|&v| v as i64).collect())
+        Some(self.values(node, at)?.iter().map(|&v| number(v as i64)).collect())
     }
+}
+
+/// A number of a file, small enough to be added up.
+pub fn number(value: i64) -> i64 {
+    value.clamp(-NUMBER_MAX, NUMBER_MAX)
 }
 
 /// Sizes (and values) of a node's outputs.
 fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>> {
     let get = |at: usize| node.input.get(at).filter(|n| !n.is_empty()).and_then(|n| known.get(n.as_str()));
     let integers =
-        |at: usize| -> Option<Vec<i64>> { Some(get(at)?.values.as_ref()?.iter().map(|&v| v as i64).collect()) };
+        |at: usize| -> Option<Vec<i64>> { Some(get(at)?.values.as_ref()?.iter().map(|&v| number(v as i64)).collect()) };
     // Attribute in old operator sets, input in new ones.
     let given = |name: &str, at: usize| match node.ints(name) {
         [] => integers(at),
-        ints => Some(ints.to_vec()),
+        ints => Some(ints.iter().map(|&i| number(i)).collect()),
     };
     let one = |dims: Vec<i64>| Some(vec![Known::shaped(dims)]);
     match node.operation() {
@@ -203,7 +215,7 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
                 let axis = axis(a, dims.len())?;
                 let (start, step) = (slice_edge(*starts.get(at)?, dims[axis]), *steps.get(at)?);
                 let end = slice_edge(*ends.get(at)?, dims[axis]);
-                if step < 1 {
+                if !(1..=STEP_MAX).contains(&step) {
                     return None;
                 }
                 dims[axis] = ((end - start).max(0) + step - 1) / step;
@@ -223,7 +235,7 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
             Some(vec![Known { dims, values, whole }])
         }
         "Expand" => one(broadcast(&get(0)?.dims, &integers(1)?)?),
-        "Tile" => one(get(0)?.dims.iter().zip(integers(1)?).map(|(a, b)| a * b).collect()),
+        "Tile" => one(get(0)?.dims.iter().zip(integers(1)?).map(|(a, b)| a.checked_mul(b)).collect::<Option<_>>()?),
         "Split" => {
             let dims = &get(0)?.dims;
             let axis = axis(node.int("axis", 0), dims.len())?;
@@ -237,8 +249,10 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
         "Conv" | "ConvTranspose" => {
             let (from, weights) = (&get(0)?.dims, &get(1)?.dims);
             let (window, transposed) = (Window::of(node, weights)?, node.operation() == "ConvTranspose");
-            let planes = if transposed { weights.get(1)? * node.int("group", 1) } else { *weights.first()? };
-            let taken = if transposed { *weights.first()? } else { weights.get(1)? * node.int("group", 1) };
+            let planes =
+                if transposed { weights.get(1)?.checked_mul(node.int("group", 1))? } else { *weights.first()? };
+            let taken =
+                if transposed { *weights.first()? } else { weights.get(1)?.checked_mul(node.int("group", 1))? };
             if from.len() != 4 || from[1] != taken {
                 return None;
             }
@@ -266,7 +280,7 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
             one((0..from.len()).filter_map(dim).collect())
         }
         "DepthToSpace" | "SpaceToDepth" => {
-            let (from, block) = (&get(0)?.dims, node.int("blocksize", 1).max(1));
+            let (from, block) = (&get(0)?.dims, node.int("blocksize", 1).clamp(1, STEP_MAX));
             let &[n, c, h, w] = from.as_slice() else { return None };
             match node.operation() {
                 "DepthToSpace" => (c % (block * block) == 0).then_some(())?,
@@ -408,60 +422,4 @@ pub fn axis(given: i64, rank: usize) -> Option<usize> {
 /// A start or end of a slice, within the axis.
 pub fn slice_edge(given: i64, size: i64) -> i64 {
     if given < 0 { given.saturating_add(size) } else { given }.clamp(0, size)
-}
-
-/// The window of a convolution or pooling on the two axes of the picture.
-pub struct Window {
-    /// Samples from the first tap to the last.
-    pub span: [i64; 2],
-    pub stride: [i64; 2],
-    /// Padding before and after.
-    pub before: [i64; 2],
-    pub after: [i64; 2],
-    more: [i64; 2],
-}
-
-impl Window {
-    /// `weights`: dimensions of the weights, which tell the kernel where the attribute does not.
-    pub fn of(node: &NodeProto, weights: &[i64]) -> Option<Window> {
-        let kernel = match node.ints("kernel_shape") {
-            [] => weights.get(2..)?,
-            given => given,
-        };
-        let pair = |name: &str, default: i64| match *node.ints(name) {
-            [] => Some([default; 2]),
-            [a, b] => Some([a, b]),
-            _ => None,
-        };
-        let (&[a, b], dilation, stride) = (kernel, pair("dilations", 1)?, pair("strides", 1)?) else { return None };
-        let span = [(a - 1) * dilation[0], (b - 1) * dilation[1]];
-        if stride.iter().any(|&s| s < 1) || span.iter().any(|&s| s < 0) {
-            return None;
-        }
-        let (before, after) = match (node.text("auto_pad"), node.ints("pads")) {
-            ("" | "NOTSET", []) | ("VALID", _) => ([0; 2], [0; 2]),
-            ("" | "NOTSET", &[a, b, c, d]) => ([a, b], [c, d]),
-            // Depends on the size; with a stride of one it is half of the span.
-            ("SAME_UPPER" | "SAME_LOWER", _) if stride == [1, 1] => {
-                let small = span.map(|s| s / 2);
-                let large = [span[0] - small[0], span[1] - small[1]];
-                if node.text("auto_pad") == "SAME_UPPER" { (small, large) } else { (large, small) }
-            }
-            _ => return None,
-        };
-        Some(Window { span, stride, before, after, more: pair("output_padding", 0)? })
-    }
-
-    /// Size of a convolution's output.
-    fn left(&self, axis: usize, size: i64) -> Option<i64> {
-        let room = size + self.before[axis] + self.after[axis] - self.span[axis] - 1;
-        (room >= 0).then(|| room / self.stride[axis] + 1)
-    }
-
-    /// Size of a transposed convolution's output.
-    fn grown(&self, axis: usize, size: i64) -> Option<i64> {
-        let cut = self.before[axis] + self.after[axis];
-        let size = (size - 1) * self.stride[axis] + self.span[axis] + 1 + self.more[axis] - cut;
-        (size > 0).then_some(size)
-    }
 }
