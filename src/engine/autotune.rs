@@ -86,6 +86,23 @@ struct Key<'a> {
 
 /// Cuts the work of a pin the fastest way. Words about it; none where it stays as it is.
 pub fn tune(pin: &mut EnginePin, around: &Around) -> Option<String> {
+    let before = Cut::of(pin);
+    let tuned = find(pin, around)?;
+    for figure in &tuned.figures {
+        tracing::debug!("autotune: {}", words(figure));
+    }
+    *pin = tuned.chosen.on(pin);
+    (tuned.chosen != before).then(|| {
+        let cost = |cut| tuned.figures.iter().find(|f| f.cut == cut).and_then(|f| f.milliseconds);
+        let was = cost(before).map(|cost| format!(" in place of {cost:.1}")).unwrap_or_default();
+        let now = cost(tuned.chosen).unwrap_or_default();
+        format!("autotune: {}, {now:.1} ms a frame{was}", tuned.chosen.words())
+    })
+}
+
+/// What is fastest for a pin: as measured before, else measured now. `None` where the fixed
+/// rule stands.
+pub fn find(pin: &EnginePin, around: &Around) -> Option<Tuned> {
     if !around.settings.autotune {
         return None;
     }
@@ -93,17 +110,12 @@ pub fn tune(pin: &mut EnginePin, around: &Around) -> Option<String> {
         tracing::debug!("autotune: there is no cache folder; the fixed rule stands");
         return None;
     };
-    match tune_in(&cache, pin, around) {
-        Ok(words) => words,
-        Err(error) => {
-            tracing::debug!("autotune: the fixed rule stands: {}", one_line(&error));
-            None
-        }
-    }
+    let found = find_in(&cache, pin, around);
+    found.inspect_err(|error| tracing::debug!("autotune: the fixed rule stands: {}", one_line(error))).ok()
 }
 
-/// [`tune`] with its cache given.
-fn tune_in(cache: &Cache, pin: &mut EnginePin, around: &Around) -> Result<Option<String>> {
+/// [`find`] with its cache given.
+fn find_in(cache: &Cache, pin: &EnginePin, around: &Around) -> Result<Tuned> {
     let key = Key {
         rules: RULES,
         machine: Machine::this(),
@@ -117,35 +129,19 @@ fn tune_in(cache: &Cache, pin: &mut EnginePin, around: &Around) -> Result<Option
         memory_class: (around.memory / CLASS_BYTES).checked_ilog2().map_or(0, |class| class + 1),
         tile: around.settings.tile,
     };
-    let known = cache.read::<Tuned>(&key);
-    let (tuned, how) = match known {
-        Some(tuned) => (tuned, "measured before"),
-        None => {
-            let Some(_lock) = cache.lock(PATIENCE, around.beat) else {
-                anyhow::bail!("another measuring has not ended, or the folder takes no lock");
-            };
-            // Whoever held the lock may have measured the same.
-            match cache.read::<Tuned>(&key) {
-                Some(tuned) => (tuned, "measured before"),
-                None => {
-                    let tuned = measure(&ModelFile::open_pinned(pin)?, pin, around)?;
-                    cache.write(&key, &tuned)?;
-                    (tuned, "measured")
-                }
-            }
-        }
-    };
-    let before = Cut::of(pin);
-    for figure in &tuned.figures {
-        tracing::debug!("autotune: {}", words(figure));
+    if let Some(tuned) = cache.read(&key) {
+        return Ok(tuned);
     }
-    *pin = tuned.chosen.on(pin);
-    Ok((tuned.chosen != before).then(|| {
-        let cost = |cut| tuned.figures.iter().find(|f| f.cut == cut).and_then(|f| f.milliseconds);
-        let gain = cost(before).zip(cost(tuned.chosen)).map(|(a, _)| format!(" in place of {a:.1}"));
-        let now = cost(tuned.chosen).unwrap_or_default();
-        format!("autotune: {}, {now:.1} ms a frame{} ({how})", tuned.chosen.words(), gain.unwrap_or_default())
-    }))
+    let Some(_lock) = cache.lock(PATIENCE, around.beat) else {
+        anyhow::bail!("another measuring has not ended, or the folder takes no lock");
+    };
+    // Whoever held the lock may have measured the same.
+    if let Some(tuned) = cache.read(&key) {
+        return Ok(tuned);
+    }
+    let tuned = measure(&ModelFile::open_pinned(pin)?, pin, around)?;
+    cache.write(&key, &tuned)?;
+    Ok(tuned)
 }
 
 /// A candidate's line in the log.
@@ -160,9 +156,9 @@ pub fn words(figure: &Figure) -> String {
 pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tuned> {
     let gpu = tune::is_gpu(pin.provider);
     let threads = if gpu { 1 } else { tune::threads(around.settings) };
-    let rate = seconds_a_pixel(model, pin, gpu)?;
+    let rate = seconds_a_pixel(model, pin)?;
     (around.beat)();
-    let estimated = |cut: Cut, frame| cut.pixels(frame, pin.halo) * rate / f64::from(cut.hands(frame));
+    let estimated = |cut: Cut, frame| seconds(cut, frame, pin.halo, rate);
     let reference = Cut::of(pin);
     let picture = picture_size(around.frame, estimated(reference, around.frame), &model.facts);
     let run = estimated(reference, picture);
@@ -199,9 +195,9 @@ pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tu
 }
 
 /// Seconds of one thread (or of the device) for a pixel of the network's input.
-fn seconds_a_pixel(model: &ModelFile, pin: &EnginePin, gpu: bool) -> Result<f64> {
+pub fn seconds_a_pixel(model: &ModelFile, pin: &EnginePin) -> Result<f64> {
     let multiple = model.facts.multiple.max(1) as usize;
-    let side = if gpu { PROBE.1 } else { PROBE.0 };
+    let side = if tune::is_gpu(pin.provider) { PROBE.1 } else { PROBE.0 };
     let size = |fixed: Option<usize>| fixed.unwrap_or(side.next_multiple_of(multiple));
     let (height, width) = (size(model.facts.fixed[0]), size(model.facts.fixed[1]));
     let mut net = Net::open(&model.network(1, height, width)?, Target { threads: 1, ..Target::of(pin) })?;
@@ -213,6 +209,11 @@ fn seconds_a_pixel(model: &ModelFile, pin: &EnginePin, gpu: bool) -> Result<f64>
         least = least.min(start.elapsed());
     }
     Ok(least.as_secs_f64() / (height * width) as f64)
+}
+
+/// Seconds that a frame will take, estimated from those of a pixel.
+pub fn seconds(cut: Cut, frame: (u32, u32), halo: u32, rate: f64) -> f64 {
+    cut.pixels(frame, halo) * rate / f64::from(cut.hands(frame))
 }
 
 /// The frame, or a part of it of the same shape that takes about [`RUN`].

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use crossbeam_channel::{Receiver, never, unbounded};
 
+use crate::base::failpoint;
 use crate::base::fault::Fault;
+use crate::engine::ladder::Ladder;
 use crate::engine::pool::Pool;
 use crate::engine::worker::{Counts, Job, Worker};
 use crate::model::engine::EnginePin;
@@ -40,6 +42,7 @@ impl Picture {
 pub struct Engine {
     pin: EnginePin,
     pool: Pool<Worker>,
+    ladder: Arc<Ladder>,
 }
 
 impl Engine {
@@ -62,8 +65,19 @@ impl Engine {
             return Err(Fault::Internal.because(message));
         }
         let own = pin.clone();
-        let pool = Pool::start(pin.sessions as usize, move || Worker::open(&model, &own))?;
-        Ok(Engine { pin: pin.clone(), pool })
+        let ladder = Arc::new(Ladder::new(pin, multiple, facts.fixed.iter().any(Option::is_some)));
+        let (shared, plans) = (ladder.clone(), failpoint::carry());
+        let open = move || {
+            plans.here();
+            Worker::open(&model, &own, &shared)
+        };
+        let pool = Pool::start(pin.sessions as usize, open)?;
+        Ok(Engine { pin: pin.clone(), pool, ladder })
+    }
+
+    /// Words for people about a device that ran out of memory, once.
+    pub fn take_words(&self) -> Option<String> {
+        self.ladder.take_words()
     }
 
     /// The threads, for work beside the network's.

@@ -7,6 +7,7 @@ pub mod cut;
 pub mod enlarge;
 #[cfg(test)]
 mod imported_tests;
+pub mod ladder;
 pub mod machine;
 pub mod pool;
 pub mod precision;

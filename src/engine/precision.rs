@@ -3,7 +3,7 @@
 //! The rule. A person's `f32`, `bf16` or `f16` is taken as it is. `auto`: f32 for video of more
 //! than 8 bits. For 8 bits, OpenVINO takes bf16 where the processor multiplies it in hardware
 //! and the network gives only what is added to the source (bf16 has 8 significant bits: too
-//! few for whole pictures), TensorRT takes f16 (11 significant bits), and CUDA and the plain
+//! few for whole pictures), TensorRT and CUDA take f16 (11 significant bits), and the plain
 //! processor f32. What is short by this rule must also reach [`PSNR_MIN`] against f32 on a
 //! generated picture, on the device itself; else it is f32.
 
@@ -33,10 +33,10 @@ pub fn wanted(asked: &str, provider: Provider, depth: u8, facts: &ModelFacts, bf
     Ok(match (asked, provider) {
         ("f32", _) => Some(Precision::F32),
         ("bf16", Provider::Openvino) => Some(Precision::Bf16),
-        ("f16", Provider::Tensorrt) => Some(Precision::F16),
+        ("f16", Provider::Tensorrt | Provider::Cuda) => Some(Precision::F16),
         ("bf16" | "f16", _) => None,
         ("auto", Provider::Openvino) if bf16 && depth == 8 && residual => Some(Precision::Bf16),
-        ("auto", Provider::Tensorrt) if depth == 8 => Some(Precision::F16),
+        ("auto", Provider::Tensorrt | Provider::Cuda) if depth == 8 => Some(Precision::F16),
         ("auto", _) => Some(Precision::F32),
         (other, _) => {
             return Err(Fault::Config.because(format!("precision: `{other}` is not auto, f32, bf16 or f16")));
@@ -140,7 +140,8 @@ mod tests {
             ("f16", Openvino, 8, &facts, true, None),
             ("auto", Tensorrt, 8, &whole, false, some(Precision::F16)),
             ("auto", Tensorrt, 10, &facts, false, some(Precision::F32)),
-            ("auto", Cuda, 8, &facts, true, some(Precision::F32)),
+            ("auto", Cuda, 8, &facts, true, some(Precision::F16)),
+            ("f16", Cuda, 10, &facts, true, some(Precision::F16)),
             ("auto", Cpu, 8, &facts, true, some(Precision::F32)),
         ] {
             assert_eq!(rule(asked, provider, depth, facts, bf16).unwrap(), want, "{asked} {provider:?} {depth}");

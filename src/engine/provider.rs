@@ -58,6 +58,12 @@ pub fn open(network: &Network, target: Target) -> Result<Session> {
         runtime::preload_gpu();
     }
     let engines = engine_folder(network, target);
+    // TensorRT makes its own 16-bit kernels; for CUDA the network itself is rewritten.
+    let halved = match (target.provider, target.precision) {
+        (Provider::Cuda, Precision::F16) => Some(network.half()?),
+        _ => None,
+    };
+    let network = halved.as_ref().unwrap_or(network);
     let session = || -> ort::Result<Session> {
         let on_cpu = target.provider == Provider::Cpu;
         let mut builder = Session::builder(&environment)?

@@ -144,8 +144,30 @@ fn settle(
         pin.precision = precision;
         words = Some(check);
     }
-    try_open(model, pin)?;
-    Ok(words)
+    // An estimate says little of a device's memory: what does not fit is made smaller.
+    loop {
+        match try_open(model, pin) {
+            Ok(()) => return Ok(words),
+            Err(error) if Fault::of(&error) == Fault::DeviceMemory => match halved(pin, &model.facts) {
+                Some(smaller) => *pin = smaller,
+                None => return Err(error),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The pin with the longer side of its tiles halved; `None` where they are small already.
+fn halved(pin: &EnginePin, facts: &ModelFacts) -> Option<EnginePin> {
+    let mut pin = pin.clone();
+    let high = pin.tile_height > pin.tile_width;
+    let side = if high { &mut pin.tile_height } else { &mut pin.tile_width };
+    let half = side.div_ceil(2).next_multiple_of(facts.multiple.max(1));
+    if facts.fixed.iter().any(Option::is_some) || half < CORE_MIN || half >= *side {
+        return None;
+    }
+    *side = half;
+    Some(pin)
 }
 
 fn missing(provider: Provider) -> anyhow::Error {
@@ -172,23 +194,20 @@ fn on_device(asked: bool, cut: Cut, (width, height): (u32, u32), facts: &ModelFa
 /// sessions than fit into [`SESSIONS_BYTES`].
 fn fit(model: &ModelFile, pin: &EnginePin, gpu: bool) -> Result<EnginePin> {
     let mut pin = pin.clone();
-    loop {
-        let need = session_bytes(model, &pin)?;
-        let high = pin.tile_height > pin.tile_width;
-        let side = if high { &mut pin.tile_height } else { &mut pin.tile_width };
-        let halved = side.div_ceil(2).next_multiple_of(model.facts.multiple.max(1));
-        let fixed = model.facts.fixed.iter().any(Option::is_some);
-        if need <= SESSION_BYTES || halved < CORE_MIN || halved >= *side || fixed {
-            if !gpu {
-                let most = (SESSIONS_BYTES / need.max(1)).clamp(1, 256) as u32;
-                let hands = pin.sessions * pin.threads;
-                pin.sessions = pin.sessions.min(most);
-                pin.threads = (hands / pin.sessions).max(1);
-            }
-            return Ok(pin);
-        }
-        *side = halved;
+    let mut need = session_bytes(model, &pin)?;
+    while need > SESSION_BYTES
+        && let Some(smaller) = halved(&pin, &model.facts)
+    {
+        pin = smaller;
+        need = session_bytes(model, &pin)?;
     }
+    if !gpu {
+        let most = (SESSIONS_BYTES / need.max(1)).clamp(1, 256) as u32;
+        let hands = pin.sessions * pin.threads;
+        pin.sessions = pin.sessions.min(most);
+        pin.threads = (hands / pin.sessions).max(1);
+    }
+    Ok(pin)
 }
 
 /// Estimated bytes of one session of a pin.

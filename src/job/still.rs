@@ -40,7 +40,11 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     }
     reporter.enter(Phase::Upscaling, "");
     let engine = Engine::open(&pin).context("opening the upscaling engine")?;
-    let output = enlarge(&engine, &pin, source, (width, height), reporter)?;
+    let output = enlarge(&engine, &pin, source, (width, height), reporter);
+    if let Some(words) = engine.take_words() {
+        reporter.remark(&words);
+    }
+    let output = output?;
     reporter.beat();
     let temporary = publish::temporary(order)?;
     let losses = output.write(&temporary)?;

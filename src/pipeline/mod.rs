@@ -1,5 +1,6 @@
 //! Source frames in, encoded batches out: the stages of a job and the bounded channels between.
 
+pub mod bench;
 pub mod decode;
 pub mod encode;
 pub mod frames;

@@ -117,6 +117,11 @@ impl FrameUpscaler {
         })
     }
 
+    /// Words for people about a device that ran out of memory, once.
+    pub fn take_words(&self) -> Option<String> {
+        self.engine.take_words()
+    }
+
     /// Whether unchanged parts are taken from the frame before. Changes no pixel.
     pub fn set_reuse(&mut self, reuse: bool) {
         self.reuse = reuse;

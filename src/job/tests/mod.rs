@@ -4,6 +4,7 @@ mod chance;
 mod damage;
 mod encoder;
 mod limits;
+mod memory;
 mod sizes;
 mod sources;
 mod stops;
