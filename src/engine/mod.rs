@@ -1,8 +1,8 @@
 //! The engine: networks run on tiles. The only home of `ort` (ONNX Runtime).
 
-pub mod luma;
 #[cfg(test)]
 mod imported_tests;
+pub mod luma;
 pub mod pool;
 pub mod provider;
 pub mod runtime;

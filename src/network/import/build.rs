@@ -56,8 +56,7 @@ impl Build {
         if let Some(bias) = conv.bias {
             inputs.push(self.constant(&format!("{}.bias", conv.name), bias));
         }
-        let attributes =
-            vec![ints("kernel_shape", &kernel), ints("pads", &[pad; 4]), ints("strides", &[stride; 2])];
+        let attributes = vec![ints("kernel_shape", &kernel), ints("pads", &[pad; 4]), ints("strides", &[stride; 2])];
         self.node("Conv", inputs, attributes)
     }
 

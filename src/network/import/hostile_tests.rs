@@ -48,7 +48,9 @@ fn code_in_an_archive_is_named() {
 fn tensors_that_lie_are_told() {
     let values: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
     // The honest one is read, and is no network.
-    assert!(message(&archive(&tensor("4", "0", "2 2", "2 1"), &values)).contains("not known here (its tensors are `x`)"));
+    assert!(
+        message(&archive(&tensor("4", "0", "2 2", "2 1"), &values)).contains("not known here (its tensors are `x`)")
+    );
     for (count, offset, dims, strides, word) in [
         ("4", "1", "2 2", "2 1", "beyond its values"),
         ("5", "0", "2 2", "2 1", "beyond its values"),
@@ -75,10 +77,14 @@ fn other_archives_are_told() {
     assert!(message(&archive(b"N.", b"")).contains("no dictionary"));
     assert!(message(&archive(b"}.", b"")).contains("no tensors"));
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    zip.start_file("word/document.xml", SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored))
-        .unwrap();
+    zip.start_file(
+        "word/document.xml",
+        SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored),
+    )
+    .unwrap();
     assert!(message(&zip.finish().unwrap().into_inner()).contains("data.pkl"));
-    for bytes in [&b""[..], b"PK\x03\x04", b"\x89PNG\r\n", b"\x80", &[0x80; 100], b"\xff\xff\xff\xff\xff\xff\xff\xff{}"] {
+    for bytes in [&b""[..], b"PK\x03\x04", b"\x89PNG\r\n", b"\x80", &[0x80; 100], b"\xff\xff\xff\xff\xff\xff\xff\xff{}"]
+    {
         assert!(parse(bytes, "x").is_err(), "{bytes:?}");
     }
     let huge = [&(1u64 << 40).to_le_bytes()[..], b"{\"a\":1}"].concat();

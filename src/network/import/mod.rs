@@ -4,6 +4,7 @@
 //! a kind of network (one file each) tells the network from names and shapes, and writes its graph.
 
 mod build;
+mod cursor;
 #[cfg(test)]
 mod hostile_tests;
 mod layers;
@@ -21,6 +22,7 @@ mod torch_globals;
 mod torch_legacy;
 mod torch_tensor;
 mod torch_zip;
+mod value;
 mod weights;
 
 pub use self::build::constant;

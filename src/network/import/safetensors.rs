@@ -1,7 +1,7 @@
 //! Files of the safetensors format: a JSON header and the numbers.
 
-use anyhow::Result;
 use ::safetensors::{Dtype, SafeTensors};
+use anyhow::Result;
 
 use super::state::{self, Chosen, State};
 use super::weights::{Element, MAX_NAME, MAX_TENSORS, Tensor, damaged, numbers_of, refused};

@@ -2,17 +2,36 @@
 
 use anyhow::Result;
 
-use super::pickle::{Object, Pickle, Value};
 use super::torch_globals::View;
+use super::value::{Object, Pickle, Value};
 use super::weights::{MAX_TENSORS, Weights, damaged, refused};
 
 /// Names under which programs keep a network's state, the preferred first: of `params_ema`
 /// (averaged over the training) and `params` programs take the former.
-const WRAPPERS: &[&str] =
-    &["params_ema", "params", "state_dict", "model_state_dict", "model", "generator", "net_g", "netG", "net", "weights"];
+const WRAPPERS: &[&str] = &[
+    "params_ema",
+    "params",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "generator",
+    "net_g",
+    "netG",
+    "net",
+    "weights",
+];
 /// The same as the beginnings of flat names.
 const PREFIXES: &[&str] = &[
-    "module.", "_orig_mod.", "params_ema.", "params.", "state_dict.", "generator.", "net_g.", "netG.", "net.", "model.",
+    "module.",
+    "_orig_mod.",
+    "params_ema.",
+    "params.",
+    "state_dict.",
+    "generator.",
+    "net_g.",
+    "netG.",
+    "net.",
+    "model.",
 ];
 /// Most wrappers within each other.
 const MAX_DEPTH: usize = 4;

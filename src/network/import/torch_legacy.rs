@@ -9,11 +9,12 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::pickle::{self, Object, Pickle, Value};
+use super::pickle;
 use super::state::{self, State};
 use super::torch_globals::Storage;
-use super::weights::{MAX_TENSORS, damaged, refused};
 use super::torch_tensor;
+use super::value::{Object, Pickle, Value};
+use super::weights::{MAX_TENSORS, damaged, refused};
 
 /// 0x1950a86a20f9469cfc6c, little endian.
 const MAGIC: &[u8] = &[0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];

@@ -67,7 +67,8 @@ impl<'a> Archive<'a> {
         // Looking for the archive's beginning itself, the reader takes the wrong entry for the first
         // where that is 76 bytes long in the directory (folders of 21 letters).
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
-        let zip = ZipArchive::with_config(config, Cursor::new(bytes)).map_err(|error| damaged(&format!("zip: {error}")))?;
+        let zip =
+            ZipArchive::with_config(config, Cursor::new(bytes)).map_err(|error| damaged(&format!("zip: {error}")))?;
         if zip.len() > MAX_ENTRIES {
             return Err(refused(format!("is a zip archive of more than {MAX_ENTRIES} entries")));
         }
