@@ -168,6 +168,8 @@ class Bench:
     def __init__(self, args, program, python, folder):
         self.args, self.program, self.python, self.folder = args, program, python, folder
         self.env = environment(program)
+        # As the program chooses itself: measured at the first job of a size, and kept.
+        del self.env["UPSCALED_AUTOTUNE"]
         self.outputs = 0
 
     def job(self, clip, settings=None, keep=None):

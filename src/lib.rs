@@ -24,6 +24,8 @@ pub mod pipeline;
 
 pub mod job;
 
+pub mod judge;
+
 pub mod daemon;
 
 pub mod cli;

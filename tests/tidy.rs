@@ -22,9 +22,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio", &["daemon", "cli"]),
     ("notify", &["daemon"]),
     ("sd_notify", &["daemon"]),
-    ("toml", &["config"]),
+    ("toml", &["config", "network"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("embedded_graphics", &["judge"]),
 ];
 
 /// Lines of a source file, its tests included.

@@ -23,6 +23,7 @@ pub const NAMES: &[&str] = &[
     "encode.hardware",
     "history.append",
     "infer",
+    "infer.memory",
     "job_dir.mkdir",
     "job_dir.remove",
     "job_dir.rmdir",

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
 use crate::cli::doctor::Part;
+use crate::cli::model_args::ModelArguments;
 use crate::config::Sources;
 use crate::config::keys;
 use crate::config::layers::Layer;
@@ -57,6 +58,8 @@ pub enum Command {
     Retry(RetryArguments),
     /// Tell what works on this machine, what does not, and what to do
     Doctor(DoctorArguments),
+    /// List, show and import models
+    Model(ModelArguments),
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
     Job,
@@ -77,14 +80,23 @@ pub struct DaemonArguments {
     pub set: SetArguments,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct RunArguments {
     pub input: PathBuf,
     pub output: PathBuf,
     /// How many times larger [default: 2]
     #[arg(long, value_name = "N")]
     pub scale: Option<OsString>,
-    /// fast, or the path of an ONNX file
+    /// Fit the output into this size, such as 3840x2160
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<OsString>,
+    /// Make the output this high
+    #[arg(long, value_name = "H")]
+    pub height: Option<OsString>,
+    /// SD2HD, HD24K or 4K28K (twice as large), or SD24K (four times)
+    #[arg(long, value_name = "TASK")]
+    pub task: Option<OsString>,
+    /// A name that `upscaled model list` shows, or the path of an ONNX file
     #[arg(long, value_name = "MODEL")]
     pub model: Option<OsString>,
     /// auto, h264, hevc or av1
@@ -113,7 +125,7 @@ pub struct PartsArguments {
     pub set: SetArguments,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub struct SetArguments {
     /// Any other setting, such as crf=20; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
@@ -222,8 +234,7 @@ impl SetArguments {
 impl RunArguments {
     /// One file to another with these settings and nothing else asked for.
     pub fn for_file(input: PathBuf, output: PathBuf, set: SetArguments) -> RunArguments {
-        let (scale, model, codec, device) = (None, None, None, None);
-        RunArguments { input, output, scale, model, codec, device, no_resume: false, json: false, set }
+        RunArguments { input, output, set, ..Default::default() }
     }
 
     /// The flags as a layer of settings.
@@ -231,7 +242,15 @@ impl RunArguments {
         let mut layer = Layer::new("flags");
         self.set.apply(&mut layer)?;
         let here = std::env::current_dir()?;
-        let named = [("scale", &self.scale), ("model", &self.model), ("codec", &self.codec), ("device", &self.device)];
+        let named = [
+            ("scale", &self.scale),
+            ("size", &self.size),
+            ("height", &self.height),
+            ("task", &self.task),
+            ("model", &self.model),
+            ("codec", &self.codec),
+            ("device", &self.device),
+        ];
         for (name, value) in named {
             if let Some(value) = value {
                 layer.set_flag(name, value, &here)?;
@@ -257,6 +276,8 @@ mod tests {
             "daemon --root /r --once",
             "daemon --set crf=20 --set watch=poll",
             "run a.mkv b.mkv --scale 4 --no-resume --config c.toml",
+            "run a.mkv b.mkv --size 3840x2160",
+            "run a.mkv b.mkv --height 2160 --task SD24K",
             "run -- -a.mkv -b.mkv",
             "status --json",
             "status film.mkv",
@@ -268,6 +289,9 @@ mod tests {
             "resume film.mkv",
             "retry film.mkv --fresh",
             "doctor --json",
+            "model list --json",
+            "model show fast --root /r",
+            "model import a.pth --name b --force",
         ] {
             let words = std::iter::once("upscaled").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

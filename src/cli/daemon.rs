@@ -12,6 +12,7 @@ use crate::cli::exit::Ended;
 use crate::config;
 use crate::config::layers::Layer;
 use crate::daemon::{self, Options, Program};
+use crate::network::library;
 
 pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let mut flags = Layer::new("flags");
@@ -25,7 +26,12 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
         folders: settings.folders,
         settings: settings.daemon,
         once: arguments.once,
-        settings_for: Arc::new(move |job: &Path| config::resolve_job(&sources, &folders, job)),
+        settings_for: Arc::new(move |job: &Path| {
+            let (mut job, run) = config::resolve_job(&sources, &folders, job)?;
+            // Children know no root: they get a path. What is not found is their complaint.
+            job.model = library::resolve_or_keep(&job.model, Some(&sources.root));
+            Ok((job, run))
+        }),
         program: Program::this()?,
     })?;
     Ok(match summary.exit_code(arguments.once) {

@@ -14,6 +14,7 @@ use crate::cli::exit::Ended;
 use crate::cli::{doctor_engine, doctor_folders, doctor_machine, doctor_media, output};
 use crate::config::layers::Layer;
 use crate::config::{self, Settings};
+use crate::network::library;
 
 /// What is tried in a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,7 +80,9 @@ pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
     let mut findings = Vec::new();
     let settings = settings(place, &mut findings);
     if let Some(part) = arguments.part {
-        let job = settings.map(|settings| settings.job).unwrap_or_default();
+        let root = settings.as_ref().map(|settings| settings.folders.root.clone());
+        let mut job = settings.map(|settings| settings.job).unwrap_or_default();
+        job.model = library::resolve_or_keep(&job.model, root.as_deref());
         output::json(&match part {
             Part::Media => doctor_media::check(&job),
             Part::Engine => doctor_engine::check(&job),

@@ -14,6 +14,11 @@ mod doctor_machine;
 mod doctor_media;
 mod exit;
 mod job;
+mod model;
+mod model_args;
+mod model_import;
+mod model_list;
+mod model_show;
 mod output;
 mod parts;
 mod probe;
@@ -46,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Cancel(arguments) => steer::cancel(&place, arguments),
         Command::Retry(arguments) => steer::retry(&place, arguments),
         Command::Doctor(arguments) => doctor::run(&place, arguments),
+        Command::Model(arguments) => model::run(&place, arguments),
         Command::Job => job::run(),
         Command::Parts(arguments) => parts::run(&place, arguments),
         Command::Probe { file } => probe::run(file),

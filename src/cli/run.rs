@@ -18,6 +18,7 @@ use crate::job::order::JobOrder;
 use crate::job::{finish, runner};
 use crate::media::container;
 use crate::media::still::{self, StillKind};
+use crate::network::library;
 use crate::store::job_dir::JobDir;
 use crate::store::paths;
 
@@ -111,10 +112,11 @@ pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
     }
     let sources = place.sources(arguments.layer()?)?;
     let settings = config::resolve(&sources)?;
-    let (job, mut run) = match source.strip_prefix(&settings.folders.input) {
+    let (mut job, mut run) = match source.strip_prefix(&settings.folders.input) {
         Ok(relative) => config::resolve_job(&sources, &settings.folders, relative)?,
         Err(_) => (settings.job, settings.run),
     };
+    job.model = library::resolve(&job.model, Some(&sources.root))?;
     // What becomes of the source is for the daemon's input folder; here it is a person's file.
     run.on_success = OnSuccess::Keep;
     Ok(JobOrder {

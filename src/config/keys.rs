@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::base::path_text;
+use crate::config::target;
 
 /// Which struct of [`crate::config::settings`] a setting is a field of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +31,10 @@ pub enum Kind {
     Text(fn(&str) -> bool, &'static str),
     /// A path; a relative one starts at the folder of the file it is written in.
     Path,
-    /// `fast`, or a path as above.
+    /// A model's name, or a path as above.
     Model,
-    /// `240x216`.
-    Tile,
+    /// `240x216`: width and height from 16 up to this.
+    Size(u32),
 }
 
 /// One setting.
@@ -55,6 +56,9 @@ const fn optional(group: Group, name: &'static str, kind: Kind, unset: &'static 
 
 const FORMATS: &[&str] = &["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"];
 const MAX_MB: u64 = 1 << 30;
+/// Sides of tiles and of outputs, in pixels.
+const TILE_MAX: u32 = 8192;
+const SIDE_MAX: u32 = 16384;
 const DAY: u64 = 86_400;
 
 /// All settings, in the order of docs/settings.md.
@@ -62,10 +66,13 @@ pub const KEYS: &[Key] = &[
     key(Group::Folders, "input", Kind::Path),
     key(Group::Folders, "output", Kind::Path),
     key(Group::Folders, "logs", Kind::Path),
-    key(Group::Job, "scale", Kind::Whole(2, 8)),
+    key(Group::Job, "scale", Kind::Whole(2, target::FACTOR_MAX as u64)),
+    optional(Group::Job, "size", Kind::Size(SIDE_MAX), "none"),
+    optional(Group::Job, "height", Kind::Whole(2, SIDE_MAX as u64), "none"),
+    optional(Group::Job, "task", Kind::Choice(target::TASK_NAMES), "none"),
     key(Group::Job, "model", Kind::Model),
     key(Group::Job, "device", Kind::Text(is_device, "auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N")),
-    key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16"])),
+    key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16", "f16"])),
     key(Group::Job, "codec", Kind::Choice(&["auto", "h264", "hevc", "av1"])),
     optional(Group::Job, "encoder", Kind::Text(is_name, "an FFmpeg encoder's name, such as libx264"), "auto"),
     optional(Group::Job, "crf", Kind::Whole(0, 63), "auto"),
@@ -79,7 +86,8 @@ pub const KEYS: &[Key] = &[
     key(Group::Job, "verify", Kind::Choice(&["normal", "full"])),
     key(Group::Job, "reuse", Kind::Switch),
     key(Group::Job, "threads", Kind::Whole(0, 256)),
-    optional(Group::Job, "tile", Kind::Tile, "auto"),
+    key(Group::Job, "autotune", Kind::Switch),
+    optional(Group::Job, "tile", Kind::Size(TILE_MAX), "auto"),
     optional(Group::Job, "max_job_hours", Kind::Positive(100_000.0), "none"),
     key(Group::Run, "checkpoint_seconds", Kind::Whole(1, DAY)),
     key(Group::Run, "memory_limit_mb", Kind::Whole(0, MAX_MB)),
@@ -117,8 +125,11 @@ impl Key {
             Kind::Choice(all) => format!("one of {}", all.join(", ")),
             Kind::Text(_, words) => words.into(),
             Kind::Path => "a path".into(),
-            Kind::Model => "fast, or the path of an ONNX file".into(),
-            Kind::Tile => "a width and height in pixels from 16 to 8192, such as 240x216".into(),
+            Kind::Model => "a model's name, such as fast, or the path of an ONNX file".into(),
+            Kind::Size(max) => {
+                let example = if max == TILE_MAX { "240x216" } else { "3840x2160" };
+                format!("a width and height in pixels from 16 to {max}, such as {example}")
+            }
         };
         if let Some(unset) = self.unset {
             words.push_str(&format!(", or {unset}"));
@@ -173,10 +184,10 @@ impl Key {
             Kind::Path if text.is_empty() => None,
             Kind::Path => Some(path_value(base, &path_text::unescape(text)?)),
             Kind::Model if is_model_path(text.as_bytes()) => Some(path_value(base, &path_text::unescape(text)?)),
-            Kind::Model => (text == "fast").then(|| text.into()),
-            Kind::Tile => {
+            Kind::Model => is_model_name(text).then(|| text.into()),
+            Kind::Size(max) => {
                 let (width, height) = text.split_once('x')?;
-                let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=8192).contains(n));
+                let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=max).contains(n));
                 Some(Value::from(vec![side(width)?, side(height)?]))
             }
         }
@@ -210,6 +221,14 @@ fn tidy(path: &Path) -> PathBuf {
 
 fn is_model_path(value: &[u8]) -> bool {
     value.contains(&b'/') || value.ends_with(b".onnx")
+}
+
+/// A name that `upscaled model list` may show; which ones there are is seen when it is used.
+fn is_model_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 128
+        && !text.starts_with('.')
+        && !text.contains(|c: char| c.is_control() || c == '\\')
 }
 
 fn is_device(text: &str) -> bool {
@@ -297,6 +316,9 @@ mod tests {
         assert_eq!(text("crf", "auto"), Some(Value::Null));
         assert_eq!(text("tile", "240x216"), Some(vec![240, 216].into()));
         assert_eq!(text("tile", "240x8"), None);
+        assert_eq!(text("size", "3840x2160"), Some(vec![3840, 2160].into()));
+        assert_eq!((text("size", "3840"), text("size", "none")), (None, Some(Value::Null)));
+        assert_eq!((text("task", "SD24K"), text("task", "SD28K")), (Some("SD24K".into()), None));
         assert_eq!(text("reuse", "off"), Some(false.into()));
         assert_eq!(text("device", "cuda:1"), Some("cuda:1".into()));
         for bad in ["cuda:", "cpu:0", "gpu", "cuda:x"] {
@@ -304,7 +326,8 @@ mod tests {
         }
         assert_eq!(text("model", "fast"), Some("fast".into()));
         assert_eq!(text("model", "nets/a.onnx"), Some("/b/nets/a.onnx".into()));
-        assert_eq!(text("model", "quick"), None);
+        assert_eq!(text("model", "quick"), Some("quick".into()));
+        assert_eq!(text("model", ""), None);
         assert_eq!(text("input", "./in//x"), Some("/b/in/x".into()));
         assert_eq!(text("input", ""), None);
         assert_eq!(text("max_job_hours", "0.5"), Some(0.5.into()));

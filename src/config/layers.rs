@@ -14,10 +14,17 @@ use crate::config::file::{self, FILE_NAME, Scope};
 use crate::config::keys::{self, Group, KEYS, Key};
 use crate::config::nearest::nearest;
 use crate::config::settings::{DaemonSettings, Folders, JobSettings, OnSuccess, RunSettings};
+use crate::config::target;
 
 /// Variables that begin like a setting and are none.
-const RESERVED: &[&str] =
-    &["UPSCALED_ROOT", "UPSCALED_CONFIG", "UPSCALED_LOG", "UPSCALED_FAILPOINTS", "UPSCALED_PARENT_PID"];
+const RESERVED: &[&str] = &[
+    "UPSCALED_ROOT",
+    "UPSCALED_CONFIG",
+    "UPSCALED_LOG",
+    "UPSCALED_FAILPOINTS",
+    "UPSCALED_PARENT_PID",
+    "UPSCALED_GPU_MEMORY_MB",
+];
 
 /// The settings of one source, each checked by itself.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +52,21 @@ impl Layer {
         })?;
         self.set(key, read);
         Ok(())
+    }
+
+    /// The setting by which this layer tells the output's size; more than one is an error.
+    fn target(&self) -> Result<Option<&'static str>> {
+        let named = |name: &&&str| self.values.get(**name).is_some_and(|value| !value.is_null());
+        let named: Vec<&'static str> = target::NAMES.iter().filter(named).copied().collect();
+        match named[..] {
+            [] => Ok(None),
+            [one] => Ok(Some(one)),
+            _ => {
+                let (origin, both) = (&self.origin, named.join(" and "));
+                let words = format!("{origin}: {both} are set together; each tells the size of the output, keep one");
+                Err(Fault::Config.because(words))
+            }
+        }
     }
 
     /// The layer of the variables `UPSCALED_<SETTING>`; an unknown one is an error.
@@ -171,6 +193,13 @@ fn overlay<T: serde::Serialize + DeserializeOwned>(defaults: &T, group: Group, l
     let mut value = serde_json::to_value(defaults).context("the defaults")?;
     let mut origins = Vec::new();
     for layer in layers {
+        if group == Group::Job
+            && let Some(named) = layer.target()?
+        {
+            // What farther layers say of the size counts no more.
+            let defaults = serde_json::to_value(JobSettings::default()).context("the defaults")?;
+            target::NAMES.iter().filter(|n| **n != named).for_each(|n| value[*n] = defaults[*n].clone());
+        }
         for (name, set) in &layer.values {
             if keys::find(name).is_some_and(|key| key.group == group) {
                 value[*name] = set.clone();
@@ -283,6 +312,31 @@ mod tests {
         from.flags.set_flag("crf", OsStr::new("24"), root).unwrap();
         let (job, _) = resolve_job(&from, &settings.folders, Path::new("anime/old/a.mkv")).unwrap();
         assert_eq!((job.crf, job.preset.as_deref()), (Some(24), Some("fast")));
+    }
+
+    #[test]
+    fn the_nearest_layer_that_tells_a_size_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("input/tv")).unwrap();
+        std::fs::write(root.join(FILE_NAME), "size = \"3840x2160\"").unwrap();
+        std::fs::write(root.join("input").join(FILE_NAME), "scale = 3").unwrap();
+        std::fs::write(root.join("input/tv").join(FILE_NAME), "height = 1080\nsize = \"none\"").unwrap();
+        let mut from = sources(root);
+        let settings = resolve(&from).unwrap();
+        assert_eq!(settings.job.size, Some((3840, 2160)));
+        let job =
+            |from: &Sources, path: &str| resolve_job(from, &settings.folders, Path::new(path)).map(|(job, _)| job);
+        let near = job(&from, "a.mkv").unwrap();
+        assert_eq!((near.scale, near.size), (3, None));
+        let tv = job(&from, "tv/a.mkv").unwrap();
+        assert_eq!((tv.scale, tv.size, tv.height), (2, None, Some(1080)));
+        from.flags.set_flag("task", OsStr::new("SD24K"), root).unwrap();
+        let task = job(&from, "tv/a.mkv").unwrap();
+        assert_eq!((task.height, task.task.as_deref()), (None, Some("SD24K")));
+        from.flags.set_flag("height", OsStr::new("720"), root).unwrap();
+        let both = words(job(&from, "tv/a.mkv"));
+        assert!(both.contains("height and task are set together"), "{both}");
     }
 
     #[test]

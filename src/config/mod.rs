@@ -5,5 +5,6 @@ pub mod keys;
 pub mod layers;
 pub mod nearest;
 pub mod settings;
+pub mod target;
 
 pub use layers::{Settings, Sources, resolve, resolve_job};

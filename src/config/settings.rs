@@ -44,12 +44,22 @@ pub enum WatchMode {
 /// What decides the output of a job. Fixed into the plan when the job starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSettings {
+    /// How many times larger. At most one of `size`, `height` and `task` is set; then it counts.
     pub scale: u32,
-    /// `fast`, or a path to an ONNX file.
+    /// Width and height that the output is fitted into, as displayed.
+    #[serde(default)]
+    pub size: Option<(u32, u32)>,
+    /// Height of the output, as displayed.
+    #[serde(default)]
+    pub height: Option<u32>,
+    /// `SD2HD`, `HD24K`, `4K28K`, `SD24K`.
+    #[serde(default)]
+    pub task: Option<String>,
+    /// A model's name, such as `fast`, or a path to an ONNX file.
     pub model: String,
     /// `auto`, `cpu`, `openvino`, `cuda:N`, `tensorrt:N`.
     pub device: String,
-    /// `auto`, `f32`, `bf16`.
+    /// `auto`, `f32`, `bf16`, `f16`.
     pub precision: String,
     pub codec: CodecChoice,
     /// Encoder by FFmpeg's name, past all choice.
@@ -69,15 +79,25 @@ pub struct JobSettings {
     pub reuse: bool,
     /// 0: all cores.
     pub threads: u32,
+    /// Measure how the work is best cut, once a machine and frame size. Never changes a pixel.
+    #[serde(default = "on")]
+    pub autotune: bool,
     /// Tile core in source pixels (`240x216`); `None` chooses.
     pub tile: Option<(u32, u32)>,
     pub max_job_hours: Option<f64>,
+}
+
+fn on() -> bool {
+    true
 }
 
 impl Default for JobSettings {
     fn default() -> Self {
         JobSettings {
             scale: 2,
+            size: None,
+            height: None,
+            task: None,
             model: "fast".into(),
             device: "auto".into(),
             precision: "auto".into(),
@@ -94,6 +114,7 @@ impl Default for JobSettings {
             verify: VerifyMode::Normal,
             reuse: true,
             threads: 0,
+            autotune: true,
             tile: None,
             max_job_hours: None,
         }

@@ -1,14 +1,30 @@
 //! Execution providers: how each is asked for, with everything set that it would choose itself.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 
 use crate::base::fault::Fault;
-use crate::engine::runtime;
-use crate::model::engine::{Precision, Provider};
+use crate::engine::{cache, runtime};
+use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::network::model_file::Network;
+
+/// How ONNX Runtime, CUDA, cuDNN, TensorRT and C++ say that memory has run out.
+const OUT_OF_MEMORY: [&str; 7] = [
+    "out of memory",
+    "outofmemory",
+    "failed to allocate memory",
+    "available memory of",
+    "bad_alloc",
+    "alloc_failed",
+    "cudaerrormemoryallocation",
+];
+
+/// Holds each session to so many MiB of a graphics device's memory.
+const GPU_MEMORY: &str = "UPSCALED_GPU_MEMORY_MB";
 
 /// What a session is opened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +34,13 @@ pub struct Target {
     pub precision: Precision,
     /// Threads inside a call, on the processor.
     pub threads: u32,
+}
+
+impl Target {
+    /// What a pin's sessions are opened on.
+    pub fn of(pin: &EnginePin) -> Target {
+        Target { provider: pin.provider, device: pin.device, precision: pin.precision, threads: pin.threads }
+    }
 }
 
 /// Whether the processor multiplies bf16 in hardware; without it bf16 is slower than f32.
@@ -31,6 +54,16 @@ pub fn cpu_has_bf16() -> bool {
 /// Opens a session; [`Fault::Device`] when the provider is missing or refuses the network.
 pub fn open(network: &Network, target: Target) -> Result<Session> {
     let environment = runtime::init()?;
+    if matches!(target.provider, Provider::Cuda | Provider::Tensorrt) {
+        runtime::preload_gpu();
+    }
+    let engines = engine_folder(network, target);
+    // TensorRT makes its own 16-bit kernels; for CUDA the network itself is rewritten.
+    let halved = match (target.provider, target.precision) {
+        (Provider::Cuda, Precision::F16) => Some(network.half()?),
+        _ => None,
+    };
+    let network = halved.as_ref().unwrap_or(network);
     let session = || -> ort::Result<Session> {
         let on_cpu = target.provider == Provider::Cpu;
         let mut builder = Session::builder(&environment)?
@@ -41,7 +74,7 @@ pub fn open(network: &Network, target: Target) -> Result<Session> {
             // Decoder, encoder and inference share the cores: no thread may burn one waiting.
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?;
-        if let Some(provider) = dispatch(target) {
+        if let Some(provider) = dispatch(target, engines.as_deref()) {
             builder = builder.with_execution_providers([provider.error_on_failure()])?;
         }
         if target.provider == Provider::Openvino {
@@ -53,11 +86,38 @@ pub fn open(network: &Network, target: Target) -> Result<Session> {
     session().map_err(|error| failure(target.provider, &error))
 }
 
+/// The folder for engines that TensorRT builds of this network: in the user's cache.
+fn engine_folder(network: &Network, target: Target) -> Option<PathBuf> {
+    if target.provider != Provider::Tensorrt {
+        return None;
+    }
+    let mut hash = blake3::Hasher::new();
+    hash.update(&network.bytes).update(target.precision.name().as_bytes()).update(&target.device.to_le_bytes());
+    let folder = cache::folder()?.join("tensorrt").join(&hash.finalize().to_hex()[..32]);
+    std::fs::create_dir_all(&folder).ok()?;
+    Some(folder)
+}
+
+/// For people: BLAKE3 of the engine that TensorRT runs this network with, after it was opened.
+pub fn engine_hash(network: &Network, target: Target) -> Option<String> {
+    let entries = std::fs::read_dir(engine_folder(network, target)?).ok()?;
+    let engine = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "engine"))?;
+    let mut hash = blake3::Hasher::new();
+    hash.update_reader(std::fs::File::open(engine).ok()?).ok()?;
+    Some(hash.finalize().to_hex().to_string())
+}
+
+/// What a session may take of a device's memory, bytes: [`GPU_MEMORY`], else all.
+fn memory_limit() -> Option<usize> {
+    let mebibytes = std::env::var(GPU_MEMORY).ok()?.parse::<usize>().ok().filter(|&n| n > 0)?;
+    mebibytes.checked_mul(1 << 20)
+}
+
 /// An error of ONNX Runtime as a fault.
 pub fn failure(provider: Provider, error: &ort::Error) -> anyhow::Error {
     let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     let lower = text.to_lowercase();
-    let memory = ["out of memory", "failed to allocate memory", "bad_alloc"].iter().any(|sign| lower.contains(sign));
+    let memory = OUT_OF_MEMORY.iter().any(|sign| lower.contains(sign));
     let fault = if memory { Fault::DeviceMemory } else { Fault::Device };
     fault.because(format!("{} failed: {text}", name(provider)))
 }
@@ -83,7 +143,8 @@ pub fn name(provider: Provider) -> &'static str {
 }
 
 /// ONNX Runtime's own CPU provider needs none.
-fn dispatch(target: Target) -> Option<ExecutionProviderDispatch> {
+/// `engines`: where TensorRT keeps what it builds.
+fn dispatch(target: Target, engines: Option<&Path>) -> Option<ExecutionProviderDispatch> {
     let device = target.device as i32;
     match target.provider {
         Provider::Cpu => None,
@@ -96,17 +157,38 @@ fn dispatch(target: Target) -> Option<ExecutionProviderDispatch> {
             );
             Some(ep::OpenVINO::default().with_device_type("CPU").with_arbitrary_config("load_config", config).build())
         }
-        Provider::Cuda => Some(
-            ep::CUDA::default()
+        Provider::Cuda => {
+            let cuda = ep::CUDA::default()
                 .with_device_id(device)
                 // A search by timing would choose other kernels, and other bits, from run to run.
                 .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-                .with_tf32(false)
-                .build(),
-        ),
+                .with_tf32(false);
+            Some(match memory_limit() {
+                // Asking for no more than is needed, or the limit would be met at half of it.
+                Some(bytes) => cuda
+                    .with_memory_limit(bytes)
+                    .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
+                    .build(),
+                None => cuda.build(),
+            })
+        }
         Provider::Tensorrt => {
             let half = target.precision == Precision::F16;
-            Some(ep::TensorRT::default().with_device_id(device).with_fp16(half).build())
+            let trt = ep::TensorRT::default().with_device_id(device).with_fp16(half);
+            let trt = match memory_limit() {
+                Some(bytes) => trt.with_max_workspace_size(bytes),
+                None => trt,
+            };
+            Some(match engines {
+                // Built once: building chooses kernels by timing, so another time it may choose others.
+                Some(folder) => trt
+                    .with_engine_cache(true)
+                    .with_engine_cache_path(folder.display())
+                    .with_timing_cache(true)
+                    .with_timing_cache_path(folder.display())
+                    .build(),
+                None => trt.build(),
+            })
         }
     }
 }

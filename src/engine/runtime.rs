@@ -1,7 +1,7 @@
 //! ONNX Runtime: its library found, loaded once, its messages sent to our log.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use anyhow::Result;
 use ort::environment::Environment;
@@ -13,6 +13,19 @@ use crate::base::path_text::escape;
 /// Names a library; a file, or a folder with one.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 const FILE: &str = "libonnxruntime.so";
+
+/// How the names of libraries for graphics devices begin.
+const GPU_LIBRARIES: [&str; 9] = [
+    "libnvJitLink.so",
+    "libcudart.so",
+    "libnvrtc.so",
+    "libcublasLt.so",
+    "libcublas.so",
+    "libcufft.so",
+    "libcurand.so",
+    "libcudnn",
+    "libnvinfer",
+];
 
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
@@ -108,6 +121,28 @@ pub fn init() -> Result<Environment> {
     environment.set_log_level(LogLevel::Warning);
     *slot = Some(environment.clone());
     Ok(environment)
+}
+
+/// Loads the libraries of CUDA, cuDNN and TensorRT that lie beside ONNX Runtime, so that its
+/// parts for graphics devices find them by name. Those that are absent are looked for by the
+/// system's loader, where they are needed. Once in a process.
+pub fn preload_gpu() {
+    static DONE: Once = Once::new();
+    DONE.call_once(|| {
+        let Some(folder) = library().ok().and_then(|path| path.parent().map(Path::to_owned)) else { return };
+        let mut waiting: Vec<PathBuf> = GPU_LIBRARIES.iter().flat_map(|start| named(&folder, start)).collect();
+        // They need each other: what does not load yet may do so after another.
+        loop {
+            let before = waiting.len();
+            waiting.retain(|file| ort::util::preload_dylib(file).is_err());
+            if waiting.is_empty() || waiting.len() == before {
+                break;
+            }
+        }
+        for file in waiting {
+            tracing::debug!("{} does not load", escape(&file));
+        }
+    });
 }
 
 /// `ONNX Runtime rel-1.24.1 (/usr/lib/upscaled/libonnxruntime.so)`, for plans and people.

@@ -1,9 +1,9 @@
 //! A network held open at one shape, with its input and output memory.
 
 use anyhow::Result;
-use ort::memory::Allocator;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
-use ort::value::{Tensor, TensorRef};
+use ort::value::Tensor;
 
 use crate::base::failpoint;
 use crate::base::fault::Fault;
@@ -17,7 +17,7 @@ pub struct Net {
     session: Session,
     options: RunOptions<HasSelectedOutputs>,
     provider: Provider,
-    input: Vec<f32>,
+    input: Tensor<f32>,
     input_dims: [usize; 4],
     output_dims: [usize; 4],
     pub layout: Layout,
@@ -28,7 +28,8 @@ impl Net {
     pub fn open(network: &Network, target: Target) -> Result<Net> {
         let session = provider::open(network, target)?;
         let told = |error: ort::Error| provider::failure(target.provider, &error);
-        let output = Tensor::<f32>::new(&Allocator::default(), network.output_dims).map_err(told)?;
+        let input = memory(&session, target, network.input_dims, MemoryType::CPUInput).map_err(told)?;
+        let output = memory(&session, target, network.output_dims, MemoryType::CPUOutput).map_err(told)?;
         // Every run writes to the same memory.
         let outputs = OutputSelector::no_default().with(&network.output).preallocate(&network.output, output);
         let options = RunOptions::new().map_err(told)?.with_outputs(outputs);
@@ -36,7 +37,7 @@ impl Net {
             session,
             options,
             provider: target.provider,
-            input: vec![0.0; network.input_dims.iter().product()],
+            input,
             input_dims: network.input_dims,
             output_dims: network.output_dims,
             layout: network.layout,
@@ -56,7 +57,7 @@ impl Net {
 
     /// The input, all tiles of the batch, to be filled before [`Net::run`].
     pub fn input(&mut self) -> &mut [f32] {
-        &mut self.input
+        self.input.extract_tensor_mut().1
     }
 
     /// Runs the network on the input and hands input and output, all tiles, to `then`.
@@ -64,13 +65,32 @@ impl Net {
         failpoint::hit("infer")?;
         let provider = self.provider;
         let told = |error: ort::Error| provider::failure(provider, &error);
-        let input = TensorRef::from_array_view((self.input_dims, self.input.as_slice())).map_err(told)?;
-        let outputs = self.session.run_with_options(ort::inputs![input], &self.options).map_err(told)?;
+        let outputs = self.session.run_with_options(ort::inputs![&self.input], &self.options).map_err(told)?;
         let (shape, output) = outputs[0].try_extract_tensor::<f32>().map_err(told)?;
         if !shape.iter().zip(self.output_dims).all(|(&a, b)| a == b as i64) || shape.len() != 4 {
             let message = format!("a network gave {shape:?} where its graph says {:?}", self.output_dims);
             return Err(Fault::Unsupported.because(message));
         }
-        Ok(then(&self.input, output))
+        Ok(then(self.input.extract_tensor().1, output))
     }
+}
+
+/// Zeroed memory for a tensor of this program's side. For CUDA and TensorRT it is pinned, so
+/// that the device reads and writes it without another copy between.
+fn memory(session: &Session, target: Target, dims: [usize; 4], side: MemoryType) -> ort::Result<Tensor<f32>> {
+    if matches!(target.provider, Provider::Cuda | Provider::Tensorrt) {
+        let pinned = || -> ort::Result<Tensor<f32>> {
+            let device = target.device as i32;
+            let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, device, AllocatorType::Device, side)?;
+            let mut tensor = Tensor::<f32>::new(&Allocator::new(session, info)?, dims)?;
+            // Fails where the memory cannot be reached from here.
+            tensor.try_extract_tensor_mut::<f32>()?.1.fill(0.0);
+            Ok(tensor)
+        };
+        match pinned() {
+            Ok(tensor) => return Ok(tensor),
+            Err(error) => tracing::debug!("no pinned memory, ordinary is taken: {error}"),
+        }
+    }
+    Tensor::<f32>::new(&Allocator::default(), dims)
 }

@@ -122,4 +122,8 @@ impl Keeper for JobKeeper<'_> {
         self.reporter.encoder_is(name);
         self.reporter.remark(&format!("the hardware encoder failed ({reason}); encoding goes on with {name}"));
     }
+
+    fn remark(&self, words: &str) {
+        self.reporter.remark(words);
+    }
 }

@@ -5,7 +5,9 @@ use anyhow::{Context, Result};
 use crate::base::clock;
 use crate::base::fault::Fault;
 use crate::config::settings::JobSettings;
-use crate::engine::{runtime, tune};
+use crate::config::target::Target;
+use crate::engine::autotune::{self, Around};
+use crate::engine::{cascade, runtime, tune};
 use crate::job::fingerprint;
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
@@ -13,6 +15,7 @@ use crate::media::{self, container, encoder};
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
 use crate::model::source::SourceInfo;
+use crate::work::budget;
 
 /// A batch of output frames may take this much of the RAM disk, bytes, ..
 const BATCH_BYTES: u64 = 1 << 30;
@@ -29,12 +32,24 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     }
     let video = info.video.clone();
     let threads = if settings.threads > 0 { settings.threads } else { cores() };
-    let (width, height) = target_size(video.width, video.height, settings.scale, video.format);
-    if (width, height) != (video.width * settings.scale, video.height * settings.scale) {
+    let picture = Target::of(settings)
+        .size((video.width, video.height), video.rotation.rem_euclid(180) == 90, even(video.format))
+        .with_context(|| format!("choosing the size of {}", order.name()))?;
+    let (width, height) = frame_size(picture, video.format);
+    if (width, height) != picture {
         reporter.remark(&format!("odd output size rounded up to {width}x{height} by repeating the last row or column"));
     }
-    let (engine, remarks) = tune::choose(settings, video.width, video.height, video.format.depth)
+    let (mut engine, mut remarks) = tune::choose(settings, video.width, video.height, video.format.depth)
         .context("choosing the upscaling engine")?;
+    cascade::reach(&mut engine, (video.width, video.height), picture).context("choosing the upscaling engine")?;
+    let around = Around {
+        settings,
+        frame: (video.width, video.height),
+        depth: video.format.depth,
+        memory: budget::engine_bytes(&order.run),
+        beat: &|| reporter.beat(),
+    };
+    remarks.extend(autotune::tune(&mut engine, &around));
     for remark in remarks {
         reporter.log("info", &remark);
     }
@@ -62,6 +77,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     }
     let mut libraries = media::versions();
     libraries.push(runtime::description()?);
+    libraries.extend(tune::engine_hash(&engine)?.map(|hash| format!("TensorRT engine {hash}")));
     Ok(Plan {
         version: PLAN_VERSION,
         program: format!("upscaled {}", env!("CARGO_PKG_VERSION")),
@@ -94,14 +110,16 @@ pub fn batch_rule(settings: &JobSettings, frame_bytes: u64) -> BatchRule {
     BatchRule { first: settings.eta_frames.max(1), following: settings.batch_frames.clamp(1, fit) }
 }
 
-/// The output's size: exactly the scale, rounded up to what the chroma needs.
-pub fn target_size(width: u32, height: u32, scale: u32, format: PixelFormat) -> (u32, u32) {
-    let (w, h) = (width * scale, height * scale);
-    match format.chroma {
-        Chroma::C420 => (w.next_multiple_of(2), h.next_multiple_of(2)),
-        Chroma::C422 => (w.next_multiple_of(2), h),
-        Chroma::C444 => (w, h),
-    }
+/// What the width and height of frames have to be multiples of.
+fn even(format: PixelFormat) -> (u32, u32) {
+    let (x, y) = format.shifts(1);
+    (1 << x, 1 << y)
+}
+
+/// The size of frames that hold a picture: rounded up to what the chroma needs.
+pub fn frame_size((width, height): (u32, u32), format: PixelFormat) -> (u32, u32) {
+    let (x, y) = even(format);
+    (width.next_multiple_of(x), height.next_multiple_of(y))
 }
 
 /// Processors this process may use.
@@ -128,7 +146,7 @@ mod tests {
 
     #[test]
     fn sizes_round_up_where_chroma_needs_it() {
-        let odd = |name| target_size(161, 121, 3, parse_format(name).unwrap());
+        let odd = |name| frame_size((483, 363), parse_format(name).unwrap());
         assert_eq!(odd("yuv420p"), (484, 364));
         assert_eq!(odd("yuv422p"), (484, 363));
         assert_eq!(odd("yuv444p"), (483, 363));

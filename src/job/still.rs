@@ -6,14 +6,16 @@ use anyhow::{Context, Result};
 
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
-use crate::engine::luma::LumaEngine;
-use crate::engine::tune;
+use crate::config::target::Target;
+use crate::engine::enlarge::Engine;
+use crate::engine::{cascade, tune};
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
 use crate::job::{fingerprint, publish, resume};
 use crate::media::still::{self, Still};
+use crate::model::engine::EnginePin;
 use crate::model::progress::Phase;
-use crate::pixel::resize::lanczos;
+use crate::pixel::resample::lanczos;
 use crate::store::job_dir::JobDir;
 
 /// What became of a picture.
@@ -30,27 +32,21 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     let print = fingerprint::take(&order.source)?;
     let source = still::read(&order.source)?;
     let settings = &order.settings;
-    let (pin, remarks) = tune::choose(settings, source.width, source.height, source.depth)?;
+    let (width, height) = Target::of(settings)
+        .size((source.width, source.height), false, (1, 1))
+        .with_context(|| format!("choosing the size of {}", order.name()))?;
+    let (mut pin, remarks) = tune::choose(settings, source.width, source.height, source.depth)?;
+    cascade::reach(&mut pin, (source.width, source.height), (width, height))?;
     for remark in remarks {
         reporter.log("info", &remark);
     }
     reporter.enter(Phase::Upscaling, "");
-    let engine = LumaEngine::open(&pin).context("opening the upscaling engine")?;
-    let from = (source.width as usize, source.height as usize);
-    let (width, height) = (source.width * settings.scale, source.height * settings.scale);
-    let to = (width as usize, height as usize);
-    let luma = engine.plane(&source.luma, from.0, from.1)?;
-    reporter.beat();
-    let wide = |plane: &Vec<f32>| lanczos(plane, from, to);
-    let output = Still {
-        width,
-        height,
-        luma,
-        cb: wide(&source.cb),
-        cr: wide(&source.cr),
-        alpha: source.alpha.as_ref().map(wide),
-        ..source
-    };
+    let engine = Engine::open(&pin).context("opening the upscaling engine")?;
+    let output = enlarge(&engine, &pin, source, (width, height), reporter);
+    if let Some(words) = engine.take_words() {
+        reporter.remark(&words);
+    }
+    let output = output?;
     reporter.beat();
     let temporary = publish::temporary(order)?;
     let losses = output.write(&temporary)?;
@@ -69,4 +65,34 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     let key = &dir.marker().key;
     let path = publish::publish(order, dir, key, &temporary, &extension, &|_| resume::beat(reporter))?;
     Ok(Upscaled { path, width, height, device: pin.label(), losses })
+}
+
+/// The picture in its new size: luma or RGB by the network, the rest by Lanczos.
+fn enlarge(
+    engine: &Engine,
+    pin: &EnginePin,
+    source: Still,
+    (width, height): (u32, u32),
+    reporter: &Reporter,
+) -> Result<Still> {
+    let from = (source.width as usize, source.height as usize);
+    let to = (width as usize, height as usize);
+    let grown = pin.model_scale.pow(pin.passes) as usize;
+    let grown = (from.0 * grown, from.1 * grown);
+    let fitted = |plane: Vec<f32>| if grown == to { plane } else { lanczos(&plane, grown, to) };
+    let wide = |plane: &Vec<f32>| lanczos(plane, from, to);
+    let alpha = source.alpha.as_ref().map(wide);
+    let sized = |luma, cb, cr| Still { width, height, luma, cb, cr, alpha, ..source.bare() };
+    if pin.channels == 3 {
+        let rgb = source.rgb();
+        let planes = engine.planes(&[&rgb[0], &rgb[1], &rgb[2]], from)?;
+        reporter.beat();
+        let mut planes = planes.into_iter().map(fitted);
+        let mut next = || planes.next().unwrap_or_default();
+        let [luma, cb, cr] = still::ycc([next(), next(), next()]);
+        return Ok(sized(luma, cb, cr));
+    }
+    let luma = fitted(engine.planes(&[&source.luma], from)?.remove(0));
+    reporter.beat();
+    Ok(sized(luma, wide(&source.cb), wide(&source.cr)))
 }

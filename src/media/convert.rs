@@ -11,13 +11,7 @@ use crate::model::source::Colour;
 /// H.273 and FFmpeg numbers used here.
 const RANGE_LIMITED: u32 = 1;
 const RANGE_FULL: u32 = 2;
-const MATRIX_BT709: u32 = 1;
-const MATRIX_SMPTE170M: u32 = 6;
-const MATRIX_BT2020: u32 = 9;
 const UNSPECIFIED: u32 = 2;
-
-/// RGB pictures at least this high count as BT.709 when nothing else is said.
-const HD_HEIGHT: u32 = 720;
 
 /// The format a source's frames are brought to.
 pub(in crate::media) fn nearest(facts: &PixelFacts) -> PixelFormat {
@@ -41,14 +35,8 @@ pub(in crate::media) fn nearest(facts: &PixelFacts) -> PixelFormat {
 pub(in crate::media) fn colour_after(facts: &PixelFacts, tags: [u32; 5], codec: &str, height: u32) -> Colour {
     let [range, primaries, transfer, matrix, chroma_location] = tags;
     if facts.rgb {
-        let matrix = match primaries {
-            1 => MATRIX_BT709,
-            5..=7 => MATRIX_SMPTE170M,
-            9 => MATRIX_BT2020,
-            _ if height >= HD_HEIGHT => MATRIX_BT709,
-            _ => MATRIX_SMPTE170M,
-        };
-        return Colour { range: RANGE_LIMITED, primaries, transfer, matrix, chroma_location: 0 };
+        let free = Colour { range: RANGE_LIMITED, primaries, transfer, matrix: UNSPECIFIED, chroma_location: 0 };
+        return Colour { matrix: free.matrix_or_usual(height), ..free };
     }
     let range = if facts.name.starts_with("yuvj") {
         RANGE_FULL

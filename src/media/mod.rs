@@ -25,6 +25,7 @@ pub mod lossless;
 mod output_tests;
 pub mod parameter_sets;
 pub mod picture;
+pub mod png;
 pub mod probe;
 pub mod seek;
 pub mod side_data;

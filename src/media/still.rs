@@ -249,6 +249,26 @@ fn split(picture: &DynamicImage, kind: StillKind) -> Still {
 }
 
 impl Still {
+    /// The picture's facts without its samples.
+    pub fn bare(&self) -> Still {
+        let none = Vec::new;
+        let (kind, icc, exif) = (self.kind, self.icc.clone(), self.exif.clone());
+        let (width, height, depth, gray) = (self.width, self.height, self.depth, self.gray);
+        Still { kind, width, height, luma: none(), cb: none(), cr: none(), alpha: None, depth, gray, icc, exif }
+    }
+
+    /// Planes of R, G and B, 0..1.
+    pub fn rgb(&self) -> [Vec<f32>; 3] {
+        if self.gray {
+            return [self.luma.clone(), self.luma.clone(), self.luma.clone()];
+        }
+        let mut planes = [(); 3].map(|()| Vec::with_capacity(self.luma.len()));
+        for ((&y, &cb), &cr) in self.luma.iter().zip(&self.cb).zip(&self.cr) {
+            planes.iter_mut().zip(to_rgb([y, cb, cr])).for_each(|(plane, v)| plane.push(v));
+        }
+        planes
+    }
+
     fn push(&mut self, [r, g, b, a]: [f32; 4]) {
         let [y, cb, cr] = if self.gray { [r, 0.5, 0.5] } else { to_ycc([r, g, b]) };
         self.luma.push(y);
@@ -360,6 +380,15 @@ impl Still {
         file.sync_all().with_context(|| format!("writing {name}"))?;
         Ok(losses)
     }
+}
+
+/// Planes of R, G and B in place as luma, Cb and Cr of a [`Still`].
+pub fn ycc(mut planes: [Vec<f32>; 3]) -> [Vec<f32>; 3] {
+    let [r, g, b] = &mut planes;
+    for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+        [*r, *g, *b] = to_ycc([*r, *g, *b]);
+    }
+    planes
 }
 
 /// Full-range BT.601, chroma around 0.5.

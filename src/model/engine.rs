@@ -19,12 +19,23 @@ pub enum Precision {
     F16,
 }
 
+impl Precision {
+    /// The word in settings and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+        }
+    }
+}
+
 /// Everything a frame's pixels depend on, besides the source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnginePin {
     /// `builtin:fast` or a path.
     pub model: String,
-    /// SHA-256-sized hash of the model file, hex (BLAKE3).
+    /// SHA-256 of the model file, hex.
     pub model_hash: String,
     /// What the network itself enlarges by.
     pub model_scale: u32,
@@ -65,11 +76,7 @@ fn one() -> u32 {
 impl EnginePin {
     /// `cpu/openvino-bf16`, `cuda:0/f16`: for the log line.
     pub fn label(&self) -> String {
-        let precision = match self.precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::F16 => "f16",
-        };
+        let precision = self.precision.name();
         match self.provider {
             Provider::Tensorrt => format!("tensorrt:{}/{precision}", self.device),
             Provider::Cuda => format!("cuda:{}/{precision}", self.device),

@@ -60,6 +60,34 @@ pub struct Colour {
     pub chroma_location: u32,
 }
 
+impl Colour {
+    /// The matrix coefficients to compute with: the tag's; where it names none those that go with
+    /// the primaries, else BT.709's for pictures at least 720 rows high, BT.601's below.
+    pub fn matrix_or_usual(&self, height: u32) -> u32 {
+        match (self.matrix, self.primaries) {
+            (matrix, _) if !matches!(matrix, UNSPECIFIED | RESERVED | DERIVED | DERIVED_CONSTANT) => matrix,
+            (_, 1) => MATRIX_BT709,
+            (_, 5..=7) => MATRIX_SMPTE170M,
+            (_, 9) => MATRIX_BT2020,
+            _ if height >= HD_HEIGHT => MATRIX_BT709,
+            _ => MATRIX_SMPTE170M,
+        }
+    }
+}
+
+/// H.273 numbers of matrix coefficients.
+const MATRIX_BT709: u32 = 1;
+const UNSPECIFIED: u32 = 2;
+const RESERVED: u32 = 3;
+/// "Chromaticity-derived": follow from the primaries.
+const DERIVED: u32 = 12;
+const DERIVED_CONSTANT: u32 = 13;
+const MATRIX_SMPTE170M: u32 = 6;
+const MATRIX_BT2020: u32 = 9;
+
+/// Pictures at least this high count as BT.709 when nothing else is said.
+const HD_HEIGHT: u32 = 720;
+
 /// HDR10 static metadata: SMPTE ST 2086 mastering display and CTA-861.3 light level.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hdr {

@@ -1,15 +1,22 @@
 //! Model facts: what a network takes and gives, and how far it sees, read from its graph.
 
-use std::collections::HashMap;
-
 use anyhow::Result;
 
 use crate::base::fault::Fault;
-use crate::network::onnx::{self, GraphProto, NodeProto};
+use crate::network::index::Index;
+use crate::network::notes::Given;
+use crate::network::onnx::GraphProto;
+use crate::network::reach;
+use crate::network::shapes::Shapes;
+use crate::network::tail::{self, Tail};
 use crate::pixel::shuffle::MAX_SCALE;
 
-/// Farthest a network may see, in source pixels: beyond it tiles would be mostly halo.
-const MAX_HALO: u32 = 96;
+/// Widest halo, in source pixels: beyond it tiles would be mostly halo. Networks that see
+/// farther get a practical one.
+pub const MAX_HALO: u32 = 96;
+
+/// What sizes may have to be a multiple of, tried in this order.
+const MULTIPLES: &[i64] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 
 /// What the engine must know of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,195 +27,205 @@ pub struct ModelFacts {
     pub channels: u32,
     /// The network's number for white, in and out: 1, or 255.
     pub white: u32,
-    /// How many times wider and higher the output is.
+    /// How many times wider and higher the output is; 0 while that is not known.
     pub scale: u32,
-    /// What the input's height and width must be a multiple of.
+    /// What the input's height and width must be a multiple of; the halo is one of it too.
     pub multiple: u32,
-    /// Source pixels beyond a pixel's own place that its output can depend on.
+    /// Source pixels read around a tile.
     pub halo: u32,
+    /// Source pixels around an aligned block that its output can depend on, by the graph;
+    /// `None` where the graph has parts that could not be followed.
+    pub reach: Option<u32>,
+    /// A pixel depends on the whole picture: tiles can only be near to it.
+    pub global: bool,
     /// Fixed height and width of the input, where the file does not leave them free.
     pub fixed: [Option<usize>; 2],
+    /// Fixed number of pictures in a call.
+    pub batch: Option<usize>,
+    /// Core of a tile that a person has written beside the model.
+    pub tile: Option<(u32, u32)>,
     /// Where the graph can be cut before its pixel shuffle.
     pub tail: Option<Tail>,
+    /// What running the network must still tell.
+    pub open: Open,
+    /// For people: what is unusual.
+    pub remarks: Vec<String>,
 }
 
-/// The end of a graph that is done by us, in f32, in place of the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tail {
-    /// The tensor to end at: `[n, scale * scale, h, w]`.
-    pub phases: String,
-    /// The input was added to each phase: what remains is only the difference.
-    pub residual: bool,
+/// Facts that the graph does not hold; the values in their places are preliminary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    pub scale: bool,
+    pub white: bool,
+    pub halo: bool,
 }
 
-/// Reads the facts of a luma network; [`Fault::Unsupported`] says what is in the way.
-/// `name` is the model's, for messages.
-pub fn read(graph: &GraphProto, name: &str) -> Result<ModelFacts> {
-    let no = |what: String| Fault::Unsupported.because(format!("model {name}: {what}"));
-    let constants: Vec<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
-    if graph.initializer.iter().any(|t| t.data_location.unwrap_or(0) != 0) {
-        return Err(no("its weights lie in another file; save it as one file".into()));
+/// How sizes change from input to output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    pub scale: u32,
+    pub multiple: u32,
+    /// Output pixels missing on each axis: `scale * size - lost`.
+    pub lost: i64,
+}
+
+/// How sizes change; `None` where the graph does not tell. An error in words where the output
+/// is no enlarged picture.
+pub fn growth(graph: &GraphProto) -> Result<Option<Growth>, String> {
+    let index = Index::new(graph);
+    let (Some(input), Some(output)) = (graph.input.first(), graph.output.first()) else { return Ok(None) };
+    let dims = input.dims();
+    let names = (input.name.as_deref().unwrap_or_default(), output.name.as_deref().unwrap_or_default());
+    let channels = dims[1].unwrap_or(3) as i64;
+    let given = |h: i64, w: i64| {
+        let size =
+            [dims[0].unwrap_or(1) as i64, channels, dims[2].map_or(h, |h| h as i64), dims[3].map_or(w, |w| w as i64)];
+        let shapes = Shapes::find(&index, names.0, size);
+        let out = shapes.dims(names.1).filter(|d| d.len() == 4).map(|d| [d[1], d[2], d[3]]);
+        out.map(|[c, oh, ow]| (c, [size[2], size[3]], [oh, ow]))
+    };
+    let mut first = None;
+    for &multiple in MULTIPLES {
+        let (Some((c, [h, w], [oh, ow])), Some((_, [_, far], [_, far_out]))) =
+            (given(37 * multiple, 31 * multiple), given(37 * multiple, 53 * multiple))
+        else {
+            continue;
+        };
+        if c != channels {
+            return Err(format!("it takes {channels} channels and gives {c}"));
+        }
+        // A fixed size tells nothing of what is lost on the way: it must come out even.
+        let scale = if far == w { ow as f64 / w as f64 } else { (far_out - ow) as f64 / (far - w) as f64 };
+        let whole = scale.fract() == 0.0 && scale >= 1.0;
+        let lost = (scale * w as f64) as i64 - ow;
+        if !whole || (scale * h as f64) as i64 - oh != lost {
+            // Sizes that do not divide make a graph's output a pixel too large or small.
+            if multiple < 8 && dims[2].is_none() && dims[3].is_none() {
+                continue;
+            }
+            return Err(format!("it makes {ow}x{oh} pixels of {w}x{h}: not a whole number of times more"));
+        }
+        let multiple = if dims[2].is_some() || dims[3].is_some() { 1 } else { multiple };
+        let growth = Growth { scale: scale as u32, multiple: multiple as u32, lost };
+        if lost == 0 {
+            return Ok(Some(growth));
+        }
+        first.get_or_insert(growth);
     }
-    let inputs: Vec<_> = graph.input.iter().filter(|i| !constants.contains(&i.name.as_deref().unwrap_or(""))).collect();
-    let ([input], [output]) = (inputs.as_slice(), graph.output.as_slice()) else {
+    Ok(first)
+}
+
+/// Reads the facts of a network in its canonical form; what a person wrote beside the model
+/// goes first. `white`: where the file's types tell it. [`Fault::Unsupported`] says what is
+/// in the way; `name` is the model's, for messages.
+pub fn read(graph: &GraphProto, name: &str, white: Option<u32>, given: &Given) -> Result<ModelFacts> {
+    let no = |what: String| Fault::Unsupported.because(format!("model {name}: {what}"));
+    let ([input], [output]) = (graph.input.as_slice(), graph.output.as_slice()) else {
         return Err(no("it must have one input and one output".into()));
     };
     let dims = input.dims();
-    if dims.len() != 4 {
-        return Err(no("its input must be [n, channels, height, width]".into()));
-    }
-    match dims[1] {
-        Some(1) => {}
-        Some(3) => {
-            return Err(no("it takes RGB; this version runs luma (one channel) models only, such as `fast`".into()));
+    let channels = match (dims[1], given.channels) {
+        (Some(planes), Some(written)) if planes as u32 != written => {
+            return Err(no(format!("it takes {planes} channels, but the file beside it says channels = {written}")));
         }
-        _ => return Err(no("its input must have one channel (luma)".into())),
-    }
-    if input.element() != Some(onnx::FLOAT) || output.element() != Some(onnx::FLOAT) {
-        return Err(no("its input and output must be 32-bit floats".into()));
-    }
+        (Some(planes @ (1 | 3)), _) => planes as u32,
+        (None, Some(written)) => written,
+        (None, None) => 3,
+        _ => return Err(no("its input must have one channel (luma) or three (RGB)".into())),
+    };
     let (input, output) = (input.name.clone().unwrap_or_default(), output.name.clone().unwrap_or_default());
-
-    let mut views: HashMap<&str, View> = HashMap::from([(input.as_str(), View { scale: 1, reach: 0.0 })]);
-    for node in &graph.node {
-        let sources: Vec<View> = node.input.iter().filter_map(|i| views.get(i.as_str()).copied()).collect();
-        if sources.is_empty() {
-            continue; // made of constants only
-        }
-        let view = through(node, &sources, graph).map_err(no)?;
-        for out in node.output.iter().filter(|o| !o.is_empty()) {
-            views.insert(out, view);
-        }
+    let growth = growth(graph).map_err(no)?;
+    if let (Some(growth), Some(written)) = (growth, given.scale)
+        && growth.scale != written
+    {
+        let found = growth.scale;
+        return Err(no(format!("it enlarges {found} times, but the file beside it says scale = {written}")));
     }
-    let view = views.get(output.as_str()).ok_or_else(|| no("its output does not depend on its input".into()))?;
-    let halo = view.reach.ceil() as u32;
-    if view.scale as usize > MAX_SCALE {
-        return Err(no(format!("it enlarges {} times; at most {MAX_SCALE} times is possible", view.scale)));
+    let scale = given.scale.or(growth.map(|g| g.scale)).unwrap_or(0);
+    if scale as usize > MAX_SCALE {
+        return Err(no(format!("it enlarges {scale} times; at most {MAX_SCALE} times is possible")));
     }
-    if halo > MAX_HALO {
-        return Err(no(format!("each pixel depends on {halo} pixels around it; at most {MAX_HALO} are possible")));
-    }
-    let tail = find_tail(graph, &input, &output, view.scale);
-    Ok(ModelFacts {
-        channels: 1,
-        white: 1,
-        multiple: 1,
-        scale: view.scale,
-        halo,
+    let multiple = given.multiple.or(growth.map(|g| g.multiple)).unwrap_or(1);
+    let mut facts = ModelFacts {
+        channels,
+        white: given.white.or(white).unwrap_or(1),
+        scale,
+        multiple,
+        halo: 0,
+        reach: None,
+        global: false,
         fixed: [dims[2], dims[3]],
-        tail,
+        batch: dims[0],
+        tile: given.tile,
+        tail: None,
+        open: Open { scale: scale == 0, white: given.white.or(white).is_none(), halo: true },
+        remarks: Vec::new(),
         input,
         output,
-    })
-}
-
-/// A tensor seen from the source: how many times larger, and how many source pixels it sees.
-#[derive(Clone, Copy)]
-struct View {
-    scale: u32,
-    reach: f64,
-}
-
-/// The view behind a node, or what stands in the way.
-fn through(node: &NodeProto, sources: &[View], graph: &GraphProto) -> Result<View, String> {
-    let scale = sources[0].scale;
-    if sources.iter().any(|s| s.scale != scale) {
-        return Err(format!("`{}` joins pictures of different size", node.operation()));
-    }
-    let reach = sources.iter().map(|s| s.reach).fold(0.0, f64::max);
-    let step = 1.0 / f64::from(scale);
-    match node.operation() {
-        "Relu" | "PRelu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" | "Gelu" | "Sigmoid" | "HardSigmoid" | "HardSwish"
-        | "Mish" | "Tanh" | "Softplus" | "Softsign" | "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Sqrt" | "Exp"
-        | "Log" | "Abs" | "Neg" | "Erf" | "Min" | "Max" | "Sum" | "Mean" | "Clip" | "Identity" | "Dropout"
-        | "Round" | "BatchNormalization" => Ok(View { scale, reach }),
-        "Concat" | "Split" | "Softmax" if node.int("axis", 1) == 1 => Ok(View { scale, reach }),
-        "Conv" => {
-            let (kernel, dilations) = (kernel(node, graph)?, node.ints("dilations"));
-            if node.ints("strides").iter().any(|&s| s != 1) {
-                return Err("it reduces the picture inside (a convolution with a stride)".into());
-            }
-            let mut reach_here = 0i64;
-            for (axis, &k) in kernel.iter().enumerate() {
-                let span = (k - 1) * dilations.get(axis).copied().unwrap_or(1);
-                let (before, after) = match (node.text("auto_pad"), node.ints("pads")) {
-                    ("SAME_UPPER", _) => (span / 2, span - span / 2),
-                    ("SAME_LOWER", _) => (span - span / 2, span / 2),
-                    ("" | "NOTSET", &[]) => (0, 0),
-                    ("" | "NOTSET", pads) if pads.len() == 2 * kernel.len() => (pads[axis], pads[axis + kernel.len()]),
-                    _ => (0, 0),
-                };
-                if before + after != span || before < 0 || after < 0 {
-                    return Err("it cuts the borders of the picture (a convolution without padding)".into());
-                }
-                reach_here = reach_here.max(before.max(after));
-            }
-            Ok(View { scale, reach: reach + reach_here as f64 * step })
-        }
-        "ConvTranspose" => {
-            let (kernel, strides) = (kernel(node, graph)?, node.ints("strides"));
-            let &[a, b] = strides else { return Err("a transposed convolution without strides".into()) };
-            if a != b || a < 1 {
-                return Err("a transposed convolution with unequal strides".into());
-            }
-            // Every output pixel takes part in at most this many inputs to either side.
-            let reach_here = kernel.iter().map(|&k| (k + a - 1) / a).max().unwrap_or(0);
-            Ok(View { scale: scale * a as u32, reach: reach + reach_here as f64 * step })
-        }
-        "DepthToSpace" => Ok(View { scale: scale * node.int("blocksize", 1).max(1) as u32, reach }),
-        operation => Err(format!("it uses the operation `{operation}`, which cannot be run in tiles by this version")),
-    }
-}
-
-/// Kernel size of a convolution, from the attribute or the weights.
-fn kernel(node: &NodeProto, graph: &GraphProto) -> Result<Vec<i64>, String> {
-    let given = node.ints("kernel_shape");
-    if !given.is_empty() {
-        return Ok(given.to_vec());
-    }
-    let weights = node.input.get(1).and_then(|w| graph.initializer.iter().find(|t| t.name.as_ref() == Some(w)));
-    weights.and_then(|w| w.dims.get(2..)).map(<[i64]>::to_vec).ok_or_else(|| "a convolution of unknown size".into())
-}
-
-/// Finds `[Add of the input ->] DepthToSpace [-> Clip to 0..1]` at the end of the graph. The
-/// clip goes too: code values are clamped anyway.
-fn find_tail(graph: &GraphProto, input: &str, output: &str, scale: u32) -> Option<Tail> {
-    let maker = |name: &str| graph.node.iter().find(|n| n.output.iter().any(|o| o == name));
-    let users = |name: &str| graph.node.iter().flat_map(|n| &n.input).filter(|i| *i == name).count();
-    let mut end = maker(output)?;
-    if end.operation() == "Clip" && users(&end.input[0]) == 1 {
-        let bound = |at: usize| -> Option<f32> {
-            let name = end.input.get(at)?;
-            match graph.initializer.iter().find(|t| t.name.as_ref() == Some(name))?.floats()?.as_slice() {
-                &[one] => Some(one),
-                _ => None,
-            }
-        };
-        if bound(1) == Some(0.0) && bound(2) == Some(1.0) {
-            end = maker(&end.input[0])?;
-        }
-    }
-    if end.operation() != "DepthToSpace" || end.int("blocksize", 1) != i64::from(scale) {
-        return None;
-    }
-    let phases = &end.input[0];
-    if users(phases) != 1 || graph.output.iter().any(|o| o.name.as_ref() == Some(phases)) {
-        return None;
-    }
-    let plain = Some(Tail { phases: phases.clone(), residual: false });
-    let Some(add) = maker(phases).filter(|n| n.operation() == "Add") else { return plain };
-    let other = match add.input.as_slice() {
-        [a, b] if b == input => a,
-        [a, b] if a == input => b,
-        _ => return plain,
     };
-    // Only where the sum's other side has all phases itself, straight from a convolution.
-    let source = maker(other).filter(|n| n.operation() == "Conv");
-    let weights = source.and_then(|n| graph.initializer.iter().find(|t| t.name.as_ref() == n.input.get(1)));
-    match weights {
-        Some(w) if w.dims.first() == Some(&i64::from(scale * scale)) => {
-            Some(Tail { phases: other.clone(), residual: true })
-        }
-        _ => plain,
+    if growth.is_some() && scale > 0 {
+        look_back(graph, &mut facts);
+    } else {
+        facts.remarks.push("the graph does not tell how sizes change; scale and halo are found by running it".into());
+    }
+    if let Some(halo) = given.halo {
+        facts.halo = halo;
+        facts.open.halo = false;
+    }
+    facts.align_halo();
+    facts.find_tail(graph);
+    Ok(facts)
+}
+
+/// Finds reach and halo by following the graph backwards.
+fn look_back(graph: &GraphProto, facts: &mut ModelFacts) {
+    let index = Index::new(graph);
+    let multiple = i64::from(facts.multiple);
+    let size = |fixed: Option<usize>| fixed.map_or(61 * multiple, |size| size as i64);
+    let dims = [facts.batch.unwrap_or(1) as i64, i64::from(facts.channels), size(facts.fixed[0]), size(facts.fixed[1])];
+    let shapes = Shapes::find(&index, &facts.input, dims);
+    let start = 16 * multiple;
+    let reach = reach::follow(&index, &shapes, &facts.input, &facts.output, i64::from(facts.scale), start, multiple);
+    facts.remarks.extend(reach.remarks);
+    facts.global = !reach.global.is_empty();
+    if facts.global {
+        let what = reach.global.join(", ");
+        facts
+            .remarks
+            .push(format!("every pixel depends on the whole picture ({what}): tiles are near to it, not equal"));
+    }
+    if !reach.unknown.is_empty() {
+        let what = reach.unknown.join(", ");
+        facts
+            .remarks
+            .push(format!("its reach does not follow from the graph ({what}): the halo is probed, not proven"));
+        return;
+    }
+    let far = u32::try_from(reach.halo).unwrap_or(u32::MAX);
+    facts.reach = Some(far);
+    if far > MAX_HALO {
+        facts.remarks.push(format!("a pixel depends on {far} pixels around it: the halo is a practical one"));
+    } else {
+        facts.halo = far;
+        facts.open.halo = facts.global;
     }
 }
+
+impl ModelFacts {
+    /// Rounds the halo up to what sizes must be a multiple of.
+    pub fn align_halo(&mut self) {
+        self.halo = self.halo.next_multiple_of(self.multiple.max(1));
+    }
+
+    /// Finds where the graph can be cut; again after scale or white have become known.
+    pub fn find_tail(&mut self, graph: &GraphProto) {
+        self.tail = match self.scale {
+            0 => None,
+            scale => tail::find(graph, &self.input, &self.output, scale, self.channels, self.white),
+        };
+    }
+}
+
+#[cfg(test)]
+#[path = "facts_tests.rs"]
+mod tests;

@@ -8,26 +8,25 @@ use prost::Message;
 use crate::base::fault::Fault;
 use crate::base::path_text;
 use crate::model::engine::EnginePin;
-use crate::network::facts::{self, ModelFacts};
-use crate::network::onnx::{ModelProto, ValueInfoProto};
+use crate::network::facts::{self, ModelFacts, Open};
+use crate::network::notes::{self, Given};
+use crate::network::onnx::{GraphProto, ModelProto, ValueInfoProto};
+use crate::network::{canonical, library, tail};
 use crate::tile::stitch::Layout;
 
-/// The default model's name in settings, and its name in pins.
-const FAST: &str = "fast";
-const BUILTIN_FAST: &str = "builtin:fast";
-static FAST_BYTES: &[u8] = include_bytes!("../../models/fast-luma-x2.onnx");
-
 /// Largest model file read, in bytes.
-const MAX_BYTES: u64 = 2 << 30;
+pub const MAX_BYTES: u64 = 2 << 30;
 
 /// A network, known well enough to be run in tiles.
 #[derive(Clone, Debug)]
 pub struct ModelFile {
     /// `builtin:fast` or the path, as it stands in pins.
     pub name: String,
-    /// BLAKE3 of the file, hex.
+    /// SHA-256 of the file, hex.
     pub hash: String,
     pub facts: ModelFacts,
+    /// What stands beside the file.
+    pub given: Given,
     model: ModelProto,
 }
 
@@ -37,19 +36,28 @@ pub struct Network {
     pub bytes: Vec<u8>,
     pub input: String,
     pub output: String,
-    /// `[n, channels, height, width]`.
+    /// `[n, channels, height, width]`, 1 channel (luma) or 3 (RGB).
     pub input_dims: [usize; 4],
+    /// `[n, channels * s * s, height, width]` (plane = c * s * s + dy * s + dx), or
+    /// `[n, channels, s * height, s * width]`; `layout` tells which.
     pub output_dims: [usize; 4],
     pub layout: Layout,
-    /// The output is to be added to the input.
+    /// The output is a difference: input channel c is to be added to each of its phases.
     pub residual: bool,
+    /// Computes in 16-bit floats inside.
+    pub half: bool,
 }
 
 impl ModelFile {
-    /// Opens a model by what settings or a pin call it: `fast`, `builtin:fast`, or a path.
+    /// Opens a model by what settings or a pin call it: a name (`fast`, `builtin:fast`), or a path.
+    /// What stands beside a file (`<model>.toml`) goes before what its graph says.
     pub fn open(name: &str) -> Result<ModelFile> {
-        if name == FAST || name == BUILTIN_FAST {
-            return ModelFile::parse(BUILTIN_FAST, FAST_BYTES);
+        if let Some(builtin) = library::builtin(name) {
+            let given = Given { white: Some(1), ..Given::default() };
+            return ModelFile::parse_with(&format!("{}{}", library::BUILTIN, builtin.name), builtin.bytes, given);
+        }
+        if library::is_name(name) && !Path::new(name).exists() {
+            return ModelFile::open(&library::known(name, &library::folders(None))?);
         }
         let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
         let path = path.canonicalize().unwrap_or(path);
@@ -58,7 +66,7 @@ impl ModelFile {
             Ok(meta) if meta.is_file() => meta.len(),
             Ok(_) => return Err(Fault::Config.because(format!("model {text}: is not a file"))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let known = "name an ONNX file, or `fast` for the model that is built in";
+                let known = "name an ONNX file, or a model that `upscaled model list` shows";
                 return Err(Fault::NotFound.because(format!("model {text}: there is no such file; {known}")));
             }
             Err(error) => return Err(error).with_context(|| format!("opening model {text}")),
@@ -67,7 +75,7 @@ impl ModelFile {
             return Err(Fault::Unsupported.because(format!("model {text}: larger than 2 GiB")));
         }
         let bytes = std::fs::read(Path::new(&path)).with_context(|| format!("reading model {text}"))?;
-        ModelFile::parse(&text, &bytes)
+        ModelFile::parse_with(&text, &bytes, notes::read(&path)?)
     }
 
     /// Opens the model of a pin; a different or missing file is [`Fault::ModelChanged`].
@@ -78,7 +86,7 @@ impl ModelFile {
             Fault::ModelChanged.because(format!("model {name}: {what} since the job was planned; {next}"))
         };
         match ModelFile::open(&pin.model) {
-            Ok(file) if file.hash == pin.model_hash => Ok(file),
+            Ok(file) if file.hash == pin.model_hash => Ok(file.as_pinned(pin)),
             Ok(_) => Err(changed("the file has changed")),
             Err(error) if Fault::of(&error) == Fault::NotFound => Err(changed("the file has gone")),
             // A file that was a model when it was planned, and is none now, has changed too.
@@ -89,32 +97,124 @@ impl ModelFile {
 
     /// Reads a model from the bytes of its file. `name` stands in messages and pins.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile> {
-        let damaged = || Fault::Config.because(format!("model {name}: not a readable ONNX file"));
-        let model = ModelProto::decode(bytes).map_err(|_| damaged())?;
-        let facts = facts::read(model.graph.as_ref().ok_or_else(damaged)?, name)?;
-        Ok(ModelFile { name: name.to_owned(), hash: blake3::hash(bytes).to_hex().to_string(), facts, model })
+        ModelFile::parse_with(name, bytes, Given::default())
     }
 
-    /// The network for inputs of `[batch, 1, height, width]`, its pixel shuffle cut off where
-    /// the facts allow it.
+    /// The same, with what is written beside it.
+    pub fn parse_with(name: &str, bytes: &[u8], given: Given) -> Result<ModelFile> {
+        let damaged = || {
+            let message = "not a readable ONNX file; `upscaled model import` takes weights of other programs too";
+            Fault::Config.because(format!("model {name}: {message}"))
+        };
+        let mut model = ModelProto::decode(bytes).map_err(|_| damaged())?;
+        if model.graph.as_ref().is_none_or(|g| g.node.is_empty()) {
+            return Err(damaged());
+        }
+        let changes = canonical::rewrite(&mut model, name)?;
+        let graph = |model: &ModelProto| model.graph.clone().unwrap_or_default();
+        let no = |what: String| Fault::Unsupported.because(format!("model {name}: {what}"));
+        let mut remarks = changes.remarks;
+        if let Some(growth) = facts::growth(&graph(&model)).map_err(no)?.filter(|g| g.lost != 0) {
+            let pad = growth.lost / (2 * i64::from(growth.scale));
+            if growth.lost < 0 || pad * 2 * i64::from(growth.scale) != growth.lost {
+                let lost = growth.lost;
+                return Err(no(format!("its output is {lost} pixels short of {} times the input", growth.scale)));
+            }
+            canonical::pad_input(&mut model, pad);
+            remarks.push(format!(
+                "gives {} pixels less than it should: the edge is repeated {pad} times inside",
+                growth.lost
+            ));
+        }
+        let mut facts = facts::read(&graph(&model), name, changes.white, &given)?;
+        remarks.append(&mut facts.remarks);
+        facts.remarks = remarks;
+        Ok(ModelFile { name: name.to_owned(), hash: sha256(bytes), facts, given, model })
+    }
+
+    /// The graph in its canonical form.
+    pub fn graph(&self) -> &GraphProto {
+        static NOTHING: std::sync::OnceLock<GraphProto> = std::sync::OnceLock::new();
+        self.model.graph.as_ref().unwrap_or_else(|| NOTHING.get_or_init(GraphProto::default))
+    }
+
+    /// Sets what running the network has told; finds again where the graph can be cut.
+    pub fn settle(&mut self, change: impl FnOnce(&mut ModelFacts)) {
+        change(&mut self.facts);
+        self.facts.align_halo();
+        let graph = self.model.graph.get_or_insert_default();
+        self.facts.find_tail(graph);
+    }
+
+    /// The facts as the plan has them: whatever was measured or written beside the file since.
+    fn as_pinned(mut self, pin: &EnginePin) -> ModelFile {
+        self.settle(|facts| {
+            (facts.channels, facts.white, facts.scale) = (pin.channels, pin.white, pin.model_scale);
+            facts.open = Open::default();
+        });
+        self.facts.halo = self.facts.halo.min(pin.halo);
+        self
+    }
+
+    /// The whole network, with nothing cut off, for inputs of `[batch, channels, height, width]`,
+    /// its output's size left to the runtime: for finding out about it.
+    pub fn whole(&self, batch: usize, height: usize, width: usize) -> Network {
+        let facts = &self.facts;
+        let (channels, scale) = (facts.channels as usize, facts.scale as usize);
+        let input_dims = [batch, channels, height, width];
+        let mut model = self.model.clone();
+        let graph = model.graph.get_or_insert_default();
+        graph.input = vec![ValueInfoProto::float_tensor(&facts.input, input_dims)];
+        graph.output = vec![ValueInfoProto::free_floats(&facts.output)];
+        Network {
+            bytes: model.encode_to_vec(),
+            input: facts.input.clone(),
+            output: facts.output.clone(),
+            input_dims,
+            output_dims: [batch, channels, height * scale, width * scale],
+            layout: Layout::Plane,
+            residual: false,
+            half: false,
+        }
+    }
+
+    /// The network for inputs of `[batch, channels, height, width]`, its pixel shuffle cut off
+    /// where the facts allow it.
     pub fn network(&self, batch: usize, height: usize, width: usize) -> Result<Network> {
         let facts = &self.facts;
+        if facts.batch.is_some_and(|n| n != batch) {
+            let message = format!("model {}: takes {} pictures a call only", self.name, facts.batch.unwrap_or(1));
+            return Err(Fault::Unsupported.because(message));
+        }
+        if facts.scale == 0 {
+            return Err(Fault::Internal.because(format!("model {}: its scale was not found out before", self.name)));
+        }
         if facts.fixed[0].is_some_and(|h| h != height) || facts.fixed[1].is_some_and(|w| w != width) {
             let message = format!("model {}: takes one input size only; free its height and width", self.name);
             return Err(Fault::Unsupported.because(message));
         }
         let scale = facts.scale as usize;
+        let channels = facts.channels as usize;
         let (output, output_dims) = match &facts.tail {
-            Some(tail) => (&tail.phases, [batch, scale * scale, height, width]),
-            None => (&facts.output, [batch, 1, height * scale, width * scale]),
+            Some(tail) => (&tail.phases, [batch, channels * scale * scale, height, width]),
+            None => (&facts.output, [batch, channels, height * scale, width * scale]),
         };
-        let input_dims = [batch, 1, height, width];
+        let input_dims = [batch, channels, height, width];
         let mut model = self.model.clone();
         let graph = model.graph.get_or_insert_default();
         for input in graph.input.iter_mut().filter(|i| i.name.as_ref() == Some(&facts.input)) {
             *input = ValueInfoProto::float_tensor(&facts.input, input_dims);
         }
         graph.output = vec![ValueInfoProto::float_tensor(output, output_dims)];
+        if let Some(tail) = &facts.tail {
+            if let Some(made) = &tail.reorder {
+                tail::reorder(graph, made, scale, channels)
+                    .ok_or_else(|| Fault::Internal.because(format!("model {}: its end was misread", self.name)))?;
+            }
+            if let Some((made, taken)) = &tail.shuffle {
+                tail::bypass(graph, made, taken);
+            }
+        }
         // Sizes noted inside were for another shape; the runtime finds them again.
         graph.value_info.clear();
         // What nothing needs any more goes, last node first.
@@ -138,8 +238,47 @@ impl ModelFile {
             output_dims,
             layout: if facts.tail.is_some() { Layout::Phases } else { Layout::Plane },
             residual: facts.tail.as_ref().is_some_and(|t| t.residual),
+            half: false,
         })
     }
+}
+
+impl Network {
+    /// The same network in 16-bit floats inside, its input and output still f32.
+    pub fn half(&self) -> Result<Network> {
+        let mut model = ModelProto::decode(&self.bytes[..]).context("reading a network of ours")?;
+        canonical::half(&mut model);
+        Ok(Network { bytes: model.encode_to_vec(), half: true, ..self.clone() })
+    }
+}
+
+/// A model as the bytes of a file.
+pub fn bytes_of(model: &ModelProto) -> Vec<u8> {
+    model.encode_to_vec()
+}
+
+/// SHA-256 of a file, in hex.
+pub fn sha256_of(path: &Path) -> std::io::Result<String> {
+    use sha2::Digest;
+    let mut hash = sha2::Sha256::new();
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex(&sha2::Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -168,17 +307,35 @@ mod tests {
     }
 
     #[test]
+    fn rgb_is_cut_before_the_shuffle_and_its_planes_put_in_order() {
+        let weights = |network: &Network| {
+            let graph = ModelProto::decode(&network.bytes[..]).unwrap().graph.unwrap();
+            graph.initializer.iter().find(|t| t.name.as_deref() == Some("w2")).unwrap().floats().unwrap()
+        };
+        let model = TestModel { channels: 3, ..Default::default() };
+        let file = ModelFile::parse("m", &model.bytes()).unwrap();
+        assert_eq!((file.facts.channels, file.facts.scale, file.facts.halo), (3, 2, 3));
+        let crd = file.network(2, 9, 7).unwrap();
+        assert_eq!((crd.input_dims, crd.output_dims), ([2, 3, 9, 7], [2, 12, 9, 7]));
+        assert!(crd.residual && crd.layout == Layout::Phases);
+        let file = ModelFile::parse("m", &TestModel { dcr: true, ..model }.bytes()).unwrap();
+        let dcr = file.network(2, 9, 7).unwrap();
+        assert!(dcr.residual && dcr.output_dims == crd.output_dims);
+        let (crd, dcr) = (weights(&crd), weights(&dcr));
+        let plane = crd.len() / 12;
+        // Channel 1, third of its four phases: plane 6 in CRD order, plane 2 * 3 + 1 in DCR order.
+        assert_eq!(dcr[6 * plane..7 * plane], crd[7 * plane..8 * plane]);
+        let uncut = TestModel { residual: false, ..model };
+        let file = ModelFile::parse("m", &uncut.bytes()).unwrap();
+        assert!(!file.network(1, 8, 8).unwrap().residual);
+    }
+
+    #[test]
     fn models_that_cannot_run_say_why() {
-        for (model, word) in [
-            (TestModel { channels: 3, ..Default::default() }, "RGB"),
-            (TestModel { valid: true, ..Default::default() }, "borders"),
-            (TestModel { odd_operation: Some("GlobalAveragePool"), ..Default::default() }, "GlobalAveragePool"),
-        ] {
-            let error = ModelFile::parse("m.onnx", &model.bytes()).unwrap_err();
-            assert_eq!(Fault::of(&error), Fault::Unsupported);
-            let text = error.to_string();
-            assert!(text.contains("m.onnx") && text.contains(word), "{text}");
-        }
+        let two = TestModel { channels: 2, ..Default::default() };
+        let error = ModelFile::parse("m.onnx", &two.bytes()).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Unsupported);
+        assert!(error.to_string().contains("m.onnx") && error.to_string().contains("RGB"), "{error}");
         assert_eq!(Fault::of(&ModelFile::parse("m", b"not a model").unwrap_err()), Fault::Config);
         assert_eq!(Fault::of(&ModelFile::open("/no/such.onnx").unwrap_err()), Fault::NotFound);
     }

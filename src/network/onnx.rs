@@ -238,19 +238,6 @@ impl NodeProto {
     }
 }
 
-impl TensorProto {
-    /// The values of an f32 tensor stored in the file; `None` for other types.
-    pub fn floats(&self) -> Option<Vec<f32>> {
-        if self.data_type != Some(FLOAT) {
-            return None;
-        }
-        Some(match &self.raw_data {
-            Some(raw) => raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            None => self.float_data.clone(),
-        })
-    }
-}
-
 impl ValueInfoProto {
     /// A four-dimensional f32 tensor of fixed size.
     pub fn float_tensor(name: &str, dims: [usize; 4]) -> Self {
@@ -267,6 +254,30 @@ impl ValueInfoProto {
     pub fn dims(&self) -> Vec<Option<usize>> {
         let shape = self.kind.as_ref().and_then(|k| k.tensor.as_ref()).and_then(|t| t.shape.as_ref());
         shape.map_or(Vec::new(), |s| s.dim.iter().map(|d| d.value.filter(|&v| v > 0).map(|v| v as usize)).collect())
+    }
+
+    /// A four-dimensional f32 tensor of whatever size.
+    pub fn free_floats(name: &str) -> Self {
+        let mut info = ValueInfoProto::float_tensor(name, [1; 4]);
+        if let Some(shape) = info.kind.as_mut().and_then(|k| k.tensor.as_mut()).and_then(|t| t.shape.as_mut()) {
+            shape.dim =
+                (0..4).map(|at| Dimension { param: Some(format!("free_{at}")), ..Default::default() }).collect();
+        }
+        info
+    }
+
+    /// Sets the element type of a tensor.
+    pub fn set_element(&mut self, kind: i32) {
+        if let Some(tensor) = self.kind.as_mut().and_then(|k| k.tensor.as_mut()) {
+            tensor.elem_type = Some(kind);
+        }
+    }
+
+    /// Puts a batch of one before the other dimensions.
+    pub fn insert_batch(&mut self) {
+        if let Some(shape) = self.kind.as_mut().and_then(|k| k.tensor.as_mut()).and_then(|t| t.shape.as_mut()) {
+            shape.dim.insert(0, Dimension { value: Some(1), ..Default::default() });
+        }
     }
 
     /// Element type of a tensor, as onnx.proto numbers them.

@@ -6,25 +6,30 @@ use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::network::model_file::ModelFile;
 use crate::network::onnx::*;
 
-/// A luma network of three 3x3 convolutions (halo 3) with random weights.
+/// A network of three 3x3 convolutions (halo 3) with random weights.
 #[derive(Clone, Copy, Debug)]
 pub struct TestModel {
     pub seed: u64,
     pub scale: usize,
     pub channels: usize,
-    /// The input is added to the phases.
+    /// The input is added: to the phases (luma), or, repeated, after the pixel shuffle (RGB).
     pub residual: bool,
+    /// The pixel shuffle takes its planes in DCR order.
+    pub dcr: bool,
     /// One of the convolutions has no padding.
     pub valid: bool,
     /// An operation in the middle that cannot be tiled.
     pub odd_operation: Option<&'static str>,
-    /// Factor on the last layer: large ones overflow.
+    /// Factor on the last layer: large ones overflow; with 0 a residual model repeats its input.
     pub gain: f32,
+    /// Added to the last layer's biases.
+    pub lift: f32,
 }
 
 impl Default for TestModel {
     fn default() -> Self {
-        TestModel { seed: 1, scale: 2, channels: 1, residual: true, valid: false, odd_operation: None, gain: 1.0 }
+        let (residual, dcr, valid) = (true, false, false);
+        TestModel { seed: 1, scale: 2, channels: 1, residual, dcr, valid, odd_operation: None, gain: 1.0, lift: 0.0 }
     }
 }
 
@@ -37,12 +42,13 @@ impl TestModel {
             (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
         };
         let mut graph = GraphProto { name: Some("test".into()), ..Default::default() };
-        let phases = self.scale * self.scale;
+        let phases = self.scale * self.scale * self.channels;
         let mut last = "in".to_owned();
         for (n, (from, to)) in [(self.channels, 6), (6, 6), (6, phases)].into_iter().enumerate() {
             let gain = if n == 2 { self.gain } else { 1.0 };
             graph.initializer.push(tensor(&format!("w{n}"), &[to, from, 3, 3], || random() * gain));
-            graph.initializer.push(tensor(&format!("b{n}"), &[to], || random() * 0.1));
+            let lift = if n == 2 { self.lift } else { 0.0 };
+            graph.initializer.push(tensor(&format!("b{n}"), &[to], || random() * 0.1 * gain + lift));
             let pad = i64::from(!(self.valid && n == 1));
             let pads = AttributeProto { ints: vec![pad; 4], ..attribute("pads", 7) };
             let inputs = [last.clone(), format!("w{n}"), format!("b{n}")];
@@ -54,15 +60,26 @@ impl TestModel {
                 last = format!("r{n}");
             }
         }
-        if self.residual {
+        if self.residual && self.channels == 1 {
             graph.node.push(node("Add", &[last, "in".into()], "sum", Vec::new()));
             last = "sum".into();
         }
         let block = AttributeProto { i: Some(self.scale as i64), ..attribute("blocksize", 2) };
-        let mode = AttributeProto { s: Some(b"CRD".to_vec()), ..attribute("mode", 3) };
-        graph.node.push(node("DepthToSpace", &[last], "out", vec![block, mode]));
+        let order: &[u8] = if self.dcr { b"DCR" } else { b"CRD" };
+        let mode = AttributeProto { s: Some(order.to_vec()), ..attribute("mode", 3) };
+        let repeated = self.residual && self.channels > 1;
+        let shuffled = if repeated { "shuffled" } else { "out" };
+        graph.node.push(node("DepthToSpace", &[last], shuffled, vec![block, mode]));
+        if repeated {
+            let factor = self.scale as f32;
+            graph.initializer.push(TensorProto::of_floats("factors", &[4], [1.0, 1.0, factor, factor]));
+            let text = |name, value: &[u8]| AttributeProto { s: Some(value.to_vec()), ..attribute(name, 3) };
+            let how = vec![text("coordinate_transformation_mode", b"asymmetric"), text("nearest_mode", b"floor")];
+            graph.node.push(node("Resize", &["in".into(), String::new(), "factors".into()], "base", how));
+            graph.node.push(node("Add", &[shuffled.into(), "base".into()], "out", Vec::new()));
+        }
         graph.input.push(free("in", self.channels));
-        graph.output.push(free("out", 1));
+        graph.output.push(free("out", self.channels));
         let opset = vec![0x10, 17]; // version = 17
         let model =
             ModelProto { ir_version: Some(8), graph: Some(graph), opset_import: vec![opset], ..Default::default() };

@@ -1,9 +1,12 @@
 //! Source frames in, encoded batches out: the stages of a job and the bounded channels between.
 
+pub mod bench;
 pub mod decode;
 pub mod encode;
 pub mod frames;
 pub mod meter;
+pub mod plane;
+pub mod rgb;
 pub mod run;
 pub mod segments;
 pub mod upscale;

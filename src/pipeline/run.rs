@@ -53,6 +53,8 @@ pub trait Keeper: Sync {
     fn wait_for_space(&self, error: &anyhow::Error) -> Result<()>;
     /// The job has fallen back to another encoder.
     fn encoder_changed(&self, encoder: usize, reason: &str);
+    /// Something that people should know of this job.
+    fn remark(&self, words: &str);
 }
 
 /// Work for the durable stage.

@@ -1,23 +1,22 @@
-//! Frames enlarged: luma by the network, chroma beside it, both on the engine's threads.
+//! Frames enlarged: luma or RGB by the network, the rest beside it, all on the engine's threads.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use crossbeam_channel::{Receiver, never, unbounded};
 
 use crate::base::fault::Fault;
-use crate::engine::luma::{Counts, Luma, LumaEngine, LumaPass, Worker};
-use crate::engine::pool::Pool;
+use crate::engine::enlarge::{Engine, Pass, Picture};
+use crate::engine::worker::Counts;
 use crate::model::engine::EnginePin;
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
-use crate::pixel::chroma::{ChromaScaler, Siting};
-use crate::pixel::sample;
-use crate::tile::reuse;
-
-/// Rows of output in one piece of chroma work.
-const CHROMA_BAND: usize = 128;
+use crate::pipeline::plane::{Blend, OutputPlane, Planes, Recipe};
+use crate::pipeline::rgb::RgbSource;
+use crate::pixel::colour::YuvCoding;
+use crate::pixel::kernel::{Axis, Filter};
+use crate::pixel::resample::Resampler;
+use crate::pixel::sample::{self, Coding};
+use crate::pixel::siting::Siting;
 
 /// What every frame of a source has in common.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +24,14 @@ pub struct FrameShape {
     pub format: PixelFormat,
     pub width: u32,
     pub height: u32,
-    /// For the siting of chroma.
+    /// For the siting of chroma, and for RGB networks.
     pub colour: Colour,
 }
 
 /// How much of a frame had to be computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UpscaleStats {
-    /// Tiles of luma, over all passes.
+    /// Tiles, over all passes.
     pub tiles: u64,
     /// Those taken from the frame before.
     pub reused: u64,
@@ -41,47 +40,86 @@ pub struct UpscaleStats {
 /// Enlarges the frames of one source, in any order; equal parts of successive frames are
 /// computed once. What comes out depends on the frame alone.
 pub struct FrameUpscaler {
-    engine: LumaEngine,
+    engine: Engine,
     shape: FrameShape,
     out_width: u32,
     out_height: u32,
-    passes: Vec<LumaPass>,
-    chroma: [ChromaPlane; 2],
+    /// The picture in the output, before its edge is repeated.
+    picture: (u32, u32),
+    /// How an RGB network's input is made; luma goes in as it is.
+    rgb: Option<RgbSource>,
+    passes: Vec<Pass>,
+    /// Output planes made of the source's own (chroma beside a luma network).
+    beside: Vec<OutputPlane>,
+    /// Output planes made of what the last pass gives; where luma is none of them, it is what
+    /// the last pass gives.
+    after: Vec<OutputPlane>,
     reuse: bool,
-    /// The frame whose enlargement passes and chroma hold, and the planes between its passes.
     before: Option<Before>,
     /// Memory for the next frame's copy.
     spare: Vec<u8>,
 }
 
+/// The frame whose enlargement passes and planes hold.
 struct Before {
     frame: Arc<Frame>,
-    between: Vec<Luma>,
+    /// What went into each pass and, where planes are made of it, what came out of the last.
+    pictures: Vec<Picture>,
 }
 
 impl FrameUpscaler {
-    /// Opens the engine of a pin for frames of one shape. The output is the scale of the pin
-    /// times as large; `out_width` and `out_height` may be larger, and the edge is repeated.
+    /// Opens the engine of a pin for frames of one shape. The picture becomes `pin.picture` or,
+    /// without it, the scale of the pin times as large; `out_width` and `out_height` may be
+    /// larger, and the edge is repeated.
     pub fn open(pin: &EnginePin, shape: FrameShape, out_width: u32, out_height: u32) -> Result<FrameUpscaler> {
         let scale = pin.model_scale.checked_pow(pin.passes).unwrap_or(u32::MAX);
-        let (width, height) = (shape.width.checked_mul(scale), shape.height.checked_mul(scale));
-        if shape.width == 0
-            || shape.height == 0
-            || !(width <= Some(out_width) && height <= Some(out_height))
-            || width.is_none()
-        {
+        let grown = shape.width.checked_mul(scale).zip(shape.height.checked_mul(scale));
+        let picture = pin.picture.or(grown);
+        let fits = |(w, h): &(u32, u32)| (1..=out_width).contains(w) && (1..=out_height).contains(h);
+        let Some((picture, grown)) = picture.filter(fits).zip(grown).filter(|_| shape.width > 0 && shape.height > 0)
+        else {
             let message = format!("{}x{} cannot become {out_width}x{out_height} by {scale}", shape.width, shape.height);
             return Err(Fault::Internal.because(message));
-        }
-        let engine = LumaEngine::open(pin)?;
-        let depth = shape.format.depth;
-        let passes = engine.passes((shape.width as usize, shape.height as usize), depth, depth);
-        let chroma = [
-            ChromaPlane::new(1, &shape, scale, (out_width, out_height)),
-            ChromaPlane::new(2, &shape, scale, (out_width, out_height)),
-        ];
-        let (before, spare) = (None, Vec::new());
-        Ok(FrameUpscaler { engine, shape, out_width, out_height, passes, chroma, reuse: pin.reuse, before, spare })
+        };
+        let engine = Engine::open(pin)?;
+        let is_rgb = pin.channels == 3;
+        let own = Coding::luma(shape.format.depth);
+        let (first, last) = match (is_rgb, picture == grown) {
+            (true, _) => (Coding::RGB, Coding::RGB),
+            (false, true) => (own, own),
+            // Rounded to the output's depth once, after the final size.
+            (false, false) => (own, engine.fine()),
+        };
+        let passes = engine.passes((shape.width as usize, shape.height as usize), first, last);
+        let plan = PlanePlan { shape: &shape, picture, grown, out: (out_width, out_height), fine: engine.fine() };
+        let (beside, after) = match (is_rgb, picture == grown) {
+            (true, _) => (vec![], vec![plan.of_rgb(0), plan.of_rgb(1), plan.of_rgb(2)]),
+            (false, same) => {
+                let luma = if same { vec![] } else { vec![plan.of_luma()] };
+                (vec![plan.of_chroma(1), plan.of_chroma(2)], luma)
+            }
+        };
+        let rgb = is_rgb.then(|| RgbSource::new(shape));
+        let (before, spare, reuse) = (None, Vec::new(), pin.reuse);
+        Ok(FrameUpscaler {
+            engine,
+            shape,
+            out_width,
+            out_height,
+            picture,
+            rgb,
+            passes,
+            beside,
+            after,
+            reuse,
+            before,
+            spare,
+        })
+    }
+
+    /// Words for people about a device that ran out of memory, once.
+    pub fn take_words(&self) -> Option<String> {
+        self.engine.take_words()
     }
 
     /// Whether unchanged parts are taken from the frame before. Changes no pixel.
@@ -102,149 +140,143 @@ impl FrameUpscaler {
         // Taken away until all is well: after an error nothing is reused.
         let before = self.before.take().filter(|_| self.reuse);
         if let Some(same) = before.as_ref().filter(|b| b.frame.data == frame.data) {
-            let tiles = self.passes.iter().map(LumaPass::tiles).sum();
-            let between = same.between.clone();
-            self.before = Some(Before { frame: same.frame.clone(), between });
+            let tiles = self.passes.iter().map(Pass::tiles).sum();
+            self.before = Some(Before { frame: same.frame.clone(), pictures: same.pictures.clone() });
             return Ok((self.assemble(), UpscaleStats { tiles, reused: tiles }));
         }
         let mut data = std::mem::take(&mut self.spare);
         data.clear();
         data.extend_from_slice(&frame.data);
         let now = Arc::new(Frame { format: frame.format, width: frame.width, height: frame.height, data });
+        let pool = self.engine.pool();
+        let mut pictures = vec![match &self.rgb {
+            Some(rgb) => Picture::Planes(Arc::new(rgb.planes(pool, &now)?)),
+            None => Picture::Luma(now.clone()),
+        }];
         let mut counts = Counts::default();
-        let mut between: Vec<Luma> = Vec::new();
         for n in 0..self.passes.len() {
-            let (input, last) = match n {
-                0 => (Luma::Frame(now.clone()), before.as_ref().map(|b| Luma::Frame(b.frame.clone()))),
-                n => (between[n - 1].clone(), before.as_ref().map(|b| b.between[n - 1].clone())),
-            };
-            self.passes[n].start(self.engine.pool(), &input, last.as_ref())?;
+            let last = before.as_ref().and_then(|b| b.pictures.get(n));
+            self.passes[n].start(pool, &pictures[n], last)?;
             if n == 0 {
-                let last = before.as_ref().map(|b| &b.frame);
-                for plane in &mut self.chroma {
-                    plane.start(self.engine.pool(), &now, last)?;
-                }
+                let (now, last) = (Planes::Frame(now.clone()), before.as_ref().map(|b| Planes::Frame(b.frame.clone())));
+                self.beside.iter_mut().try_for_each(|plane| plane.start(pool, &now, last.as_ref()))?;
             }
             counts += self.passes[n].finish()?;
-            if n + 1 < self.passes.len() {
-                between.push(Luma::Plane(Arc::new(self.passes[n].bands().concat())));
+            if n + 1 < self.passes.len() || !self.after.is_empty() {
+                pictures.push(Picture::Planes(Arc::new(self.passes[n].planes())));
             }
         }
-        for plane in &mut self.chroma {
-            plane.finish()?;
+        let planes = |picture: Option<&Picture>| match picture {
+            Some(Picture::Planes(planes)) => Some(Planes::Bytes(planes.clone())),
+            _ => None,
+        };
+        if let Some(now) = planes(pictures.get(self.passes.len())) {
+            let last = before.as_ref().and_then(|b| planes(b.pictures.get(self.passes.len())));
+            self.after.iter_mut().try_for_each(|plane| plane.start(pool, &now, last.as_ref()))?;
         }
-        if let Some(old) = before.and_then(|b| Arc::try_unwrap(b.frame).ok()) {
+        self.beside.iter_mut().chain(&mut self.after).try_for_each(OutputPlane::finish)?;
+        if let Some(old) = before.and_then(|b| {
+            drop(b.pictures);
+            Arc::try_unwrap(b.frame).ok()
+        }) {
             self.spare = old.data;
         }
-        self.before = Some(Before { frame: now, between });
+        self.before = Some(Before { frame: now, pictures });
         Ok((self.assemble(), UpscaleStats { tiles: counts.tiles, reused: counts.reused }))
     }
 
-    /// The output frame from the bands of luma and chroma.
+    /// The output frame from the bands of its planes.
     fn assemble(&self) -> Frame {
-        let FrameShape { format, width, height, .. } = self.shape;
+        let format = self.shape.format;
         let mut data = Vec::with_capacity(format.frame_bytes(self.out_width, self.out_height));
-        if let Some(last) = self.passes.last() {
-            last.bands().iter().for_each(|band| data.extend_from_slice(band));
-            let scale = self.chroma[0].scale as u32;
-            if (width * scale, height * scale) != (self.out_width, self.out_height) {
-                let (from, to) = ((width * scale) as usize, (self.out_width as usize, self.out_height as usize));
-                sample::pad_edges(&mut data, format.depth, from, to.0, to.1);
-            }
+        let planes = |planes: &[OutputPlane], data: &mut Vec<u8>| {
+            planes.iter().flat_map(OutputPlane::bands).for_each(|band| data.extend_from_slice(band));
+        };
+        match (self.after.split_first(), self.passes.last()) {
+            (Some((luma, _)), _) => luma.bands().iter().for_each(|band| data.extend_from_slice(band)),
+            (None, Some(last)) => last.bands().iter().for_each(|band| data.extend_from_slice(band)),
+            (None, None) => {}
         }
-        for plane in &self.chroma {
-            plane.bands.iter().for_each(|band| data.extend_from_slice(band));
+        if self.picture != (self.out_width, self.out_height) {
+            let to = (self.out_width as usize, self.out_height as usize);
+            sample::pad_edges(&mut data, format.depth, self.picture.0 as usize, to.0, to.1);
         }
+        planes(self.after.get(1..).unwrap_or_default(), &mut data);
+        planes(&self.beside, &mut data);
         Frame { format, width: self.out_width, height: self.out_height, data }
     }
 }
 
-/// One chroma plane over the frames of a source: keeps the enlarged bands of the frame before.
-struct ChromaPlane {
-    plane: usize,
-    scale: usize,
-    scaler: Arc<ChromaScaler>,
-    /// Bytes of an input row.
-    row_bytes: usize,
-    /// Output rows of each band.
-    rows: Vec<Range<usize>>,
-    /// Bytes of an output row.
-    out_row_bytes: usize,
-    bands: Vec<Vec<u8>>,
-    results: Receiver<(usize, Vec<u8>)>,
+/// What the recipes of the output's planes follow from.
+struct PlanePlan<'a> {
+    shape: &'a FrameShape,
+    picture: (u32, u32),
+    /// The source times the network's scale.
+    grown: (u32, u32),
+    out: (u32, u32),
+    /// How the last pass codes what planes are made of.
+    fine: Coding,
 }
 
-impl ChromaPlane {
-    fn new(plane: usize, shape: &FrameShape, scale: u32, (out_width, out_height): (u32, u32)) -> ChromaPlane {
-        let format = shape.format;
-        let (width, height) = format.plane_size(plane, shape.width, shape.height);
-        let (out_width, out_height) = format.plane_size(plane, out_width, out_height);
-        let (across, down) = siting(format, plane, &shape.colour);
-        let size = (width as usize, height as usize);
-        let scaler = ChromaScaler::new(scale as usize, format.depth, size, out_width as usize, across, down);
-        let (out_height, out_row_bytes) = (out_height as usize, out_width as usize * format.sample_bytes());
-        let rows: Vec<_> =
-            (0..out_height).step_by(CHROMA_BAND).map(|start| start..(start + CHROMA_BAND).min(out_height)).collect();
-        let bands = rows.iter().map(|r| vec![0; r.len() * out_row_bytes]).collect();
-        let (scaler, row_bytes) = (Arc::new(scaler), width as usize * format.sample_bytes());
-        ChromaPlane { plane, scale: scale as usize, scaler, row_bytes, rows, out_row_bytes, bands, results: never() }
+impl PlanePlan<'_> {
+    /// Axes, across and down, of a plane of a picture with these pixels and samples.
+    fn axes(&self, plane: usize, samples: (u32, u32), pixels: (u32, u32)) -> (Axis, Axis) {
+        let siting = Siting::of(self.shape.format, plane, &self.shape.colour);
+        (
+            Axis { samples: samples.0 as usize, siting: siting.0, pixels: pixels.0 as usize },
+            Axis { samples: samples.1 as usize, siting: siting.1, pixels: pixels.1 as usize },
+        )
     }
 
-    fn start(&mut self, pool: &Pool<Worker>, now: &Arc<Frame>, before: Option<&Arc<Frame>>) -> Result<()> {
-        let (done, results) = unbounded();
-        self.results = results;
-        for (band, (samples, rows)) in self.bands.iter_mut().zip(&self.rows).enumerate() {
-            let (mut samples, rows, done) = (std::mem::take(samples), rows.clone(), done.clone());
-            let (scaler, now, before) = (self.scaler.clone(), now.clone(), before.cloned());
-            let (plane, row_bytes) = (self.plane, self.row_bytes);
-            pool.submit(Box::new(move |worker| {
-                let input = scaler.input_rows(rows.clone());
-                let same = before.as_ref().is_some_and(|before| {
-                    reuse::rows_unchanged(before.plane(plane), now.plane(plane), row_bytes, input)
-                });
-                if !same {
-                    scaler.band(now.plane(plane), rows, &mut worker.scratch, &mut samples);
-                }
-                drop((now, before));
-                let _ = done.send((band, samples));
-            }))?;
-        }
-        Ok(())
+    /// The axes of an output plane: luma ends with the picture, chroma reaches the frame's edge.
+    fn output(&self, plane: usize) -> (Axis, Axis) {
+        let frame = if plane == 0 { self.picture } else { self.out };
+        self.axes(plane, self.shape.format.plane_size(plane, frame.0, frame.1), self.picture)
     }
 
-    fn finish(&mut self) -> Result<()> {
-        for (band, samples) in self.results.iter() {
-            self.bands[band] = samples;
-        }
-        let mut whole = true;
-        for (band, rows) in self.bands.iter_mut().zip(&self.rows) {
-            whole &= band.len() == rows.len() * self.out_row_bytes;
-            band.resize(rows.len() * self.out_row_bytes, 0);
-        }
-        if whole { Ok(()) } else { Err(Fault::Internal.because("a thread of the engine died")) }
+    fn whole(size: (u32, u32)) -> (Axis, Axis) {
+        (Axis::full(size.0 as usize), Axis::full(size.1 as usize))
     }
-}
 
-/// How a chroma plane lies to luma, across and down.
-fn siting(format: PixelFormat, plane: usize, colour: &Colour) -> (Siting, Siting) {
-    // ITU-T H.273: primaries of BT.2020, transfer of PQ. Such video is sited top-left.
-    let location = match colour.chroma_location {
-        0 if colour.primaries == 9 && colour.transfer == 16 => 3,
-        location => location,
-    };
-    let across = match location {
-        2 | 4 | 6 => Siting::Centred,
-        _ => Siting::Cosited,
-    };
-    let down = match location {
-        3 | 4 => Siting::Cosited,
-        5 | 6 => Siting::CositedSecond,
-        _ => Siting::Centred,
-    };
-    let (sx, sy) = format.shifts(plane);
-    (if sx == 0 { Siting::Full } else { across }, if sy == 0 { Siting::Full } else { down })
+    fn recipe(&self, filter: Filter, from: (Axis, Axis), to: (Axis, Axis), blend: Blend) -> OutputPlane {
+        let resampler = Resampler::new(filter, from, to);
+        let samples = |axes: (Axis, Axis)| (axes.0.samples, axes.1.samples);
+        let depth = self.shape.format.depth;
+        OutputPlane::new(Recipe { blend, resampler, from: samples(from), to: samples(to), depth })
+    }
+
+    /// Chroma straight from the source. Lanczos because it goes by without the network: it
+    /// keeps more of the detail than a cubic, and its overshoot is clamped to the code range.
+    fn of_chroma(&self, plane: usize) -> OutputPlane {
+        let FrameShape { format, width, height, .. } = *self.shape;
+        let at = (0..plane).map(|p| format.plane_bytes(p, width, height)).sum();
+        let from = self.axes(plane, format.plane_size(plane, width, height), (width, height));
+        let blend = Blend::One { at, depth: format.depth, gain: 1.0 };
+        self.recipe(Filter::Lanczos3, from, self.output(plane), blend)
+    }
+
+    /// Luma brought to its final size.
+    fn of_luma(&self) -> OutputPlane {
+        let gain = sample::unit(self.shape.format.depth) / f32::from(self.fine.unit);
+        let blend = Blend::One { at: 0, depth: self.fine.depth, gain };
+        self.recipe(Filter::Lanczos3, PlanePlan::whole(self.grown), self.output(0), blend)
+    }
+
+    /// A plane of an RGB network's picture. What only drops chroma samples does it with the
+    /// filter that overshoots less.
+    fn of_rgb(&self, plane: usize) -> OutputPlane {
+        let coding = YuvCoding::of(self.shape.format, &self.shape.colour, self.shape.height);
+        let (weights, constant) = coding.mix(plane);
+        let filter = if self.picture == self.grown { Filter::CatmullRom } else { Filter::Lanczos3 };
+        let blend = Blend::Rgb { weights, constant };
+        self.recipe(filter, PlanePlan::whole(self.grown), self.output(plane), blend)
+    }
 }
 
 #[cfg(test)]
 #[path = "upscale_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "rgb_tests.rs"]
+mod rgb_tests;

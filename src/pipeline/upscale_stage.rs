@@ -106,7 +106,11 @@ impl UpscaleStage<'_> {
             self.meter.tiles(before.tiles, before.tiles);
             return Ok((before.output.clone(), before.tiles));
         }
-        let (frame, stats) = self.meter.time(Stage::Upscale, || upscaler.upscale(source))?;
+        let upscaled = self.meter.time(Stage::Upscale, || upscaler.upscale(source));
+        if let Some(words) = upscaler.take_words() {
+            self.keeper.remark(&words);
+        }
+        let (frame, stats) = upscaled?;
         self.meter.tiles(stats.tiles, stats.reused);
         Ok((Arc::new(frame), stats.tiles))
     }

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::config::settings::JobSettings;
+use crate::config::target::Target;
 use crate::engine::testing::{pin, runtime_is_here};
-use crate::engine::tune;
+use crate::engine::{cascade, tune};
 use crate::model::engine::{Precision, Provider};
 use crate::model::frame::Chroma;
 use crate::network::model_file::ModelFile;
@@ -46,12 +47,17 @@ fn scene(model: TestModel, tile: (u32, u32), sessions: u32, threads: u32, batch:
 
 fn enlarge(pin: &EnginePin, shape: FrameShape, frames: &[Frame]) -> Vec<Frame> {
     let scale = pin.model_scale.pow(pin.passes);
-    let mut upscaler = FrameUpscaler::open(pin, shape, shape.width * scale, shape.height * scale).unwrap();
+    let (width, height) = pin.picture.unwrap_or((shape.width * scale, shape.height * scale));
+    let mut upscaler = FrameUpscaler::open(pin, shape, width, height).unwrap();
     frames.iter().map(|f| upscaler.upscale(f).unwrap().0).collect()
 }
 
 fn chroma() -> impl Strategy<Value = Chroma> {
     prop_oneof![Just(Chroma::C420), Just(Chroma::C422), Just(Chroma::C444)]
+}
+
+fn channels() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1usize), Just(3)]
 }
 
 proptest! {
@@ -61,17 +67,27 @@ proptest! {
     #[test]
     fn tiled_is_whole(
         seed in any::<u64>(), (width, height) in (1u32..60, 1u32..60), tile in (1u32..40, 1u32..40),
-        (sessions, threads, batch) in (1u32..3, 1u32..3, 1u32..4), residual in any::<bool>(), scale in 1usize..4,
-        chroma in chroma(), depth in prop_oneof![Just(8u8), Just(10)],
+        (sessions, threads, batch) in (1u32..3, 1u32..3, 1u32..4), residual in any::<bool>(), scale in 1usize..5,
+        chroma in chroma(), depth in prop_oneof![Just(8u8), Just(10)], channels in channels(), passes in 1u32..3,
+        fitted in proptest::option::of((1u32..150, 1u32..150)),
     ) {
         if !runtime_is_here() {
             return Ok(());
         }
-        let model = TestModel { seed, residual, scale, ..Default::default() };
+        let model = TestModel { seed, residual, scale, channels, gain: 0.2, lift: if residual { 0.0 } else { 0.5 }, ..Default::default() };
         let shape = shape(chroma, depth, width, height);
         let frames = [picture(&shape, seed, 100)];
-        let whole = scene(model, (width, height), 1, 1, 1);
-        let tiled = scene(model, tile, sessions, threads, batch);
+        let passes = if scale > 2 { 1 } else { passes };
+        let made = |tile, sessions, threads, batch, (width, height)| {
+            let Scene { _folder, pin } = scene(model, tile, sessions, threads, batch);
+            // As large as the second pass's picture, too.
+            let (tile_width, tile_height) = (width, height);
+            let pin = EnginePin { passes, picture: fitted, tile_width, tile_height, ..pin };
+            Scene { _folder, pin }
+        };
+        let grown = (scale as u32).pow(passes - 1);
+        let whole = made((1, 1), 1, 1, 1, (width * grown, height * grown));
+        let tiled = made((1, 1), sessions, threads, batch, tile);
         prop_assert_eq!(enlarge(&tiled.pin, shape, &frames), enlarge(&whole.pin, shape, &frames));
     }
 
@@ -79,13 +95,14 @@ proptest! {
     #[test]
     fn reuse_changes_nothing(
         seed in any::<u64>(), (width, height) in (8u32..60, 8u32..60), tile in (4u32..24, 4u32..24), passes in 1u32..3,
+        channels in channels(), fitted in proptest::option::of((1u32..90, 1u32..90)),
         steps in proptest::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..7), chroma in chroma(),
     ) {
         if !runtime_is_here() {
             return Ok(());
         }
-        let Scene { _folder, mut pin } = scene(TestModel { seed, ..Default::default() }, tile, 2, 1, 1);
-        pin.passes = passes;
+        let Scene { _folder, mut pin } = scene(TestModel { seed, channels, ..Default::default() }, tile, 2, 1, 1);
+        (pin.passes, pin.picture) = (passes, fitted);
         let shape = shape(chroma, 8, width, height);
         let mut frames = vec![picture(&shape, seed, 50)];
         for (kind, at) in steps {
@@ -152,8 +169,6 @@ fn other_luma_models_are_bit_identical_in_tiles() {
         let mean = |plane: &[u8]| plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64;
         assert!((mean(whole[0].plane(0)) - mean(frames[0].plane(0))).abs() < 6.0, "{name}");
     }
-    let rgb = ModelFile::open(folder.join("realesr-animevideov3-x2.onnx").to_str().unwrap()).unwrap_err();
-    assert!(Fault::of(&rgb) == Fault::Unsupported && rgb.to_string().contains("RGB"), "{rgb}");
 }
 
 /// bf16 for what is added to the source costs about a code value here and there, no more.
@@ -235,8 +250,9 @@ fn settings_to_frames() {
     if !runtime_is_here() {
         return;
     }
-    let settings = JobSettings { scale: 4, threads: 1, ..Default::default() };
-    let (pin, _) = tune::choose(&settings, 50, 30, 8).unwrap();
+    let settings = JobSettings { scale: 4, threads: 1, autotune: false, ..Default::default() };
+    let (mut pin, _) = tune::choose(&settings, 50, 30, 8).unwrap();
+    cascade::reach(&mut pin, (50, 30), Target::of(&settings).size((50, 30), false, (2, 2)).unwrap()).unwrap();
     assert_eq!(pin.passes, 2);
     let shape = shape(Chroma::C420, 8, 50, 30);
     let flat = Frame { data: vec![128; shape.format.frame_bytes(50, 30)], ..picture(&shape, 1, 0) };
@@ -246,17 +262,21 @@ fn settings_to_frames() {
 }
 
 #[test]
-fn siting_follows_the_tags() {
-    let at = |location, primaries, transfer, format| {
-        siting(format, 1, &Colour { chroma_location: location, primaries, transfer, ..COLOUR })
-    };
-    let f420 = PixelFormat::YUV420;
-    assert_eq!(at(0, 1, 1, f420), (Siting::Cosited, Siting::Centred));
-    assert_eq!(at(0, 9, 16, f420), (Siting::Cosited, Siting::Cosited));
-    assert_eq!(at(2, 1, 1, f420), (Siting::Centred, Siting::Centred));
-    assert_eq!(at(5, 1, 1, f420), (Siting::Cosited, Siting::CositedSecond));
-    let f422 = PixelFormat { chroma: Chroma::C422, depth: 8 };
-    assert_eq!(at(0, 1, 1, f422), (Siting::Cosited, Siting::Full));
-    let f444 = PixelFormat { chroma: Chroma::C444, depth: 8 };
-    assert_eq!(at(2, 1, 1, f444), (Siting::Full, Siting::Full));
+fn a_model_that_gives_black_is_an_error_that_names_it() {
+    if !runtime_is_here() {
+        return;
+    }
+    let shape = shape(Chroma::C420, 8, 32, 32);
+    for channels in [1, 3] {
+        let model = TestModel { gain: 0.0, lift: -1.0, residual: false, channels, ..Default::default() };
+        let Scene { _folder, pin } = scene(model, (32, 32), 1, 1, 1);
+        let dark = Frame { data: vec![10; shape.format.frame_bytes(32, 32)], ..picture(&shape, 1, 1) };
+        let flat = Frame { data: vec![128; shape.format.frame_bytes(32, 32)], ..picture(&shape, 1, 1) };
+        let outcomes = [dark, flat].map(|frame| FrameUpscaler::open(&pin, shape, 64, 64).unwrap().upscale(&frame));
+        if let [_, Err(error)] = outcomes {
+            assert!(Fault::of(&error) == Fault::Unsupported && error.to_string().contains("model.onnx"), "{error}");
+        } else {
+            panic!("black went by with {channels} channels");
+        }
+    }
 }

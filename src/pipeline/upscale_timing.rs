@@ -11,8 +11,10 @@ use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
-use crate::pixel::chroma::{ChromaScaler, Scratch, Siting};
-use crate::pixel::sample;
+use crate::pixel::kernel::{Axis, Filter};
+use crate::pixel::resample::{Resampler, Scratch};
+use crate::pixel::sample::{self, Coding};
+use crate::pixel::siting::Siting;
 use crate::tile::grid::{Grid, even_core};
 use crate::tile::stitch::{Enlarged, Layout, stitch};
 use crate::tile::{reuse, split};
@@ -47,7 +49,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn pin(width: u32, height: u32, tile: (u32, u32), kind: (Provider, Precision), hands: (u32, u32)) -> EnginePin {
-    let settings = JobSettings { device: "cpu".into(), ..Default::default() };
+    let settings = JobSettings { device: "cpu".into(), autotune: false, ..Default::default() };
     let (mut pin, _) = tune::choose(&settings, width, height, 8).unwrap();
     pin.tile_width = even_core(width as usize, tile.0 as usize) as u32;
     pin.tile_height = even_core(height as usize, tile.1 as usize) as u32;
@@ -144,8 +146,13 @@ fn stages() {
         let mut bands: Vec<Vec<u8>> =
             (0..grid.bands()).map(|b| vec![0; grid.band_rows(b).len() * 4 * width * size]).collect();
         let (cw, ch) = format.plane_size(1, width as u32, height as u32);
-        let scaler =
-            ChromaScaler::new(2, depth, (cw as usize, ch as usize), cw as usize * 2, Siting::Cosited, Siting::Centred);
+        let axes = |scale: usize| {
+            (
+                Axis { samples: cw as usize * scale, siting: Siting::Cosited, pixels: width * scale },
+                Axis { samples: ch as usize * scale, siting: Siting::Centred, pixels: height * scale },
+            )
+        };
+        let scaler = Resampler::new(Filter::Lanczos3, axes(1), axes(2));
         let (mut scratch, mut chroma) = (Scratch::default(), vec![0u8; 4 * cw as usize * ch as usize * size]);
         let timed = |name: &str, work: &mut dyn FnMut()| {
             let mut rounds = Vec::new();
@@ -163,15 +170,22 @@ fn stages() {
         let plane = frame.plane(0);
         let equal = plane.to_vec();
         timed("gather", &mut || {
-            tiles.iter().for_each(|&(_, t)| split::gather(plane, depth, 1.0 / 255.0, &grid, t, &mut input));
+            tiles.iter().for_each(|&(_, t)| split::gather(plane, Coding::luma(depth), 1.0, &grid, t, &mut input));
         });
         timed("compare", &mut || {
             tiles.iter().for_each(|&(_, t)| assert!(reuse::tile_unchanged(&equal, plane, depth, &grid, t)));
         });
         timed("stitch", &mut || {
             tiles.iter().for_each(|&(b, t)| {
-                let tile = Enlarged { layout: Layout::Phases, scale: 2, output: &output, base: Some(&input) };
-                stitch(&tile, depth, &grid, t, &zeros, &mut bands[b]);
+                let tile = Enlarged {
+                    layout: Layout::Phases,
+                    scale: 2,
+                    channels: 1,
+                    white: 1.0,
+                    output: &output,
+                    base: Some(&input),
+                };
+                stitch(&tile, Coding::luma(depth), &grid, t, &zeros, &mut bands[b]);
             });
         });
         timed("chroma", &mut || {
@@ -180,7 +194,11 @@ fn stages() {
                     let rows = start..(start + 128).min(2 * ch as usize);
                     let row = 2 * cw as usize * size;
                     let out = &mut chroma[rows.start * row..rows.end * row];
-                    scaler.band(frame.plane(plane), rows, &mut scratch, out);
+                    let from = frame.plane(plane);
+                    let load = |y: usize, to: &mut [f32]| {
+                        sample::load(&from[y * cw as usize * size..], Coding::codes(depth), 1.0, to);
+                    };
+                    scaler.codes(load, depth, rows, &mut scratch, out);
                 }
             }
         });

@@ -1,7 +1,7 @@
 //! Samples: what code values mean, and rows of them as floats.
 //!
-//! Depth 8 is one byte a sample; 9 to 16 are two, little endian. The networks see a code
-//! value divided by [`unit`], so that video of every depth looks to them as 8 bits did.
+//! Depth 8 is one byte a sample; 9 to 16 are two, little endian. A [`Coding`] says which
+//! number a code value stands for, and the networks see that number times their white.
 
 use multiversion::multiversion;
 
@@ -20,26 +20,61 @@ pub fn bytes(depth: u8) -> usize {
     if depth > 8 { 2 } else { 1 }
 }
 
-/// Code values to floats, each times `gain`. `row` holds `out.len()` samples.
-pub fn load(row: &[u8], depth: u8, gain: f32, out: &mut [f32]) {
-    if depth > 8 {
-        load_two_bytes(row, gain, out);
+/// Which number a code value stands for: 0 is `offset`, 1 (white) is `unit` above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coding {
+    pub depth: u8,
+    pub offset: u16,
+    pub unit: u16,
+}
+
+impl Coding {
+    /// Planes of R, G or B: 16 bits, with a sixth of the range free below black and above
+    /// white, so that YUV codes outside RGB come back as they were.
+    pub const RGB: Coding = Coding { depth: 16, offset: 8192, unit: 49152 };
+
+    /// Luma in its own range, 1.0 being [`unit`]: video of every depth looks as 8 bits do.
+    pub fn luma(depth: u8) -> Coding {
+        Coding { depth, offset: 0, unit: unit(depth) as u16 }
+    }
+
+    /// Code values as they are: each stands for itself.
+    pub fn codes(depth: u8) -> Coding {
+        Coding { depth, offset: 0, unit: 1 }
+    }
+
+    /// The number of a code value.
+    pub fn value(self, code: u16) -> f32 {
+        (f32::from(code) - f32::from(self.offset)) / f32::from(self.unit)
+    }
+
+    /// The nearest code value of a number, within the depth.
+    pub fn code(self, value: f32) -> u16 {
+        code(value * f32::from(self.unit) + f32::from(self.offset), max_code(self.depth) as f32) as u16
+    }
+}
+
+/// Code values to the numbers they stand for, times `white`. `row` holds `out.len()` samples.
+pub fn load(row: &[u8], coding: Coding, white: f32, out: &mut [f32]) {
+    let (offset, gain) = (f32::from(coding.offset), white / f32::from(coding.unit));
+    if coding.depth > 8 {
+        load_two_bytes(row, offset, gain, out);
     } else {
-        load_one_byte(row, gain, out);
+        load_one_byte(row, offset, gain, out);
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn load_one_byte(row: &[u8], gain: f32, out: &mut [f32]) {
+fn load_one_byte(row: &[u8], offset: f32, gain: f32, out: &mut [f32]) {
     for (to, &code) in out.iter_mut().zip(row) {
-        *to = f32::from(code) * gain;
+        *to = (f32::from(code) - offset) * gain;
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn load_two_bytes(row: &[u8], gain: f32, out: &mut [f32]) {
+fn load_two_bytes(row: &[u8], offset: f32, gain: f32, out: &mut [f32]) {
     for (to, code) in out.iter_mut().zip(row.as_chunks::<2>().0) {
-        *to = f32::from(u16::from_le_bytes(*code)) * gain;
+        *to = (f32::from(u16::from_le_bytes(*code)) - offset) * gain;
     }
 }
 
@@ -97,10 +132,22 @@ mod tests {
     #[test]
     fn rows_of_both_sizes_load() {
         let mut out = [0.0; 3];
-        load(&[0, 128, 255], 8, 2.0, &mut out);
+        load(&[0, 128, 255], Coding::codes(8), 2.0, &mut out);
         assert_eq!(out, [0.0, 256.0, 510.0]);
-        load(&[1, 0, 0, 1, 255, 3], 10, 1.0, &mut out);
+        load(&[1, 0, 0, 1, 255, 3], Coding::codes(10), 1.0, &mut out);
         assert_eq!(out, [1.0, 256.0, 1023.0]);
+        load(&[0, 0x20, 0, 0xe0, 0, 0], Coding::RGB, 255.0, &mut out);
+        assert_eq!(out, [0.0, 255.0, -42.5]);
+    }
+
+    #[test]
+    fn codes_and_numbers_go_both_ways() {
+        for coding in [Coding::RGB, Coding::luma(8), Coding::luma(10), Coding::luma(16)] {
+            for code in 0..=max_code(coding.depth) as u16 {
+                assert_eq!(coding.code(coding.value(code)), code);
+            }
+        }
+        assert_eq!((Coding::RGB.value(8192), Coding::RGB.value(57344)), (0.0, 1.0));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Taking a tile out of a plane, with its halo, edges repeated.
 
-use crate::pixel::sample;
+use crate::pixel::sample::{self, Coding};
 use crate::tile::grid::{Grid, Tile};
 
-/// Fills `out` (`input_size` of the grid, row after row) with the tile's input: code values
-/// times `gain`. `plane` is `grid.width` x `grid.height` samples of `depth` bits.
-pub fn gather(plane: &[u8], depth: u8, gain: f32, grid: &Grid, tile: Tile, out: &mut [f32]) {
+/// Fills `out` (`input_size` of the grid, row after row) with the tile's input in one plane:
+/// the numbers of its code values, times `white`. `plane`: `grid.width` x `grid.height` samples.
+pub fn gather(plane: &[u8], from: Coding, white: f32, grid: &Grid, tile: Tile, out: &mut [f32]) {
     let (width, height) = grid.input_size();
-    let size = sample::bytes(depth);
+    let size = sample::bytes(from.depth);
     let (columns, _) = grid.reach(Tile { width: grid.core_width, ..tile });
     let left = (columns.start + grid.halo) - tile.x;
     let mut written: Option<usize> = None;
@@ -18,8 +18,8 @@ pub fn gather(plane: &[u8], depth: u8, gain: f32, grid: &Grid, tile: Tile, out: 
             continue;
         }
         let to = &mut out[row * width..(row + 1) * width];
-        let from = &plane[(y * grid.width + columns.start) * size..][..columns.len() * size];
-        sample::load(from, depth, gain, &mut to[left..left + columns.len()]);
+        let codes = &plane[(y * grid.width + columns.start) * size..][..columns.len() * size];
+        sample::load(codes, from, white, &mut to[left..left + columns.len()]);
         let (first, last) = (to[left], to[left + columns.len() - 1]);
         to[..left].fill(first);
         to[left + columns.len()..].fill(last);
@@ -48,7 +48,7 @@ mod tests {
             for band in 0..grid.bands() {
                 for column in 0..grid.columns() {
                     let tile = grid.tile(column, band);
-                    gather(&plane, depth, 1.0, &grid, tile, &mut out);
+                    gather(&plane, Coding::codes(depth), 1.0, &grid, tile, &mut out);
                     for y in 0..h {
                         for x in 0..w {
                             let sx = (tile.x + x).saturating_sub(halo).min(width - 1);

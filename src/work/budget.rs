@@ -8,6 +8,15 @@ const MIB: u64 = 1 << 20;
 const MOST: u64 = 768 * MIB;
 const LEAST: u64 = 48 * MIB;
 
+/// Bytes that the engine's sessions may take: half of what memory is free, or half of
+/// `memory_limit_mb` where it is set.
+pub fn engine_bytes(settings: &RunSettings) -> u64 {
+    match settings.memory_limit_mb.saturating_mul(MIB) {
+        0 => memory::room() / 2,
+        limit => limit / 2,
+    }
+}
+
 /// What is left to give out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {

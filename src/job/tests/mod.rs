@@ -4,6 +4,8 @@ mod chance;
 mod damage;
 mod encoder;
 mod limits;
+mod memory;
+mod sizes;
 mod sources;
 mod stops;
 
@@ -100,6 +102,7 @@ impl Bench {
                 eta_frames: 8,
                 batch_frames: 15,
                 threads: 1,
+                autotune: false,
                 preset: Some("veryfast".into()),
                 ..JobSettings::default()
             },
@@ -114,6 +117,8 @@ impl Bench {
         let source = folder.path().join(&self.order.relative);
         std::fs::copy(&self.order.source, &source).unwrap();
         let mut bench = Bench::over(folder, source);
+        let model = |bench: &Bench| bench.folder.path().join("model.onnx");
+        std::fs::copy(model(self), model(&bench)).unwrap();
         bench.order.settings = JobSettings { model: bench.order.settings.model.clone(), ..self.order.settings.clone() };
         bench
     }

@@ -1,0 +1,16 @@
+//! `upscaled model`: what is found by name, what is known of a model, and new ones.
+
+use anyhow::Result;
+
+use crate::cli::args::Place;
+use crate::cli::exit::Ended;
+use crate::cli::model_args::{ModelArguments, ModelCommand};
+use crate::cli::{model_import, model_list, model_show};
+
+pub fn run(place: &Place, arguments: &ModelArguments) -> Result<Ended> {
+    match &arguments.command {
+        ModelCommand::List { json } => model_list::run(place, *json),
+        ModelCommand::Show { name, json } => model_show::run(place, name, *json),
+        ModelCommand::Import(arguments) => model_import::run(place, arguments),
+    }
+}

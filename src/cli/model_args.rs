@@ -1,0 +1,45 @@
+//! Arguments of `upscaled model`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Args)]
+pub struct ModelArguments {
+    #[command(subcommand)]
+    pub command: ModelCommand,
+}
+
+#[derive(Subcommand)]
+pub enum ModelCommand {
+    /// List the models that are found by name, and where
+    List {
+        /// The answer as JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell all that is known of a model
+    Show {
+        /// Its name, or the path of an ONNX file
+        name: String,
+        /// The answer as JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a network that is at hand: ONNX, or weights of PyTorch (.pth, .safetensors)
+    Import(ImportArguments),
+}
+
+#[derive(Args)]
+pub struct ImportArguments {
+    pub file: PathBuf,
+    /// What to call it [default: the file's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Replace a model of that name
+    #[arg(long)]
+    pub force: bool,
+    /// The answer as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,72 @@
+//! `upscaled model list`: the models that have a name.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::base::fault::one_line;
+use crate::base::path_text::escape;
+use crate::cli::args::Place;
+use crate::cli::exit::Ended;
+use crate::cli::model_show::root;
+use crate::cli::output;
+use crate::network::library::{self, Entry};
+use crate::network::model_file::ModelFile;
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    /// `builtin`, or the file.
+    place: String,
+    /// Another model of that name comes first.
+    hidden: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scale: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<u32>,
+    /// Why it cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+pub fn run(place: &Place, json: bool) -> Result<Ended> {
+    let folders = library::folders(Some(&root(place)?));
+    let lines: Vec<Line> = library::list(&folders).into_iter().map(line).collect();
+    if json {
+        output::json(&lines)?;
+        return Ok(Ended::Done);
+    }
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| {
+            let what = match (line.scale, line.channels, &line.error) {
+                (_, _, Some(_)) => "not usable".to_owned(),
+                (scale, channels, None) => {
+                    let scale = scale.filter(|s| *s > 0).map_or("?x".to_owned(), |scale| format!("{scale}x"));
+                    format!("{scale} {}", if channels == Some(1) { "luma" } else { "RGB" })
+                }
+            };
+            let hidden = if line.hidden { " (hidden: the one above has its name)" } else { "" };
+            vec![line.name.clone(), what, format!("{}{hidden}", line.place)]
+        })
+        .collect();
+    for row in output::table(&rows) {
+        output::line(&row)?;
+    }
+    Ok(Ended::Done)
+}
+
+fn line(entry: Entry) -> Line {
+    let (place, model) = match &entry.place {
+        library::Place::Builtin => ("builtin".to_owned(), ModelFile::open(&entry.name)),
+        library::Place::File(path) => (escape(path), ModelFile::open(&escape(path))),
+    };
+    let facts = model.as_ref().ok().map(|m| (m.facts.scale, m.facts.channels));
+    Line {
+        name: entry.name,
+        place,
+        hidden: entry.hidden,
+        scale: facts.map(|f| f.0),
+        channels: facts.map(|f| f.1),
+        error: model.err().map(|error| one_line(&error)),
+    }
+}

@@ -1,0 +1,139 @@
+//! `upscaled model show`: all that is known of a model.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::cli::args::Place;
+use crate::cli::exit::Ended;
+use crate::cli::output;
+use crate::config::layers::Layer;
+use crate::engine::probe::{self, Probed};
+use crate::network::model_file::ModelFile;
+use crate::network::notes::Origin;
+use crate::network::{cost, library};
+
+/// What is shown of a model.
+#[derive(Serialize)]
+pub struct Shown {
+    pub name: String,
+    pub sha256: String,
+    pub channels: u32,
+    pub white: u32,
+    pub scale: u32,
+    pub multiple: u32,
+    pub halo: u32,
+    /// Source pixels that a pixel depends on, by the graph.
+    pub reach: Option<u32>,
+    /// The same as far as running it showed.
+    pub reach_seen: Option<u32>,
+    /// Every pixel depends on the whole picture.
+    pub global: bool,
+    /// Fixed height and width of the input.
+    pub fixed: [Option<usize>; 2],
+    pub batch: Option<usize>,
+    /// Our own code does the pixel shuffle, and adds the source in 32-bit floats.
+    pub cut: bool,
+    pub residual: bool,
+    pub parameters: u64,
+    /// A source pixel.
+    pub multiply_adds: f64,
+    /// Largest difference between a tile and a larger picture, in 8-bit code values.
+    pub seam: f64,
+    /// How far a smooth picture comes out from itself, enlarged, of white.
+    pub unlike: f64,
+    pub origin: Origin,
+    pub remarks: Vec<String>,
+}
+
+pub fn run(place: &Place, name: &str, json: bool) -> Result<Ended> {
+    let mut model = ModelFile::open(&library::resolve(name, Some(&root(place)?))?)?;
+    let probed = probe::examine(&mut model)?;
+    let shown = shown(&model, &probed);
+    if json {
+        output::json(&shown)?
+    } else {
+        print(&shown)?
+    }
+    Ok(Ended::Done)
+}
+
+/// The folder whose `models/` is looked through.
+pub fn root(place: &Place) -> Result<PathBuf> {
+    Ok(place.sources(Layer::default())?.root)
+}
+
+pub fn shown(model: &ModelFile, probed: &Probed) -> Shown {
+    let (facts, cost) = (&model.facts, cost::of(model));
+    let mut remarks = facts.remarks.clone();
+    remarks.extend(probed.remarks.iter().cloned());
+    Shown {
+        name: model.name.clone(),
+        sha256: model.hash.clone(),
+        channels: facts.channels,
+        white: facts.white,
+        scale: facts.scale,
+        multiple: facts.multiple,
+        halo: facts.halo,
+        reach: facts.reach,
+        reach_seen: probed.reach,
+        global: facts.global,
+        fixed: facts.fixed,
+        batch: facts.batch,
+        cut: facts.tail.is_some(),
+        residual: facts.tail.as_ref().is_some_and(|t| t.residual),
+        parameters: cost.parameters,
+        multiply_adds: cost.multiply_adds,
+        seam: (probed.seam * 1e4).round() / 1e4,
+        unlike: (probed.unlike * 1e6).round() / 1e6,
+        origin: model.given.origin.clone(),
+        remarks,
+    }
+}
+
+pub fn print(shown: &Shown) -> Result<()> {
+    let side = |fixed: Option<usize>| fixed.map_or("any".to_owned(), |size| size.to_string());
+    let pixels = |n: Option<u32>| n.map_or("not known".to_owned(), |n| format!("{n} pixels"));
+    let planes = if shown.channels == 1 { "1 (luma)" } else { "3 (RGB)" };
+    let size = match shown.fixed {
+        [None, None] if shown.multiple > 1 => format!("any, in steps of {}", shown.multiple),
+        [None, None] => "any".into(),
+        [h, w] => format!("{} x {} only", side(w), side(h)),
+    };
+    let end = match (shown.cut, shown.residual) {
+        (true, true) => "pixel shuffle and the sum with the source are done outside, in f32",
+        (true, false) => "the pixel shuffle is done outside",
+        _ => "runs to its last node",
+    };
+    let seam = if shown.seam < 5e-5 { "none".into() } else { format!("up to {:.2} code values of 255", shown.seam) };
+    let mut rows = vec![
+        ("model", shown.name.clone()),
+        ("enlarges", format!("{} times", shown.scale)),
+        ("channels", planes.into()),
+        ("white", shown.white.to_string()),
+        ("size", size),
+        ("halo", format!("{} pixels", shown.halo)),
+        ("reach", format!("{} by its graph, {} seen", pixels(shown.reach), pixels(shown.reach_seen))),
+        ("seams", seam),
+        ("end", end.into()),
+        ("parameters", shown.parameters.to_string()),
+        ("cost", format!("{:.1} thousand multiply-adds a source pixel", shown.multiply_adds / 1000.0)),
+        ("sha256", shown.sha256.clone()),
+    ];
+    if let Some(batch) = shown.batch {
+        rows.push(("batch", format!("{batch} only")));
+    }
+    let origin = &shown.origin;
+    for (name, text) in [("kind", &origin.kind), ("made of", &origin.file), ("licence", &origin.licence)] {
+        if !text.is_empty() {
+            rows.push((name, text.clone()));
+        }
+    }
+    rows.extend(shown.remarks.iter().map(|remark| ("remark", remark.clone())));
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, text)| vec![name.to_owned(), text]).collect();
+    for row in output::table(&rows) {
+        output::line(&row)?;
+    }
+    Ok(())
+}

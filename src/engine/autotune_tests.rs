@@ -1,0 +1,103 @@
+//! Autotune: the same pixels from every candidate, answers kept, waiting its turn.
+
+use std::cell::Cell;
+
+use super::*;
+use crate::engine::testing::{pin, runtime_is_here};
+use crate::network::testing::TestModel;
+
+fn around<'a>(settings: &'a JobSettings, frame: (u32, u32), beat: &'a dyn Fn()) -> Around<'a> {
+    Around { settings, frame, depth: 8, memory: 1 << 30, beat }
+}
+
+/// The heart of it: whatever is chosen, not one sample differs, at the borders neither.
+#[test]
+fn every_candidate_makes_the_same_pixels() {
+    if !runtime_is_here() {
+        return;
+    }
+    let fast = ModelFile::open("fast").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("whole.onnx");
+    std::fs::write(&path, TestModel { residual: false, ..Default::default() }.bytes()).unwrap();
+    let whole = ModelFile::open(path.to_str().unwrap()).unwrap();
+    for (model, frame) in [(&fast, (163, 131)), (&whole, (163, 131)), (&whole, (60, 7))] {
+        let ground = Ground { frame, facts: &model.facts, threads: 3, gpu: false };
+        let reference = pin(model, (40, 30));
+        let mut cuts = ground.shapes(Cut::of(&reference));
+        cuts.extend(ground.splits(Cut::of(&reference)));
+        cuts.extend(ground.batches(Cut::of(&reference)));
+        assert!(cuts.len() >= 5, "{cuts:?}");
+        let prove = |cut: Cut| Frames::open(&cut.on(&reference), frame, 8).unwrap().prove().unwrap();
+        let wanted = prove(cuts[0]);
+        for &cut in &cuts[1..] {
+            assert!(prove(cut) == wanted, "{} {}", model.name, cut.words());
+        }
+    }
+}
+
+#[test]
+fn answers_are_kept_and_found_again() {
+    if !runtime_is_here() {
+        return;
+    }
+    let settings = JobSettings { device: "cpu".into(), threads: 2, ..Default::default() };
+    let model = ModelFile::open("fast").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::at(folder.path()).unwrap();
+    let beats = Cell::new(0);
+    let beat = || beats.set(beats.get() + 1);
+    let around = around(&settings, (200, 160), &beat);
+    let fixed = EnginePin { sessions: 2, ..pin(&model, (200, 80)) };
+    let first = find_in(&cache, &fixed, &around).unwrap();
+    assert!(beats.get() > 5 && first.figures.len() > 3 && first.figures[0].cut == Cut::of(&fixed));
+    beats.set(0);
+    assert_eq!(find_in(&cache, &fixed, &around).unwrap(), first);
+    assert_eq!(beats.get(), 0, "measured again");
+    // Another frame size is another question.
+    let other = Around { frame: (100, 80), ..around };
+    let small = pin(&model, (100, 80));
+    find_in(&cache, &small, &other).unwrap();
+    assert!(beats.get() > 5);
+    let entries = || std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path());
+    let files: Vec<_> = entries().filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
+    assert_eq!(files.len(), 2);
+    // Damage is measured over, not an error.
+    files.iter().for_each(|file| std::fs::write(file, "{").unwrap());
+    beats.set(0);
+    find_in(&cache, &fixed, &around).unwrap();
+    assert!(beats.get() > 5);
+}
+
+#[test]
+fn a_tile_that_was_set_stays() {
+    if !runtime_is_here() {
+        return;
+    }
+    let settings = JobSettings { threads: 2, tile: Some((64, 64)), ..Default::default() };
+    let model = ModelFile::open("fast").unwrap();
+    let fixed = pin(&model, (64, 64));
+    let tuned = measure(&model, &fixed, &around(&settings, (128, 128), &|| {})).unwrap();
+    assert!(tuned.figures.len() > 1 && tuned.figures.iter().all(|f| f.cut.tile_width == 64), "{tuned:?}");
+}
+
+#[test]
+fn large_frames_are_measured_by_a_part() {
+    let facts = ModelFile::open("fast").unwrap().facts;
+    assert_eq!(picture_size((854, 480), 0.03, &facts), (854, 480));
+    let (width, height) = picture_size((3840, 2160), 8.0, &facts);
+    assert!((384..=390).contains(&width) && (216..=220).contains(&height), "{width}x{height}");
+    assert_eq!(picture_size((3840, 40), 1e6, &facts), (96, 40));
+    let even = ModelFacts { multiple: 4, ..facts };
+    assert_eq!(picture_size((3841, 2161), 8.0, &even).0 % 4, 0);
+}
+
+#[test]
+fn switched_off_it_changes_nothing() {
+    let settings = JobSettings { autotune: false, ..Default::default() };
+    let model = ModelFile::open("fast").unwrap();
+    let mut pin = pin(&model, (64, 64));
+    let before = pin.clone();
+    assert_eq!(tune(&mut pin, &around(&settings, (128, 128), &|| panic!("measured"))), None);
+    assert_eq!(pin, before);
+}

@@ -1,0 +1,256 @@
+//! Pictures enlarged by a network, tile by tile, on the engine's threads.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use crossbeam_channel::{Receiver, never, unbounded};
+
+use crate::base::failpoint;
+use crate::base::fault::Fault;
+use crate::engine::ladder::Ladder;
+use crate::engine::pool::Pool;
+use crate::engine::worker::{Counts, Job, Worker};
+use crate::model::engine::EnginePin;
+use crate::model::frame::Frame;
+use crate::network::model_file::ModelFile;
+use crate::pixel::sample::Coding;
+use crate::tile::grid::Grid;
+
+/// Depth of the picture between two passes and of still pictures: finer than any output.
+pub const FINE_DEPTH: u8 = 16;
+
+/// What a network sees of a picture, shared by the threads.
+#[derive(Clone)]
+pub enum Picture {
+    /// The luma of a frame.
+    Luma(Arc<Frame>),
+    /// One plane for each channel, one after the other, rows without padding.
+    Planes(Arc<Vec<u8>>),
+}
+
+impl Picture {
+    /// The planes, one after the other.
+    pub fn samples(&self) -> &[u8] {
+        match self {
+            Picture::Luma(frame) => frame.plane(0),
+            Picture::Planes(planes) => planes,
+        }
+    }
+}
+
+/// The engine of one pin: its threads, each with the network open at the pin's tile shape.
+pub struct Engine {
+    pin: EnginePin,
+    pool: Pool<Worker>,
+    ladder: Arc<Ladder>,
+}
+
+impl Engine {
+    /// Opens the pin's model and its sessions.
+    pub fn open(pin: &EnginePin) -> Result<Engine> {
+        let model = Arc::new(ModelFile::open_pinned(pin)?);
+        let facts = &model.facts;
+        let multiple = facts.multiple.max(1);
+        let fits = |core: u32| core > 0 && (core + 2 * pin.halo).is_multiple_of(multiple);
+        if !fits(pin.tile_width) || !fits(pin.tile_height) || pin.halo < facts.halo {
+            let message = format!("model {}: tiles of this plan do not fit it", pin.model);
+            return Err(Fault::Internal.because(message));
+        }
+        if pin.model_scale != facts.scale || pin.passes == 0 {
+            let message = format!("model {}: enlarges {} times, not as planned", pin.model, facts.scale);
+            return Err(Fault::Internal.because(message));
+        }
+        if (pin.channels, pin.white) != (facts.channels, facts.white) {
+            let message = format!("model {}: sees {} channels, not as planned", pin.model, facts.channels);
+            return Err(Fault::Internal.because(message));
+        }
+        let own = pin.clone();
+        let ladder = Arc::new(Ladder::new(pin, multiple, facts.fixed.iter().any(Option::is_some)));
+        let (shared, plans) = (ladder.clone(), failpoint::carry());
+        let open = move || {
+            plans.here();
+            Worker::open(&model, &own, &shared)
+        };
+        let pool = Pool::start(pin.sessions as usize, open)?;
+        Ok(Engine { pin: pin.clone(), pool, ladder })
+    }
+
+    /// Words for people about a device that ran out of memory, once.
+    pub fn take_words(&self) -> Option<String> {
+        self.ladder.take_words()
+    }
+
+    /// The threads, for work beside the network's.
+    pub fn pool(&self) -> &Pool<Worker> {
+        &self.pool
+    }
+
+    /// How pictures between two passes are coded.
+    pub fn fine(&self) -> Coding {
+        if self.pin.channels == 3 { Coding::RGB } else { Coding::luma(FINE_DEPTH) }
+    }
+
+    /// One pass over pictures of `width` x `height`.
+    pub fn pass(&self, (width, height): (usize, usize), from: Coding, to: Coding) -> Pass {
+        let pin = &self.pin;
+        let (core_width, core_height) = (pin.tile_width as usize, pin.tile_height as usize);
+        let grid = Grid { width, height, core_width, core_height, halo: pin.halo as usize };
+        let (scale, channels, white) = (pin.model_scale as usize, pin.channels as usize, pin.white as f32);
+        let job = Job { grid, scale, channels, white, from, to };
+        let bands = (0..grid.bands()).map(|band| vec![0; job.band_bytes(band)]).collect();
+        Pass { job, bands, results: never() }
+    }
+
+    /// All passes over pictures of this size: the first from samples coded `from`, the last
+    /// giving samples coded `to`, [`Engine::fine`] between.
+    pub fn passes(&self, (width, height): (usize, usize), from: Coding, to: Coding) -> Vec<Pass> {
+        let (count, scale) = (self.pin.passes, self.pin.model_scale as usize);
+        (0..count)
+            .map(|n| {
+                let grown = scale.pow(n);
+                let from = if n == 0 { from } else { self.fine() };
+                let to = if n + 1 == count { to } else { self.fine() };
+                self.pass((width * grown, height * grown), from, to)
+            })
+            .collect()
+    }
+
+    /// Enlarges planes of floats, one for each channel (row after row, 0..1), by all passes:
+    /// for still pictures.
+    ///
+    /// Computed at 16 bits, coded as [`Engine::fine`] says. Values may come out beyond 0..1.
+    pub fn planes(&self, planes: &[&[f32]], (width, height): (usize, usize)) -> Result<Vec<Vec<f32>>> {
+        let fine = self.fine();
+        let samples = planes.iter().flat_map(|plane| plane.iter());
+        let mut codes: Vec<u8> = samples.flat_map(|&v| fine.code(v.clamp(0.0, 1.0)).to_le_bytes()).collect();
+        if planes.len() != self.pin.channels as usize || codes.len() != planes.len() * width * height * 2 {
+            return Err(Fault::Internal.because("a picture's planes do not fit the network"));
+        }
+        for mut pass in self.passes((width, height), fine, fine) {
+            pass.start(&self.pool, &Picture::Planes(Arc::new(codes)), None)?;
+            pass.finish()?;
+            codes = pass.planes();
+        }
+        let value = |code: &[u8; 2]| fine.value(u16::from_le_bytes(*code));
+        let plane = codes.len() / planes.len();
+        Ok(codes.chunks_exact(plane).map(|c| c.as_chunks::<2>().0.iter().map(value).collect()).collect())
+    }
+}
+
+/// A band on its way back from a thread.
+struct Done {
+    band: usize,
+    samples: Vec<u8>,
+    counts: Result<Counts>,
+}
+
+/// One pass over the frames of a video: keeps the enlarged bands of the frame before.
+pub struct Pass {
+    job: Job,
+    bands: Vec<Vec<u8>>,
+    results: Receiver<Done>,
+}
+
+impl Pass {
+    /// The enlarged picture in bands, one below the other; in a band one plane after the other,
+    /// rows without padding.
+    pub fn bands(&self) -> &[Vec<u8>] {
+        &self.bands
+    }
+
+    /// The enlarged planes, one after the other.
+    pub fn planes(&self) -> Vec<u8> {
+        if self.job.channels == 1 {
+            return self.bands.concat();
+        }
+        let mut planes = Vec::with_capacity(self.bands.iter().map(Vec::len).sum());
+        for c in 0..self.job.channels {
+            for band in &self.bands {
+                let plane = band.len() / self.job.channels;
+                planes.extend_from_slice(&band[c * plane..][..plane]);
+            }
+        }
+        planes
+    }
+
+    /// Width and height of the enlarged planes in samples, and their coding.
+    pub fn output(&self) -> ((usize, usize), Coding) {
+        let Job { grid, scale, to, .. } = self.job;
+        ((grid.width * scale, grid.height * scale), to)
+    }
+
+    /// Tiles in a frame.
+    pub fn tiles(&self) -> u64 {
+        (self.job.grid.columns() * self.job.grid.bands()) as u64
+    }
+
+    /// Hands a picture to the threads. `before` is the one whose enlargement the bands hold;
+    /// tiles that are equal in both are left as they are.
+    pub fn start(&mut self, pool: &Pool<Worker>, now: &Picture, before: Option<&Picture>) -> Result<()> {
+        let (done, results) = unbounded();
+        self.results = results;
+        for (band, samples) in self.bands.iter_mut().enumerate() {
+            let (job, done) = (self.job, done.clone());
+            let (now, before, mut samples) = (now.clone(), before.cloned(), std::mem::take(samples));
+            pool.submit(Box::new(move |worker| {
+                let before_samples = before.as_ref().map(Picture::samples);
+                let counts = worker.band(&job, band, before_samples, now.samples(), &mut samples);
+                // Given back before the result is, so that the owner can use the memory again.
+                drop((now, before));
+                let _ = done.send(Done { band, samples, counts });
+            }))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the picture. After an error the bands hold nothing of use.
+    pub fn finish(&mut self) -> Result<Counts> {
+        let mut total = Ok(Counts::default());
+        for done in self.results.iter() {
+            self.bands[done.band] = done.samples;
+            match (&mut total, done.counts) {
+                (Ok(sum), Ok(counts)) => *sum += counts,
+                (Ok(_), Err(error)) => total = Err(error),
+                (Err(_), _) => {}
+            }
+        }
+        for (band, samples) in self.bands.iter_mut().enumerate() {
+            if samples.len() != self.job.band_bytes(band) {
+                samples.resize(self.job.band_bytes(band), 0);
+                total = total.and(Err(Fault::Internal.because("a thread of the engine died")));
+            }
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{pin, runtime_is_here};
+
+    #[test]
+    fn float_planes_go_through_the_same_tiles() {
+        if !runtime_is_here() {
+            return;
+        }
+        let file = ModelFile::open("fast").unwrap();
+        let (width, height) = (50usize, 40usize);
+        let plane: Vec<f32> = (0..width * height).map(|i| 0.2 + 0.5 * ((i % width) as f32 / width as f32)).collect();
+        let enlarge = |tile, passes| {
+            let pin = EnginePin { passes, ..pin(&file, tile) };
+            Engine::open(&pin).unwrap().planes(&[&plane], (width, height)).unwrap().remove(0)
+        };
+        let whole = enlarge((50, 40), 1);
+        assert_eq!(whole.len(), 4 * width * height);
+        assert!(enlarge((17, 9), 1) == whole);
+        assert_eq!(enlarge((50, 40), 2).len(), 16 * width * height);
+        // A soft ramp comes out as the ramp it was.
+        for y in 20..60 {
+            for x in 20..80 {
+                let want = 0.2 + 0.5 * ((x as f32 / 2.0 - 0.25) / width as f32);
+                assert!((whole[y * 2 * width + x] - want).abs() < 0.01);
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the speed of this machine depends on: its processor and its graphics devices.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+/// A machine, as far as measurements of another do not hold for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Machine {
+    /// The processor's model.
+    pub processor: String,
+    /// Processors this process may use.
+    pub cores: u32,
+    /// Models of the NVIDIA devices, by device number.
+    pub gpus: Vec<String>,
+}
+
+impl Machine {
+    pub fn this() -> Machine {
+        let processor = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| processor(&text));
+        Machine {
+            processor: processor.unwrap_or_else(|| std::env::consts::ARCH.into()),
+            cores: cores(),
+            gpus: gpus(Path::new("/proc/driver/nvidia/gpus")),
+        }
+    }
+}
+
+/// Processors this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+fn processor(cpuinfo: &str) -> Option<String> {
+    value(cpuinfo, "model name")
+}
+
+/// What stands behind `name:` in lines of `name : value`.
+fn value(text: &str, name: &str) -> Option<String> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    line.split_once(':').map(|(_, value)| value.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The driver's folder holds one folder a device, named by its place on the bus.
+fn gpus(folder: &Path) -> Vec<String> {
+    let mut devices: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    devices.sort();
+    let read = |device: &std::path::PathBuf| std::fs::read_to_string(device.join("information")).ok();
+    devices.iter().filter_map(read).filter_map(|text| value(&text, "Model")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_the_kernel_writes_them() {
+        let text = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Some  Processor @ 2.0GHz\n";
+        assert_eq!(processor(text), Some("Some Processor @ 2.0GHz".into()));
+        assert_eq!(processor("Processor: x"), None);
+        let folder = tempfile::tempdir().unwrap();
+        for (bus, model) in [("0000:65:00.0", "NVIDIA B"), ("0000:17:00.0", "NVIDIA A")] {
+            std::fs::create_dir(folder.path().join(bus)).unwrap();
+            let text = format!("Model: \t\t {model}\nIRQ:   \t\t 1\n");
+            std::fs::write(folder.path().join(bus).join("information"), text).unwrap();
+        }
+        assert_eq!(gpus(folder.path()), ["NVIDIA A", "NVIDIA B"]);
+        assert!(gpus(&folder.path().join("none")).is_empty());
+        assert_eq!(Machine::this(), Machine::this());
+    }
+}

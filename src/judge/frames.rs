@@ -1,0 +1,207 @@
+//! Frames as pictures: between stills, frames of video and RGB bytes.
+
+use crate::judge::draw::Picture;
+use crate::media::still::Still;
+use crate::model::frame::{Chroma, Frame, PixelFormat};
+use crate::model::source::Colour;
+use crate::pixel::colour::YuvCoding;
+use crate::pixel::kernel::{Axis, Filter};
+use crate::pixel::resample::{Resampler, Scratch};
+use crate::pixel::sample::{self, Coding};
+use crate::pixel::siting::Siting;
+
+/// The colour of frames made from stills: BT.601, limited range, as measurements in the
+/// literature have it.
+pub const STILL_COLOUR: Colour = Colour { range: 1, primaries: 1, transfer: 13, matrix: 6, chroma_location: 1 };
+/// Their format.
+pub const STILL_FORMAT: PixelFormat = PixelFormat { chroma: Chroma::C444, depth: 8 };
+/// Rows resampled at a time.
+const ROWS: usize = 64;
+
+/// The luma of a still as code values 16 to 235, not rounded.
+pub fn luma(still: &Still) -> Vec<f32> {
+    still.luma.iter().map(|y| 16.0 + 219.0 * y).collect()
+}
+
+/// A still as a frame.
+pub fn frame(still: &Still) -> Frame {
+    let chroma = |plane: &[f32]| plane.iter().map(|c| 128.0 + 224.0 * (c - 0.5)).collect::<Vec<f32>>();
+    let planes = [luma(still), chroma(&still.cb), chroma(&still.cr)];
+    let data = planes.concat().into_iter().map(|v| v.round().clamp(0.0, 255.0) as u8).collect();
+    Frame { format: STILL_FORMAT, width: still.width, height: still.height, data }
+}
+
+/// A still cut at right and bottom so that both sides are even.
+pub fn even(still: &Still) -> Still {
+    let (width, height) = (still.width & !1, still.height & !1);
+    let cut = |plane: &Vec<f32>| -> Vec<f32> {
+        let rows = plane.chunks_exact(still.width as usize).take(height as usize);
+        rows.flat_map(|row| row[..width as usize].iter().copied()).collect()
+    };
+    let alpha = still.alpha.as_ref().map(cut);
+    Still { width, height, luma: cut(&still.luma), cb: cut(&still.cb), cr: cut(&still.cr), alpha, ..still.clone() }
+}
+
+/// A still of half the size, by an antialiased bicubic filter (a = -1/2) on its RGB, rounded to
+/// 8 bits: what the literature calls the MATLAB way.
+pub fn half(still: &Still) -> Still {
+    let count = still.luma.len();
+    let rgb: [Vec<f32>; 3] = std::array::from_fn(|c| (0..count).map(|i| rgb(still, i)[c]).collect());
+    let (from, to) =
+        ((still.width as usize, still.height as usize), (still.width as usize / 2, still.height as usize / 2));
+    let resampler = Resampler::new(
+        Filter::CatmullRom,
+        (Axis::full(from.0), Axis::full(from.1)),
+        (Axis::full(to.0), Axis::full(to.1)),
+    );
+    let mut scratch = Scratch::default();
+    let small = rgb.map(|plane| {
+        let mut out = Vec::with_capacity(to.0 * to.1);
+        let load = |y: usize, row: &mut [f32]| row.copy_from_slice(&plane[y * from.0..][..from.0]);
+        resampler.floats(load, 0..to.1, &mut scratch, |_, row| out.extend_from_slice(row));
+        out.into_iter().map(|v| (v * 255.0).round().clamp(0.0, 255.0) / 255.0).collect::<Vec<f32>>()
+    });
+    let [r, g, b] = small;
+    let luma: Vec<f32> = (0..r.len()).map(|i| 0.299 * r[i] + 0.587 * g[i] + 0.114 * b[i]).collect();
+    let cb = b.iter().zip(&luma).map(|(b, y)| (b - y) / 1.772 + 0.5).collect();
+    let cr = r.iter().zip(&luma).map(|(r, y)| (r - y) / 1.402 + 0.5).collect();
+    Still { width: to.0 as u32, height: to.1 as u32, luma, cb, cr, alpha: None, ..still.clone() }
+}
+
+/// R, G and B of a still's pixel, 0..1. Full-range BT.601, as [`Still`] has it.
+fn rgb(still: &Still, i: usize) -> [f32; 3] {
+    let (y, cb, cr) = (still.luma[i], still.cb[i] - 0.5, still.cr[i] - 0.5);
+    let (r, b) = (y + 1.402 * cr, y + 1.772 * cb);
+    [r, (y - 0.299 * r - 0.114 * b) / 0.587, b]
+}
+
+/// A frame brought to another size by a plain filter, every plane as it is sited.
+pub fn resize(frame: &Frame, colour: &Colour, (width, height): (u32, u32), filter: Filter) -> Frame {
+    let mut out = Frame::new(frame.format, width, height);
+    let mut scratch = Scratch::default();
+    for plane in 0..3 {
+        let from = axes(frame.format, plane, colour, (frame.width, frame.height));
+        let to = axes(frame.format, plane, colour, (width, height));
+        let (samples, coding) = (from.0.samples, Coding::codes(frame.format.depth));
+        let size = frame.format.sample_bytes();
+        let source = frame.plane(plane);
+        let load =
+            |y: usize, row: &mut [f32]| sample::load(&source[y * samples * size..][..samples * size], coding, 1.0, row);
+        let rows = to.1.samples;
+        let target = out.plane_mut(plane);
+        Resampler::new(filter, from, to).codes(load, frame.format.depth, 0..rows, &mut scratch, target);
+    }
+    out
+}
+
+/// A frame with every sample repeated, for a whole factor.
+pub fn repeated(frame: &Frame, times: usize) -> Frame {
+    let mut out = Frame::new(frame.format, frame.width * times as u32, frame.height * times as u32);
+    let size = frame.format.sample_bytes();
+    for plane in 0..3 {
+        let samples = frame.format.plane_size(plane, frame.width, frame.height).0 as usize;
+        let (width, _) = out.format.plane_size(plane, out.width, out.height);
+        let source = frame.plane(plane);
+        for (y, row) in out.plane_mut(plane).chunks_exact_mut(width as usize * size).enumerate() {
+            let from = &source[(y / times).min(source.len() / (samples * size) - 1) * samples * size..];
+            for (x, to) in row.chunks_exact_mut(size).enumerate() {
+                to.copy_from_slice(&from[(x / times).min(samples - 1) * size..][..size]);
+            }
+        }
+    }
+    out
+}
+
+/// A frame as 8-bit RGB.
+pub fn picture(frame: &Frame, colour: &Colour) -> Picture {
+    let (width, height) = (frame.width as usize, frame.height as usize);
+    let coding = YuvCoding::of(frame.format, colour, frame.height);
+    let (size, codes) = (frame.format.sample_bytes(), Coding::codes(frame.format.depth));
+    let full = (Axis::full(width), Axis::full(height));
+    let mut scratch = Scratch::default();
+    let mut data = Vec::with_capacity(3 * width * height);
+    let filters: [(Resampler, usize); 3] = std::array::from_fn(|plane| {
+        let from = axes(frame.format, plane, colour, (frame.width, frame.height));
+        (Resampler::new(Filter::CatmullRom, from, full), from.0.samples)
+    });
+    for start in (0..height).step_by(ROWS) {
+        let rows = start..(start + ROWS).min(height);
+        let planes: [Vec<f32>; 3] = std::array::from_fn(|plane| {
+            let (filter, samples) = &filters[plane];
+            let source = frame.plane(plane);
+            let load = |y: usize, row: &mut [f32]| {
+                sample::load(&source[y * samples * size..][..samples * size], codes, 1.0, row)
+            };
+            let mut out = Vec::with_capacity(width * rows.len());
+            filter.floats(load, rows.clone(), &mut scratch, |_, row| out.extend_from_slice(row));
+            out
+        });
+        let mut rgb = [vec![0; 2 * planes[0].len()], vec![0; 2 * planes[0].len()], vec![0; 2 * planes[0].len()]];
+        let [r, g, b] = &mut rgb;
+        coding.to_rgb([&planes[0], &planes[1], &planes[2]], [r, g, b]);
+        for i in 0..planes[0].len() {
+            let value = |plane: &Vec<u8>| Coding::RGB.value(u16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]));
+            data.extend(rgb.each_ref().map(|plane| (value(plane) * 255.0).round().clamp(0.0, 255.0) as u8));
+        }
+    }
+    Picture { width, height, data }
+}
+
+/// The axes of a plane of frames of this size.
+fn axes(format: PixelFormat, plane: usize, colour: &Colour, (width, height): (u32, u32)) -> (Axis, Axis) {
+    let (across, down) = Siting::of(format, plane, colour);
+    let (columns, rows) = format.plane_size(plane, width, height);
+    let axis = |samples: u32, siting, pixels: u32| Axis { samples: samples as usize, siting, pixels: pixels as usize };
+    (axis(columns, across, width), axis(rows, down, height))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::still::StillKind;
+
+    fn still(width: u32, height: u32, colour: impl Fn(u32, u32) -> [f32; 3]) -> Still {
+        let at = |i: u32| colour(i % width, i / width);
+        let count = width * height;
+        let luma = |[r, g, b]: [f32; 3]| 0.299 * r + 0.587 * g + 0.114 * b;
+        Still {
+            kind: StillKind::Png,
+            width,
+            height,
+            luma: (0..count).map(|i| luma(at(i))).collect(),
+            cb: (0..count).map(|i| (at(i)[2] - luma(at(i))) / 1.772 + 0.5).collect(),
+            cr: (0..count).map(|i| (at(i)[0] - luma(at(i))) / 1.402 + 0.5).collect(),
+            alpha: None,
+            depth: 8,
+            gray: false,
+            icc: None,
+            exif: None,
+        }
+    }
+
+    #[test]
+    fn colours_come_back_from_frames() {
+        let colours = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.2, 0.4, 0.9], [0.5, 0.5, 0.5]];
+        let source = still(40, 20, |x, _| colours[x as usize / 10]);
+        let picture = picture(&frame(&source), &STILL_COLOUR);
+        for (i, got) in picture.data.chunks_exact(3).enumerate() {
+            let want = colours[i % 40 / 10].map(|v: f32| v * 255.0);
+            assert!(got.iter().zip(want).all(|(&g, w)| (f32::from(g) - w).abs() <= 2.0), "{i}: {got:?} {want:?}");
+        }
+        let small = half(&even(&still(41, 21, |_, _| [0.2, 0.4, 0.6])));
+        assert_eq!((small.width, small.height), (20, 10));
+        assert!(rgb(&small, 77).iter().zip([0.2, 0.4, 0.6]).all(|(a, b)| (a - b).abs() < 1e-3));
+    }
+
+    #[test]
+    fn plain_ways_keep_flat_colour_and_size() {
+        for chroma in [Chroma::C420, Chroma::C444] {
+            let mut frame = Frame::new(PixelFormat { chroma, depth: 8 }, 7, 5);
+            frame.data.fill(90);
+            for big in [repeated(&frame, 2), resize(&frame, &STILL_COLOUR, (14, 10), Filter::Lanczos3)] {
+                assert_eq!((big.width, big.height, big.data.len()), (14, 10, big.format.frame_bytes(14, 10)));
+                assert!(big.data.iter().all(|&v| v == 90));
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The ways a frame can be made larger: plain filters, and networks.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::config::settings::JobSettings;
+use crate::engine::{cascade, tune};
+use crate::judge::frames;
+use crate::model::frame::Frame;
+use crate::model::source::Colour;
+use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
+use crate::pixel::kernel::Filter;
+
+/// Frames are timed until this has passed ..
+const TIMED: Duration = Duration::from_millis(1500);
+/// .. or so many have gone through; a slow network is timed by its first frame.
+const TIMED_FRAMES: u32 = 50;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Every pixel repeated: the source as it is.
+    Nearest,
+    /// Cubic, a = -1/2.
+    Bicubic,
+    Lanczos,
+    /// A network by the name settings know it by.
+    Model(String),
+}
+
+impl Way {
+    /// The plain ways that networks are compared with, then the networks.
+    pub fn with_models(plain: &[Way], models: &[String]) -> Vec<Way> {
+        plain.iter().cloned().chain(models.iter().cloned().map(Way::Model)).collect()
+    }
+
+    /// Its name for people.
+    pub fn title(&self) -> String {
+        match self {
+            Way::Nearest => "source".into(),
+            Way::Bicubic => "bicubic".into(),
+            Way::Lanczos => "Lanczos".into(),
+            Way::Model(name) => {
+                std::path::Path::new(name).file_stem().map_or_else(|| name.clone(), |s| s.to_string_lossy().into())
+            }
+        }
+    }
+}
+
+/// A frame made larger.
+pub struct Enlarged {
+    pub frame: Frame,
+    /// Frames a second and where, of a network whose speed was asked for.
+    pub speed: Option<(f64, String)>,
+}
+
+/// Makes a frame of this colour larger by `settings.scale`; with `timed`, a network's speed is
+/// measured too.
+pub fn enlarge(way: &Way, frame: &Frame, colour: &Colour, settings: &JobSettings, timed: bool) -> Result<Enlarged> {
+    let scale = settings.scale;
+    let size = (frame.width * scale, frame.height * scale);
+    let plain = |frame| Ok(Enlarged { frame, speed: None });
+    match way {
+        Way::Nearest => plain(frames::repeated(frame, scale as usize)),
+        Way::Bicubic => plain(frames::resize(frame, colour, size, Filter::CatmullRom)),
+        Way::Lanczos => plain(frames::resize(frame, colour, size, Filter::Lanczos3)),
+        Way::Model(name) => {
+            let settings = JobSettings { model: name.clone(), reuse: false, ..settings.clone() };
+            network(&settings, frame, colour, size, timed).with_context(|| format!("model {name}"))
+        }
+    }
+}
+
+fn network(settings: &JobSettings, frame: &Frame, colour: &Colour, size: (u32, u32), timed: bool) -> Result<Enlarged> {
+    let (mut pin, notes) = tune::choose(settings, frame.width, frame.height, frame.format.depth)?;
+    cascade::reach(&mut pin, (frame.width, frame.height), size)?;
+    notes.iter().for_each(|note| tracing::debug!("{note}"));
+    let shape = FrameShape { format: frame.format, width: frame.width, height: frame.height, colour: *colour };
+    let mut upscaler = FrameUpscaler::open(&pin, shape, size.0, size.1)?;
+    let first = Instant::now();
+    let (out, _) = upscaler.upscale(frame)?;
+    if !timed {
+        return Ok(Enlarged { frame: out, speed: None });
+    }
+    let mut seconds = first.elapsed().as_secs_f64();
+    if first.elapsed() < TIMED {
+        let start = Instant::now();
+        let mut count = 0;
+        while count == 0 || (count < TIMED_FRAMES && start.elapsed() < TIMED) {
+            upscaler.upscale(frame)?;
+            count += 1;
+        }
+        seconds = start.elapsed().as_secs_f64() / f64::from(count);
+    }
+    Ok(Enlarged { frame: out, speed: Some((1.0 / seconds, pin.label())) })
+}

@@ -1,0 +1,209 @@
+//! The engine alone, measured: frames of a moving picture through it, nothing reused.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use nix::sys::resource::{UsageWho, getrusage};
+use serde::Serialize;
+
+use crate::engine::autotune::{self, Around, Tuned};
+use crate::engine::cut::Cut;
+use crate::engine::{sample, tune};
+use crate::model::engine::{EnginePin, Precision, Provider};
+use crate::model::frame::{Frame, PixelFormat};
+use crate::model::source::Colour;
+use crate::network::model_file::ModelFile;
+use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
+use crate::pixel::sample::Coding;
+
+/// Frames are timed for so long, and at least this many of them.
+const TIMED: Duration = Duration::from_secs(3);
+const FRAMES_MIN: u64 = 2;
+const FRAMES_MAX: u64 = 600;
+/// Different pictures, one after the other.
+const PICTURES: usize = 4;
+/// A frame that would take longer is measured by a part of it, seconds.
+const FRAME_MAX: f64 = 8.0;
+/// Batches that are compared.
+const BATCHES: [u32; 5] = [1, 2, 4, 8, 16];
+
+/// What a model does on a device.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    pub model: String,
+    pub width: u32,
+    pub height: u32,
+    /// `cpu/openvino-bf16`.
+    pub device: String,
+    pub fps: f64,
+    /// Milliseconds a frame: by the clock, and of the processor's cores together.
+    pub milliseconds: f64,
+    pub core_milliseconds: f64,
+    /// A part of the frame was measured and the rest reckoned: it is slow.
+    pub reckoned: bool,
+    pub cut: Cut,
+    /// Candidates of autotune, where it was on.
+    pub tuned: Option<Tuned>,
+    /// What was said of providers and precision on the way.
+    pub notes: Vec<String>,
+    /// What was said of a device that ran out of memory.
+    pub memory: Option<String>,
+}
+
+/// How a device's frames differ from those of ONNX Runtime's CPU provider in f32.
+#[derive(Clone, Debug, Serialize)]
+pub struct Agreement {
+    /// Largest difference, in code values of 8 bits, and the share of samples that differ.
+    pub largest: u8,
+    pub share: f64,
+    /// PSNR in dB; `None` when all are equal.
+    pub psnr: Option<f64>,
+}
+
+/// One batch size, with the frame in as many strips as the largest batch has tiles.
+#[derive(Clone, Debug, Serialize)]
+pub struct BatchFigure {
+    pub batch: u32,
+    pub milliseconds: f64,
+    /// Every bit as with a batch of one.
+    pub same: bool,
+}
+
+/// The pin that a job with these settings would get for 8-bit frames of a size.
+pub fn pin(around: &Around) -> Result<(EnginePin, Option<Tuned>, Vec<String>)> {
+    let (mut pin, notes) = tune::choose(around.settings, around.frame.0, around.frame.1, around.depth)?;
+    let tuned = autotune::find(&pin, around);
+    if let Some(tuned) = &tuned {
+        pin = tuned.chosen.on(&pin);
+    }
+    Ok((pin, tuned, notes))
+}
+
+/// Times a pin on frames of a size.
+pub fn speed(pin: &EnginePin, frame: (u32, u32)) -> Result<Figures> {
+    let model = ModelFile::open_pinned(pin)?;
+    let cut = Cut::of(pin);
+    let seconds = autotune::seconds(cut, frame, pin.halo, autotune::seconds_a_pixel(&model, pin)?);
+    let part = if seconds > FRAME_MAX && !tune::is_gpu(pin.provider) { (FRAME_MAX / seconds).sqrt() } else { 1.0 };
+    // Whole tiles, so that the rest can be reckoned from them.
+    let side = |size: u32, core: u32| {
+        let wanted = (f64::from(size) * part) as u32;
+        if part < 1.0 { wanted.next_multiple_of(core).min(size) } else { size }
+    };
+    let size = (side(frame.0, pin.tile_width), side(frame.1, pin.tile_height));
+    let tiles = |size| {
+        let (columns, bands) = cut.tiles(size);
+        f64::from(columns * bands)
+    };
+    let (mut upscaler, pictures) = open(pin, size)?;
+    upscaler.upscale(&pictures[0])?;
+    let (start, used) = (Instant::now(), processor_seconds()?);
+    let mut frames = 0u64;
+    while frames < FRAMES_MIN || (frames < FRAMES_MAX && start.elapsed() < TIMED) {
+        upscaler.upscale(&pictures[(frames as usize + 1) % PICTURES])?;
+        frames += 1;
+    }
+    let whole = tiles(frame) / tiles(size);
+    let each = |seconds: f64| seconds * 1000.0 * whole / frames as f64;
+    let milliseconds = each(start.elapsed().as_secs_f64());
+    Ok(Figures {
+        model: pin.model.clone(),
+        width: frame.0,
+        height: frame.1,
+        device: pin.label(),
+        fps: 1000.0 / milliseconds,
+        milliseconds,
+        core_milliseconds: each(processor_seconds()? - used),
+        reckoned: size != frame,
+        cut,
+        tuned: None,
+        notes: Vec::new(),
+        memory: upscaler.take_words(),
+    })
+}
+
+/// Compares a pin's frame with that of the CPU provider in f32.
+pub fn agreement(pin: &EnginePin, size: (u32, u32)) -> Result<Agreement> {
+    let exact = EnginePin { provider: Provider::Cpu, device: 0, precision: Precision::F32, ..pin.clone() };
+    let made = [&exact, pin].map(|pin| -> Result<Frame> {
+        let (mut upscaler, pictures) = open(pin, size)?;
+        Ok(upscaler.upscale(&pictures[0])?.0)
+    });
+    let [exact, made] = made;
+    let (exact, made) = (exact?, made?);
+    let differences = || exact.data.iter().zip(&made.data).map(|(a, b)| a.abs_diff(*b));
+    let squares: f64 = differences().map(|d| f64::from(d).powi(2)).sum();
+    let count = exact.data.len() as f64;
+    Ok(Agreement {
+        largest: differences().max().unwrap_or(0),
+        share: differences().filter(|&d| d > 0).count() as f64 / count,
+        psnr: (squares > 0.0).then(|| 10.0 * (255.0f64.powi(2) * count / squares).log10()),
+    })
+}
+
+/// Times batches of strips of a frame, and compares their bits.
+pub fn batches(pin: &EnginePin, size: (u32, u32)) -> Result<Vec<BatchFigure>> {
+    let most = BATCHES[BATCHES.len() - 1];
+    let tile_width = size.0.div_ceil(most).next_multiple_of(ModelFile::open_pinned(pin)?.facts.multiple.max(1));
+    let mut first: Option<Frame> = None;
+    let mut figures = Vec::new();
+    for batch in BATCHES.into_iter().filter(|&b| b <= size.0.div_ceil(tile_width)) {
+        let pin = EnginePin { tile_width, batch, sessions: 1, ..pin.clone() };
+        let (mut upscaler, pictures) = open(&pin, size)?;
+        let (frame, _) = upscaler.upscale(&pictures[0])?;
+        let mut least = Duration::MAX;
+        for n in 1..PICTURES {
+            let start = Instant::now();
+            upscaler.upscale(&pictures[n])?;
+            least = least.min(start.elapsed());
+        }
+        let same = first.get_or_insert_with(|| frame.clone()).data == frame.data;
+        figures.push(BatchFigure { batch, milliseconds: least.as_secs_f64() * 1000.0, same });
+    }
+    Ok(figures)
+}
+
+/// An upscaler without reuse, and pictures for it.
+fn open(pin: &EnginePin, (width, height): (u32, u32)) -> Result<(FrameUpscaler, Vec<Frame>)> {
+    let format = PixelFormat::YUV420;
+    let colour = Colour { range: 1, primaries: 1, transfer: 1, matrix: 1, chroma_location: 1 };
+    let shape = FrameShape { format, width, height, colour };
+    let mut upscaler = FrameUpscaler::open(pin, shape, width * pin.model_scale, height * pin.model_scale)?;
+    upscaler.set_reuse(false);
+    let picture = |n: usize| {
+        let plane = |at: usize| {
+            let (width, height) = format.plane_size(at, width, height);
+            sample::planes(width as usize, height as usize, 1, Coding::luma(8), at as u32 + 1, 3 * n)
+        };
+        Frame { format, width, height, data: [plane(0), plane(1), plane(2)].concat() }
+    };
+    Ok((upscaler, (0..PICTURES).map(picture).collect()))
+}
+
+/// Processor seconds of this process so far, of all its threads.
+fn processor_seconds() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{pin as pin_of, runtime_is_here};
+
+    #[test]
+    fn figures_of_a_small_frame() {
+        if !runtime_is_here() {
+            return;
+        }
+        let pin = pin_of(&ModelFile::open("fast").unwrap(), (64, 48));
+        let figures = speed(&pin, (128, 96)).unwrap();
+        assert!(figures.fps > 1.0 && figures.core_milliseconds > 0.0 && !figures.reckoned, "{figures:?}");
+        assert!((figures.fps * figures.milliseconds - 1000.0).abs() < 1e-6);
+        let same = agreement(&pin, (128, 96)).unwrap();
+        assert_eq!((same.largest, same.share, same.psnr), (0, 0.0, None));
+        let batches = batches(&pin, (128, 96)).unwrap();
+        assert!(batches.len() == BATCHES.len() && batches.iter().all(|b| b.same), "{batches:?}");
+    }
+}
