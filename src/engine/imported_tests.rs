@@ -7,7 +7,7 @@ use crate::engine::session::Net;
 use crate::engine::testing::runtime_is_here;
 use crate::model::engine::{Precision, Provider};
 use crate::network::import::{self, testing};
-use crate::network::model_file::Network;
+use crate::network::model_file::{ModelFile, Network, bytes_of};
 use crate::network::onnx::ModelProto;
 use crate::network::prelu::{self, Form};
 
@@ -44,6 +44,21 @@ fn imported_networks_agree_with_pytorch() {
             assert!(difference <= AGREEMENT, "{name} on {:?}: {difference:e}", target.provider);
             println!("{name} on {:?}: {difference:e} ({}, {})", target.provider, imported.kind, imported.taken);
         }
+    }
+}
+
+#[test]
+fn the_facts_of_imported_networks_are_found() {
+    for case in testing::cases() {
+        let name = case.path.file_name().unwrap().to_string_lossy();
+        let imported = import::read(&case.path).unwrap();
+        let file =
+            ModelFile::parse(&name, &bytes_of(&imported.model)).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let (facts, given) = (&file.facts, (imported.scale, imported.channels, imported.multiple));
+        assert_eq!((facts.scale, facts.channels, facts.multiple), given, "{name}");
+        let shuffled = !name.starts_with("rrdb") && !name.starts_with("fsrcnn");
+        assert_eq!(facts.tail.is_some(), shuffled, "{name}");
+        assert_eq!(facts.tail.as_ref().is_some_and(|t| t.residual), name.starts_with("compact"), "{name}");
     }
 }
 

@@ -11,6 +11,7 @@ use crate::base::fault::Fault;
 use crate::engine::{cache, runtime};
 use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::network::model_file::Network;
+use crate::network::prelu;
 
 /// How ONNX Runtime, CUDA, cuDNN, TensorRT and C++ say that memory has run out.
 const OUT_OF_MEMORY: [&str; 7] = [
@@ -81,7 +82,7 @@ pub fn open(network: &Network, target: Target) -> Result<Session> {
             // Pixels must not depend on which part of a graph a provider happened to take.
             builder = builder.with_disable_cpu_fallback()?;
         }
-        builder.commit_from_memory(&network.bytes)
+        builder.commit_from_memory(&prelu::for_provider(&network.bytes, target.provider))
     };
     session().map_err(|error| failure(target.provider, &error))
 }

@@ -3,8 +3,12 @@
 //! All forms give `x` for `x >= 0` and the one rounded product `slope * x` below, as PReLU does:
 //! the same bits. Which one is fast depends on the runtime; docs/performance.md has the figures.
 
+use std::borrow::Cow;
+
+use prost::Message;
+
 use crate::model::engine::Provider;
-use crate::network::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::network::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// How PReLU is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,18 @@ impl Form {
             Provider::Openvino => Form::Max,
             Provider::Cuda | Provider::Tensorrt => Form::Kept,
         }
+    }
+}
+
+/// A network's file with its PReLUs in the form of a provider; as it is where nothing changes.
+pub fn for_provider(file: &[u8], provider: Provider) -> Cow<'_, [u8]> {
+    let mut model = match ModelProto::decode(file) {
+        Ok(model) if Form::of(provider) != Form::Kept => model,
+        _ => return Cow::Borrowed(file),
+    };
+    match model.graph.as_mut().map_or(0, |graph| rewrite(graph, Form::of(provider))) {
+        0 => Cow::Borrowed(file),
+        _ => Cow::Owned(model.encode_to_vec()),
     }
 }
 
