@@ -20,8 +20,13 @@ fn targets() -> Vec<Target> {
     all.map(|provider| Target { provider, device: 0, precision: Precision::F32, threads: 1 }).collect()
 }
 
+/// The network as it is, its PReLUs included.
+fn open(network: &Network, target: Target) -> Net {
+    Net::over(provider::open_with(network, target, Form::Kept).unwrap(), network, target).unwrap()
+}
+
 fn run(network: &Network, target: Target, input: &[f32]) -> Vec<f32> {
-    let mut net = Net::open(network, target).unwrap();
+    let mut net = open(network, target);
     net.input().copy_from_slice(input);
     net.run(|_, output| output.to_vec()).unwrap()
 }
@@ -97,6 +102,10 @@ fn every_form_of_prelu_is_the_same() {
             assert_eq!(changed, if form == Form::Kept { 0 } else { 3 });
             run(&testing::runnable(&model, case.input_dims, case.output_dims), target, &case.input)
         });
+        let network = testing::runnable(&model, case.input_dims, case.output_dims);
+        let mut opened = Net::open(&network, target).unwrap();
+        opened.input().copy_from_slice(&case.input);
+        assert_eq!(opened.run(|_, output| output.to_vec()).unwrap(), outputs[0]);
         for output in &outputs {
             assert_eq!(output, &outputs[0], "{:?}", target.provider);
         }
@@ -144,7 +153,7 @@ fn prelu_timing() {
                     }),
                 }
                 let network = testing::runnable(&model, input_dims, output_dims);
-                nets.push((form, Net::open(&network, target).unwrap(), Vec::new()));
+                nets.push((form, open(&network, target), Vec::new()));
             }
             for round in 0..8 {
                 for (_, net, times) in &mut nets {

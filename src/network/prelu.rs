@@ -35,13 +35,13 @@ impl Form {
     }
 }
 
-/// A network's file with its PReLUs in the form of a provider; as it is where nothing changes.
-pub fn for_provider(file: &[u8], provider: Provider) -> Cow<'_, [u8]> {
+/// A network's file with its PReLUs in a form; as it is where nothing changes.
+pub fn written(file: &[u8], form: Form) -> Cow<'_, [u8]> {
     let mut model = match ModelProto::decode(file) {
-        Ok(model) if Form::of(provider) != Form::Kept => model,
+        Ok(model) if form != Form::Kept => model,
         _ => return Cow::Borrowed(file),
     };
-    match model.graph.as_mut().map_or(0, |graph| rewrite(graph, Form::of(provider))) {
+    match model.graph.as_mut().map_or(0, |graph| rewrite(graph, form)) {
         0 => Cow::Borrowed(file),
         _ => Cow::Owned(model.encode_to_vec()),
     }
