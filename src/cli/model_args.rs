@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::model_bench::BenchArguments;
+use crate::cli::model_measure::MeasureArguments;
+use crate::cli::model_sheet::SheetArguments;
+
 #[derive(Args)]
 pub struct ModelArguments {
     #[command(subcommand)]
@@ -28,6 +32,12 @@ pub enum ModelCommand {
     },
     /// Take a network that is at hand: ONNX, or weights of PyTorch (.pth, .safetensors)
     Import(ImportArguments),
+    /// Measure how fast models run here, on every device
+    Bench(BenchArguments),
+    /// Tell how close models come to pictures that were made half as large
+    Measure(MeasureArguments),
+    /// Show a picture or frame made larger in several ways, side by side
+    Sheet(SheetArguments),
 }
 
 #[derive(Args)]

@@ -170,7 +170,7 @@ fn tell(row: &Row, verbose: bool) -> Result<()> {
         let same = if *same { "same bits" } else { "OTHER BITS" };
         output::line(&format!("    batch {batch}: {milliseconds:.2} ms, {same}"))?;
     }
-    for words in &figures.memory {
+    if let Some(words) = &figures.memory {
         output::line(&format!("    {words}"))?;
     }
     if verbose {
