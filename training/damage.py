@@ -56,30 +56,30 @@ def pan(plane, width, height, rng):
     return np.stack(windows)
 
 
-def clip(images, rng):
+def clip(images, mix, rng):
     """A coded short pan: frames and, twice as large, what they were made of."""
     while True:
-        plane = pictures.view(images, rng, smallest=0.35)
+        plane = pictures.source(images, mix, rng, smallest=0.35)
         width, height = (min(most, (size - 12) // 2) // 16 * 16
                          for most, size in ((WIDTH, plane.shape[1]), (HEIGHT, plane.shape[0])))
         if min(width, height) >= 2 * pictures.CROP:
             break
     high = pan(plane, 2 * width, 2 * height, rng)
     kernel = int(rng.integers(2 ** 32))
-    low = np.stack([pictures.half(frame, np.random.default_rng(kernel)) for frame in high])
+    low = np.stack([pictures.half(frame, mix, np.random.default_rng(kernel)) for frame in high])
     return x264(low, rng.uniform(17, 33)), high
 
 
-def mixed(images, size, rng):
+def mixed(images, size, mix, rng):
     """A pool of which 60 % went through H.264, 12 % through JPEG; the rest is undamaged."""
     pool = pictures.Pool(size)
     while pool.count < 0.6 * size:
-        for low, high in zip(*clip(images, rng)):
+        for low, high in zip(*clip(images, mix, rng)):
             pool.add(pictures.cut(low, high, 10, rng))
     while pool.missing():
-        high = pictures.view(images, rng)
+        high = pictures.source(images, mix, rng)
         if min(high.shape) >= 2 * pictures.CROP:
-            low = pictures.half(high, rng)
+            low = pictures.half(high, mix, rng)
             if rng.random() < 0.3:
                 low = jpeg(low, int(rng.integers(50, 96)))
             pool.add(pictures.cut(low, high, 4 + high.size // 12000, rng))

@@ -2,17 +2,26 @@
 
 A *view* of a training picture is the picture reduced by a random factor and mixed to one plane.
 Its half is made from the whole plane, so that crops have no border effects. Planes are 8-bit luma
-code values, as video has them.
+code values, as video has them. Part of the planes are drawn by this code.
 """
 
+import dataclasses
 import glob
 import os
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 CROP = 48  # source pixels at each side of a crop
 LUMA = np.array([65.481, 128.553, 24.966], np.float32) / 255  # BT.601, limited range
+FILTERS = (Image.LANCZOS, Image.BICUBIC, Image.BOX, Image.HAMMING)
+
+
+@dataclasses.dataclass
+class Mix:
+    """What a pool is made of."""
+    bicubic: float  # part of the planes halved by plain antialiased bicubic
+    drawn: float  # part of the planes that are drawn instead of views of pictures
 
 
 def files(folder):
@@ -49,23 +58,15 @@ def blur(plane, sigma):
     return plane
 
 
-def half(plane, rng):
-    """A plane of even size reduced by two with a random kernel: 77 % antialiased bicubic."""
+def half(plane, mix, rng):
+    """A plane of even size reduced by two with a random kernel, mostly antialiased bicubic."""
     plane = plane.astype(np.float32)
-    draw = rng.random()
-    if draw < 0.77:
-        filter = Image.BICUBIC
-    elif draw < 0.84:
-        filter = Image.LANCZOS
-    elif draw < 0.90:
-        filter = Image.BOX
-    elif draw < 0.93:
-        filter = Image.BILINEAR
-    elif draw < 0.95:
-        filter = Image.HAMMING
-    else:
-        filter = Image.BICUBIC
+    filter = Image.BICUBIC
+    other = (rng.random() - mix.bicubic) / (1 - mix.bicubic)
+    if other > 0.783:
         plane = blur(plane, rng.uniform(0.4, 1.0))
+    elif other > 0:
+        filter = (Image.LANCZOS, Image.BOX, Image.BILINEAR, Image.HAMMING)[np.searchsorted((0.304, 0.565, 0.696), other)]
     return code(resize(plane, plane.shape[1] // 2, plane.shape[0] // 2, filter))
 
 
@@ -80,8 +81,7 @@ def view(images, rng, smallest=0.22):
     factor = smallest ** rng.random()
     if factor < 0.95:
         size = (int(image.width * factor), int(image.height * factor))
-        filters = (Image.LANCZOS, Image.BICUBIC, Image.BOX, Image.HAMMING)
-        image = image.resize(size, filters[rng.integers(len(filters))])
+        image = image.resize(size, FILTERS[rng.integers(len(FILTERS))])
     weights = LUMA if rng.random() < 0.5 else rng.dirichlet((1, 1, 1)).astype(np.float32) * LUMA.sum()
     plane = luma(image, weights)
     if rng.random() < 0.1:
@@ -89,6 +89,50 @@ def view(images, rng, smallest=0.22):
     if rng.random() < 0.2:
         plane = (plane - 16) * rng.uniform(0.5, 1.0) + 16
     return code(plane[:plane.shape[0] // 2 * 2, :plane.shape[1] // 2 * 2])
+
+
+def drawn(rng, size=384, fine=3):
+    """A plane of random discs, polygons, lines and letters over a slope, drawn `fine` times larger.
+
+    They have what the few photographs lack: hard edges of every direction, corners, thin lines
+    and text (in Pillow's own font).
+    """
+    side = size * fine
+    y, x = np.mgrid[0:1:side * 1j, 0:1:side * 1j].astype(np.float32)
+    slope = rng.uniform(30, 220) + rng.uniform(-60, 60) * x + rng.uniform(-60, 60) * y
+    image = Image.fromarray(code(np.clip(slope, 16, 235)))
+    pen = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(20, 120))):
+        tone = int(rng.integers(16, 236))
+        place = rng.uniform(0, side, 2)
+        reach = side * 0.25 * 0.08 ** rng.random()
+        points = [tuple(place + reach * rng.uniform(-1, 1, 2)) for _ in range(int(rng.integers(3, 7)))]
+        width = int(fine * rng.uniform(0.8, 6))
+        kind = rng.integers(6)
+        if kind == 0:
+            pen.ellipse([*(place - reach), *(place + reach * rng.uniform(0.1, 1))], fill=tone)
+        elif kind == 1:
+            pen.ellipse([*(place - reach), *(place + reach * rng.uniform(0.1, 1))], outline=tone, width=width)
+        elif kind == 2:
+            pen.polygon(points, fill=tone)
+        elif kind == 3:
+            pen.line(points, fill=tone, width=width, joint="curve")
+        elif kind == 4:
+            step = rng.uniform(-1, 1, 2) * fine * 8
+            for i in range(12):
+                pen.line([tuple(np.array(p) + i * step) for p in points[:2]], fill=tone, width=width)
+        else:
+            letters = "".join(chr(rng.integers(33, 127)) for _ in range(int(rng.integers(3, 12))))
+            pen.text(tuple(place - reach), letters, fill=tone, font=ImageFont.load_default(int(fine * rng.uniform(9, 40))))
+    plane = resize(np.asarray(image), size, size, FILTERS[rng.integers(len(FILTERS))])
+    if rng.random() < 0.5:
+        plane = blur(plane, rng.uniform(0.3, 1.2))
+    return code(plane)
+
+
+def source(images, mix, rng, smallest=0.22):
+    """A plane to make pairs of: drawn, or a view of a picture."""
+    return drawn(rng) if mix.drawn and rng.random() < mix.drawn else view(images, rng, smallest)
 
 
 def detail(crop):
@@ -128,13 +172,13 @@ def load(folder):
     return [Image.open(name).convert("RGB") for name in files(folder)]
 
 
-def clean(images, size, rng):
+def clean(images, size, mix, rng):
     """A pool of undamaged pairs."""
     pool = Pool(size)
     while pool.missing():
-        high = view(images, rng)
+        high = source(images, mix, rng)
         if min(high.shape) >= 2 * CROP:
-            pool.add(cut(half(high, rng), high, 4 + high.size // 12000, rng))
+            pool.add(cut(half(high, mix, rng), high, 4 + high.size // 12000, rng))
     return pool
 
 

@@ -19,6 +19,8 @@ mod model_args;
 mod model_bench;
 mod model_import;
 mod model_list;
+mod model_measure;
+mod model_sheet;
 mod model_show;
 mod output;
 mod parts;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cli::model_bench::BenchArguments;
+use crate::cli::model_measure::MeasureArguments;
+use crate::cli::model_sheet::SheetArguments;
 
 #[derive(Args)]
 pub struct ModelArguments {
@@ -32,6 +34,10 @@ pub enum ModelCommand {
     Import(ImportArguments),
     /// Measure how fast models run here, on every device
     Bench(BenchArguments),
+    /// Tell how close models come to pictures that were made half as large
+    Measure(MeasureArguments),
+    /// Show a picture or frame made larger in several ways, side by side
+    Sheet(SheetArguments),
 }
 
 #[derive(Args)]

@@ -1,11 +1,15 @@
 //! Imported networks run, and compared with what PyTorch makes of the same weights.
 
+use std::path::Path;
+
 use crate::engine::provider::{self, Target};
 use crate::engine::session::Net;
 use crate::engine::testing::runtime_is_here;
 use crate::model::engine::{Precision, Provider};
 use crate::network::import::{self, testing};
 use crate::network::model_file::Network;
+use crate::network::onnx::ModelProto;
+use crate::network::prelu::{self, Form};
 
 /// Largest difference to PyTorch, relative to the largest value.
 const AGREEMENT: f32 = 1e-5;
@@ -41,4 +45,109 @@ fn imported_networks_agree_with_pytorch() {
             println!("{name} on {:?}: {difference:e} ({}, {})", target.provider, imported.kind, imported.taken);
         }
     }
+}
+
+/// The networks of other people, where they are at hand.
+fn real(name: &str) -> Option<ModelProto> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models").join(name);
+    if !path.is_file() {
+        eprintln!("not tested: {} is not there", path.display());
+        return None;
+    }
+    Some(testing::model(&path))
+}
+
+/// A picture of waves and noise, three channels.
+fn picture(height: usize, width: usize) -> Vec<f32> {
+    let mut state = 7u32;
+    let mut noise = move || {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        (state >> 8) as f32 / (1 << 24) as f32 * 0.2
+    };
+    let wave = |c: usize, y: usize, x: usize| 0.4 + 0.3 * ((x * (c + 2) + y * 3) as f32 * 0.05).sin();
+    (0..3 * height * width).map(|at| wave(at / (height * width), at / width % height, at % width) + noise()).collect()
+}
+
+#[test]
+fn every_form_of_prelu_is_the_same() {
+    if !runtime_is_here() {
+        return;
+    }
+    let case = testing::cases().into_iter().find(|case| case.path.ends_with("compact-x4.pth")).unwrap();
+    let model = import::read(&case.path).unwrap().model;
+    for target in targets() {
+        let outputs = [Form::Kept, Form::Max, Form::Split, Form::Convolutions].map(|form| {
+            let mut model = model.clone();
+            let changed = prelu::rewrite(model.graph.as_mut().unwrap(), form);
+            assert_eq!(changed, if form == Form::Kept { 0 } else { 3 });
+            run(&testing::runnable(&model, case.input_dims, case.output_dims), target, &case.input)
+        });
+        for output in &outputs {
+            assert!(testing::difference(output, &outputs[0]) <= 1e-6, "{:?}", target.provider);
+        }
+    }
+}
+
+/// Figures for docs/performance.md: `cargo test --lib prelu_timing -- --ignored --nocapture`.
+#[test]
+#[ignore = "minutes"]
+fn prelu_timing() {
+    if !runtime_is_here() {
+        return;
+    }
+    let (height, width) = (90, 160);
+    let input = picture(height, width);
+    for name in ["realesr-animevideov3-x4.onnx", "realesr-general-x4v3.onnx"] {
+        let Some(model) = real(name) else { return };
+        let mut targets = targets();
+        targets.extend(
+            targets
+                .iter()
+                .find(|t| t.provider == Provider::Openvino)
+                .copied()
+                .map(|t| Target { precision: Precision::Bf16, ..t }),
+        );
+        for target in targets {
+            let mut nets = Vec::new();
+            for form in [Some(Form::Kept), Some(Form::Max), Some(Form::Split), Some(Form::Convolutions), None] {
+                let mut model = model.clone();
+                let graph = model.graph.as_mut().unwrap();
+                match form {
+                    Some(form) => drop(prelu::rewrite(graph, form)),
+                    // What the same network would take with activations that every runtime fuses.
+                    None => graph.node.iter_mut().filter(|n| n.operation() == "PRelu").for_each(|node| {
+                        node.op_type = Some("Relu".into());
+                        node.input.truncate(1);
+                    }),
+                }
+                let network = testing::runnable(&model, [1, 3, height, width], [1, 3, 4 * height, 4 * width]);
+                nets.push((form, Net::open(&network, target).unwrap(), Vec::new()));
+            }
+            for round in 0..6 {
+                for (_, net, times) in &mut nets {
+                    net.input().copy_from_slice(&input);
+                    let before = processor_time();
+                    net.run(|_, _| ()).unwrap();
+                    if round > 0 {
+                        times.push(processor_time() - before);
+                    }
+                }
+            }
+            for (form, _, times) in &mut nets {
+                times.sort_by(f64::total_cmp);
+                let (least, median) = (times[0] * 1e3, times[times.len() / 2] * 1e3);
+                println!(
+                    "{name} {:?} {:?} {form:?}: {least:.0} ms, median {median:.0}",
+                    target.provider, target.precision
+                );
+            }
+        }
+    }
+}
+
+/// Processor time of all threads of this process, in seconds.
+fn processor_time() -> f64 {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+    let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 * 1e-6;
+    seconds(usage.user_time()) + seconds(usage.system_time())
 }

@@ -4,5 +4,6 @@ pub mod draw;
 pub mod frames;
 pub mod measure;
 pub mod quality;
+pub mod scene;
 pub mod sheet;
 pub mod ways;

@@ -10,6 +10,7 @@ pub mod library;
 pub mod model_file;
 pub mod notes;
 pub mod onnx;
+pub mod prelu;
 pub mod reach;
 pub mod shapes;
 pub mod tail;

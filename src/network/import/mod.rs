@@ -23,6 +23,8 @@ mod torch_tensor;
 mod torch_zip;
 mod weights;
 
+pub use self::build::constant;
+
 use std::path::Path;
 
 use anyhow::{Context, Result};

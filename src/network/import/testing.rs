@@ -38,6 +38,11 @@ fn case(io: &Path) -> Case {
     Case { path: io.with_extension(""), input_dims, input: input.into(), output_dims, output: output.into() }
 }
 
+/// An ONNX file.
+pub fn model(path: &Path) -> ModelProto {
+    ModelProto::decode(&std::fs::read(path).unwrap()[..]).unwrap()
+}
+
 /// The whole graph of a model at one size, as a session takes it.
 pub fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize; 4]) -> Network {
     let mut model = model.clone();

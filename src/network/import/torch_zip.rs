@@ -8,6 +8,7 @@ use std::io::{Cursor, Read};
 use std::ops::Range;
 
 use anyhow::Result;
+use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::state::{self, State};
@@ -63,7 +64,11 @@ struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Archive<'a>> {
-        let zip = ZipArchive::new(Cursor::new(bytes)).map_err(|error| damaged(&format!("zip: {error}")))?;
+        // Looking for the archive's beginning itself, the reader takes the wrong entry for the first
+        // where that is 76 bytes long in the directory (folders of 21 letters).
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let zip =
+            ZipArchive::with_config(config, Cursor::new(bytes)).map_err(|error| damaged(&format!("zip: {error}")))?;
         if zip.len() > MAX_ENTRIES {
             return Err(refused(format!("is a zip archive of more than {MAX_ENTRIES} entries")));
         }

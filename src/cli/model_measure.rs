@@ -1,0 +1,67 @@
+//! `upscaled model measure`: how close models come to pictures that were made half as large.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+
+use crate::base::logging::{self, Console};
+use crate::base::path_text::escape;
+use crate::cli::args::{Place, SetArguments};
+use crate::cli::exit::Ended;
+use crate::cli::output;
+use crate::config::layers::Layer;
+use crate::judge::measure::{self, Score};
+use crate::judge::ways::Way;
+
+#[derive(Args)]
+pub struct MeasureArguments {
+    /// Folders of pictures; each is halved, enlarged again, and compared with what it was
+    #[arg(required = true)]
+    pub folders: Vec<PathBuf>,
+    /// Models to measure beside bicubic and Lanczos, separated by commas
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', default_value = "fast")]
+    pub models: Vec<String>,
+    /// The figures as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub set: SetArguments,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    folder: String,
+    scores: Vec<Score>,
+}
+
+pub fn run(place: &Place, arguments: &MeasureArguments) -> Result<Ended> {
+    let _log = logging::init(None, Console::Stderr)?;
+    let mut layer = Layer::new("flags");
+    arguments.set.apply(&mut layer)?;
+    let settings = crate::config::resolve(&place.sources(layer)?)?.job;
+    let ways = Way::with_models(&[Way::Bicubic, Way::Lanczos], &arguments.models);
+    let mut all = Vec::new();
+    for folder in &arguments.folders {
+        let name = escape(folder);
+        let mut heard = |what: &str| tracing::debug!("{what}");
+        let scores =
+            measure::folder(folder, &ways, &settings, &mut heard).with_context(|| format!("measuring {name}"))?;
+        all.push(Measured { folder: name, scores });
+    }
+    if arguments.json {
+        output::json(&all)?;
+        return Ok(Ended::Done);
+    }
+    let mut rows = vec![["folder", "way", "pictures", "luma PSNR, dB", "SSIM"].map(String::from).to_vec()];
+    for measured in &all {
+        for score in &measured.scores {
+            let Score { way, pictures, psnr, ssim } = score;
+            let cells = [pictures.to_string(), format!("{psnr:.2}"), format!("{ssim:.4}")];
+            rows.push([&[measured.folder.clone(), way.clone()][..], &cells].concat());
+        }
+    }
+    output::table(&rows).iter().try_for_each(|row| output::line(row))?;
+    Ok(Ended::Done)
+}

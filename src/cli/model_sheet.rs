@@ -1,0 +1,96 @@
+//! `upscaled model sheet`: one frame made larger in several ways, side by side in a PNG file.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::base::fault::Fault;
+use crate::base::logging::{self, Console};
+use crate::base::path_text::escape;
+use crate::cli::args::{Place, SetArguments};
+use crate::cli::exit::Ended;
+use crate::cli::output;
+use crate::config::layers::Layer;
+use crate::judge::frames;
+use crate::judge::scene;
+use crate::judge::sheet::{self, Column};
+use crate::judge::ways::{self, Way};
+use crate::media::png;
+
+/// Models on one sheet.
+const MODELS_MAX: usize = 30;
+
+#[derive(Args)]
+pub struct SheetArguments {
+    /// A picture, or a film of which one frame is taken
+    pub input: PathBuf,
+    /// Models to compare with the source and with bicubic, separated by commas
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', default_value = "fast")]
+    pub models: Vec<String>,
+    /// The file to write [default: INPUT's name with -sheet.png, in the current folder]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Which frame of a film, in seconds from its beginning
+    #[arg(long, value_name = "SECONDS")]
+    pub at: Option<f64>,
+    /// Upper left corner of the magnified detail, in pixels of the source [default: the busiest part]
+    #[arg(long, value_name = "X,Y", value_parser = corner)]
+    pub detail: Option<(usize, usize)>,
+    #[command(flatten)]
+    pub set: SetArguments,
+}
+
+fn corner(text: &str) -> Result<(usize, usize), String> {
+    let parts = text.split_once(',').and_then(|(x, y)| Some((x.trim().parse().ok()?, y.trim().parse().ok()?)));
+    parts.ok_or_else(|| "write X,Y in pixels, such as 120,80".into())
+}
+
+pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
+    let _log = logging::init(None, Console::Stderr)?;
+    let out = match &arguments.out {
+        Some(out) => out.clone(),
+        None => {
+            let stem = arguments.input.file_stem().unwrap_or_default().to_string_lossy();
+            PathBuf::from(format!("{stem}-sheet.png"))
+        }
+    };
+    if out.symlink_metadata().is_ok() {
+        let message = format!("{} exists and is not replaced; name another file with --out", escape(&out));
+        return Err(Fault::Config.because(message));
+    }
+    if arguments.models.len() > MODELS_MAX {
+        return Err(Fault::Config.because(format!("at most {MODELS_MAX} models fit a sheet")));
+    }
+    let mut layer = Layer::new("flags");
+    arguments.set.apply(&mut layer)?;
+    let settings = crate::config::resolve(&place.sources(layer)?)?.job;
+    let scene = scene::read(&arguments.input, arguments.at)?;
+    let (width, height) = (scene.frame.width, scene.frame.height);
+    let mut columns = Vec::new();
+    for way in Way::with_models(&[Way::Nearest, Way::Bicubic], &arguments.models) {
+        let made = ways::enlarge(&way, &scene.frame, &scene.colour, &settings, true)?;
+        let remark = match (&made.speed, &way) {
+            (Some((fps, device)), _) => format!("{} {device}", rate(*fps)),
+            (None, Way::Nearest) => format!("{width}x{height}, every pixel repeated"),
+            (None, _) => String::new(),
+        };
+        output::complain(&format!("{}: {}x{} {remark}", way.title(), made.frame.width, made.frame.height));
+        columns.push(Column { title: way.title(), remark, picture: frames::picture(&made.frame, &scene.colour) });
+    }
+    // Where the truth lies most open: the detail of the plain filter, not of what a network made of it.
+    let mut detail = sheet::busiest(&columns[1].picture);
+    if let Some((x, y)) = arguments.detail {
+        let (picture, scale) = (&columns[1].picture, settings.scale as usize);
+        detail.x = (x * scale).min(picture.width - detail.width);
+        detail.y = (y * scale).min(picture.height - detail.height);
+    }
+    let sheet = sheet::draw(&columns, detail);
+    png::write_rgb(&out, sheet.width as u32, sheet.height as u32, &sheet.data)?;
+    output::line(&escape(&out))?;
+    Ok(Ended::Done)
+}
+
+fn rate(fps: f64) -> String {
+    if fps >= 10.0 { format!("{fps:.0} fps") } else { format!("{fps:.2} fps") }
+}
