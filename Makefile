@@ -7,10 +7,12 @@ CARGO := . scripts/env.sh && cargo
 
 VIDEO ?=
 MEDIA ?= ../shared/videos
+PICTURES ?= ../shared/images/eval
+MODELS ?= ../shared/models
 N ?= 50
 SEED ?=
 
-.PHONY: help setup gpu gpu-check build demo run test lint media kill syscalls bench install uninstall
+.PHONY: models help setup gpu gpu-check build demo run test lint media kill syscalls bench install uninstall
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +50,9 @@ kill: build      ## kill the program at N random moments; the output must not ch
 
 syscalls: build  ## trace a job: each published file is written, fsynced, renamed, its folder fsynced
 	@scripts/syscall_order.py --bin target/release/upscaled
+
+models: build    ## the table of docs/models.md: closeness and speed of every model; PICTURES=folder MODELS=folder
+	@scripts/model_table.py --bin target/release/upscaled --pictures "$(PICTURES)" --models "$(MODELS)" --write
 
 bench: build     ## speed and memory against the PNG way, in interleaved pairs
 	@scripts/bench.py --bin target/release/upscaled

@@ -1,7 +1,6 @@
 //! The ways a frame can be made larger: plain filters, and networks.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -10,13 +9,9 @@ use crate::engine::{cascade, tune};
 use crate::judge::frames;
 use crate::model::frame::Frame;
 use crate::model::source::Colour;
+use crate::pipeline::bench;
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 use crate::pixel::kernel::Filter;
-
-/// Frames are timed until this has passed ..
-const TIMED: Duration = Duration::from_millis(1500);
-/// .. or so many have gone through; a slow network is timed by its first frame.
-const TIMED_FRAMES: u32 = 50;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -79,20 +74,11 @@ fn network(settings: &JobSettings, frame: &Frame, colour: &Colour, size: (u32, u
     notes.iter().for_each(|note| tracing::debug!("{note}"));
     let shape = FrameShape { format: frame.format, width: frame.width, height: frame.height, colour: *colour };
     let mut upscaler = FrameUpscaler::open(&pin, shape, size.0, size.1)?;
-    let first = Instant::now();
     let (out, _) = upscaler.upscale(frame)?;
-    if !timed {
-        return Ok(Enlarged { frame: out, speed: None });
-    }
-    let mut seconds = first.elapsed().as_secs_f64();
-    if first.elapsed() < TIMED {
-        let start = Instant::now();
-        let mut count = 0;
-        while count == 0 || (count < TIMED_FRAMES && start.elapsed() < TIMED) {
-            upscaler.upscale(frame)?;
-            count += 1;
-        }
-        seconds = start.elapsed().as_secs_f64() / f64::from(count);
-    }
-    Ok(Enlarged { frame: out, speed: Some((1.0 / seconds, pin.label())) })
+    drop(upscaler);
+    let speed = match timed {
+        true => Some((bench::speed(&pin, (frame.width, frame.height))?.fps, pin.label())),
+        false => None,
+    };
+    Ok(Enlarged { frame: out, speed })
 }
