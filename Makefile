@@ -1,4 +1,5 @@
 # make demo    set up, build, upscale a sample (or VIDEO=film.mkv) with the real daemon, show the result
+# make gpu     what NVIDIA devices need besides
 # make run     set up, build, and leave the daemon running on input/ and output/ here
 # make test    set up and run the tests
 SHELL := /bin/bash
@@ -9,13 +10,19 @@ MEDIA ?= ../shared/videos
 N ?= 50
 SEED ?=
 
-.PHONY: help setup build demo run test lint media kill syscalls bench install uninstall
+.PHONY: help setup gpu gpu-check build demo run test lint media kill syscalls bench install uninstall
 
 help:            ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup:           ## install what is missing: packages, Rust, ONNX Runtime in lib/
 	@scripts/setup.sh
+
+gpu:             ## what NVIDIA devices need besides, in lib/gpu (2 GB); then the checks of it: make gpu-check
+	@scripts/setup.sh --gpu
+
+gpu-check: build ## the checks that need an NVIDIA device; figures in gpu-check/
+	@scripts/gpu_check.sh
 
 build: setup     ## the release binary, target/release/upscaled
 	@$(CARGO) build --release --locked

@@ -2,6 +2,11 @@
 # Installs what building and running needs, and nothing that is there already:
 # packages of the distribution, a Rust toolchain, ONNX Runtime's library in lib/.
 # For Debian 12 and 13, Ubuntu 22.04 and 24.04; a second run only looks and ends.
+#
+#   setup.sh          packages, Rust, ONNX Runtime for the processor (lib/)
+#   setup.sh --gpu    that, and ONNX Runtime for NVIDIA devices with CUDA and cuDNN (lib/gpu/, about 2 GB;
+#                     CUDA 13 and cuDNN 9 are not fetched where the system has them). The driver is yours to install.
+#   setup.sh --gpu --libraries-only    nothing but those libraries: to be carried to another machine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
@@ -23,6 +28,19 @@ ORT_FILES=(
   libopenvino_onnx_frontend.so.2541
   libopenvino_intel_cpu_plugin.so
   libtbb.so.12
+)
+
+# For NVIDIA devices: wheel, version, SHA-256, tag of its platform, and what is taken out of it.
+GPU_ORT_VERSION=1.31.1
+GPU_ORT="onnxruntime-gpu $GPU_ORT_VERSION 05d548956197b9d01f59b625de740e0d6be3593f874e241a12dc0362650ecdf7 manylinux_2_28_x86_64"
+GPU_CUDA=(
+  "nvidia-cuda-runtime 13.5.37 df2b79a8852f10d1fef8c848489c49eebb5754051bf870202a862831412b179d manylinux2014_x86_64"
+  "nvidia-cublas 13.10.0.20 dcc6d63884c53d07e267ce7e6feac17b2538cebaafec5db865736c3e28e4dc84 manylinux1_x86_64"
+  "nvidia-cudnn-cu13 9.28.0.42 7358353c75bb121a58e5f7712fe6d588883dc1df8ba00f428237e44e97543c4d manylinux_2_27_x86_64"
+  "nvidia-cufft 12.5.0.14 b8be26837a5abad2b5b74f3e92dd29f622a42934b355be0961a48712cbba23ad manylinux2014_x86_64"
+  "nvidia-curand 10.4.5.25 22bb226a857e5888fe6b54ae465fc4371296bcff13a35f79e19691bcf454f529 manylinux_2_27_x86_64"
+  "nvidia-cuda-nvrtc 13.5.37 86b4d68058807988b7d9af5b44917a0601e9c337f35ccd657bfb3c759ff8d8bc manylinux2010_x86_64"
+  "nvidia-nvjitlink 13.5.37 280d7cb9649704145f074b8dbde500de04ce02d0872e066e20a83c17bcaa93eb manylinux2010_x86_64"
 )
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -161,7 +179,87 @@ PYTHON
   say "ONNX Runtime is in lib/"
 }
 
-packages
-ffmpeg_fits
-rust
+# Fetches a wheel of exactly that hash: name, version, hash, platform, folder.
+fetch_wheel() {
+  local python
+  python=$(python_with_pip) || die "no python3 with pip; install python3-pip"
+  printf '%s==%s --hash=sha256:%s\n' "$1" "$2" "$3" >"$5/wanted"
+  "$python" -m pip download --quiet --no-deps --only-binary=:all: --require-hashes --python-version 3.12 \
+    --implementation cp --abi cp312 --abi none --platform "$4" --dest "$5" --requirement "$5/wanted"
+  echo "$3  $(echo "$5"/*.whl)" | sha256sum --check --quiet || die "the downloaded $1 is not the pinned one"
+}
+
+# Takes the shared libraries (and licences) out of a wheel: wheel, folder.
+unpack_wheel() {
+  "$(python_with_pip)" - "$1" "$2" <<'PYTHON'
+import os, re, shutil, sys, zipfile
+
+wheel, target = sys.argv[1:]
+package = os.path.basename(wheel).split("-")[0]
+with zipfile.ZipFile(wheel) as archive:
+    for name in archive.namelist():
+        file = os.path.basename(name)
+        licence = re.match(r"(?i)(licen[sc]e|thirdpartynotices)", file)
+        # Python's own modules stay behind.
+        library = re.match(r"lib.*\.so(\.|$)", file)
+        if not (licence or library):
+            continue
+        path = os.path.join(target, f"{package}-{file}" if licence else file)
+        with archive.open(name) as source, open(path + ".part", "wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+        os.chmod(path + ".part", 0o644 if licence else 0o755)
+        os.replace(path + ".part", path)
+PYTHON
+}
+
+system_has_cuda() {
+  local known
+  known=$(ldconfig -p 2>/dev/null) || return 1
+  for library in libcudart.so.13 libcublas.so.13 libcudnn.so.9 libcufft.so.12 libcurand.so.10 libnvrtc.so.13; do
+    grep -q "$library " <<<"$known" || return 1
+  done
+}
+
+gpu_libraries() {
+  [ "$(uname -m)" = x86_64 ] || die "no ready-made ONNX Runtime for NVIDIA devices is known for $(uname -m)"
+  local wheels=("$GPU_ORT") wheel marker scratch
+  if system_has_cuda; then say "CUDA 13 and cuDNN 9 are installed"; else wheels+=("${GPU_CUDA[@]}"); fi
+  marker=$(printf '%s\n' "${wheels[@]}" | sha256sum | cut -d ' ' -f 1)
+  if [ "$(cat lib/gpu/.wheels-sha256 2>/dev/null)" = "$marker" ] && [ -e lib/gpu/libonnxruntime.so ]; then return; fi
+  rm -f lib/gpu/.wheels-sha256
+  mkdir -p lib/gpu
+  for wheel in "${wheels[@]}"; do
+    # shellcheck disable=SC2086
+    set -- $wheel
+    scratch=$(mktemp -d "${TMPDIR:-/tmp}/upscaled-setup.XXXXXX")
+    # shellcheck disable=SC2064
+    trap "rm -rf '$scratch'" EXIT
+    say "fetching $1 $2"
+    fetch_wheel "$1" "$2" "$3" "$4" "$scratch"
+    unpack_wheel "$(echo "$scratch"/*.whl)" lib/gpu
+    rm -rf "$scratch"
+  done
+  ln -sf "libonnxruntime.so.$GPU_ORT_VERSION" lib/gpu/libonnxruntime.so
+  ln -sf "libonnxruntime.so.$GPU_ORT_VERSION" lib/gpu/libonnxruntime.so.1
+  [ -e "lib/gpu/libonnxruntime.so.$GPU_ORT_VERSION" ] || die "the wheel of $GPU_ORT_VERSION holds no libonnxruntime.so"
+  sync lib/gpu
+  echo "$marker" >lib/gpu/.wheels-sha256
+  say "ONNX Runtime for NVIDIA devices is in lib/gpu/; it is taken where the driver is there"
+}
+
+gpu='' only=''
+for argument in "$@"; do
+  case $argument in
+    --gpu) gpu=1 ;;
+    --libraries-only) only=1 ;;
+    *) die "unknown argument $argument; setup.sh [--gpu] [--libraries-only]" ;;
+  esac
+done
+
+if [ -z "$only" ]; then
+  packages
+  ffmpeg_fits
+  rust
+fi
 library
+if [ -n "$gpu" ]; then gpu_libraries; fi

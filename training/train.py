@@ -28,14 +28,14 @@ class Recipe:
     rate: float
     broad: int = 0  # first steps with the pool BROAD; MAIN from there
     film: bool = False
-    fall: float = 0.3  # part of the steps in which the rate falls
+    fall: float = 0.25  # part of the steps in which the rate falls
     batch: int = 16
     warm: int = 500
 
 
 RECIPES = {
     "fast-clean": Recipe("fast", 130_000, 1e-3, broad=59_817),
-    "quality-clean": Recipe("quality", 80_000, 6e-4, broad=23_145, batch=8),
+    "quality-clean": Recipe("quality", 60_000, 6e-4, batch=8),
     "fast-film": Recipe("fast", 50_000, 5e-4, film=True),
     "quality-film": Recipe("quality", 25_000, 3e-4, film=True, batch=8),
 }

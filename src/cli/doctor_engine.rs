@@ -5,9 +5,12 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::base::fault::one_line;
+use crate::base::path_text::escape;
 use crate::cli::doctor::Finding;
 use crate::config::settings::JobSettings;
-use crate::engine::{runtime, tune};
+use crate::engine::provider::{self, Target};
+use crate::engine::{cache, precision, runtime, tune};
+use crate::model::engine::{Precision, Provider};
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
 use crate::network::model_file::ModelFile;
@@ -26,19 +29,33 @@ pub fn check(job: &JobSettings) -> Vec<Finding> {
         }
         Ok(description) => findings.push(Finding::works("engine", description)),
     }
+    findings.push(match cache::folder() {
+        Some(folder) => Finding::works("cache", format!("{}: what was measured here is kept", escape(&folder))),
+        None => Finding::missing(
+            "cache",
+            "no folder to keep measurements in: fixed rules choose tiles and threads",
+            "name a folder that can be written to with XDG_CACHE_HOME",
+        ),
+    });
+    findings.push(short_arithmetic(job));
     for (device, part) in [("tensorrt", "tensorrt"), ("cuda", "cuda"), ("openvino", "openvino"), ("cpu", "")] {
         if !part.is_empty() && !runtime::has_provider(part) {
             let found = format!("{device}: this ONNX Runtime was built without it");
             findings.push(Finding::missing("device", found, "other devices do the work"));
             continue;
         }
-        findings.push(match upscale(&JobSettings { device: device.into(), ..JobSettings::default() }) {
-            Ok(words) => Finding::works("device", words),
-            Err(error) => {
-                let found = format!("{device}: {}", one_line(&error));
-                Finding { needed: device == "cpu", ..Finding::missing("device", found, "other devices do the work") }
-            }
-        });
+        findings.push(
+            match upscale(&JobSettings { device: device.into(), autotune: false, ..JobSettings::default() }) {
+                Ok(words) => Finding::works("device", words),
+                Err(error) => {
+                    let found = format!("{device}: {}", one_line(&error));
+                    Finding {
+                        needed: device == "cpu",
+                        ..Finding::missing("device", found, "other devices do the work")
+                    }
+                }
+            },
+        );
     }
     findings.push(match upscale(job) {
         Ok(words) => Finding::works("choice", format!("jobs with these settings run on {words}")),
@@ -48,6 +65,27 @@ pub fn check(job: &JobSettings) -> Vec<Finding> {
         }
     });
     findings
+}
+
+/// What bf16 costs in accuracy, where the processor has it.
+fn short_arithmetic(job: &JobSettings) -> Finding {
+    if !provider::cpu_has_bf16() {
+        return Finding::works("precision", "f32 on this processor: it does not multiply bf16");
+    }
+    if !provider::is_here(Provider::Openvino) {
+        return Finding::works("precision", "f32 on this processor: bf16 needs OpenVINO beside ONNX Runtime");
+    }
+    let target =
+        Target { provider: Provider::Openvino, device: 0, precision: Precision::Bf16, threads: tune::threads(job) };
+    let checked = ModelFile::open(&job.model).and_then(|model| precision::psnr(&model, target, &|| {}));
+    match checked {
+        Ok(psnr) => {
+            let least = precision::PSNR_MIN;
+            let verdict = if psnr >= least { "good enough" } else { "too little, so f32" };
+            Finding::works("precision", format!("bf16 is {psnr:.1} dB from f32 ({verdict}; {least} dB are needed)"))
+        }
+        Err(error) => Finding::missing("precision", one_line(&error), "f32 does the work"),
+    }
 }
 
 fn model(job: &JobSettings) -> Finding {

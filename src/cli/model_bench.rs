@@ -52,6 +52,7 @@ pub struct BenchArguments {
 #[derive(Serialize)]
 struct Row {
     model: String,
+    /// As it was asked for.
     device: String,
     width: u32,
     height: u32,
@@ -157,7 +158,7 @@ fn tell(row: &Row, verbose: bool) -> Result<()> {
     };
     let Figures { fps, core_milliseconds, cut, .. } = figures;
     let reckoned = if figures.reckoned { " (reckoned from a part)" } else { "" };
-    let (device, cut) = (&figures.device, cut.words());
+    let (device, cut) = (&figures.ran_on, cut.words());
     output::line(&format!(
         "{model}  {width}x{height}  {device}  {fps:.2} frames/s  {core_milliseconds:.1} core-ms a frame{reckoned}  {cut}"
     ))?;

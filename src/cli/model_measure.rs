@@ -10,10 +10,11 @@ use crate::base::logging::{self, Console};
 use crate::base::path_text::escape;
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
-use crate::cli::output;
+use crate::cli::{model_show, output};
 use crate::config::layers::Layer;
 use crate::judge::measure::{self, Score};
 use crate::judge::ways::Way;
+use crate::network::library;
 
 #[derive(Args)]
 pub struct MeasureArguments {
@@ -41,7 +42,9 @@ pub fn run(place: &Place, arguments: &MeasureArguments) -> Result<Ended> {
     let mut layer = Layer::new("flags");
     arguments.set.apply(&mut layer)?;
     let settings = crate::config::resolve(&place.sources(layer)?)?.job;
-    let ways = Way::with_models(&[Way::Bicubic, Way::Lanczos], &arguments.models);
+    let root = model_show::root(place)?;
+    let models = arguments.models.iter().map(|name| library::resolve(name, Some(&root))).collect::<Result<Vec<_>>>()?;
+    let ways = Way::with_models(&[Way::Bicubic, Way::Lanczos], &models);
     let mut all = Vec::new();
     for folder in &arguments.folders {
         let name = escape(folder);

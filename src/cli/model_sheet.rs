@@ -10,13 +10,14 @@ use crate::base::logging::{self, Console};
 use crate::base::path_text::escape;
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
-use crate::cli::output;
+use crate::cli::{model_show, output};
 use crate::config::layers::Layer;
 use crate::judge::frames;
 use crate::judge::scene;
 use crate::judge::sheet::{self, Column};
 use crate::judge::ways::{self, Way};
 use crate::media::png;
+use crate::network::library;
 
 /// Models on one sheet.
 const MODELS_MAX: usize = 30;
@@ -65,10 +66,12 @@ pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
     let mut layer = Layer::new("flags");
     arguments.set.apply(&mut layer)?;
     let settings = crate::config::resolve(&place.sources(layer)?)?.job;
+    let root = model_show::root(place)?;
+    let models = arguments.models.iter().map(|name| library::resolve(name, Some(&root))).collect::<Result<Vec<_>>>()?;
     let scene = scene::read(&arguments.input, arguments.at)?;
     let (width, height) = (scene.frame.width, scene.frame.height);
     let mut columns = Vec::new();
-    for way in Way::with_models(&[Way::Nearest, Way::Bicubic], &arguments.models) {
+    for way in Way::with_models(&[Way::Nearest, Way::Bicubic], &models) {
         let made = ways::enlarge(&way, &scene.frame, &scene.colour, &settings, true)?;
         let remark = match (&made.speed, &way) {
             (Some((fps, device)), _) => format!("{} {device}", rate(*fps)),

@@ -7,7 +7,7 @@ use crate::engine::session::Net;
 use crate::engine::testing::runtime_is_here;
 use crate::model::engine::{Precision, Provider};
 use crate::network::import::{self, testing};
-use crate::network::model_file::Network;
+use crate::network::model_file::{ModelFile, Network, bytes_of};
 use crate::network::onnx::ModelProto;
 use crate::network::prelu::{self, Form};
 
@@ -20,8 +20,13 @@ fn targets() -> Vec<Target> {
     all.map(|provider| Target { provider, device: 0, precision: Precision::F32, threads: 1 }).collect()
 }
 
+/// The network as it is, its PReLUs included.
+fn open(network: &Network, target: Target) -> Net {
+    Net::over(provider::open_with(network, target, Form::Kept).unwrap(), network, target).unwrap()
+}
+
 fn run(network: &Network, target: Target, input: &[f32]) -> Vec<f32> {
-    let mut net = Net::open(network, target).unwrap();
+    let mut net = open(network, target);
     net.input().copy_from_slice(input);
     net.run(|_, output| output.to_vec()).unwrap()
 }
@@ -44,6 +49,21 @@ fn imported_networks_agree_with_pytorch() {
             assert!(difference <= AGREEMENT, "{name} on {:?}: {difference:e}", target.provider);
             println!("{name} on {:?}: {difference:e} ({}, {})", target.provider, imported.kind, imported.taken);
         }
+    }
+}
+
+#[test]
+fn the_facts_of_imported_networks_are_found() {
+    for case in testing::cases() {
+        let name = case.path.file_name().unwrap().to_string_lossy();
+        let imported = import::read(&case.path).unwrap();
+        let file =
+            ModelFile::parse(&name, &bytes_of(&imported.model)).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let (facts, given) = (&file.facts, (imported.scale, imported.channels, imported.multiple));
+        assert_eq!((facts.scale, facts.channels, facts.multiple), given, "{name}");
+        let shuffled = !name.starts_with("rrdb") && !name.starts_with("fsrcnn");
+        assert_eq!(facts.tail.is_some(), shuffled, "{name}");
+        assert_eq!(facts.tail.as_ref().is_some_and(|t| t.residual), name.starts_with("compact"), "{name}");
     }
 }
 
@@ -82,8 +102,12 @@ fn every_form_of_prelu_is_the_same() {
             assert_eq!(changed, if form == Form::Kept { 0 } else { 3 });
             run(&testing::runnable(&model, case.input_dims, case.output_dims), target, &case.input)
         });
+        let network = testing::runnable(&model, case.input_dims, case.output_dims);
+        let mut opened = Net::open(&network, target).unwrap();
+        opened.input().copy_from_slice(&case.input);
+        assert_eq!(opened.run(|_, output| output.to_vec()).unwrap(), outputs[0]);
         for output in &outputs {
-            assert!(testing::difference(output, &outputs[0]) <= 1e-6, "{:?}", target.provider);
+            assert_eq!(output, &outputs[0], "{:?}", target.provider);
         }
     }
 }
@@ -95,10 +119,18 @@ fn prelu_timing() {
     if !runtime_is_here() {
         return;
     }
-    let (height, width) = (90, 160);
-    let input = picture(height, width);
-    for name in ["realesr-animevideov3-x4.onnx", "realesr-general-x4v3.onnx"] {
-        let Some(model) = real(name) else { return };
+    let networks = [
+        ("animevideov3", real("realesr-animevideov3-x4.onnx"), 3, 4),
+        ("general-x4v3", real("realesr-general-x4v3.onnx"), 3, 4),
+        ("16 wide", Some(testing::compact(1, 16, 4, 2)), 1, 2),
+        ("32 wide", Some(testing::compact(1, 32, 4, 2)), 1, 2),
+    ];
+    for ((name, model, channels, scale), (height, width)) in
+        networks.iter().flat_map(|network| [(network, (90, 160)), (network, (180, 320))])
+    {
+        let Some(model) = model else { continue };
+        let (input_dims, output_dims) = ([1, *channels, height, width], [1, *channels, scale * height, scale * width]);
+        let input = &picture(height, width)[..channels * height * width];
         let mut targets = targets();
         targets.extend(
             targets
@@ -120,12 +152,12 @@ fn prelu_timing() {
                         node.input.truncate(1);
                     }),
                 }
-                let network = testing::runnable(&model, [1, 3, height, width], [1, 3, 4 * height, 4 * width]);
-                nets.push((form, Net::open(&network, target).unwrap(), Vec::new()));
+                let network = testing::runnable(&model, input_dims, output_dims);
+                nets.push((form, open(&network, target), Vec::new()));
             }
-            for round in 0..6 {
+            for round in 0..8 {
                 for (_, net, times) in &mut nets {
-                    net.input().copy_from_slice(&input);
+                    net.input().copy_from_slice(input);
                     let before = processor_time();
                     net.run(|_, _| ()).unwrap();
                     if round > 0 {
@@ -137,7 +169,7 @@ fn prelu_timing() {
                 times.sort_by(f64::total_cmp);
                 let (least, median) = (times[0] * 1e3, times[times.len() / 2] * 1e3);
                 println!(
-                    "{name} {:?} {:?} {form:?}: {least:.0} ms, median {median:.0}",
+                    "{name} {width}x{height} {:?} {:?} {form:?}: {least:.1} ms, median {median:.1}",
                     target.provider, target.precision
                 );
             }
@@ -150,4 +182,50 @@ fn processor_time() -> f64 {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
     let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 * 1e-6;
     seconds(usage.user_time()) + seconds(usage.system_time())
+}
+
+/// The weights of an ONNX file that was made from an SRVGGNetCompact, as its program names them.
+fn state_of(model: &ModelProto) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let graph = model.graph.as_ref().unwrap();
+    let tensor = |name: &String| graph.initializer.iter().find(|t| t.name.as_ref() == Some(name));
+    let mut state = Vec::new();
+    let layers = graph.node.iter().filter(|n| ["Conv", "PRelu"].contains(&n.operation()));
+    for (n, node) in layers.enumerate() {
+        for (input, part) in node.input[1..].iter().zip(["weight", "bias"]) {
+            let tensor = tensor(input).unwrap();
+            let mut dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+            if node.operation() == "PRelu" {
+                dims = vec![dims.iter().product()];
+            }
+            state.push((format!("body.{n}.{part}"), dims, tensor.floats().unwrap()));
+        }
+    }
+    state
+}
+
+#[test]
+fn real_networks_rebuilt_from_their_weights_are_the_same() {
+    if !runtime_is_here() {
+        return;
+    }
+    let (height, width) = (33, 41);
+    let (input_dims, output_dims) = ([1, 3, height, width], [1, 3, 4 * height, 4 * width]);
+    for (name, kind) in [
+        ("realesr-animevideov3-x4.onnx", "SRVGGNetCompact, 16 convolutions, 64 wide"),
+        ("realesr-general-x4v3.onnx", "SRVGGNetCompact, 32 convolutions, 64 wide"),
+        ("realesr-general-wdn-x4v3.onnx", "SRVGGNetCompact, 32 convolutions, 64 wide"),
+    ] {
+        let Some(original) = real(name) else { return };
+        let file = testing::safetensors(&state_of(&original));
+        let imported = import::parse(&file, name).unwrap();
+        assert_eq!((imported.kind.as_str(), imported.scale, imported.channels), (kind, 4, 3));
+        let input = picture(height, width);
+        for target in targets() {
+            let outputs = [&original, &imported.model]
+                .map(|model| run(&testing::runnable(model, input_dims, output_dims), target, &input));
+            let difference = testing::difference(&outputs[1], &outputs[0]);
+            assert!(difference <= AGREEMENT, "{name} on {:?}: {difference:e}", target.provider);
+            println!("{name} on {:?}: {difference:e}", target.provider);
+        }
+    }
 }

@@ -11,6 +11,7 @@ use crate::base::fault::Fault;
 use crate::engine::{cache, runtime};
 use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::network::model_file::Network;
+use crate::network::prelu::{self, Form};
 
 /// How ONNX Runtime, CUDA, cuDNN, TensorRT and C++ say that memory has run out.
 const OUT_OF_MEMORY: [&str; 7] = [
@@ -52,7 +53,13 @@ pub fn cpu_has_bf16() -> bool {
 }
 
 /// Opens a session; [`Fault::Device`] when the provider is missing or refuses the network.
+/// Activations take the form that the provider is fastest with.
 pub fn open(network: &Network, target: Target) -> Result<Session> {
+    open_with(network, target, Form::of(target.provider))
+}
+
+/// The same with PReLU written in a form.
+pub fn open_with(network: &Network, target: Target, form: Form) -> Result<Session> {
     let environment = runtime::init()?;
     if matches!(target.provider, Provider::Cuda | Provider::Tensorrt) {
         runtime::preload_gpu();
@@ -81,7 +88,7 @@ pub fn open(network: &Network, target: Target) -> Result<Session> {
             // Pixels must not depend on which part of a graph a provider happened to take.
             builder = builder.with_disable_cpu_fallback()?;
         }
-        builder.commit_from_memory(&network.bytes)
+        builder.commit_from_memory(&prelu::written(&network.bytes, form))
     };
     session().map_err(|error| failure(target.provider, &error))
 }

@@ -14,6 +14,8 @@ use crate::base::path_text::escape;
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 const FILE: &str = "libonnxruntime.so";
 
+/// What the driver makes: on Linux itself, and in WSL2.
+const DRIVER: [&str; 2] = ["/dev/nvidiactl", "/dev/dxg"];
 /// How the names of libraries for graphics devices begin.
 const GPU_LIBRARIES: [&str; 9] = [
     "libnvJitLink.so",
@@ -64,8 +66,19 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// The library in a folder: by its plain name, else with the highest version behind it.
+/// Whether an NVIDIA driver is at work here.
+fn driver_is_here() -> bool {
+    DRIVER.iter().any(|path| Path::new(path).exists())
+}
+
+/// The library in a folder: by its plain name, else with the highest version behind it. The
+/// one for graphics devices, in `gpu/`, goes first where there is a driver.
 fn in_folder(folder: &Path) -> Option<PathBuf> {
+    let gpu = driver_is_here().then(|| plain_or_newest(&folder.join("gpu"))).flatten();
+    gpu.or_else(|| plain_or_newest(folder))
+}
+
+fn plain_or_newest(folder: &Path) -> Option<PathBuf> {
     let plain = folder.join(FILE);
     if plain.is_file() {
         return Some(plain);

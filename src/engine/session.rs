@@ -26,7 +26,11 @@ pub struct Net {
 
 impl Net {
     pub fn open(network: &Network, target: Target) -> Result<Net> {
-        let session = provider::open(network, target)?;
+        Net::over(provider::open(network, target)?, network, target)
+    }
+
+    /// A session of the network, however it was opened.
+    pub fn over(session: Session, network: &Network, target: Target) -> Result<Net> {
         let told = |error: ort::Error| provider::failure(target.provider, &error);
         let input = memory(&session, target, network.input_dims, MemoryType::CPUInput).map_err(told)?;
         let output = memory(&session, target, network.output_dims, MemoryType::CPUOutput).map_err(told)?;

@@ -32,9 +32,11 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     }
     let video = info.video.clone();
     let threads = if settings.threads > 0 { settings.threads } else { cores() };
-    let picture = Target::of(settings)
-        .size((video.width, video.height), video.rotation.rem_euclid(180) == 90, even(video.format))
-        .with_context(|| format!("choosing the size of {}", order.name()))?;
+    let picture = Target::of(settings).size(
+        (video.width, video.height),
+        video.rotation.rem_euclid(180) == 90,
+        even(video.format),
+    )?;
     let (width, height) = frame_size(picture, video.format);
     if (width, height) != picture {
         reporter.remark(&format!("odd output size rounded up to {width}x{height} by repeating the last row or column"));

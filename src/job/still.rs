@@ -32,9 +32,7 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     let print = fingerprint::take(&order.source)?;
     let source = still::read(&order.source)?;
     let settings = &order.settings;
-    let (width, height) = Target::of(settings)
-        .size((source.width, source.height), false, (1, 1))
-        .with_context(|| format!("choosing the size of {}", order.name()))?;
+    let (width, height) = Target::of(settings).size((source.width, source.height), false, (1, 1))?;
     let (mut pin, remarks) = tune::choose(settings, source.width, source.height, source.depth)?;
     cascade::reach(&mut pin, (source.width, source.height), (width, height))?;
     for remark in remarks {

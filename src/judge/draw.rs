@@ -8,9 +8,10 @@ use embedded_graphics::prelude::{DrawTarget, Drawable, OriginDimensions, Pixel, 
 use embedded_graphics::primitives::{Primitive, PrimitiveStyle, Rectangle};
 use embedded_graphics::text::{Baseline, Text};
 
-/// Height of a line of text and width of a letter, in pixels.
+/// Height of a line of text, in pixels.
 pub const LINE: usize = 20;
-pub const LETTER: usize = 10;
+/// Width of a letter.
+const LETTER: usize = 10;
 
 /// A picture of 8-bit RGB, row after row.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,6 @@ use crate::pixel::siting::Siting;
 /// The colour of frames made from stills: BT.601, limited range, as measurements in the
 /// literature have it.
 pub const STILL_COLOUR: Colour = Colour { range: 1, primaries: 1, transfer: 13, matrix: 6, chroma_location: 1 };
-/// Their format.
-pub const STILL_FORMAT: PixelFormat = PixelFormat { chroma: Chroma::C444, depth: 8 };
 /// Rows resampled at a time.
 const ROWS: usize = 64;
 
@@ -23,12 +21,27 @@ pub fn luma(still: &Still) -> Vec<f32> {
     still.luma.iter().map(|y| 16.0 + 219.0 * y).collect()
 }
 
-/// A still as a frame.
-pub fn frame(still: &Still) -> Frame {
+/// A still as a 4:4:4 frame of `depth` bits (8 or 10).
+pub fn frame(still: &Still, depth: u8) -> Frame {
+    let format = PixelFormat { chroma: Chroma::C444, depth };
     let chroma = |plane: &[f32]| plane.iter().map(|c| 128.0 + 224.0 * (c - 0.5)).collect::<Vec<f32>>();
-    let planes = [luma(still), chroma(&still.cb), chroma(&still.cr)];
-    let data = planes.concat().into_iter().map(|v| v.round().clamp(0.0, 255.0) as u8).collect();
-    Frame { format: STILL_FORMAT, width: still.width, height: still.height, data }
+    let (step, top) = ((1u32 << (depth - 8)) as f32, format.max_code() as f32);
+    let codes = [luma(still), chroma(&still.cb), chroma(&still.cr)].concat();
+    let codes = codes.into_iter().map(|v| (v * step).round().clamp(0.0, top) as u16);
+    let data = codes.flat_map(|code| code.to_le_bytes().into_iter().take(format.sample_bytes())).collect();
+    Frame { format, width: still.width, height: still.height, data }
+}
+
+/// The luma of a frame as 8-bit code values, rounded.
+pub fn luma_of(frame: &Frame) -> Vec<f32> {
+    match frame.format.depth {
+        8 => frame.plane(0).iter().map(|&v| f32::from(v)).collect(),
+        depth => {
+            let step = (1u32 << (depth - 8)) as f32;
+            let codes = frame.plane(0).as_chunks::<2>().0.iter().map(|c| f32::from(u16::from_le_bytes(*c)));
+            codes.map(|code| (code / step).round_ties_even()).collect()
+        }
+    }
 }
 
 /// A still cut at right and bottom so that both sides are even.
@@ -183,10 +196,14 @@ mod tests {
     fn colours_come_back_from_frames() {
         let colours = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.2, 0.4, 0.9], [0.5, 0.5, 0.5]];
         let source = still(40, 20, |x, _| colours[x as usize / 10]);
-        let picture = picture(&frame(&source), &STILL_COLOUR);
-        for (i, got) in picture.data.chunks_exact(3).enumerate() {
-            let want = colours[i % 40 / 10].map(|v: f32| v * 255.0);
-            assert!(got.iter().zip(want).all(|(&g, w)| (f32::from(g) - w).abs() <= 2.0), "{i}: {got:?} {want:?}");
+        for depth in [8, 10] {
+            let picture = picture(&frame(&source, depth), &STILL_COLOUR);
+            for (i, got) in picture.data.chunks_exact(3).enumerate() {
+                let want = colours[i % 40 / 10].map(|v: f32| v * 255.0);
+                assert!(got.iter().zip(want).all(|(&g, w)| (f32::from(g) - w).abs() <= 2.0), "{i}: {got:?} {want:?}");
+            }
+            let luma = luma_of(&frame(&source, depth));
+            assert!(luma.iter().zip(super::luma(&source)).all(|(a, b)| (a - b).abs() <= 0.63 && a.fract() == 0.0));
         }
         let small = half(&even(&still(41, 21, |_, _| [0.2, 0.4, 0.6])));
         assert_eq!((small.width, small.height), (20, 10));

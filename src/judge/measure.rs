@@ -15,6 +15,9 @@ use crate::media::still;
 
 /// Pixels left out at every side, as the literature does for 2x.
 const BORDER: usize = 2;
+/// Bits of the frames that go through a network: the literature does not round the luma of an
+/// 8-bit RGB picture either. What comes out is rounded to 8 bits.
+const DEPTH: u8 = 10;
 /// The factor.
 const SCALE: u32 = 2;
 /// Smallest side of a picture that is measured: below it there is nothing left between borders.
@@ -48,12 +51,12 @@ pub fn folder(folder: &Path, ways: &[Way], settings: &JobSettings, done: &mut dy
             let message = format!("{name} is smaller than {SIDE_MIN} pixels; take it out of the folder");
             return Err(Fault::BadInput.because(message));
         }
-        let source = frames::frame(&frames::half(&true_picture));
+        let source = frames::frame(&frames::half(&true_picture), DEPTH);
         let wanted = frames::luma(&true_picture);
         let (width, height) = (true_picture.width as usize, true_picture.height as usize);
         for (way, score) in ways.iter().zip(&mut scores) {
             let made = ways::enlarge(way, &source, &STILL_COLOUR, &settings, false)?.frame;
-            let luma: Vec<f32> = made.plane(0).iter().map(|&v| f32::from(v)).collect();
+            let luma = frames::luma_of(&made);
             let (made, wanted) = (Plane { samples: &luma, width, height }, Plane { samples: &wanted, width, height });
             score.psnr += quality::psnr(made, wanted, BORDER, 255.0);
             score.ssim += quality::ssim(made, wanted, BORDER, 255.0);

@@ -28,7 +28,7 @@ pub struct Scene {
 /// if it ends before).
 pub fn read(path: &Path, at: Option<f64>) -> Result<Scene> {
     if still::kind_of(path)?.is_some() {
-        return Ok(Scene { frame: frames::frame(&still::read(path)?), colour: STILL_COLOUR });
+        return Ok(Scene { frame: frames::frame(&still::read(path)?, 8), colour: STILL_COLOUR });
     }
     let info = probe::probe(path)?;
     let at = at.unwrap_or_else(|| (info.duration.unwrap_or(0.0) * PART).min(SECONDS_MAX));

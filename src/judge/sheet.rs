@@ -1,6 +1,6 @@
 //! A sheet: one picture made larger in several ways, side by side, whole and in detail.
 
-use crate::judge::draw::{Area, LETTER, LINE, Picture};
+use crate::judge::draw::{Area, LINE, Picture};
 
 /// Width of a column, in pixels, and how many stand beside each other before a new row begins.
 const COLUMN: usize = 480;
@@ -25,7 +25,8 @@ pub struct Column {
 /// is outlined in the whole. `detail` lies within the pictures.
 pub fn draw(columns: &[Column], detail: Area) -> Picture {
     let cells: Vec<Picture> = columns.iter().map(|column| cell(column, detail)).collect();
-    let across = cells.len().clamp(1, COLUMNS_MAX);
+    // Rows of about the same length.
+    let across = cells.len().div_ceil(cells.len().div_ceil(COLUMNS_MAX).max(1)).max(1);
     let heights: Vec<usize> =
         cells.chunks(across).map(|row| row.iter().map(|c| c.height).max().unwrap_or(0) + GAP).collect();
     let mut sheet = Picture::filled(across * (COLUMN + GAP) + GAP, GAP + heights.iter().sum::<usize>(), PAPER);
@@ -57,11 +58,6 @@ fn cell(column: &Column, detail: Area) -> Picture {
     cell.put(&whole, 0, head);
     cell.put(&close, 0, head + whole.height + GAP);
     cell
-}
-
-/// Letters that fit a column.
-pub fn letters() -> usize {
-    COLUMN / LETTER
 }
 
 /// The part of an enlarged picture with the most in it, of the size that fills a column when
@@ -120,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn columns_stand_in_rows_of_four() {
+    fn columns_stand_in_even_rows() {
         let column = Column { title: "a".into(), remark: "b".into(), picture: picture() };
         let sheet = |n| draw(&vec![column.clone(); n], busiest(&column.picture));
         let (three, five) = (sheet(3), sheet(5));
-        assert_eq!((three.width, five.width), (3 * 490 + 10, 4 * 490 + 10));
+        assert_eq!((three.width, five.width), (3 * 490 + 10, 3 * 490 + 10));
         assert_eq!(five.height - 10, 2 * (three.height - 10));
         // The detail's first column of pixels is magnified: it holds the grey and the white.
         let row = &three.data[3 * three.width * (three.height - 11)..][..3 * (GAP + COLUMN)];

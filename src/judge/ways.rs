@@ -1,5 +1,6 @@
 //! The ways a frame can be made larger: plain filters, and networks.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -24,7 +25,7 @@ pub enum Way {
     /// Cubic, a = -1/2.
     Bicubic,
     Lanczos,
-    /// A network by the name settings know it by.
+    /// A network: `builtin:fast` or the path of its file.
     Model(String),
 }
 
@@ -40,9 +41,10 @@ impl Way {
             Way::Nearest => "source".into(),
             Way::Bicubic => "bicubic".into(),
             Way::Lanczos => "Lanczos".into(),
-            Way::Model(name) => {
-                std::path::Path::new(name).file_stem().map_or_else(|| name.clone(), |s| s.to_string_lossy().into())
-            }
+            Way::Model(name) => match name.strip_prefix("builtin:") {
+                Some(name) => name.into(),
+                None => Path::new(name).file_stem().map_or_else(|| name.clone(), |s| s.to_string_lossy().into()),
+            },
         }
     }
 }

@@ -3,7 +3,12 @@
 //! All forms give `x` for `x >= 0` and the one rounded product `slope * x` below, as PReLU does:
 //! the same bits. Which one is fast depends on the runtime; docs/performance.md has the figures.
 
-use crate::network::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use std::borrow::Cow;
+
+use prost::Message;
+
+use crate::model::engine::Provider;
+use crate::network::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// How PReLU is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +22,29 @@ pub enum Form {
     /// `Relu(x) + conv(Relu(conv(x)))` with 1x1 convolutions of one channel each, by -1 and by
     /// `-slope`: all operations that ONNX Runtime's CPU provider does in its own blocked layout.
     Convolutions,
+}
+
+impl Form {
+    /// The fastest form measured on a provider; PRelu itself where none was measured.
+    pub fn of(provider: Provider) -> Form {
+        match provider {
+            Provider::Cpu => Form::Convolutions,
+            Provider::Openvino => Form::Max,
+            Provider::Cuda | Provider::Tensorrt => Form::Kept,
+        }
+    }
+}
+
+/// A network's file with its PReLUs in a form; as it is where nothing changes.
+pub fn written(file: &[u8], form: Form) -> Cow<'_, [u8]> {
+    let mut model = match ModelProto::decode(file) {
+        Ok(model) if form != Form::Kept => model,
+        _ => return Cow::Borrowed(file),
+    };
+    match model.graph.as_mut().map_or(0, |graph| rewrite(graph, form)) {
+        0 => Cow::Borrowed(file),
+        _ => Cow::Owned(model.encode_to_vec()),
+    }
 }
 
 /// Rewrites every PReLU of known slopes, and those of one slope for all channels as LeakyRelu,
@@ -113,4 +141,49 @@ fn operation(kind: &str, inputs: &[&str], output: &str, attribute: Vec<Attribute
 
 fn constant(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
     crate::network::import::constant(name, dims, data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::import::testing::compact;
+
+    fn operations(form: Form, change: impl Fn(&mut TensorProto)) -> Vec<String> {
+        let mut graph = compact(1, 4, 0, 2).graph.unwrap();
+        graph.initializer.iter_mut().filter(|t| t.dims.len() == 3).for_each(change);
+        rewrite(&mut graph, form);
+        for node in &graph.node {
+            for input in node.input.iter().filter(|i| !i.is_empty()) {
+                let made = graph.node.iter().any(|n| n.output.contains(input)) || input == "input";
+                assert!(made || graph.initializer.iter().any(|t| t.name.as_ref() == Some(input)), "{input}");
+            }
+        }
+        let unused =
+            graph.initializer.iter().find(|t| !graph.node.iter().any(|n| n.input.contains(t.name.as_ref().unwrap())));
+        assert_eq!(unused, None);
+        graph
+            .node
+            .iter()
+            .skip(1)
+            .take_while(|n| n.operation() != "DepthToSpace")
+            .map(|n| n.operation().into())
+            .collect()
+    }
+
+    #[test]
+    fn each_form_has_its_operations() {
+        let slopes = |values: [f32; 4]| {
+            move |tensor: &mut TensorProto| {
+                tensor.raw_data = Some(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            }
+        };
+        let mixed = slopes([0.1, -0.5, 1.0, 0.0]);
+        assert_eq!(operations(Form::Kept, mixed), ["PRelu", "Conv"]);
+        assert_eq!(operations(Form::Max, mixed), ["Mul", "Max", "Conv"]);
+        assert_eq!(operations(Form::Split, mixed), ["Relu", "Min", "Mul", "Add", "Conv"]);
+        assert_eq!(operations(Form::Convolutions, mixed), ["Relu", "Conv", "Relu", "Conv", "Add", "Conv"]);
+        // Max is wrong above 1; one slope for all is LeakyRelu everywhere.
+        assert_eq!(operations(Form::Max, slopes([0.1, 0.2, 1.1, 0.0]))[0], "Relu");
+        assert_eq!(operations(Form::Kept, slopes([0.3; 4])), ["LeakyRelu", "Conv"]);
+    }
 }

@@ -30,11 +30,8 @@ const BATCHES: [u32; 5] = [1, 2, 4, 8, 16];
 /// What a model does on a device.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
-    pub model: String,
-    pub width: u32,
-    pub height: u32,
     /// `cpu/openvino-bf16`.
-    pub device: String,
+    pub ran_on: String,
     pub fps: f64,
     /// Milliseconds a frame: by the clock, and of the processor's cores together.
     pub milliseconds: f64,
@@ -107,10 +104,7 @@ pub fn speed(pin: &EnginePin, frame: (u32, u32)) -> Result<Figures> {
     let each = |seconds: f64| seconds * 1000.0 * whole / frames as f64;
     let milliseconds = each(start.elapsed().as_secs_f64());
     Ok(Figures {
-        model: pin.model.clone(),
-        width: frame.0,
-        height: frame.1,
-        device: pin.label(),
+        ran_on: pin.label(),
         fps: 1000.0 / milliseconds,
         milliseconds,
         core_milliseconds: each(processor_seconds()? - used),

@@ -144,7 +144,7 @@ mod tests {
             let axis = |siting: Siting, pixels: usize| Axis { samples: pixels.div_ceil(siting.step() as usize), siting, pixels };
             let (from, to) = (axis(from, pixels), axis(to, out_pixels));
             let kernel = Kernel::new(filter, from, to, lanes);
-            prop_assert!(kernel.taps() % lanes == 0 && kernel.reach() <= kernel.taps());
+            prop_assert!(kernel.taps().is_multiple_of(lanes) && kernel.reach() <= kernel.taps());
             for j in 0..to.samples {
                 let (first, weights) = kernel.at(j);
                 let sum: f64 = weights.iter().map(|&w| f64::from(w)).sum();

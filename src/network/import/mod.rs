@@ -4,6 +4,7 @@
 //! a kind of network (one file each) tells the network from names and shapes, and writes its graph.
 
 mod build;
+mod cursor;
 #[cfg(test)]
 mod hostile_tests;
 mod layers;
@@ -21,6 +22,7 @@ mod torch_globals;
 mod torch_legacy;
 mod torch_tensor;
 mod torch_zip;
+mod value;
 mod weights;
 
 pub use self::build::constant;
@@ -34,6 +36,9 @@ use crate::base::path_text;
 use crate::network::onnx::ModelProto;
 
 use self::weights::{MAX_FILE, refused};
+
+/// First byte of a pickle of protocol 2 and above, and of no ONNX file.
+const PICKLE: u8 = 0x80;
 
 /// A network rebuilt from a file of weights.
 #[derive(Clone, Debug)]
@@ -58,7 +63,7 @@ pub struct Imported {
 
 /// Whether a file is one that [`read`] takes, by its first bytes.
 pub fn is_weights(head: &[u8]) -> bool {
-    torch_zip::is(head) || torch_legacy::is(head) || head.get(8) == Some(&b'{')
+    torch_zip::is(head) || head.first() == Some(&PICKLE) || head.get(8) == Some(&b'{')
 }
 
 /// Reads a file of weights of PyTorch (both forms of `torch.save`) or safetensors.
@@ -98,7 +103,7 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Imported> {
         torch_legacy::read(bytes)?
     } else if safetensors::is(bytes) {
         safetensors::read(bytes)?
-    } else if bytes.first() == Some(&0x80) {
+    } else if bytes.first() == Some(&PICKLE) {
         // A plain pickle: say what it holds, it cannot be weights of torch.save.
         pickle::read(bytes)?;
         return Err(refused("is a pickle that torch.save did not write"));

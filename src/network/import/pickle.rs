@@ -10,82 +10,21 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 
-use super::torch_globals::{self, Global, View};
+use super::cursor::Cursor;
+use super::torch_globals;
+use super::value::{Object, Pickle, Value};
 use super::weights::{damaged, refused};
 
 /// Most instructions of one pickle. They bound its objects, its stack and its memory (some 100
 /// bytes each); the state of a large network takes some 100,000.
 const MAX_STEPS: usize = 1_000_000;
-/// Longest line of the old text instructions, and longest name of a function, in bytes.
-const MAX_LINE: usize = 4096;
 /// Most open marks: nesting of lists, tuples and dictionaries being written.
 const MAX_MARKS: usize = 1000;
-
-/// A value: itself, or the place of an object in the list.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    At(usize),
-}
-
-/// Something larger than a number.
-#[derive(Clone, Debug)]
-pub enum Object<'a> {
-    Text(Cow<'a, str>),
-    /// An integer beyond 64 bits: two's complement, little endian.
-    Long(&'a [u8]),
-    /// Lists and sets.
-    List(Vec<Value>),
-    Tuple(Vec<Value>),
-    /// In the order written; a key may come again, then the last counts.
-    Dict(Vec<(Value, Value)>),
-    Global(Global),
-    /// What a persistent id names: values outside the pickle.
-    Storage(torch_globals::Storage),
-    Tensor(View),
-    /// Something harmless that weights do not need, such as a numpy number.
-    Ignored,
-}
-
-/// What a pickle describes.
-#[derive(Debug)]
-pub struct Pickle<'a> {
-    pub objects: Vec<Object<'a>>,
-    pub root: Value,
-    /// Bytes read, up to and with the last instruction.
-    pub length: usize,
-}
-
-impl<'a> Pickle<'a> {
-    pub fn object(&self, value: Value) -> Option<&Object<'a>> {
-        if let Value::At(at) = value { self.objects.get(at) } else { None }
-    }
-
-    pub fn text(&self, value: Value) -> Option<&str> {
-        if let Some(Object::Text(text)) = self.object(value) { Some(text) } else { None }
-    }
-
-    pub fn dict(&self, value: Value) -> Option<&[(Value, Value)]> {
-        if let Some(Object::Dict(entries)) = self.object(value) { Some(entries) } else { None }
-    }
-
-    /// The elements of a list or tuple.
-    pub fn elements(&self, value: Value) -> Option<&[Value]> {
-        match self.object(value) {
-            Some(Object::List(elements) | Object::Tuple(elements)) => Some(elements),
-            _ => None,
-        }
-    }
-}
 
 /// Reads the pickle at the start of `bytes`; what follows it is left alone.
 pub fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
     let mut machine = Machine {
-        bytes,
-        at: 0,
+        cursor: Cursor { bytes, at: 0 },
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
@@ -95,7 +34,7 @@ pub fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
     for _ in 0..MAX_STEPS {
         if machine.step()? {
             machine.pickle.root = machine.pop()?;
-            machine.pickle.length = machine.at;
+            machine.pickle.length = machine.cursor.at;
             return Ok(machine.pickle);
         }
     }
@@ -103,8 +42,7 @@ pub fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
 }
 
 struct Machine<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    cursor: Cursor<'a>,
     stack: Vec<Value>,
     /// Heights of the stack.
     marks: Vec<usize>,
@@ -117,16 +55,16 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     /// One instruction; true at the end.
     fn step(&mut self) -> Result<bool> {
-        match self.number(1)? as u8 {
+        match self.cursor.number(1)? as u8 {
             b'.' => return Ok(true),
             0x80 => {
-                let protocol = self.number(1)?;
+                let protocol = self.cursor.number(1)?;
                 if protocol > 5 {
                     return Err(refused(format!("its pickle is of protocol {protocol}; 0 to 5 are known")));
                 }
             }
             0x95 => {
-                self.number(8)?; // a frame's length: the bytes are all here
+                self.cursor.number(8)?; // a frame's length: the bytes are all here
             }
             b'N' => self.stack.push(Value::None),
             0x88 => self.stack.push(Value::Bool(true)),
@@ -134,18 +72,18 @@ impl<'a> Machine<'a> {
             b'K' => self.int(1)?,
             b'M' => self.int(2)?,
             b'J' => {
-                let number = self.number(4)? as u32 as i32;
+                let number = self.cursor.number(4)? as u32 as i32;
                 self.stack.push(Value::Int(number.into()));
             }
             b'I' | b'L' => self.int_line()?,
             0x8a => self.long(1)?,
             0x8b => self.long(4)?,
             b'G' => {
-                let bits = self.number(8)?.swap_bytes(); // the one big-endian number
+                let bits = self.cursor.number(8)?.swap_bytes(); // the one big-endian number
                 self.stack.push(Value::Float(f64::from_bits(bits)));
             }
             b'F' => {
-                let text = self.line()?;
+                let text = self.cursor.line()?;
                 let number = text.parse().map_err(|_| damaged("a number in its pickle"))?;
                 self.stack.push(Value::Float(number));
             }
@@ -155,7 +93,7 @@ impl<'a> Machine<'a> {
             b'T' => self.text(4)?,
             b'U' => self.text(1)?,
             b'S' | b'V' => {
-                let text = self.line()?.trim_matches(['\'', '"']);
+                let text = self.cursor.line()?.trim_matches(['\'', '"']);
                 self.push(Object::Text(text.into()));
             }
             b'B' => self.raw(4)?,
@@ -171,11 +109,11 @@ impl<'a> Machine<'a> {
                 self.marks.push(self.stack.len());
             }
             b'l' | 0x91 => {
-                let elements = self.to_mark()?;
+                let elements = self.since_mark()?;
                 self.push(Object::List(elements));
             }
             b't' => {
-                let elements = self.to_mark()?;
+                let elements = self.since_mark()?;
                 self.push(Object::Tuple(elements));
             }
             count @ 0x85..=0x87 => {
@@ -185,7 +123,7 @@ impl<'a> Machine<'a> {
                 self.push(Object::Tuple(elements));
             }
             b'd' => {
-                let entries = pairs(self.to_mark()?)?;
+                let entries = pairs(self.since_mark()?)?;
                 self.push(Object::Dict(entries));
             }
             b'a' => {
@@ -193,7 +131,7 @@ impl<'a> Machine<'a> {
                 self.extend(vec![element])?;
             }
             b'e' | 0x90 => {
-                let elements = self.to_mark()?;
+                let elements = self.since_mark()?;
                 self.extend(elements)?;
             }
             b's' => {
@@ -201,7 +139,7 @@ impl<'a> Machine<'a> {
                 self.set(vec![(key, value)])?;
             }
             b'u' => {
-                let entries = pairs(self.to_mark()?)?;
+                let entries = pairs(self.since_mark()?)?;
                 self.set(entries)?;
             }
             b'0' => {
@@ -213,39 +151,39 @@ impl<'a> Machine<'a> {
                 }
             }
             b'1' => {
-                self.to_mark()?;
+                self.since_mark()?;
             }
             b'2' => {
                 let top = self.top()?;
                 self.stack.push(top);
             }
             b'p' => {
-                let place = self.line()?.parse().map_err(|_| damaged("a number in its pickle"))?;
+                let place = self.cursor.line()?.parse().map_err(|_| damaged("a number in its pickle"))?;
                 self.remember(place)?;
             }
             b'q' => {
-                let place = self.number(1)?;
+                let place = self.cursor.number(1)?;
                 self.remember(place)?;
             }
             b'r' => {
-                let place = self.number(4)?;
+                let place = self.cursor.number(4)?;
                 self.remember(place)?;
             }
             0x94 => self.remember(self.memo.len() as u64)?,
             b'g' => {
-                let place = self.line()?.parse().map_err(|_| damaged("a number in its pickle"))?;
+                let place = self.cursor.line()?.parse().map_err(|_| damaged("a number in its pickle"))?;
                 self.recall(place)?;
             }
             b'h' => {
-                let place = self.number(1)?;
+                let place = self.cursor.number(1)?;
                 self.recall(place)?;
             }
             b'j' => {
-                let place = self.number(4)?;
+                let place = self.cursor.number(4)?;
                 self.recall(place)?;
             }
             b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
+                let (module, name) = (self.cursor.line()?, self.cursor.line()?);
                 self.global(module, name)?;
             }
             0x93 => {
@@ -266,15 +204,15 @@ impl<'a> Machine<'a> {
                 self.call(function, arguments)?;
             }
             b'i' => {
-                let (module, name) = (self.line()?, self.line()?);
-                let arguments = self.to_mark()?;
+                let (module, name) = (self.cursor.line()?, self.cursor.line()?);
+                let arguments = self.since_mark()?;
                 self.global(module, name)?;
                 self.push(Object::Tuple(arguments));
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.call(function, arguments)?;
             }
             b'o' => {
-                let mut arguments = self.to_mark()?;
+                let mut arguments = self.since_mark()?;
                 if arguments.is_empty() {
                     return Err(damaged("a call in its pickle"));
                 }
@@ -301,28 +239,6 @@ impl<'a> Machine<'a> {
         Ok(false)
     }
 
-    fn take(&mut self, count: u64) -> Result<&'a [u8]> {
-        let rest = &self.bytes[self.at..];
-        let taken = usize::try_from(count).ok().and_then(|count| rest.get(..count));
-        let taken = taken.ok_or_else(|| damaged("its pickle ends early"))?;
-        self.at += taken.len();
-        Ok(taken)
-    }
-
-    /// An unsigned number of up to eight bytes.
-    fn number(&mut self, bytes: u64) -> Result<u64> {
-        Ok(self.take(bytes)?.iter().rev().fold(0, |sum, &b| sum << 8 | u64::from(b)))
-    }
-
-    /// A line of text, without its end.
-    fn line(&mut self) -> Result<&'a str> {
-        let rest = &self.bytes[self.at..];
-        let end =
-            rest.iter().take(MAX_LINE).position(|&b| b == b'\n').ok_or_else(|| damaged("a line in its pickle"))?;
-        self.at += end + 1;
-        std::str::from_utf8(&rest[..end]).map_err(|_| damaged("a line in its pickle is not UTF-8"))
-    }
-
     fn push(&mut self, object: Object<'a>) {
         self.stack.push(Value::At(self.pickle.objects.len()));
         self.pickle.objects.push(object);
@@ -339,19 +255,19 @@ impl<'a> Machine<'a> {
         Ok(top)
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Value>> {
+    fn since_mark(&mut self) -> Result<Vec<Value>> {
         let mark = self.marks.pop().ok_or_else(|| damaged("its pickle lacks a mark"))?;
         Ok(self.stack.split_off(mark))
     }
 
     fn int(&mut self, bytes: u64) -> Result<()> {
-        let number = self.number(bytes)?;
+        let number = self.cursor.number(bytes)?;
         self.stack.push(Value::Int(number as i64));
         Ok(())
     }
 
     fn int_line(&mut self) -> Result<()> {
-        let value = match self.line()?.trim_end_matches('L') {
+        let value = match self.cursor.line()?.trim_end_matches('L') {
             "00" => Value::Bool(false),
             "01" => Value::Bool(true),
             text => Value::Int(text.parse().map_err(|_| damaged("a number in its pickle"))?),
@@ -361,8 +277,8 @@ impl<'a> Machine<'a> {
     }
 
     fn long(&mut self, bytes: u64) -> Result<()> {
-        let length = self.number(bytes)?;
-        let raw = self.take(length)?;
+        let length = self.cursor.number(bytes)?;
+        let raw = self.cursor.take(length)?;
         if raw.len() > 8 {
             self.push(Object::Long(raw));
             return Ok(());
@@ -376,8 +292,8 @@ impl<'a> Machine<'a> {
 
     /// Text; bytes of Python 2 that are not UTF-8 are replaced, no name we look for has any.
     fn text(&mut self, bytes: u64) -> Result<()> {
-        let length = self.number(bytes)?;
-        let raw = self.take(length)?;
+        let length = self.cursor.number(bytes)?;
+        let raw = self.cursor.take(length)?;
         self.push(Object::Text(match std::str::from_utf8(raw) {
             Ok(text) => Cow::Borrowed(text),
             Err(_) => Cow::Borrowed("\u{fffd}"),
@@ -387,8 +303,8 @@ impl<'a> Machine<'a> {
 
     /// Bytes: nothing of a network's state is kept in them.
     fn raw(&mut self, bytes: u64) -> Result<()> {
-        let length = self.number(bytes)?;
-        self.take(length)?;
+        let length = self.cursor.number(bytes)?;
+        self.cursor.take(length)?;
         self.push(Object::Ignored);
         Ok(())
     }

@@ -67,7 +67,7 @@ pub fn fsrcnn(weights: &Weights, name: &str) -> Result<Network> {
     let mut x = build.prelu(&x, "first_part.1.weight", layers.slopes("first_part.1.weight", width)?);
     let numbers = layers.numbered("mid_part.", ".weight");
     let count = numbers.last().map_or(0, |last| last + 1);
-    if count % 2 != 0 || !(4..=MAX_LAYERS).contains(&count) {
+    if !count.is_multiple_of(2) || !(4..=MAX_LAYERS).contains(&count) {
         return Err(layers.odd(format!("its middle has {count} layers")));
     }
     let mut from = width;

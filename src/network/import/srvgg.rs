@@ -16,7 +16,7 @@ const MAX_LAYERS: usize = 1000;
 
 /// Whether the names are of this kind.
 pub fn looks(weights: &Weights) -> bool {
-    let name = |key: &String| key.strip_prefix("body.").is_some_and(|rest| is_layer(rest));
+    let name = |key: &String| key.strip_prefix("body.").is_some_and(is_layer);
     !weights.tensors.is_empty() && weights.tensors.keys().all(name) && weights.get("body.0.weight").is_some()
 }
 
@@ -31,7 +31,7 @@ pub fn build(weights: &Weights, _: &str) -> Result<Network> {
     let mut layers = Layers::new("SRVGGNetCompact", weights);
     let numbers = layers.numbered("body.", ".");
     let last = numbers.last().copied().unwrap_or(0);
-    if last % 2 != 0 || !(2..=MAX_LAYERS).contains(&last) {
+    if !last.is_multiple_of(2) || !(2..=MAX_LAYERS).contains(&last) {
         return Err(layers.odd(format!("its last layer is `body.{last}`")));
     }
     let slopes = numbers.iter().any(|n| n % 2 == 1);

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::pickle::{Object, Pickle, Value};
 use super::torch_globals::View;
+use super::value::{Object, Pickle, Value};
 use super::weights::{MAX_TENSORS, Weights, damaged, refused};
 
 /// Names under which programs keep a network's state, the preferred first: of `params_ema`

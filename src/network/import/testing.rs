@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+use super::recognise::recognise;
+use super::weights::{Tensor, Weights};
 use crate::network::model_file::Network;
 use crate::network::onnx::{ModelProto, ValueInfoProto};
 use crate::tile::stitch::Layout;
@@ -43,6 +45,30 @@ pub fn model(path: &Path) -> ModelProto {
     ModelProto::decode(&std::fs::read(path).unwrap()[..]).unwrap()
 }
 
+/// An SRVGGNetCompact of random weights.
+pub fn compact(channels: usize, width: usize, depth: usize, scale: usize) -> ModelProto {
+    let mut weights = Weights::default();
+    let mut state = 5u32;
+    let mut random = |dims: &[usize], gain: f32| {
+        let next = |_| {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            ((state >> 8) as f32 / (1 << 24) as f32 - 0.5) * gain
+        };
+        Tensor { dims: dims.to_vec(), data: (0..dims.iter().product()).map(next).collect() }
+    };
+    for n in 0..depth + 2 {
+        let from = if n == 0 { channels } else { width };
+        let to = if n == depth + 1 { channels * scale * scale } else { width };
+        let gain = 2.0 / (from as f32).sqrt();
+        weights.add(&format!("body.{}.weight", 2 * n), random(&[to, from, 3, 3], gain)).unwrap();
+        weights.add(&format!("body.{}.bias", 2 * n), random(&[to], 0.1)).unwrap();
+        if n <= depth {
+            weights.add(&format!("body.{}.weight", 2 * n + 1), random(&[to], 0.8)).unwrap();
+        }
+    }
+    recognise(&weights, "").unwrap().model
+}
+
 /// The whole graph of a model at one size, as a session takes it.
 pub fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize; 4]) -> Network {
     let mut model = model.clone();
@@ -62,4 +88,14 @@ pub fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+/// A safetensors file of named tensors.
+pub fn safetensors(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
+    let raw = |data: &[f32]| data.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, _, data)| raw(data)).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, dims, _), bytes)| {
+        (name, ::safetensors::tensor::TensorView::new(::safetensors::Dtype::F32, dims.clone(), bytes).unwrap())
+    });
+    ::safetensors::serialize(views, None).unwrap()
 }

@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use super::pickle::{Object, Pickle, Value};
+use super::value::{Object, Pickle, Value};
 use super::weights::{Element, MAX_DIMS, damaged, refused};
 
 /// Longest key of a storage, in bytes; they are numbers.

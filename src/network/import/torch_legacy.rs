@@ -9,10 +9,11 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::pickle::{self, Object, Pickle, Value};
+use super::pickle;
 use super::state::{self, State};
 use super::torch_globals::Storage;
 use super::torch_tensor;
+use super::value::{Object, Pickle, Value};
 use super::weights::{MAX_TENSORS, damaged, refused};
 
 /// 0x1950a86a20f9469cfc6c, little endian.
