@@ -60,7 +60,8 @@ fn shuffles_of_exporters_are_seen_through() {
         node("Div", &["h", "two"], "h2", vec![]),
         node("Div", &["w", "two"], "w2", vec![]),
         NodeProto { attribute: vec![axis0()], ..node("Concat", &["n1", "h2", "two", "w2", "two"], "to", vec![]) },
-        node("Reshape", &["in", "to"], "r", vec![]),
+        node("Unsqueeze", &["in", "zero"], "five", vec![]),
+        node("Reshape", &["five", "to"], "r", vec![]),
         node("Transpose", &["r"], "t", perm(&[0, 1, 3, 5, 2, 4])),
         NodeProto { attribute: vec![axis0()], ..node("Concat", &["n4", "h2", "w2"], "to2", vec![]) },
         node("Reshape", &["t", "to2"], "low", vec![]),
@@ -74,6 +75,7 @@ fn shuffles_of_exporters_are_seen_through() {
         AttributeProto { name: Some("axis".into()), i: Some(0), kind: Some(2), ..Default::default() }
     }
     let lists: &[(&str, &[i64])] = &[
+        ("zero", &[0]),
         ("two", &[2]),
         ("three", &[3]),
         ("n1", &[1, 1]),
@@ -82,10 +84,10 @@ fn shuffles_of_exporters_are_seen_through() {
         ("to4", &[1, 1, 148, -1]),
     ];
     let mut nodes = nodes;
-    nodes.insert(14, node("Mul", &["h2", "four"], "h8", vec![]));
-    nodes.insert(15, node("Mul", &["w2", "four"], "w8", vec![]));
-    nodes.insert(16, NodeProto { attribute: vec![axis0()], ..node("Concat", &["one1", "h8", "w8"], "to5", vec![]) });
-    nodes[17].input[1] = "to5".into();
+    nodes.insert(15, node("Mul", &["h2", "four"], "h8", vec![]));
+    nodes.insert(16, node("Mul", &["w2", "four"], "w8", vec![]));
+    nodes.insert(17, NodeProto { attribute: vec![axis0()], ..node("Concat", &["one1", "h8", "w8"], "to5", vec![]) });
+    nodes[18].input[1] = "to5".into();
     let lists: Vec<(&str, &[i64])> =
         lists.iter().copied().chain([("four", [4].as_slice()), ("one1", [1, 1].as_slice())]).collect();
     let facts = facts(&model(nodes, &[("a", &[16, 4, 3, 3])], &lists));

@@ -46,6 +46,14 @@ impl<'a> Index<'a> {
         self.users.get(name).map_or(0, Vec::len) + outputs
     }
 
+    /// The node that uses a tensor, where it is the only use.
+    pub fn user(&self, name: &str) -> Option<&'a NodeProto> {
+        match self.users.get(name)?.as_slice() {
+            &[at] if self.uses(name) == 1 => Some(&self.graph.node[at]),
+            _ => None,
+        }
+    }
+
     /// A stored tensor, be it an initialiser or a `Constant`.
     pub fn constant(&self, name: &str) -> Option<&'a TensorProto> {
         self.constants.get(name).copied()

@@ -11,6 +11,9 @@ use crate::network::onnx::NodeProto;
 use crate::network::shapes::{POINTWISE, Shapes, axis, number, slice_edge};
 use crate::network::window::{STEP_MAX, Window};
 
+/// Most nodes that one pixel shuffle is written as.
+const SHUFFLE_NODES: usize = 16;
+
 /// First and last sample, on the two axes of the picture.
 type Range = [(i64, i64); 2];
 
@@ -277,11 +280,11 @@ fn resize(
     (factor.iter().all(|f| *f > 0.0)).then_some(Taps { factor, centred, around, floor })
 }
 
-/// `Reshape -> Transpose -> Reshape` that is a pixel shuffle, or its inverse.
+/// `Reshape -> Transpose -> Reshape` (and the like) that is a pixel shuffle, or its inverse.
 struct Shuffle<'a> {
     start: &'a str,
     end: &'a str,
-    inner: [&'a str; 2],
+    inner: Vec<&'a str>,
     block: i64,
     /// To a larger picture.
     up: bool,
@@ -298,13 +301,24 @@ impl Shuffle<'_> {
 }
 
 fn shuffles<'a>(index: &Index<'a>, shapes: &Shapes) -> Vec<Shuffle<'a>> {
-    let find = |last: &'a NodeProto| -> Option<Shuffle<'a>> {
-        let end = last.output.first()?;
-        let turn = index.maker(last.input.first()?).filter(|n| n.operation() == "Transpose")?;
-        let first = index.maker(turn.input.first()?).filter(|n| n.operation() == "Reshape")?;
-        let start = first.input.first()?;
+    let flat = |n: &NodeProto| ["Reshape", "Squeeze", "Unsqueeze"].contains(&n.operation());
+    let find = |turn: &'a NodeProto| -> Option<Shuffle<'a>> {
+        // Back and forth over what only changes the number of axes, to the pictures there.
+        let (mut start, mut end) = (turn.input.first()?.as_str(), turn.output.first()?.as_str());
+        let middle = shapes.dims(start)?;
+        let mut inner = vec![end];
+        while shapes.dims(start)?.len() != 4 {
+            // Names that are made twice can lead round in a circle.
+            (inner.len() < SHUFFLE_NODES).then(|| inner.push(start))?;
+            start = index.maker(start).filter(|n| flat(n))?.input.first()?;
+        }
+        while shapes.dims(end)?.len() != 4 {
+            let last = index.user(end).filter(|n| flat(n))?;
+            end = last.output.first()?;
+            (inner.len() < SHUFFLE_NODES).then(|| inner.push(end))?;
+        }
+        inner.retain(|name| *name != end);
         let (&[_, _, h, w], &[_, _, to_h, to_w]) = (shapes.dims(start)?, shapes.dims(end)?) else { return None };
-        let middle = shapes.dims(first.output.first()?)?;
         // The two axes of the block, each moved beside its axis of the picture.
         let (up, block) = match (turn.ints("perm"), middle) {
             ([0, 1, 4, 2, 5, 3], &[_, _, a, b, mh, mw]) if a == b && mh == h && mw == w => (true, a),
@@ -314,7 +328,7 @@ fn shuffles<'a>(index: &Index<'a>, shapes: &Shapes) -> Vec<Shuffle<'a>> {
             _ => return None,
         };
         let fits = if up { (to_h, to_w) == (h * block, w * block) } else { (to_h * block, to_w * block) == (h, w) };
-        fits.then_some(Shuffle { start, end, inner: [turn.output.first()?, first.output.first()?], block, up })
+        fits.then_some(Shuffle { start, end, inner, block, up })
     };
-    index.graph.node.iter().filter(|n| n.operation() == "Reshape").filter_map(find).collect()
+    index.graph.node.iter().filter(|n| n.operation() == "Transpose").filter_map(find).collect()
 }
