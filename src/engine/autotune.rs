@@ -3,8 +3,8 @@
 //! Only what does not change a pixel is chosen here, and only among candidates that made the
 //! reference's pixels on a generated picture, borders included. The answer is kept in the
 //! user's cache folder for this machine, model, device, library, frame size, number of threads
-//! and class of memory, so that the next job chooses the same. Without a cache folder, or
-//! when measuring fails, the fixed rule of [`crate::engine::tune`] stands.
+//! and class of memory, so that the next job chooses the same. Without a cache folder, while
+//! others keep the processors busy, or when measuring fails, the fixed rule of [`crate::engine::tune`] stands.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::config::settings::JobSettings;
 use crate::engine::cache::Cache;
 use crate::engine::cut::{Cut, Ground};
 use crate::engine::enlarge::{Engine, Pass, Picture};
-use crate::engine::machine::Machine;
+use crate::engine::machine::{self, Machine};
 use crate::engine::provider::Target;
 use crate::engine::race::{Estimate, Figure, Race, Runner, Track};
 use crate::engine::session::Net;
@@ -49,6 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const CLASS_BYTES: u64 = 256 << 20;
 
 /// What is known of a job when its engine is tuned.
+#[derive(Clone, Copy)]
 pub struct Around<'a> {
     pub settings: &'a JobSettings,
     /// Width and height of the source.
@@ -110,12 +111,12 @@ pub fn find(pin: &EnginePin, around: &Around) -> Option<Tuned> {
         tracing::debug!("autotune: there is no cache folder; the fixed rule stands");
         return None;
     };
-    let found = find_in(&cache, pin, around);
+    let found = find_in(&cache, pin, around, &machine::busy);
     found.inspect_err(|error| tracing::debug!("autotune: the fixed rule stands: {}", one_line(error))).ok()
 }
 
 /// [`find`] with its cache given.
-fn find_in(cache: &Cache, pin: &EnginePin, around: &Around) -> Result<Tuned> {
+fn find_in(cache: &Cache, pin: &EnginePin, around: &Around, busy: &dyn Fn() -> bool) -> Result<Tuned> {
     let key = Key {
         rules: RULES,
         machine: Machine::this(),
@@ -138,6 +139,10 @@ fn find_in(cache: &Cache, pin: &EnginePin, around: &Around) -> Result<Tuned> {
     // Whoever held the lock may have measured the same.
     if let Some(tuned) = cache.read(&key) {
         return Ok(tuned);
+    }
+    // What would be kept for ever must not be measured between the work of others.
+    if busy() {
+        anyhow::bail!("the processors are busy with other work; measured another time");
     }
     let tuned = measure(&ModelFile::open_pinned(pin)?, pin, around)?;
     cache.write(&key, &tuned)?;

@@ -1,6 +1,7 @@
 //! What the speed of this machine depends on: its processor and its graphics devices.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -29,6 +30,34 @@ impl Machine {
 /// Processors this process may use.
 pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// The processors are looked at for so long.
+const LOOK: Duration = Duration::from_millis(200);
+/// More than this share of them at work leaves no quiet for measuring.
+const BUSY: f64 = 0.6;
+
+/// Whether others keep the processors at work: what is timed now would say little.
+pub fn busy() -> bool {
+    let look = || std::fs::read_to_string("/proc/stat").ok().and_then(|text| ticks(&text));
+    let before = look();
+    std::thread::sleep(LOOK);
+    match (before, look()) {
+        (Some((worked, all)), Some((worked_now, all_now))) if all_now > all => {
+            (worked_now.saturating_sub(worked)) as f64 > BUSY * (all_now - all) as f64
+        }
+        _ => false,
+    }
+}
+
+/// Ticks that all processors worked, and all ticks, since the start.
+fn ticks(stat: &str) -> Option<(u64, u64)> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line.split_whitespace().take(8).map_while(|n| n.parse().ok()).collect();
+    // user, nice, system, idle, waiting for disks, ..
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    let all: u64 = ticks.iter().sum();
+    Some((all - idle, all))
 }
 
 fn processor(cpuinfo: &str) -> Option<String> {
@@ -67,5 +96,7 @@ mod tests {
         assert_eq!(gpus(folder.path()), ["NVIDIA A", "NVIDIA B"]);
         assert!(gpus(&folder.path().join("none")).is_empty());
         assert_eq!(Machine::this(), Machine::this());
+        assert_eq!(ticks("cpu  10 1 5 80 4 0 1 0 7 7\ncpu0 1\n"), Some((17, 101)));
+        assert_eq!(ticks("intr 5"), None);
     }
 }
