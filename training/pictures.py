@@ -167,6 +167,16 @@ class Pool:
                 self.low[self.count], self.high[self.count] = low, high
                 self.count += 1
 
+    def save(self, path):
+        np.savez(path, low=self.low, high=self.high)
+
+    @classmethod
+    def read(cls, path):
+        pool = cls(0)
+        with np.load(path) as kept:
+            pool.low, pool.high = kept["low"], kept["high"]
+        return pool
+
 
 def load(folder):
     return [Image.open(name).convert("RGB") for name in files(folder)]

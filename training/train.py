@@ -26,22 +26,20 @@ class Recipe:
     shape: str
     steps: int
     rate: float
-    broad: int = 0  # first steps with the pool BROAD; MAIN from there
     film: bool = False
     fall: float = 0.25  # part of the steps in which the rate falls
     batch: int = 16
+    pool: int = 60_000  # crop pairs
     warm: int = 500
 
 
 RECIPES = {
-    "fast-clean": Recipe("fast", 130_000, 1e-3, broad=59_817),
-    "quality-clean": Recipe("quality", 60_000, 6e-4, batch=8),
-    "fast-film": Recipe("fast", 50_000, 5e-4, film=True),
-    "quality-film": Recipe("quality", 25_000, 3e-4, film=True, batch=8),
+    "fast-clean": Recipe("fast", 40_000, 1e-3),
+    "quality-clean": Recipe("quality", 20_000, 6e-4, batch=8),
+    "fast-film": Recipe("fast", 25_000, 5e-4, film=True, pool=40_000),
+    "quality-film": Recipe("quality", 12_000, 3e-4, film=True, pool=40_000, batch=8),
 }
-BROAD = pictures.Mix(bicubic=0.77, drawn=0)
-MAIN = pictures.Mix(bicubic=0.9, drawn=0.35)
-POOL = 60_000
+MIX = pictures.Mix(bicubic=0.9, drawn=0.35)
 MEAN = 0.999
 EDGE = 4  # source pixels at each side of a crop that the loss leaves out: padding is seen there
 
@@ -75,13 +73,15 @@ def psnr(plain, folder):
     return np.mean(scores)
 
 
-def pool_of(recipe, step, args):
-    """The pool that is drawn from at `step`."""
-    images = pictures.load(args.data)
-    if step < recipe.broad:
-        return pictures.clean(images, args.pool, BROAD, np.random.default_rng(args.seed))
+def pool_of(recipe, args):
+    """The pool of a recipe; kept in a file if one is named, since film pools take minutes."""
+    if args.keep and os.path.exists(args.keep):
+        return pictures.Pool.read(args.keep)
     make = damage.mixed if recipe.film else pictures.clean
-    return make(images, args.pool, MAIN, np.random.default_rng((args.seed, 2)))
+    pool = make(pictures.load(args.data), recipe.pool, MIX, np.random.default_rng((args.seed, 2)))
+    if args.keep:
+        pool.save(args.keep)
+    return pool
 
 
 def train(name, recipe, args):
@@ -97,12 +97,11 @@ def train(name, recipe, args):
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         mean, step = state["mean"], state["step"]
-    pool = pool_of(recipe, step, args)
+    pool = pool_of(recipe, args)
     began, first, saved = time.time(), step, time.time()
     print(f"{name}: pool ready, step {step} of {args.steps}", flush=True)
-    while step < args.steps:
-        if step == recipe.broad and step > first:
-            pool = pool_of(recipe, step, args)
+    until = min(args.until or args.steps, args.steps)
+    while step < until:
         for group in optimiser.param_groups:
             group["lr"] = rate(recipe, args.steps, step)
         low, high = batch(pool, recipe.batch, args.seed, step)
@@ -119,12 +118,12 @@ def train(name, recipe, args):
         with torch.no_grad():
             now = [tensor for pair in plain for tensor in pair]
             torch._foreach_lerp_(mean, now, 1 - min(MEAN, step / (step + 9)))
-        if step % args.every == 0 or step == args.steps:
+        if step % args.every == 0 or step == until:
             plain = list(zip(mean[::2], mean[1::2]))
             figures = " ".join(f"{os.path.basename(d)} {psnr(plain, d):.3f}" for d in args.eval.split(",") if d)
             pace = (time.time() - began) / (step - first) * 1000
             print(f"step {step} {pace:.1f} ms/step loss {loss.item():.5f} {figures}", flush=True)
-        if args.checkpoint and (time.time() - saved > 180 or step == args.steps):
+        if args.checkpoint and (time.time() - saved > 180 or step == until):
             state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "mean": mean, "step": step}
             torch.save(state, args.checkpoint + ".part")
             os.replace(args.checkpoint + ".part", args.checkpoint)
@@ -144,7 +143,8 @@ def main():
     p.add_argument("--checkpoint", help="file for the state, written every three minutes, with an ONNX beside it")
     p.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     p.add_argument("--steps", type=int, help="instead of the recipe's")
-    p.add_argument("--pool", type=int, default=POOL, help="crop pairs")
+    p.add_argument("--until", type=int, help="end the schedule early, after this step")
+    p.add_argument("--keep", help="file (.npz) to keep the pool in, or to take it from if it is there")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args()
