@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The rooms, lowest first: each may use only those before it.
 const ROOMS: &[&str] = &[
     "base", "model", "config", "media", "pixel", "tile", "network", "engine", "store", "work", "pipeline", "job",
-    "daemon", "cli",
+    "judge", "daemon", "cli",
 ];
 
 /// Outside packages, and the only rooms in which they may be named.
