@@ -41,7 +41,7 @@ fn value(x: u32, y: u32, seed: u32) -> f32 {
     let lot = hash(cell_x, cell_y, seed ^ 0x51);
     let (dx, dy) = ((x % 96) as f32 - 48.0, (y % 80) as f32 - 40.0);
     let radius = 14.0 + (lot % 20) as f32;
-    if lot % 3 == 0 && dx * dx + dy * dy < radius * radius {
+    if lot.is_multiple_of(3) && dx * dx + dy * dy < radius * radius {
         v += 0.28 - 0.5 * ((lot >> 8) % 2) as f32;
     }
     if lot % 5 == 1 && (dx + 0.6 * dy).rem_euclid(14.0) < 6.0 && dx.abs() < 34.0 {

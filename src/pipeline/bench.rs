@@ -146,9 +146,9 @@ pub fn batches(pin: &EnginePin, size: (u32, u32)) -> Result<Vec<BatchFigure>> {
         let (mut upscaler, pictures) = open(&pin, size)?;
         let (frame, _) = upscaler.upscale(&pictures[0])?;
         let mut least = Duration::MAX;
-        for n in 1..PICTURES {
+        for picture in &pictures[1..] {
             let start = Instant::now();
-            upscaler.upscale(&pictures[n])?;
+            upscaler.upscale(picture)?;
             least = least.min(start.elapsed());
         }
         let same = first.get_or_insert_with(|| frame.clone()).data == frame.data;
