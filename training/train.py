@@ -23,6 +23,7 @@ from .network import SHAPES, Network, halo, upscale
 
 @dataclasses.dataclass
 class Recipe:
+    """How a network is trained; the schedule falls to zero over the last part of the steps."""
     shape: str
     steps: int
     rate: float
