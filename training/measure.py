@@ -4,9 +4,9 @@
 
 Prints Markdown. Every figure is of luma, upscaled by two to 8 bits, 2 pixels left out at each
 side, and the mean over pictures or frames: PSNR in dB, SSIM (Wang et al., "Image Quality
-Assessment: From Error Visibility to Structural Similarity", 2004) and for compressed video also
-1000 times GMSD (Xue et al., "Gradient Magnitude Similarity Deviation", 2014), which is lower for
-the better picture.
+Assessment: From Error Visibility to Structural Similarity", 2004), and for compressed video also
+VMAF (libvmaf's default model) and 1000 times GMSD (Xue et al., "Gradient Magnitude Similarity
+Deviation", 2014), which is lower for the better picture.
 
 Pictures are halved by antialiased bicubic. Compressed video is the half of a picture's pan or of a
 clip, coded by x264 (preset medium) at the given crf and decoded; the original is what it is
@@ -15,8 +15,11 @@ compared with.
 
 import argparse
 import os
+import re
 import subprocess
+import tempfile
 
+import imageio_ffmpeg
 import numpy as np
 import onnxruntime
 import torch
@@ -27,6 +30,7 @@ from . import damage, pictures
 
 PAD = 16  # no network here sees further
 SEGMENTS, LENGTH = 4, 24  # parts of a clip that are coded, and their frames
+JUDGED = 6  # frames in the middle of a coded part that are judged
 
 
 def interpolation(filter):
@@ -73,35 +77,52 @@ def gmsd(a, b):
     return 1000 * float(((2 * ga * gb + 170) / (ga ** 2 + gb ** 2 + 170)).std(correction=0))
 
 
-def judge(methods, pairs, measures):
-    """Mean figures of each method over `(low, high)` pairs."""
-    sums, count = {name: np.zeros(len(measures)) for name in methods}, 0
-    for low, high in pairs:
-        high = high.astype(np.float64)[2:-2, 2:-2]
+def vmaf(outs, highs):
+    """Mean VMAF of frames; from the `ffmpeg` of imageio-ffmpeg, as distributions' often lack libvmaf."""
+    height, width = highs[0].shape
+    chroma = bytes([128]) * (height * width // 2)
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = []
+        for name, frames in (("out", outs), ("high", highs)):
+            path = os.path.join(folder, name)
+            with open(path, "wb") as file:
+                file.writelines(frame.astype(np.uint8).tobytes() + chroma for frame in frames)
+            inputs += ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{width}x{height}", "-i", path]
+        told = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", *inputs, "-lavfi", "libvmaf", "-f", "null", "-"],
+                              check=True, stderr=subprocess.PIPE, text=True).stderr
+    return float(re.search(r"VMAF score: ([\d.]+)", told)[1])
+
+
+def judge(methods, parts, measures, video=False):
+    """Mean figures of each method over parts, lists of `(low, high)`; VMAF too for parts of video."""
+    figures = {name: [] for name in methods}
+    for part in parts:
+        highs = [high.astype(np.float64)[2:-2, 2:-2] for _, high in part]
         for name, method in methods.items():
-            out = method(low).astype(np.float64)[2:-2, 2:-2]
-            sums[name] += [measure(out, high) for measure in measures]
-        count += 1
-    return {name: total / count for name, total in sums.items()}
+            outs = [method(low).astype(np.float64)[2:-2, 2:-2] for low, _ in part]
+            row = [np.mean([measure(a, b) for a, b in zip(outs, highs)]) for measure in measures]
+            figures[name].append(row + [vmaf(outs, highs)] if video else row)
+    return {name: np.mean(rows, 0) for name, rows in figures.items()}
 
 
 def stills(folder):
-    return ((low, high) for _, low, high in pictures.pairs(folder))
+    return ([(low, high)] for _, low, high in pictures.pairs(folder))
 
 
-def coded(frames, crf, every):
-    """Pairs of every `every`-th frame of an original and its half, coded and decoded."""
+def coded(frames, crf):
+    """Pairs of the middle frames of an original and of its half, coded and decoded."""
     frames = frames[:, :frames.shape[1] // 4 * 4, :frames.shape[2] // 4 * 4]
     height, width = frames.shape[1] // 2, frames.shape[2] // 2
     low = damage.x264(np.stack([pictures.code(pictures.resize(frame, width, height)) for frame in frames]), crf)
-    return zip(low[1::every], frames[1::every])
+    middle = slice((len(frames) - JUDGED) // 2, (len(frames) + JUDGED) // 2)
+    return list(zip(low[middle], frames[middle]))
 
 
 def panned(folder, crf):
     rng = np.random.default_rng(1)
     for name in pictures.files(folder):
         plane = pictures.code(pictures.luma(Image.open(name)))
-        yield from coded(damage.pan(plane, plane.shape[1] - 64, plane.shape[0] - 64, rng), crf, 5)
+        yield coded(damage.pan(plane, plane.shape[1] - 64, plane.shape[0] - 64, rng), crf)
 
 
 def clip(path, crf):
@@ -111,7 +132,7 @@ def clip(path, crf):
     raw = damage.ffmpeg("-i", path, "-map", "0:v:0", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-")
     planes = np.frombuffer(raw, np.uint8).reshape(-1, height * 3 // 2, width)[:, :height]
     for start in np.linspace(0, len(planes) - LENGTH, SEGMENTS + 1).astype(int)[1:]:
-        yield from coded(planes[start:start + LENGTH], crf, 6)
+        yield coded(planes[start:start + LENGTH], crf)
 
 
 def table(columns, methods, digits):
@@ -142,7 +163,7 @@ def main():
         columns = {f"{name} panned, crf {crf}": panned(path, crf) for path, name in paths(args.panned)}
         columns |= {f"{name}, crf {crf}": clip(path, crf) for path, name in paths(args.clips)}
         if columns:
-            table({name: judge(methods, pairs, (psnr, ssim, gmsd)) for name, pairs in columns.items()}, methods, (2, 4, 1))
+            table({name: judge(methods, parts, (psnr, ssim, gmsd), True) for name, parts in columns.items()}, methods, (2, 4, 1, 1))
 
 
 if __name__ == "__main__":

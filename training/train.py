@@ -1,11 +1,12 @@
 """Train one of the four luma networks and write it as ONNX.
 
-    python3 -m training.train fast-clean --data PICTURES --eval SET5,SET14 --out models/fast-clean.onnx
-    python3 -m training.train fast-film --data PICTURES --start models/fast-clean.onnx --out models/fast-film.onnx
+    python3 -m training.train fast-base --data PICTURES --eval SET5,SET14 --out fast-base.onnx
+    python3 -m training.train fast-clean --data PICTURES --start fast-base.onnx --out models/fast-clean.onnx
 
 Owns the recipes and the training loop. The rate is warmed up, constant, and falls linearly to
 zero over the last part of the steps; the loss is L1. So a training is the same for every number
-of steps until its fall begins. What a step draws is a function of seed and step alone, and `--resume` continues from a checkpoint as if never stopped.
+of steps until its fall begins. What a step draws is a function of seed and step alone, and
+`--resume` continues from a checkpoint as if never stopped.
 """
 
 import argparse
@@ -23,21 +24,27 @@ from .network import SHAPES, Network, halo, upscale
 
 @dataclasses.dataclass
 class Recipe:
+    """How a network is trained; the schedule falls to zero over the last part of the steps."""
     shape: str
     steps: int
     rate: float
+    start: bool = False  # from another network, named by --start
     film: bool = False
     fall: float = 0.25  # part of the steps in which the rate falls
     batch: int = 16
     pool: int = 60_000  # crop pairs
     warm: int = 500
+    seed: int = 1
 
 
 RECIPES = {
-    "fast-clean": Recipe("fast", 40_000, 1e-3),
-    "quality-clean": Recipe("quality", 20_000, 6e-4, batch=8),
-    "fast-film": Recipe("fast", 25_000, 5e-4, film=True, pool=40_000),
-    "quality-film": Recipe("quality", 12_000, 3e-4, film=True, pool=40_000, batch=8),
+    "fast-base": Recipe("fast", 40_000, 1e-3),
+    "fast-clean": Recipe("fast", 16_000, 8e-4, start=True),
+    "fast-film": Recipe("fast", 25_000, 5e-4, film=True, pool=40_000, start=True),
+    "quality-base": Recipe("quality", 20_000, 6e-4, batch=8),
+    "quality-clean": Recipe("quality", 24_000, 6e-4, batch=8, start=True, seed=2),
+    "quality-film-base": Recipe("quality", 12_000, 3e-4, film=True, pool=40_000, batch=8, start=True),
+    "quality-film": Recipe("quality", 14_000, 3e-4, film=True, pool=40_000, batch=8, start=True, seed=2),
 }
 MIX = pictures.Mix(bicubic=0.9, drawn=0.35)
 MEAN = 0.999
@@ -78,10 +85,21 @@ def pool_of(recipe, args):
     if args.keep and os.path.exists(args.keep):
         return pictures.Pool.read(args.keep)
     make = damage.mixed if recipe.film else pictures.clean
-    pool = make(pictures.load(args.data), recipe.pool, MIX, np.random.default_rng((args.seed, 2)))
+    pool = make(pictures.load(args.data), recipe.pool, MIX, np.random.default_rng((1, 2)))
     if args.keep:
         pool.save(args.keep)
     return pool
+
+
+@torch.no_grad()
+def learn(pool, teacher):
+    """Move the targets of a pool half way to what a larger network makes of the sources."""
+    for at in range(0, len(pool.low), 64):
+        y = torch.from_numpy(pool.low[at:at + 64]).unsqueeze(1).float() / 255
+        y = torch.nn.functional.pad(y, (6, 6, 6, 6), mode="replicate").to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = upscale(teacher, y)[:, 0, 12:-12, 12:-12].mul(255).numpy()
+        pool.high[at:at + 64] = pictures.code((pool.high[at:at + 64] + out) / 2)
 
 
 def train(name, recipe, args):
@@ -98,6 +116,8 @@ def train(name, recipe, args):
         optimiser.load_state_dict(state["optimiser"])
         mean, step = state["mean"], state["step"]
     pool = pool_of(recipe, args)
+    if args.teacher:
+        learn(pool, restore(args.teacher))
     began, first, saved = time.time(), step, time.time()
     print(f"{name}: pool ready, step {step} of {args.steps}", flush=True)
     until = min(args.until or args.steps, args.steps)
@@ -137,7 +157,8 @@ def main():
     p.add_argument("name", choices=RECIPES)
     p.add_argument("--data", required=True, help="folder of the training pictures (PNG)")
     p.add_argument("--out", required=True, help="the ONNX file to write")
-    p.add_argument("--start", help="ONNX file of the network to start from (film)")
+    p.add_argument("--start", help="ONNX file of the network to start from")
+    p.add_argument("--teacher", help="ONNX file of a larger network to learn from")
     p.add_argument("--eval", default="", help="comma-separated folders to judge on, never trained on")
     p.add_argument("--every", type=int, default=5000, help="steps between two judgements")
     p.add_argument("--checkpoint", help="file for the state, written every three minutes, with an ONNX beside it")
@@ -145,13 +166,14 @@ def main():
     p.add_argument("--steps", type=int, help="instead of the recipe's")
     p.add_argument("--until", type=int, help="end the schedule early, after this step")
     p.add_argument("--keep", help="file (.npz) to keep the pool in, or to take it from if it is there")
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--seed", type=int, help="instead of the recipe's; the pool's is always 1")
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args()
     recipe = RECIPES[args.name]
     args.steps = args.steps or recipe.steps
-    if recipe.film and not args.start:
-        p.error(f"{args.name} starts from the clean network: --start")
+    args.seed = args.seed if args.seed is not None else recipe.seed
+    if recipe.start != bool(args.start):
+        p.error(f"{args.name} needs --start" if recipe.start else f"{args.name} starts from nothing")
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
     train(args.name, recipe, args)
