@@ -57,6 +57,31 @@ fn run_in_the_foreground() {
     let names: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().map(|e| e.file_name()).collect();
     assert!(!names.iter().any(|n| n.to_string_lossy().contains(".job")), "a job folder is left: {names:?}");
 
+    // A run that was begun goes on as it began; other wishes are not ignored.
+    let begun = root.path().join("begun.mkv");
+    let words = |more: &[&str]| -> Vec<OsString> {
+        let files = ["run".into(), source.clone().into_os_string(), begun.clone().into_os_string()];
+        files.into_iter().chain(more.iter().map(OsString::from)).collect()
+    };
+    let run = |more: &[&str]| {
+        let words = words(more);
+        root.program(&words.iter().map(OsString::as_os_str).collect::<Vec<_>>()).output().unwrap()
+    };
+    let first = words(&["--set", "eta_frames=2"]);
+    let mut child = root.spawn(&first.iter().map(OsString::as_os_str).collect::<Vec<_>>());
+    let plan = root.path().join("begun.mkv.job/plan.json");
+    assert!(within(60, || plan.is_file()), "no plan: {}", root.console());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let refused = run(&["--scale", "3"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && text.contains("scale = 2") && text.contains("--no-resume"), "{text}");
+    let hopeless = run(&["--no-resume", "--model", "missing.onnx"]);
+    assert!(!hopeless.status.success() && plan.is_file(), "the work was thrown away for a run that cannot begin");
+    assert!(run(&["--no-resume", "--scale", "3"]).status.success());
+    let made = &common::streams(&describe(&begun), "video")[0];
+    assert_eq!((&made["width"], &made["height"]), (&384.into(), &216.into()));
+
     let missing = root.path().join("missing.mkv");
     let out = root.program(&[OsStr::new("run"), missing.as_os_str(), target.as_os_str()]).output().unwrap();
     assert!(!out.status.success());

@@ -58,7 +58,7 @@ pub enum Command {
     Retry(RetryArguments),
     /// Tell what works on this machine, what does not, and what to do
     Doctor(DoctorArguments),
-    /// List, show and import models
+    /// List, show, import, measure and compare models
     Model(ModelArguments),
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
@@ -82,7 +82,9 @@ pub struct DaemonArguments {
 
 #[derive(Args, Default)]
 pub struct RunArguments {
+    /// The film or picture
     pub input: PathBuf,
+    /// The file to write; its extension tells the container
     pub output: PathBuf,
     /// How many times larger [default: 2]
     #[arg(long, value_name = "N")]

@@ -42,6 +42,7 @@ pub enum ModelCommand {
 
 #[derive(Args)]
 pub struct ImportArguments {
+    /// An ONNX file, or weights: .pth, .pt, .ckpt, .safetensors
     pub file: PathBuf,
     /// What to call it [default: the file's name]
     #[arg(long, value_name = "NAME")]

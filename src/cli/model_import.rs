@@ -37,6 +37,9 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
     let probed = probe::examine(&mut model)?;
     let mut shown = model_show::shown(&model, &probed);
     remarks.append(&mut shown.remarks);
+    if shown.scale == 1 {
+        remarks.push("it does not enlarge: no job can use it".into());
+    }
     shown.remarks = remarks;
     let found = Found {
         parameters: Some(cost::of(&model).parameters),
@@ -47,10 +50,12 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
     let beside = notes::text(&model.facts, &model.given.origin, &found)?;
     let folder = target.parent().unwrap_or(Path::new("/"));
     atomic_file::create_dirs(folder, FOLDER)?;
-    // Facts of another network must never stand beside this one.
+    // Facts of another network must never stand beside this one; a person may have written them.
     let facts = notes::path(&target);
     if facts.exists() {
-        atomic_file::remove(&facts)?;
+        let kept = facts.with_extension("toml.before");
+        std::fs::rename(&facts, &kept).with_context(|| format!("keeping {}", escape(&facts)))?;
+        shown.remarks.push(format!("the facts that stood beside it are kept as {}", escape(&kept)));
     }
     atomic_file::write(&target, &bytes)?;
     atomic_file::write(&facts, beside.as_bytes())?;
@@ -67,14 +72,15 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
 /// The ONNX file that a file gives: itself, or written from weights. What is known of it, and
 /// what a person should know.
 fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Given, Vec<String>)> {
-    let mut opened = std::fs::File::open(file).with_context(|| format!("opening {text}"))?;
-    let meta = opened.metadata().with_context(|| format!("opening {text}"))?;
+    // Before it is opened: a pipe would wait for its other end for ever.
+    let meta = std::fs::metadata(file).with_context(|| format!("opening {text}"))?;
     if !meta.is_file() {
         return Err(Fault::Config.because(format!("{text}: is not a file")));
     }
     if meta.len() > model_file::MAX_BYTES {
         return Err(Fault::Unsupported.because(format!("{text}: larger than 2 GiB")));
     }
+    let mut opened = std::fs::File::open(file).with_context(|| format!("opening {text}"))?;
     let mut head = Vec::with_capacity(HEAD);
     opened.by_ref().take(HEAD as u64).read_to_end(&mut head).with_context(|| format!("reading {text}"))?;
     let name = file.file_name().map(|name| escape(Path::new(name))).unwrap_or_default();
@@ -89,6 +95,13 @@ fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Given, Vec<String>)> {
     }
     let mut bytes = head;
     opened.read_to_end(&mut bytes).with_context(|| format!("reading {text}"))?;
+    if !model_file::is_onnx(&bytes) {
+        return Err(Fault::BadInput.because(format!(
+            "{text}: neither an ONNX file nor weights of PyTorch (.pth, .pt, .ckpt, .safetensors); it has {} bytes and is \
+             empty, cut short or something else",
+            meta.len()
+        )));
+    }
     let sum = model_file::sha256(&bytes);
     Ok((bytes, Given { origin: origin(sum, "ONNX".into()), ..Given::default() }, Vec::new()))
 }
@@ -100,7 +113,11 @@ fn target(place: &Place, arguments: &ImportArguments) -> Result<PathBuf> {
     let name = name.strip_suffix(".onnx").unwrap_or(&name);
     if !library::is_name(name) {
         let text = escape(Path::new(name));
-        return Err(Fault::Config.because(format!("`{text}` cannot be a model's name; give another with --name")));
+        let rule = "without slashes, not beginning with a dot, at most 200 bytes";
+        let start: String = text.chars().take(40).collect();
+        return Err(
+            Fault::Config.because(format!("`{start}` cannot be a model's name ({rule}); give another with --name"))
+        );
     }
     if library::builtin(name).is_some() {
         return Err(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
 use crate::base::logging::{self, Console};
@@ -22,7 +23,7 @@ pub struct MeasureArguments {
     #[arg(required = true)]
     pub folders: Vec<PathBuf>,
     /// Models to measure beside bicubic and Lanczos, separated by commas
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',', default_value = "fast")]
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', default_value = "fast", value_parser = NonEmptyStringValueParser::new())]
     pub models: Vec<String>,
     /// The figures as JSON, for programs
     #[arg(long)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::base::fault::Fault;
 use crate::base::logging::{self, Console};
@@ -27,13 +28,13 @@ pub struct SheetArguments {
     /// A picture, or a film of which one frame is taken
     pub input: PathBuf,
     /// Models to compare with the source and with bicubic, separated by commas
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',', default_value = "fast")]
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', default_value = "fast", value_parser = NonEmptyStringValueParser::new())]
     pub models: Vec<String>,
     /// The file to write [default: INPUT's name with -sheet.png, in the current folder]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Which frame of a film, in seconds from its beginning
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     pub at: Option<f64>,
     /// Upper left corner of the magnified detail, in pixels of the source [default: the busiest part]
     #[arg(long, value_name = "X,Y", value_parser = corner)]
@@ -45,6 +46,11 @@ pub struct SheetArguments {
 fn corner(text: &str) -> Result<(usize, usize), String> {
     let parts = text.split_once(',').and_then(|(x, y)| Some((x.trim().parse().ok()?, y.trim().parse().ok()?)));
     parts.ok_or_else(|| "write X,Y in pixels, such as 120,80".into())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let wrong = || "write seconds from the beginning, such as 12.5".to_string();
+    text.parse().ok().filter(|at: &f64| at.is_finite() && *at >= 0.0).ok_or_else(wrong)
 }
 
 pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
@@ -59,6 +65,9 @@ pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
     if out.symlink_metadata().is_ok() {
         let message = format!("{} exists and is not replaced; name another file with --out", escape(&out));
         return Err(Fault::Config.because(message));
+    }
+    if out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+        return Err(Fault::Config.because(format!("{}: a sheet is a PNG file; let --out end in .png", escape(&out))));
     }
     if arguments.models.len() > MODELS_MAX {
         return Err(Fault::Config.because(format!("at most {MODELS_MAX} models fit a sheet")));
@@ -85,10 +94,16 @@ pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
     let mut detail = sheet::busiest(&columns[1].picture);
     if let Some((x, y)) = arguments.detail {
         let (picture, scale) = (&columns[1].picture, settings.scale as usize);
+        if x >= width as usize || y >= height as usize {
+            return Err(Fault::Config.because(format!("--detail {x},{y} is not in the picture of {width}x{height}")));
+        }
         detail.x = (x * scale).min(picture.width - detail.width);
         detail.y = (y * scale).min(picture.height - detail.height);
     }
-    let sheet = sheet::draw(&columns, detail);
+    let name = arguments.input.file_name().unwrap_or_default().to_string_lossy();
+    let at = scene.seconds.map_or(String::new(), |at| format!(" at {at:.2} s"));
+    let title = format!("{name}{at}, {width}x{height} to {}x{}", width * settings.scale, height * settings.scale);
+    let sheet = sheet::draw(&title, &columns, detail);
     png::write_rgb(&out, sheet.width as u32, sheet.height as u32, &sheet.data)?;
     output::line(&escape(&out))?;
     Ok(Ended::Done)

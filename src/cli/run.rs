@@ -12,6 +12,7 @@ use crate::cli::exit::Ended;
 use crate::cli::show::Show;
 use crate::cli::{output, signals};
 use crate::config;
+use crate::config::layers::Layer;
 use crate::config::settings::OnSuccess;
 use crate::daemon::progress_log;
 use crate::job::order::JobOrder;
@@ -29,8 +30,9 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
     let show = Show::new(&order.name(), arguments.json);
     let _log = logging::init(None, Console::Through(show.sink()))?;
     if arguments.no_resume {
-        finish::remove_folder(&order)
-            .with_context(|| format!("removing {} for --no-resume", escape(&order.job_dir)))?;
+        anew(&order)?;
+    } else {
+        same_wishes(&order, &arguments.layer()?)?;
     }
     let result = runner::run(&order, &|event| show.event(&event), &shutdown);
     show.end();
@@ -40,7 +42,7 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
             return Err(Fault::Stopped.because("stopped; the same command goes on from here"));
         }
         Err(error) => {
-            drop_unplanned(&order);
+            drop_hopeless(&order, Fault::of(&error));
             return Err(error.context(order.name()));
         }
     };
@@ -75,10 +77,50 @@ fn check_extension(order: &JobOrder) -> Result<()> {
     Err(Fault::Config.because(message))
 }
 
-/// A source that was refused before there was a plan leaves nothing to go on from.
-fn drop_unplanned(order: &JobOrder) {
-    let dir = JobDir::open(&order.job_dir).ok().flatten();
-    if dir.is_some_and(|dir| matches!(dir.read_plan(), Ok(None)))
+/// For `--no-resume`: removes what an interrupted run has left, once it is sure that a new one
+/// can begin.
+fn anew(order: &JobOrder) -> Result<()> {
+    if !order.job_dir.is_dir() {
+        return Ok(());
+    }
+    if still::kind_of(&order.source)?.is_none() {
+        let mut name = order.job_dir.clone().into_os_string();
+        name.push(".new");
+        runner::plan_only(&JobOrder { job_dir: name.into(), ..order.clone() })
+            .with_context(|| format!("{} is left as it was", escape(&order.job_dir)))?;
+    }
+    finish::remove_folder(order).with_context(|| format!("removing {} for --no-resume", escape(&order.job_dir)))
+}
+
+/// A run that goes on keeps the settings it began with: flags that want others are refused, not
+/// ignored. Settings files count for new jobs.
+fn same_wishes(order: &JobOrder, flags: &Layer) -> Result<()> {
+    let Some(plan) = JobDir::open(&order.job_dir)?.map(|dir| dir.read_plan()).transpose()?.flatten() else {
+        return Ok(());
+    };
+    let wanted = serde_json::to_value(&order.settings)?;
+    let differ = |name: &&str| match (plan.settings.get(name), wanted.get(name)) {
+        (Some(begun), Some(wanted)) => begun != wanted,
+        _ => false,
+    };
+    let words: Vec<String> =
+        flags.names().filter(differ).map(|name| format!("{name} = {}", plan.settings[name])).collect();
+    if words.is_empty() {
+        return Ok(());
+    }
+    let (target, words) = (escape(&order.target_file), words.join(", "));
+    Err(Fault::Config.because(format!(
+        "{target} has been begun with {words}; leave those flags away to go on with it, or add --no-resume to drop what \
+         is done and start anew"
+    )))
+}
+
+/// What failed for good before anything was done leaves nothing to go on from.
+fn drop_hopeless(order: &JobOrder, fault: Fault) {
+    let Ok(Some(dir)) = JobDir::open(&order.job_dir) else { return };
+    let planned = !matches!(dir.read_plan(), Ok(None));
+    let sealed = std::fs::read_dir(dir.clips_dir()).is_ok_and(|mut clips| clips.next().is_some());
+    if (!planned || (fault.is_final() && !sealed))
         && let Err(error) = finish::remove_folder(order)
     {
         tracing::warn!("{}", one_line(&error));

@@ -43,6 +43,11 @@ impl Layer {
         self.values.insert(key.name, value);
     }
 
+    /// The names of the settings it has.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.values.keys().copied()
+    }
+
     /// Sets `name` as a flag gives it. `base`: absolute folder at which relative paths start.
     pub fn set_flag(&mut self, name: &str, value: &OsStr, base: &Path) -> Result<()> {
         let key = keys::find(name).ok_or_else(|| Fault::Internal.because(format!("no setting is named {name}")))?;

@@ -100,6 +100,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         engine,
         encoder: choice,
         max_size_mb: settings.max_size_mb,
+        settings: serde_json::to_value(settings).context("keeping the settings")?,
         libraries,
         key: String::new(),
         info,

@@ -22,6 +22,8 @@ const DEPTH: u8 = 10;
 const SCALE: u32 = 2;
 /// Smallest side of a picture that is measured: below it there is nothing left between borders.
 const SIDE_MIN: u32 = 16;
+/// Extensions of the files that must be pictures.
+const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "webp", "tif", "tiff"];
 /// Pictures read from one folder.
 const PICTURES_MAX: usize = 10_000;
 
@@ -78,7 +80,10 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in entries.take(PICTURES_MAX) {
         let path = entry?.path();
-        if path.is_file() && matches!(still::kind_of(&path), Ok(Some(_))) {
+        let named =
+            path.extension().is_some_and(|e| PICTURES.contains(&e.to_string_lossy().to_ascii_lowercase().as_str()));
+        // What is called a picture and is none must not leave the mean without a word.
+        if path.is_file() && (named || matches!(still::kind_of(&path), Ok(Some(_)))) {
             paths.push(path);
         }
     }
@@ -116,8 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_folder_is_told() {
+    fn an_empty_folder_and_a_broken_picture_are_told() {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("broken.PNG"), "text").unwrap();
+        let error = super::folder(folder.path(), &[Way::Bicubic], &JobSettings::default(), &mut |_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains("broken.PNG"), "{error:#}");
+        std::fs::remove_file(folder.path().join("broken.PNG")).unwrap();
         let error = super::folder(folder.path(), &[Way::Bicubic], &JobSettings::default(), &mut |_| ()).unwrap_err();
         assert_eq!(Fault::of(&error), Fault::NotFound);
     }

@@ -22,16 +22,20 @@ const SECONDS_MAX: f64 = 20.0;
 pub struct Scene {
     pub frame: Frame,
     pub colour: Colour,
+    /// Of a film's frame: when it is shown, in seconds from the first one.
+    pub seconds: Option<f64>,
 }
 
-/// Reads a picture, or the film's frame shown at `at` seconds from its beginning (the last one
-/// if it ends before).
+/// Reads a picture, or the film's frame shown at `at` seconds from its beginning.
+///
+/// # Errors
+/// [`Fault::Config`] when the film ends before.
 pub fn read(path: &Path, at: Option<f64>) -> Result<Scene> {
     if still::kind_of(path)?.is_some() {
-        return Ok(Scene { frame: frames::frame(&still::read(path)?, 8), colour: STILL_COLOUR });
+        return Ok(Scene { frame: frames::frame(&still::read(path)?, 8), colour: STILL_COLOUR, seconds: None });
     }
     let info = probe::probe(path)?;
-    let at = at.unwrap_or_else(|| (info.duration.unwrap_or(0.0) * PART).min(SECONDS_MAX));
+    let wanted = at.unwrap_or_else(|| (info.duration.unwrap_or(0.0) * PART).min(SECONDS_MAX));
     let options = DecodeOptions { threads: 1, deinterlace: info.video.interlaced };
     let mut decoder = Decoder::open(path, &info, options)?;
     let base = info.video.time_base;
@@ -40,12 +44,19 @@ pub fn read(path: &Path, at: Option<f64>) -> Result<Scene> {
     for _ in 0..FRAMES_MAX {
         let Some(next) = decoder.next()? else { break };
         let start = *first.get_or_insert(next.stamp.pts);
-        let reached = seconds(next.stamp.pts - start) >= at;
-        found = Some(next.frame);
-        if reached {
+        let (from, length) = (seconds(next.stamp.pts - start), seconds(next.stamp.duration));
+        let shown = from + length.max(0.0) > wanted;
+        found = Some((next.frame, from, shown));
+        if shown {
             break;
         }
     }
-    let frame = found.ok_or_else(|| Fault::BadInput.because(format!("{}: no frame could be decoded", escape(path))))?;
-    Ok(Scene { frame, colour: info.video.colour })
+    let name = escape(path);
+    match found {
+        None => Err(Fault::BadInput.because(format!("{name}: no frame could be decoded"))),
+        Some((_, last, false)) if at.is_some() => {
+            Err(Fault::Config.because(format!("{name}: its last frame is at {last:.2} s, before {wanted} s")))
+        }
+        Some((frame, from, _)) => Ok(Scene { frame, colour: info.video.colour, seconds: Some(from) }),
+    }
 }

@@ -21,16 +21,18 @@ pub struct Column {
     pub picture: Picture,
 }
 
-/// Draws the sheet: for each column its name, the whole picture and the magnified detail, which
+/// Draws the sheet: its title, and for each column its name, the whole picture and the magnified detail, which
 /// is outlined in the whole. `detail` lies within the pictures.
-pub fn draw(columns: &[Column], detail: Area) -> Picture {
+pub fn draw(title: &str, columns: &[Column], detail: Area) -> Picture {
     let cells: Vec<Picture> = columns.iter().map(|column| cell(column, detail)).collect();
     // Rows of about the same length.
     let across = cells.len().div_ceil(cells.len().div_ceil(COLUMNS_MAX).max(1)).max(1);
     let heights: Vec<usize> =
         cells.chunks(across).map(|row| row.iter().map(|c| c.height).max().unwrap_or(0) + GAP).collect();
-    let mut sheet = Picture::filled(across * (COLUMN + GAP) + GAP, GAP + heights.iter().sum::<usize>(), PAPER);
-    let mut y = GAP;
+    let head = 2 * GAP + LINE;
+    let mut sheet = Picture::filled(across * (COLUMN + GAP) + GAP, head + heights.iter().sum::<usize>(), PAPER);
+    sheet.write(title, GAP, GAP, sheet.width - 2 * GAP);
+    let mut y = head;
     for (row, height) in cells.chunks(across).zip(heights) {
         for (n, cell) in row.iter().enumerate() {
             sheet.put(cell, GAP + n * (COLUMN + GAP), y);
@@ -118,10 +120,10 @@ mod tests {
     #[test]
     fn columns_stand_in_even_rows() {
         let column = Column { title: "a".into(), remark: "b".into(), picture: picture() };
-        let sheet = |n| draw(&vec![column.clone(); n], busiest(&column.picture));
+        let sheet = |n| draw("title", &vec![column.clone(); n], busiest(&column.picture));
         let (three, five) = (sheet(3), sheet(5));
         assert_eq!((three.width, five.width), (3 * 490 + 10, 3 * 490 + 10));
-        assert_eq!(five.height - 10, 2 * (three.height - 10));
+        assert_eq!(five.height - 40, 2 * (three.height - 40));
         // The detail's first column of pixels is magnified: it holds the grey and the white.
         let row = &three.data[3 * three.width * (three.height - 11)..][..3 * (GAP + COLUMN)];
         assert!(row.contains(&250) && row.contains(&90));

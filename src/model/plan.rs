@@ -88,6 +88,10 @@ pub struct Plan {
     pub encoder: EncoderChoice,
     /// Keep every frame losslessly until the output fits in this many MiB.
     pub max_size_mb: Option<u64>,
+    /// The settings that the job began with, as the order had them; null in plans of programs
+    /// that did not keep them.
+    #[serde(default)]
+    pub settings: serde_json::Value,
     /// Versions of FFmpeg's libraries and ONNX Runtime, for people.
     pub libraries: Vec<String>,
     /// Names this job's hashes: BLAKE3 of everything above, hex.

@@ -281,6 +281,11 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&sha2::Sha256::digest(bytes))
 }
 
+/// Whether these bytes are an ONNX file with a graph.
+pub fn is_onnx(bytes: &[u8]) -> bool {
+    ModelProto::decode(bytes).is_ok_and(|model| model.graph.is_some_and(|graph| !graph.node.is_empty()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
