@@ -65,7 +65,7 @@ struct Row {
 }
 
 pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
-    let _log = logging::init(None, Console::Child)?;
+    let _log = logging::init(None, Console::Stderr)?;
     let mut rows = Vec::new();
     let mut worst = Ended::Done;
     let models: Vec<Option<&OsString>> =
@@ -180,6 +180,10 @@ fn tell(row: &Row, verbose: bool) -> Result<()> {
         }
         for figure in figures.tuned.iter().flat_map(|tuned| &tuned.figures) {
             output::line(&format!("    {}", autotune::words(figure)))?;
+        }
+        if figures.tuned.is_none() {
+            let why = "switched off, no cache folder, busy processors or too slow a model; UPSCALED_LOG=debug tells";
+            output::line(&format!("    autotune did not measure: {why}"))?;
         }
     }
     Ok(())

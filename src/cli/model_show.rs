@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::base::path_text::{self, escape};
 use crate::cli::args::Place;
 use crate::cli::exit::Ended;
 use crate::cli::output;
 use crate::config::layers::Layer;
 use crate::engine::probe::{self, Probed};
 use crate::network::model_file::ModelFile;
-use crate::network::notes::Origin;
+use crate::network::notes::{self, Origin};
 use crate::network::{cost, library};
 
 /// What is shown of a model.
@@ -28,6 +29,10 @@ pub struct Shown {
     pub reach: Option<u32>,
     /// The same as far as running it showed.
     pub reach_seen: Option<u32>,
+    /// Tile that `<model>.toml` asks for.
+    pub tile: Option<(u32, u32)>,
+    /// The file beside the model whose facts went before the graph's.
+    pub facts_file: Option<String>,
     /// Every pixel depends on the whole picture.
     pub global: bool,
     /// Fixed height and width of the input.
@@ -87,6 +92,8 @@ pub fn shown(model: &ModelFile, probed: &Probed) -> Shown {
         cut: facts.tail.is_some(),
         residual: facts.tail.as_ref().is_some_and(|t| t.residual),
         parameters: cost.parameters,
+        tile: facts.tile,
+        facts_file: facts_file(&model.name),
         multiply_adds: cost.multiply_adds,
         seam: (probed.seam * 1e4).round() / 1e4,
         unlike: (probed.unlike * 1e6).round() / 1e6,
@@ -94,6 +101,11 @@ pub fn shown(model: &ModelFile, probed: &Probed) -> Shown {
         card: library::builtin(&model.name).map(|builtin| builtin.card),
         remarks,
     }
+}
+
+fn facts_file(name: &str) -> Option<String> {
+    let file = notes::path(&path_text::unescape(name)?);
+    (library::builtin(name).is_none() && file.is_file()).then(|| escape(&file))
 }
 
 pub fn print(shown: &Shown) -> Result<()> {
@@ -129,6 +141,12 @@ pub fn print(shown: &Shown) -> Result<()> {
         ("cost", format!("{:.1} thousand multiply-adds a source pixel", shown.multiply_adds / 1000.0)),
         ("sha256", shown.sha256.clone()),
     ];
+    if let Some((width, height)) = shown.tile {
+        rows.push(("tile", format!("at most {width}x{height}")));
+    }
+    if let Some(file) = &shown.facts_file {
+        rows.push(("facts", format!("{file} goes before the graph")));
+    }
     if let Some(batch) = shown.batch {
         rows.push(("batch", format!("{batch} only")));
     }
