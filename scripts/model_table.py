@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 BEGIN, END = "<!-- table: made by scripts/model_table.py -->", "<!-- end of table -->"
-BUILT_IN = ["fast", "fast-film", "quality", "quality-film"]
+BUILT_IN = ["fast", "fast-clean", "quality", "quality-clean"]
 SIZES = {"854x480": "480p", "1920x1080": "1080p"}
 
 
@@ -68,7 +68,7 @@ def table(binary, models, folders, slow_folders, log):
             plain.setdefault(way, {}).update(found.pop(way, {}))
         speed = {size: speeds(binary, model, size, log) for size in SIZES}
         devices += [d for s in speed.values() for d in s if d not in devices]
-        rows.append((Path(model).stem, shown, next(iter(found.values()), {}), speed))
+        rows.append((Path(model).stem if "/" in model else model, shown, next(iter(found.values()), {}), speed))
     head = ["model", "scale", "channels", "parameters", "reach"]
     head += [f"{f.name} PSNR / SSIM" for f in folders]
     head += [f"{name}, {device}, fps" for name in SIZES.values() for device in devices]
