@@ -91,7 +91,7 @@ pub fn psnr(model: &ModelFile, target: Target, beat: &dyn Fn()) -> Result<f64> {
     let side = |fixed: Option<usize>| fixed.unwrap_or(SIDE.next_multiple_of(multiple));
     let (height, width) = (side(facts.fixed[0]), side(facts.fixed[1]));
     let white = facts.white as f32;
-    let network = model.network(1, height, width)?;
+    let network = model.network(facts.batch.unwrap_or(1), height, width)?;
     let outputs = [Precision::F32, target.precision].map(|precision| -> Result<Vec<f32>> {
         beat();
         let mut net = Net::open(&network, Target { precision, ..target })?;
