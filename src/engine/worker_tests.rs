@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::engine::enlarge::{Engine, Picture};
-use crate::engine::sample as pictures;
 use crate::engine::provider;
+use crate::engine::sample as pictures;
 use crate::engine::testing::{pin, runtime_is_here};
 use crate::model::engine::Provider;
 use crate::network::testing::TestModel;

@@ -35,7 +35,18 @@ const BEYOND_SHORT: f32 = 4096.0;
 impl Default for TestModel {
     fn default() -> Self {
         let (residual, dcr, valid) = (true, false, false);
-        TestModel { seed: 1, scale: 2, channels: 1, residual, dcr, valid, odd_operation: None, gain: 1.0, lift: 0.0, detour: false }
+        TestModel {
+            seed: 1,
+            scale: 2,
+            channels: 1,
+            residual,
+            dcr,
+            valid,
+            odd_operation: None,
+            gain: 1.0,
+            lift: 0.0,
+            detour: false,
+        }
     }
 }
 
