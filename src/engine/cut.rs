@@ -240,7 +240,7 @@ mod tests {
         assert!(ground.allows(other, false, rule) && !ground.allows(other, true, rule));
         facts.fixed = [Some(132), Some(300)];
         facts.batch = Some(4);
-        let ground = Ground { facts: &facts, ..ground };
+        let ground = Ground { frame: (854, 480), facts: &facts, threads: 2, gpu: false };
         assert!(!ground.allows(rule, false, rule) && ground.allows(Cut { batch: 4, ..rule }, false, rule));
         assert!(!ground.allows(Cut { batch: 4, ..other }, false, rule));
     }
