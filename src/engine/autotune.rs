@@ -1,9 +1,11 @@
 //! Which cut of the work is fastest on this machine: measured once, before a plan is written.
 //!
 //! Only what does not change a pixel is chosen here, and only among candidates that made the
-//! reference's pixels on a generated picture, borders included. The answer is kept in the
-//! user's cache folder for this machine, model, device, library, frame size, number of threads
-//! and class of memory, so that the next job chooses the same. Without a cache folder, while
+//! reference's numbers on a generated picture, borders included: compared at 16 bits, whatever
+//! the job's depth, so that a difference too small for most of its codes is seen as well. The
+//! answer is kept in the user's cache folder for this machine, model with its facts, device,
+//! libraries, frame size and depth, number of threads and class of memory (of all memory, not
+//! of what happens to be free), so that the next job chooses the same. Without a cache folder, while
 //! others keep the processors busy, or when measuring fails, the fixed rule of [`crate::engine::tune`] stands.
 
 use std::sync::Arc;
@@ -12,23 +14,23 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::base::fault::one_line;
+use crate::base::fault::{Fault, one_line};
 use crate::config::settings::JobSettings;
-use crate::engine::cache::Cache;
+use crate::engine::cache::{self, Cache};
 use crate::engine::cut::{Cut, Ground};
 use crate::engine::enlarge::{Engine, Pass, Picture};
 use crate::engine::machine::{self, Machine};
 use crate::engine::provider::Target;
 use crate::engine::race::{Estimate, Figure, Race, Runner, Track};
 use crate::engine::session::Net;
-use crate::engine::{runtime, sample, tune};
+use crate::engine::{sample, tune};
 use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::network::facts::ModelFacts;
 use crate::network::model_file::ModelFile;
 use crate::pixel::sample::Coding;
 
 /// Counted up when candidates or their measuring change: older answers are measured anew.
-const RULES: u32 = 1;
+const RULES: u32 = 2;
 /// A run should take no longer: larger frames are measured by a part of them.
 const RUN: Duration = Duration::from_millis(80);
 /// No candidate begins after this long, with a network for which a run takes [`RUN`] ..
@@ -56,7 +58,7 @@ pub struct Around<'a> {
     pub frame: (u32, u32),
     /// Bits of its samples.
     pub depth: u8,
-    /// Memory that the engine may take, bytes.
+    /// Memory that the engine may take, bytes; of the machine's, not of what is free now.
     pub memory: u64,
     /// Called while measuring, at least every few seconds.
     pub beat: &'a dyn Fn(),
@@ -77,8 +79,10 @@ struct Key<'a> {
     provider: Provider,
     device: u32,
     precision: Precision,
-    library: String,
+    libraries: Vec<String>,
+    facts: String,
     frame: (u32, u32),
+    depth: u8,
     threads: u32,
     memory_class: u32,
     /// A tile that a person has set is not up for choice.
@@ -117,6 +121,9 @@ pub fn find(pin: &EnginePin, around: &Around) -> Option<Tuned> {
 
 /// [`find`] with its cache given.
 fn find_in(cache: &Cache, pin: &EnginePin, around: &Around, busy: &dyn Fn() -> bool) -> Result<Tuned> {
+    let model = ModelFile::open_pinned(pin)?;
+    let gpu = tune::is_gpu(pin.provider);
+    let asked = around.settings.tile.or(model.facts.tile);
     let key = Key {
         rules: RULES,
         machine: Machine::this(),
@@ -124,29 +131,56 @@ fn find_in(cache: &Cache, pin: &EnginePin, around: &Around, busy: &dyn Fn() -> b
         provider: pin.provider,
         device: pin.device,
         precision: pin.precision,
-        library: runtime::description()?,
+        libraries: machine::libraries(gpu)?,
+        facts: cache::facts_key(&model.facts),
         frame: around.frame,
+        depth: around.depth,
         threads: around.settings.threads,
-        memory_class: (around.memory / CLASS_BYTES).checked_ilog2().map_or(0, |class| class + 1),
-        tile: around.settings.tile,
+        memory_class: class(around.memory),
+        tile: asked,
     };
-    if let Some(tuned) = cache.read(&key) {
+    let ground = ground(&model, pin, around);
+    let kept = || {
+        let tuned = cache.read::<Tuned>(&key)?;
+        let sound = ground.allows(tuned.chosen, asked.is_some(), Cut::of(pin));
+        if !sound {
+            tracing::debug!("autotune: the kept answer is none for here; measured anew");
+        }
+        sound.then_some(tuned)
+    };
+    if let Some(tuned) = kept() {
         return Ok(tuned);
     }
     let Some(_lock) = cache.lock(PATIENCE, around.beat) else {
         anyhow::bail!("another measuring has not ended, or the folder takes no lock");
     };
     // Whoever held the lock may have measured the same.
-    if let Some(tuned) = cache.read(&key) {
+    if let Some(tuned) = kept() {
         return Ok(tuned);
     }
     // What would be kept for ever must not be measured between the work of others.
     if busy() {
         anyhow::bail!("the processors are busy with other work; measured another time");
     }
-    let tuned = measure(&ModelFile::open_pinned(pin)?, pin, around)?;
+    let tuned = measure(&model, pin, around)?;
     cache.write(&key, &tuned)?;
     Ok(tuned)
+}
+
+/// The class of memory; 0 below [`CLASS_BYTES`].
+fn class(memory: u64) -> u32 {
+    (memory / CLASS_BYTES).checked_ilog2().map_or(0, |class| class + 1)
+}
+
+/// The least memory of a class: what candidates may take, so that all of a class choose alike.
+fn least_of(class: u32) -> u64 {
+    class.checked_sub(1).map_or(0, |doublings| CLASS_BYTES << doublings)
+}
+
+fn ground<'a>(model: &'a ModelFile, pin: &EnginePin, around: &Around) -> Ground<'a> {
+    let gpu = tune::is_gpu(pin.provider);
+    let threads = if gpu { 1 } else { tune::threads(around.settings) };
+    Ground { frame: around.frame, facts: &model.facts, threads, gpu }
 }
 
 /// A candidate's line in the log.
@@ -159,8 +193,6 @@ pub fn words(figure: &Figure) -> String {
 
 /// Measures candidates for a pin; its own cut is the reference.
 pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tuned> {
-    let gpu = tune::is_gpu(pin.provider);
-    let threads = if gpu { 1 } else { tune::threads(around.settings) };
     let rate = seconds_a_pixel(model, pin)?;
     (around.beat)();
     let estimated = |cut: Cut, frame| seconds(cut, frame, pin.halo, rate);
@@ -186,11 +218,11 @@ pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tu
     let open =
         |cut: Cut| -> Result<Box<dyn Runner>> { Ok(Box::new(Frames::open(&cut.on(pin), picture, around.depth)?)) };
     let end = Instant::now() + Duration::from_secs_f64(limit);
-    let memory = around.memory.max(tune::session_bytes(model, pin)?);
+    let memory = least_of(class(around.memory)).max(tune::session_bytes(model, pin)?);
     let track = Track { open: &open, estimate: &estimate, memory, end, beat: around.beat };
-    let ground = Ground { frame: around.frame, facts: &model.facts, threads, gpu };
+    let ground = ground(model, pin, around);
     let mut race = Race::begin(track, reference)?;
-    if around.settings.tile.is_none() {
+    if around.settings.tile.or(model.facts.tile).is_none() {
         race.stage(&ground.shapes(race.best()));
     }
     race.stage(&ground.splits(race.best()));
@@ -205,7 +237,8 @@ pub fn seconds_a_pixel(model: &ModelFile, pin: &EnginePin) -> Result<f64> {
     let side = if tune::is_gpu(pin.provider) { PROBE.1 } else { PROBE.0 };
     let size = |fixed: Option<usize>| fixed.unwrap_or(side.next_multiple_of(multiple));
     let (height, width) = (size(model.facts.fixed[0]), size(model.facts.fixed[1]));
-    let mut net = Net::open(&model.network(1, height, width)?, Target { threads: 1, ..Target::of(pin) })?;
+    let batch = model.facts.batch.unwrap_or(1);
+    let mut net = Net::open(&model.network(batch, height, width)?, Target { threads: 1, ..Target::of(pin) })?;
     net.run(|_, _| ())?;
     let mut least = Duration::MAX;
     for _ in 0..2 {
@@ -213,7 +246,7 @@ pub fn seconds_a_pixel(model: &ModelFile, pin: &EnginePin) -> Result<f64> {
         net.run(|_, _| ())?;
         least = least.min(start.elapsed());
     }
-    Ok(least.as_secs_f64() / (height * width) as f64)
+    Ok(least.as_secs_f64() / (batch * height * width) as f64)
 }
 
 /// Seconds that a frame will take, estimated from those of a pixel.
@@ -237,6 +270,8 @@ struct Frames {
     engine: Engine,
     pass: Pass,
     pictures: [Picture; 2],
+    size: (usize, usize),
+    channels: usize,
     turn: usize,
 }
 
@@ -248,23 +283,31 @@ impl Frames {
         let coding = if channels == 1 { Coding::luma(depth) } else { engine.fine() };
         let pass = engine.pass(size, coding, coding);
         let picture = |seed| Picture::Planes(Arc::new(sample::planes(size.0, size.1, channels, coding, seed, 0)));
-        Ok(Frames { engine, pass, pictures: [picture(1), picture(2)], turn: 0 })
+        Ok(Frames { engine, pass, pictures: [picture(1), picture(2)], size, channels, turn: 0 })
     }
 
     fn run(&mut self, which: usize) -> Result<()> {
         self.pass.start(self.engine.pool(), &self.pictures[which], None)?;
-        self.pass.finish().map(drop)
+        self.pass.finish()?;
+        self.whole()
+    }
+
+    /// An engine that went on with less than its cut is not what is measured here.
+    fn whole(&self) -> Result<()> {
+        self.engine.take_words().map_or(Ok(()), |words| Err(Fault::DeviceMemory.because(words)))
     }
 }
 
 impl Runner for Frames {
     fn prove(&mut self) -> Result<[u8; 32]> {
-        self.run(0)?;
-        let mut hasher = blake3::Hasher::new();
-        for band in self.pass.bands() {
-            hasher.update(band);
-        }
-        Ok(*hasher.finalize().as_bytes())
+        let ((width, height), fine) = (self.size, self.engine.fine());
+        let mut pass = self.engine.pass(self.size, fine, fine);
+        let planes = sample::planes(width, height, self.channels, fine, 1, 0);
+        pass.start(self.engine.pool(), &Picture::Planes(Arc::new(planes)), None)?;
+        pass.finish()?;
+        self.whole()?;
+        // Bands are as high as the tiles: only whole planes are the same for all candidates.
+        Ok(*blake3::hash(&pass.planes()).as_bytes())
     }
 
     fn time(&mut self) -> Result<Duration> {

@@ -21,7 +21,10 @@ fn every_candidate_makes_the_same_pixels() {
     let path = folder.path().join("whole.onnx");
     std::fs::write(&path, TestModel { residual: false, ..Default::default() }.bytes()).unwrap();
     let whole = ModelFile::open(path.to_str().unwrap()).unwrap();
-    for (model, frame) in [(&fast, (163, 131)), (&whole, (163, 131)), (&whole, (60, 7))] {
+    let path = folder.path().join("colour.onnx");
+    std::fs::write(&path, TestModel { channels: 3, ..Default::default() }.bytes()).unwrap();
+    let colour = ModelFile::open(path.to_str().unwrap()).unwrap();
+    for (model, frame) in [(&fast, (163, 131)), (&colour, (101, 90)), (&whole, (163, 131)), (&whole, (60, 7))] {
         let ground = Ground { frame, facts: &model.facts, threads: 3, gpu: false };
         let reference = pin(model, (40, 30));
         let mut cuts = ground.shapes(Cut::of(&reference));
@@ -70,6 +73,74 @@ fn answers_are_kept_and_found_again() {
     beats.set(0);
     find_in(&cache, &fixed, &around, &|| false).unwrap();
     assert!(beats.get() > 5);
+}
+
+#[test]
+fn a_kept_cut_that_cannot_be_is_measured_anew() {
+    if !runtime_is_here() {
+        return;
+    }
+    let settings = JobSettings { device: "cpu".into(), threads: 2, ..Default::default() };
+    let model = ModelFile::open("fast").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::at(folder.path()).unwrap();
+    let around = around(&settings, (120, 100), &|| {});
+    let pin = pin(&model, (120, 100));
+    let first = find_in(&cache, &pin, &around, &|| false).unwrap();
+    let entries = std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path());
+    let file = entries.into_iter().find(|p| p.extension().is_some_and(|e| e == "json")).unwrap();
+    let mut entry: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    entry["value"]["chosen"]["threads"] = 9.into();
+    std::fs::write(&file, entry.to_string()).unwrap();
+    // Measured anew, which a busy machine does not do.
+    assert!(find_in(&cache, &pin, &around, &|| true).is_err());
+    entry["value"]["chosen"]["threads"] = first.chosen.threads.into();
+    std::fs::write(&file, entry.to_string()).unwrap();
+    assert_eq!(find_in(&cache, &pin, &around, &|| true).unwrap(), first);
+    // Other facts, another depth or class of memory are another question; in a class are none.
+    let kept = |around: &Around| find_in(&cache, &pin, around, &|| true).is_ok();
+    assert!(!kept(&Around { depth: 10, ..around }) && !kept(&Around { memory: 2 << 30, ..around }));
+    assert!(kept(&Around { memory: (2 << 30) - 1, ..around }));
+    let wider = ModelFacts { halo: model.facts.halo + 1, ..model.facts.clone() };
+    let told = ModelFacts { remarks: vec!["so".into()], ..model.facts.clone() };
+    assert_ne!(cache::facts_key(&wider), cache::facts_key(&model.facts));
+    assert_eq!(cache::facts_key(&told), cache::facts_key(&model.facts));
+}
+
+#[test]
+fn all_of_a_class_of_memory_choose_alike() {
+    for memory in [0, 1, 300 << 20, 512 << 20, 1 << 30, (1 << 30) + 1, u64::MAX / 2, u64::MAX] {
+        let least = least_of(class(memory));
+        assert!(least <= memory && class(least) == class(memory) && memory / 2 < least.max(CLASS_BYTES), "{memory}");
+    }
+}
+
+/// What went on with smaller pieces is another cut than the one that was to be measured.
+#[test]
+fn a_candidate_that_ran_out_of_memory_is_out() {
+    if !runtime_is_here() {
+        return;
+    }
+    let model = ModelFile::open("fast").unwrap();
+    let pin = EnginePin { batch: 2, ..pin(&model, (50, 40)) };
+    let _plan = crate::base::failpoint::scoped("infer.memory=eio:1");
+    let mut frames = Frames::open(&pin, (100, 80), 8).unwrap();
+    let error = frames.prove().unwrap_err();
+    assert!(Fault::of(&error) == Fault::DeviceMemory && error.to_string().contains("ran out of memory"), "{error}");
+}
+
+/// A tile in the file beside the model counts as one in the settings.
+#[test]
+fn a_tile_written_beside_the_model_stays() {
+    if !runtime_is_here() {
+        return;
+    }
+    let settings = JobSettings { threads: 2, ..Default::default() };
+    let mut model = ModelFile::open("fast").unwrap();
+    model.facts.tile = Some((64, 64));
+    let fixed = pin(&model, (64, 64));
+    let tuned = measure(&model, &fixed, &around(&settings, (128, 128), &|| {})).unwrap();
+    assert!(tuned.figures.len() > 1 && tuned.figures.iter().all(|f| f.cut.tile_width == 64), "{tuned:?}");
 }
 
 #[test]

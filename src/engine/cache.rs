@@ -19,6 +19,7 @@ use crate::base::clock;
 use crate::base::fault::one_line;
 use crate::base::lock::FileLock;
 use crate::base::path_text::escape;
+use crate::network::facts::ModelFacts;
 
 /// Version of the files here; others are ignored.
 const VERSION: u32 = 1;
@@ -54,6 +55,14 @@ fn made(folder: &Path) -> Option<PathBuf> {
             None
         }
     }
+}
+
+/// The facts of a model that an answer holds for, those a person has written included, as part
+/// of a key: a hash.
+pub fn facts_key(facts: &ModelFacts) -> String {
+    // Words for people change nothing.
+    let facts = ModelFacts { remarks: Vec::new(), ..facts.clone() };
+    blake3::hash(format!("{facts:?}").as_bytes()).to_hex()[..32].to_owned()
 }
 
 /// A file: what was asked, and the answer.

@@ -155,6 +155,28 @@ impl Ground<'_> {
     }
 }
 
+impl Ground<'_> {
+    /// Whether a cut that was kept somewhere is one that could have been chosen here; `asked`:
+    /// the tile that a person has set.
+    pub fn allows(&self, cut: Cut, asked: bool, rule: Cut) -> bool {
+        let facts = self.facts;
+        let (wide, high) = (cut.tile_width, cut.tile_height);
+        let multiple = facts.multiple.max(1);
+        let most = CORE_MAX.next_multiple_of(multiple);
+        let side = |core: u32| (1..=most).contains(&core) && core.is_multiple_of(multiple);
+        let same = (wide, high) == (rule.tile_width, rule.tile_height);
+        let held = asked || facts.fixed.iter().any(Option::is_some);
+        let batch = match facts.batch {
+            Some(batch) => cut.batch as usize == batch,
+            None => (1..=BATCHES_GPU[BATCHES_GPU.len() - 1]).contains(&cut.batch),
+        };
+        let hands = cut.sessions.checked_mul(cut.threads).is_some_and(|hands| hands <= self.threads.max(1));
+        let shared = if self.gpu { (1..=2).contains(&cut.sessions) && cut.threads == 1 } else { hands };
+        let working = cut.sessions > 0 && cut.threads > 0;
+        batch && shared && working && if held { same } else { same || (side(wide) && side(high)) }
+    }
+}
+
 fn add(cuts: &mut Vec<Cut>, cut: Cut) {
     if !cuts.contains(&cut) {
         cuts.push(cut);
@@ -190,6 +212,37 @@ mod tests {
         }
         facts.fixed = [Some(64), Some(64)];
         assert_eq!(Ground { frame: (854, 480), facts: &facts, threads: 2, gpu: false }.shapes(FROM), [FROM]);
+    }
+
+    #[test]
+    fn what_could_not_have_been_chosen_is_not_taken() {
+        let mut facts = ModelFile::open("fast").unwrap().facts;
+        facts.multiple = 4;
+        let rule = Cut { tile_width: 288, ..FROM };
+        let ground = Ground { frame: (854, 480), facts: &facts, threads: 2, gpu: false };
+        for cut in ground.shapes(rule).into_iter().chain(ground.splits(rule)).chain(ground.batches(rule)) {
+            assert!(ground.allows(cut, false, rule), "{cut:?}");
+        }
+        for cut in [
+            Cut { tile_width: 0, ..rule },
+            Cut { tile_height: 122, ..rule },
+            Cut { tile_width: 4000, ..rule },
+            Cut { batch: 0, ..rule },
+            Cut { batch: 999, ..rule },
+            Cut { sessions: 0, ..rule },
+            Cut { threads: 0, ..rule },
+            Cut { sessions: 2, threads: 2, ..rule },
+            Cut { sessions: u32::MAX, threads: u32::MAX, ..rule },
+        ] {
+            assert!(!ground.allows(cut, false, rule), "{cut:?}");
+        }
+        let other = Cut { tile_width: 428, ..rule };
+        assert!(ground.allows(other, false, rule) && !ground.allows(other, true, rule));
+        facts.fixed = [Some(132), Some(300)];
+        facts.batch = Some(4);
+        let ground = Ground { frame: (854, 480), facts: &facts, threads: 2, gpu: false };
+        assert!(!ground.allows(rule, false, rule) && ground.allows(Cut { batch: 4, ..rule }, false, rule));
+        assert!(!ground.allows(Cut { batch: 4, ..other }, false, rule));
     }
 
     #[test]

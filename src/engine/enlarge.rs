@@ -65,7 +65,7 @@ impl Engine {
             return Err(Fault::Internal.because(message));
         }
         let own = pin.clone();
-        let ladder = Arc::new(Ladder::new(pin, multiple, facts.fixed.iter().any(Option::is_some)));
+        let ladder = Arc::new(Ladder::new(pin, facts));
         let (shared, plans) = (ladder.clone(), failpoint::carry());
         let open = move || {
             plans.here();

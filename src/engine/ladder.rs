@@ -1,14 +1,18 @@
-//! A device out of memory: fewer tiles in a call, then parts of tiles, the same pixels.
+//! A device out of memory: fewer tiles in a call, then parts of tiles.
 //!
 //! What was found to fit holds for all threads of an engine, as long as it lives. Parts are cut
-//! out of the plan's tiles and see as far around themselves, so that no pixel changes.
+//! out of the plan's tiles and see as far around themselves, so that on the processor no pixel
+//! changes. CUDA and TensorRT choose kernels by the shape of a call: there the last bit of a
+//! network's number may come out otherwise, which the words say. The same holds anywhere for a
+//! tile that short arithmetic fails on: a part is judged, and made again in f32, by itself.
 
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
 use crate::base::fault::{Fault, one_line};
-use crate::model::engine::EnginePin;
+use crate::model::engine::{EnginePin, Provider};
+use crate::network::facts::ModelFacts;
 use crate::tile::grid::Tile;
 
 /// Lowest core, in source pixels a side: below it nothing but the halo is left.
@@ -31,14 +35,17 @@ pub struct Ladder {
     told: Mutex<Option<String>>,
     model: String,
     device: String,
+    /// Kernels follow the shape of a call.
+    by_shape: bool,
     multiple: usize,
-    /// The network takes one size only.
+    /// The network takes one size only, or one number of pictures.
     fixed: bool,
+    fixed_batch: bool,
 }
 
 impl Ladder {
-    /// At the top: what the pin says. `multiple` and `fixed` are the model's.
-    pub fn new(pin: &EnginePin, multiple: u32, fixed: bool) -> Ladder {
+    /// At the top: what the pin says.
+    pub fn new(pin: &EnginePin, facts: &ModelFacts) -> Ladder {
         let core = (pin.tile_width as usize, pin.tile_height as usize);
         let top = Rung { batch: pin.batch.max(1) as usize, core };
         let (model, device) = (pin.model.clone(), pin.label());
@@ -47,8 +54,10 @@ impl Ladder {
             told: Mutex::new(None),
             model,
             device,
-            multiple: multiple.max(1) as usize,
-            fixed,
+            by_shape: matches!(pin.provider, Provider::Cuda | Provider::Tensorrt),
+            multiple: facts.multiple.max(1) as usize,
+            fixed: facts.fixed.iter().any(Option::is_some),
+            fixed_batch: facts.batch.is_some(),
         }
     }
 
@@ -69,17 +78,23 @@ impl Ladder {
         let Rung { batch, core: (width, height) } = from;
         let Some(rung) = self.lower(from) else {
             let (model, device) = (&self.model, &self.device);
+            let tiles = if batch == 1 { "one tile".into() } else { format!("{batch} tiles") };
             let message = format!(
-                "model {model}: {device} has not enough memory even for one tile of {width}x{height} at a time \
+                "model {model}: {device} has not enough memory even for {tiles} of {width}x{height} at a time \
                  ({}); choose smaller tiles (tile), another device (device = \"cpu\") or a smaller model",
                 one_line(error)
             );
             return Err(Fault::DeviceMemory.because(message));
         };
         *now = rung;
+        let difference = if self.by_shape {
+            "and, as this device chooses its kernels by shape, perhaps with differences in the last bit"
+        } else {
+            "and without any difference"
+        };
         let words = format!(
             "{} ran out of memory with {batch} tiles of {width}x{height}; the same frames go on with {} of {}x{}, \
-             more slowly and without any difference",
+             more slowly {difference}",
             self.device, rung.batch, rung.core.0, rung.core.1
         );
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +112,7 @@ impl Ladder {
     }
 
     fn lower(&self, from: Rung) -> Option<Rung> {
-        if from.batch > 1 {
+        if from.batch > 1 && !self.fixed_batch {
             return Some(Rung { batch: from.batch / 2, ..from });
         }
         let half = |side: usize| side.div_ceil(2).next_multiple_of(self.multiple);
@@ -131,7 +146,9 @@ mod tests {
 
     fn ladder(multiple: u32, fixed: bool, batch: u32, tile: (u32, u32)) -> Ladder {
         let model = ModelFile::open("fast").unwrap();
-        Ladder::new(&EnginePin { batch, ..pin(&model, tile) }, multiple, fixed)
+        let fixed = [fixed.then_some(64); 2];
+        let facts = ModelFacts { multiple, fixed, ..model.facts.clone() };
+        Ladder::new(&EnginePin { batch, ..pin(&model, tile) }, &facts)
     }
 
     fn rungs(ladder: &Ladder) -> (Vec<Rung>, anyhow::Error) {
@@ -157,6 +174,34 @@ mod tests {
         assert!(way.len() > 3 && way.iter().all(|r| r.core.0 % 8 == 0 && r.core.1 % 8 == 0), "{way:?}");
         assert_eq!(rungs(&ladder(1, true, 2, (64, 64))).0.len(), 2);
         assert_eq!(rungs(&ladder(1, false, 1, (8, 8))).0.len(), 1);
+    }
+
+    #[test]
+    fn a_fixed_batch_stays() {
+        let model = ModelFile::open("fast").unwrap();
+        let pin = EnginePin { batch: 4, ..pin(&model, (64, 48)) };
+        let mut facts = ModelFacts { batch: Some(4), ..model.facts.clone() };
+        let (way, _) = rungs(&Ladder::new(&pin, &facts));
+        assert_eq!(way[1], Rung { batch: 4, core: (32, 48) });
+        assert!(way.len() > 3 && way.iter().all(|rung| rung.batch == 4), "{way:?}");
+        facts.fixed = [Some(64), Some(64)];
+        let (way, error) = rungs(&Ladder::new(&pin, &facts));
+        assert!(way.len() == 1 && error.to_string().contains("4 tiles of 64x48"), "{error}");
+    }
+
+    #[test]
+    fn no_more_is_promised_than_holds() {
+        let model = ModelFile::open("fast").unwrap();
+        for (provider, wanted) in [
+            (Provider::Cpu, "without any difference"),
+            (Provider::Openvino, "without any difference"),
+            (Provider::Cuda, "last bit"),
+            (Provider::Tensorrt, "last bit"),
+        ] {
+            let ladder = Ladder::new(&EnginePin { provider, ..pin(&model, (64, 48)) }, &model.facts);
+            ladder.below(ladder.now(), &anyhow::anyhow!("full")).unwrap();
+            assert!(ladder.take_words().is_some_and(|words| words.contains(wanted)), "{provider:?}");
+        }
     }
 
     #[test]

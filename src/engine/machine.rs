@@ -1,9 +1,13 @@
 //! What the speed of this machine depends on: its processor and its graphics devices.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Result;
 use serde::Serialize;
+
+use crate::engine::runtime;
 
 /// A machine, as far as measurements of another do not hold for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +29,36 @@ impl Machine {
             gpus: gpus(Path::new("/proc/driver/nvidia/gpus")),
         }
     }
+}
+
+/// How the names of libraries begin whose versions measurements depend on.
+const LIBRARIES: [&str; 6] = ["libonnxruntime", "libopenvino", "libnvinfer", "libcudnn", "libcublas", "libcudart"];
+
+/// All libraries at hand that a network runs in, for the keys of kept answers: ONNX Runtime's
+/// description, a hash of name, size and time of each file beside it, and with `gpu` the
+/// version of the driver.
+pub fn libraries(gpu: bool) -> Result<Vec<String>> {
+    let mut known = vec![runtime::description()?];
+    known.extend(runtime::library()?.parent().map(files));
+    if gpu {
+        let version = std::fs::read_to_string("/sys/module/nvidia/version");
+        known.extend(version.ok().map(|version| format!("driver {}", version.trim())));
+    }
+    Ok(known)
+}
+
+fn files(folder: &Path) -> String {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Of the file that a link leads to.
+        let Ok(about) = std::fs::metadata(entry.path()) else { continue };
+        if LIBRARIES.iter().any(|start| name.starts_with(start)) {
+            files.push(format!("{name} {} {}.{}", about.len(), about.mtime(), about.mtime_nsec()));
+        }
+    }
+    files.sort();
+    format!("files {}", &blake3::hash(files.join("\n").as_bytes()).to_hex()[..32])
 }
 
 /// Processors this process may use.
@@ -81,6 +115,21 @@ fn gpus(folder: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_library_is_another_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        file("libonnxruntime_providers_openvino.so", "one");
+        let before = files(folder.path());
+        file("notes.txt", "of no matter");
+        assert_eq!(files(folder.path()), before);
+        file("libonnxruntime_providers_openvino.so", "another");
+        let after = files(folder.path());
+        assert_ne!(after, before);
+        file("libopenvino.so", "");
+        assert_ne!(files(folder.path()), after);
+    }
 
     #[test]
     fn names_are_read_as_the_kernel_writes_them() {

@@ -10,11 +10,11 @@
 use anyhow::Result;
 
 use crate::base::fault::{Fault, one_line};
-use crate::engine::cache::Cache;
-use crate::engine::machine::Machine;
+use crate::engine::cache::{self, Cache};
+use crate::engine::machine::{self, Machine};
 use crate::engine::provider::{self, Target};
+use crate::engine::sample;
 use crate::engine::session::Net;
-use crate::engine::{runtime, sample};
 use crate::model::engine::{Precision, Provider};
 use crate::network::facts::ModelFacts;
 use crate::network::model_file::ModelFile;
@@ -58,11 +58,14 @@ pub fn checked(
         provider: Provider,
         device: u32,
         precision: Precision,
-        library: String,
+        libraries: Vec<String>,
+        facts: String,
     }
     let Target { provider, device, precision, .. } = target;
-    let (machine, library) = (Machine::this(), runtime::description()?);
-    let key = Key { machine, model: &model.hash, provider, device, precision, library };
+    let gpu = matches!(provider, Provider::Cuda | Provider::Tensorrt);
+    let (machine, libraries) = (Machine::this(), machine::libraries(gpu)?);
+    let facts = cache::facts_key(&model.facts);
+    let key = Key { machine, model: &model.hash, provider, device, precision, libraries, facts };
     let known = cache.and_then(|cache| cache.read::<f64>(&key));
     let figure = match known {
         Some(figure) => figure,
@@ -91,7 +94,7 @@ pub fn psnr(model: &ModelFile, target: Target, beat: &dyn Fn()) -> Result<f64> {
     let side = |fixed: Option<usize>| fixed.unwrap_or(SIDE.next_multiple_of(multiple));
     let (height, width) = (side(facts.fixed[0]), side(facts.fixed[1]));
     let white = facts.white as f32;
-    let network = model.network(1, height, width)?;
+    let network = model.network(facts.batch.unwrap_or(1), height, width)?;
     let outputs = [Precision::F32, target.precision].map(|precision| -> Result<Vec<f32>> {
         beat();
         let mut net = Net::open(&network, Target { precision, ..target })?;

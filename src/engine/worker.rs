@@ -62,7 +62,6 @@ impl Job {
 /// What was wrong with an output, the worse the later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Flaw {
-    None,
     /// Black where the source is not.
     Black,
     /// Infinities or numbers that are none.
@@ -214,34 +213,45 @@ fn network(model: &ModelFile, rung: Rung, halo: usize) -> Result<Network> {
 }
 
 impl Open {
-    /// Runs the network on tiles, in f32 where short arithmetic gives no picture.
+    /// Runs the network on tiles, and in f32 once more on those of which short arithmetic gave
+    /// no picture. Each is judged by itself: which others share its call depends on what was
+    /// reused, and no pixel may.
     fn enlarge(&mut self, job: &Job, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
-        let mut flaw = run(&mut self.net, job, tiles, now, &self.zeros, out)?;
-        if flaw != Flaw::None && self.target.precision != Precision::F32 {
+        let mut flawed = run(&mut self.net, job, tiles, now, &self.zeros, out)?;
+        if !flawed.is_empty() && self.target.precision != Precision::F32 {
             let exact = match &mut self.exact {
                 Some(exact) => exact,
                 empty => {
                     let (width, height) = job.grid.input_size();
                     let network = self.model.network(self.net.batch(), height, width)?;
                     let name = &self.model.name;
-                    tracing::warn!("model {name}: {flaw:?} in short precision; those tiles go in f32");
+                    tracing::warn!("model {name}: {:?} in short precision; such tiles go in f32", flawed[0].1);
                     empty.insert(Net::open(&network, Target { precision: Precision::F32, ..self.target })?)
                 }
             };
-            flaw = run(exact, job, tiles, now, &self.zeros, out)?;
+            let again: Vec<Tile> = flawed.iter().map(|(tile, _)| *tile).collect();
+            flawed = run(exact, job, &again, now, &self.zeros, out)?;
         }
-        let gave = match flaw {
-            Flaw::None => return Ok(()),
-            Flaw::Black => "made a bright part of the picture black",
-            Flaw::NotFinite => "gave values that are not numbers",
+        let gave = match flawed.iter().map(|(_, flaw)| flaw).max() {
+            None => return Ok(()),
+            Some(Flaw::Black) => "made a bright part of the picture black",
+            Some(Flaw::NotFinite) => "gave values that are not numbers",
         };
         let message = format!("model {}: {gave}; it is damaged or not fit for this device", self.model.name);
         Err(Fault::Unsupported.because(message))
     }
 }
 
-/// One call of the network: up to a batch of tiles, gathered, enlarged, stitched.
-fn run(net: &mut Net, job: &Job, tiles: &[Tile], now: &[u8], zeros: &[f32], out: &mut [u8]) -> Result<Flaw> {
+/// One call of the network: up to a batch of tiles, gathered, enlarged, stitched. Those that
+/// came out with a flaw.
+fn run(
+    net: &mut Net,
+    job: &Job,
+    tiles: &[Tile],
+    now: &[u8],
+    zeros: &[f32],
+    out: &mut [u8],
+) -> Result<Vec<(Tile, Flaw)>> {
     let Job { grid, scale, channels, white, .. } = job;
     let (in_length, out_length) = net.tile_lengths();
     let slots = net.input().chunks_exact_mut(in_length);
@@ -257,18 +267,17 @@ fn run(net: &mut Net, job: &Job, tiles: &[Tile], now: &[u8], zeros: &[f32], out:
     let (layout, residual) = (net.layout, net.residual);
     net.run(|input, output| {
         let ends = input.chunks_exact(in_length).zip(output.chunks_exact(out_length));
-        tiles.iter().zip(ends).fold(Flaw::None, |flaw, (&tile, (input, output))| {
+        let judged = tiles.iter().zip(ends).filter_map(|(&tile, (input, output))| {
             let base = residual.then_some(input);
             let enlarged = Enlarged { layout, scale: *scale, channels: *channels, white: *white, output, base };
             let worst = stitch(&enlarged, job.to, grid, tile, zeros, out);
-            flaw.max(if worst >= NOT_FINITE {
-                Flaw::NotFinite
-            } else if black::went_black((input, *white), (out, job.to), *scale, grid, tile) {
-                Flaw::Black
-            } else {
-                Flaw::None
-            })
-        })
+            if worst >= NOT_FINITE {
+                return Some((tile, Flaw::NotFinite));
+            }
+            let black = black::went_black((input, *white), (out, job.to), *scale, grid, tile);
+            black.then_some((tile, Flaw::Black))
+        });
+        judged.collect()
     })
 }
 

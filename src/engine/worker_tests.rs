@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::engine::enlarge::{Engine, Picture};
+use crate::engine::provider;
 use crate::engine::sample as pictures;
 use crate::engine::testing::{pin, runtime_is_here};
+use crate::model::engine::Provider;
 use crate::network::testing::TestModel;
 
 const SIZE: (usize, usize) = (97, 61);
@@ -63,4 +65,50 @@ fn at_the_bottom_it_says_what_to_do() {
     assert_eq!(Fault::of(&error), Fault::DeviceMemory);
     let words = error.to_string();
     assert!(["model.onnx", "cpu/f32", "tile", "device"].iter().all(|word| words.contains(word)), "{words}");
+}
+
+/// Bright tiles come out of short arithmetic black and are made again in f32; dark ones beside
+/// them, in the same call or not, keep what short arithmetic made of them.
+#[test]
+fn a_flawed_tile_goes_in_f32_and_takes_no_other_with_it() {
+    if !runtime_is_here() || !provider::is_here(Provider::Openvino) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, TestModel { detour: true, residual: false, ..Default::default() }.bytes()).unwrap();
+    let file = ModelFile::open(path.to_str().unwrap()).unwrap();
+    let (provider, precision) = (Provider::Openvino, Precision::Bf16);
+    let pin = EnginePin { provider, precision, batch: 4, ..pin(&file, (16, 16)) };
+    let size = (64, 32);
+    // Columns of tiles, bright and dark in turn; the second picture differs in the dark ones,
+    // the third in one of both, and only in their middles, which their neighbours do not see.
+    let first = [200, 10, 180, 12];
+    let picture = |values: [u8; 4]| {
+        let row = |x: usize| if (4..12).contains(&(x % 16)) { values[x / 16] } else { first[x / 16] };
+        Picture::Planes(Arc::new((0..size.1).flat_map(|_| (0..size.0).map(row)).collect()))
+    };
+    let pictures = [first, [200, 11, 180, 13], [200, 11, 190, 14]].map(picture);
+    let engine = Engine::open(&pin).unwrap();
+    let made = |reuse: bool| -> Vec<Vec<u8>> {
+        let mut pass = engine.pass(size, Coding::luma(8), Coding::luma(8));
+        let mut before = None;
+        let each = |now| {
+            pass.start(engine.pool(), now, before.filter(|_| reuse)).unwrap();
+            before = Some(now);
+            let counts = pass.finish().unwrap();
+            assert_eq!(counts.reused > 0, reuse && !std::ptr::eq(now, &pictures[0]));
+            pass.planes()
+        };
+        pictures.iter().map(each).collect()
+    };
+    let fresh = made(false);
+    assert!(made(true) == fresh, "pixels depend on what was reused");
+    let columns = |picture: &[u8]| [0, 1, 2, 3].map(|tile| picture[tile * 32 + 16]);
+    let [first, _, third] = [0, 1, 2].map(|n| columns(&fresh[n]));
+    assert_eq!((first[0], first[2], third[0], third[2]), (200, 180, 200, 190));
+    if provider::cpu_has_bf16() {
+        assert_eq!((first[1], first[3], third[1], third[3]), (0, 0, 0, 0), "short arithmetic made these");
+    }
+    assert_eq!(engine.take_words(), None);
 }

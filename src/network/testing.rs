@@ -24,12 +24,29 @@ pub struct TestModel {
     pub gain: f32,
     /// Added to the last layer's biases.
     pub lift: f32,
+    /// Instead of random weights: repeats its input (luma), by way of numbers around
+    /// [`BEYOND_SHORT`], beside which bf16 and f16 have no room for it.
+    pub detour: bool,
 }
+
+/// Numbers of 0..1 are lost beside it in bf16 (steps of 32) and f16 (4), not in f32 (1/2048).
+const BEYOND_SHORT: f32 = 4096.0;
 
 impl Default for TestModel {
     fn default() -> Self {
         let (residual, dcr, valid) = (true, false, false);
-        TestModel { seed: 1, scale: 2, channels: 1, residual, dcr, valid, odd_operation: None, gain: 1.0, lift: 0.0 }
+        TestModel {
+            seed: 1,
+            scale: 2,
+            channels: 1,
+            residual,
+            dcr,
+            valid,
+            odd_operation: None,
+            gain: 1.0,
+            lift: 0.0,
+            detour: false,
+        }
     }
 }
 
@@ -58,6 +75,20 @@ impl TestModel {
                 let kind = self.odd_operation.filter(|_| n == 0).unwrap_or("Relu");
                 graph.node.push(node(kind, &[last], &format!("r{n}"), Vec::new()));
                 last = format!("r{n}");
+            }
+        }
+        if self.detour {
+            // Of each kernel only the middle of the first plane.
+            for (n, to) in [6, 6, phases].into_iter().enumerate() {
+                let from = if n == 0 { self.channels } else { 6 };
+                let mut at = 0;
+                let middle = || {
+                    at += 1;
+                    f32::from(u8::from((at - 1) % (from * 9) == 4))
+                };
+                graph.initializer[2 * n] = tensor(&format!("w{n}"), &[to, from, 3, 3], middle);
+                let bias = [BEYOND_SHORT, 0.0, -BEYOND_SHORT][n];
+                graph.initializer[2 * n + 1] = tensor(&format!("b{n}"), &[to], || bias);
             }
         }
         if self.residual && self.channels == 1 {

@@ -171,9 +171,10 @@ fn other_luma_models_are_bit_identical_in_tiles() {
     }
 }
 
-/// bf16 for what is added to the source costs about a code value here and there, no more.
+/// bf16 for what is added to the source costs a code value here and there. Two at most in this
+/// noise, where what is added is large and 8 significant bits are coarse.
 #[test]
-fn short_precision_stays_within_a_code_value() {
+fn short_precision_stays_within_two_code_values() {
     if !runtime_is_here() || !crate::engine::provider::is_here(Provider::Openvino) {
         return;
     }
@@ -184,7 +185,8 @@ fn short_precision_stays_within_a_code_value() {
     let short = EnginePin { provider: Provider::Openvino, precision: Precision::Bf16, ..pin(&file, (120, 80)) };
     let short = enlarge(&short, shape, &frames);
     let differences = exact[0].data.iter().zip(&short[0].data).map(|(a, b)| a.abs_diff(*b));
-    assert!(differences.clone().max() <= Some(3));
+    let most = differences.clone().max().unwrap();
+    assert!(most <= 2, "{most} code values");
     let mean = differences.map(f64::from).sum::<f64>() / exact[0].data.len() as f64;
     assert!(mean < 0.25, "{mean}");
 }

@@ -8,11 +8,12 @@ const MIB: u64 = 1 << 20;
 const MOST: u64 = 768 * MIB;
 const LEAST: u64 = 48 * MIB;
 
-/// Bytes that the engine's sessions may take: half of what memory is free, or half of
-/// `memory_limit_mb` where it is set.
+/// Bytes that the engine's sessions may take: half of what this process may ever take, or
+/// half of `memory_limit_mb` where it is set. Not of what is free at the moment: what is chosen by
+/// it must be the same next time.
 pub fn engine_bytes(settings: &RunSettings) -> u64 {
     match settings.memory_limit_mb.saturating_mul(MIB) {
-        0 => memory::room() / 2,
+        0 => memory::whole() / 2,
         limit => limit / 2,
     }
 }

@@ -30,11 +30,26 @@ pub fn room() -> u64 {
     cgroup_room(Path::new("/proc/self")).map_or(available, |room| room.min(available))
 }
 
+/// Bytes this process may ever take, whatever others do now: the machine's memory, or the least
+/// limit over its cgroup and all those above. `u64::MAX` where nothing is known.
+pub fn whole() -> u64 {
+    let total = machine().map_or(u64::MAX, |m| m.total);
+    cgroup_least(Path::new("/proc/self"), limit_of).map_or(total, |limit| limit.min(total))
+}
+
 /// The least room over all memory cgroups of a process; `None` when none has a limit.
 fn cgroup_room(proc_self: &Path) -> Option<u64> {
+    cgroup_least(proc_self, room_of)
+}
+
+/// The least of something over all memory cgroups of a process.
+fn cgroup_least(proc_self: &Path, of: fn(Version, &Path) -> Option<u64>) -> Option<u64> {
     let cgroups = fs::read_to_string(proc_self.join("cgroup")).ok()?;
     let mounts = fs::read(proc_self.join("mountinfo")).ok()?;
-    folders(&cgroups, &mounts).into_iter().flat_map(|(version, top, leaf)| least_upwards(version, &top, &leaf)).min()
+    let least = |(version, top, leaf): (Version, PathBuf, PathBuf)| {
+        leaf.ancestors().take_while(|dir| dir.starts_with(&top)).filter_map(|dir| of(version, dir)).min()
+    };
+    folders(&cgroups, &mounts).into_iter().filter_map(least).min()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,24 +114,27 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(out))
 }
 
-fn least_upwards(version: Version, top: &Path, leaf: &Path) -> Option<u64> {
-    leaf.ancestors().take_while(|dir| dir.starts_with(top)).filter_map(|dir| room_of(version, dir)).min()
+fn number(dir: &Path, name: &str) -> Option<u64> {
+    fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
+}
+
+/// The limit of one cgroup, if it has one.
+fn limit_of(version: Version, dir: &Path) -> Option<u64> {
+    let limit = match version {
+        Version::Two => [number(dir, "memory.max"), number(dir, "memory.high")].into_iter().flatten().min()?,
+        Version::One => number(dir, "memory.limit_in_bytes")?,
+    };
+    // Version 1 writes "no limit" as a number near 2^63.
+    (limit < 1 << 60).then_some(limit)
 }
 
 /// What one cgroup leaves; `None` when it has no limit.
 fn room_of(version: Version, dir: &Path) -> Option<u64> {
-    let number = |name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
-    let (limit, used, droppable) = match version {
-        Version::Two => {
-            let limit = [number("memory.max"), number("memory.high")].into_iter().flatten().min()?;
-            (limit, number("memory.current")?, "inactive_file ")
-        }
-        Version::One => (number("memory.limit_in_bytes")?, number("memory.usage_in_bytes")?, "total_inactive_file "),
+    let limit = limit_of(version, dir)?;
+    let (used, droppable) = match version {
+        Version::Two => (number(dir, "memory.current")?, "inactive_file "),
+        Version::One => (number(dir, "memory.usage_in_bytes")?, "total_inactive_file "),
     };
-    // Version 1 writes "no limit" as a number near 2^63.
-    if limit >= 1 << 60 {
-        return None;
-    }
     let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
     let droppable: u64 = stat.lines().find_map(|l| l.strip_prefix(droppable)?.trim().parse().ok()).unwrap_or(0);
     Some(limit.saturating_sub(used.saturating_sub(droppable)))
@@ -135,7 +153,7 @@ mod tests {
     fn this_machine_has_memory() {
         let memory = machine().unwrap();
         assert!(memory.total >= memory.available && memory.available > 1 << 20);
-        assert!(room() <= memory.total);
+        assert!(room() <= memory.total && whole() <= memory.total && whole() == whole());
     }
 
     #[test]
@@ -156,7 +174,7 @@ mod tests {
         let mounts =
             format!("29 23 0:26 / /sys rw - sysfs sysfs rw\n30 23 0:27 / {point} rw,nosuid - cgroup2 cgroup2 rw\n");
         write(&proc_self, &[("cgroup", "0::/a/b\n"), ("mountinfo", &mounts)]);
-        assert_eq!(cgroup_room(&proc_self), Some(250));
+        assert_eq!((cgroup_room(&proc_self), cgroup_least(&proc_self, limit_of)), (Some(250), Some(900)));
         write(&top.join("a"), &[("memory.current", "5000\n")]);
         assert_eq!(cgroup_room(&proc_self), Some(0));
         write(&proc_self, &[("cgroup", "0::/../outside\n")]);
