@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::base::fault::Fault;
 use crate::base::path_text;
+pub use crate::config::keys::is_model_name as is_name;
 use crate::config::nearest::nearest;
 
 /// A network in the program.
@@ -44,8 +45,6 @@ pub const BUILTIN: &str = "builtin:";
 const ENDING: &str = ".onnx";
 /// Most files looked at in one folder.
 const FILES_MAX: usize = 4096;
-/// Longest name of a model, in bytes.
-pub const NAME_MAX: usize = 128;
 
 /// Where a model lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,12 +177,6 @@ pub fn known(name: &str, folders: &[PathBuf]) -> Result<String> {
     let near = near.map_or("`upscaled model list` shows all".to_owned(), |near| format!("did you mean {near}?"));
     let name = path_text::escape(Path::new(name));
     Err(Fault::NotFound.because(format!("there is no model {name}; {near}")))
-}
-
-/// Whether a text can be a model's name: a file name without a path.
-pub fn is_name(name: &str) -> bool {
-    let odd = |c: char| c == '/' || c == '\\' || c.is_control();
-    !name.is_empty() && name.len() <= NAME_MAX && !name.starts_with('.') && !name.contains(odd)
 }
 
 #[cfg(test)]

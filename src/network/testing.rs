@@ -24,12 +24,24 @@ pub struct TestModel {
     pub gain: f32,
     /// Added to the last layer's biases.
     pub lift: f32,
+    /// No picture of the batch comes out.
+    pub empty: bool,
 }
 
 impl Default for TestModel {
     fn default() -> Self {
-        let (residual, dcr, valid) = (true, false, false);
-        TestModel { seed: 1, scale: 2, channels: 1, residual, dcr, valid, odd_operation: None, gain: 1.0, lift: 0.0 }
+        TestModel {
+            seed: 1,
+            scale: 2,
+            channels: 1,
+            residual: true,
+            dcr: false,
+            valid: false,
+            odd_operation: None,
+            gain: 1.0,
+            lift: 0.0,
+            empty: false,
+        }
     }
 }
 
@@ -77,6 +89,13 @@ impl TestModel {
             let how = vec![text("coordinate_transformation_mode", b"asymmetric"), text("nearest_mode", b"floor")];
             graph.node.push(node("Resize", &["in".into(), String::new(), "factors".into()], "base", how));
             graph.node.push(node("Add", &[shuffled.into(), "base".into()], "out", Vec::new()));
+        }
+        if self.empty {
+            if let Some(name) = graph.node.last_mut().and_then(|node| node.output.first_mut()) {
+                *name = "all".into();
+            }
+            graph.initializer.push(TensorProto::of_integers("none", &[0]));
+            graph.node.push(node("Slice", &["all", "none", "none", "none"].map(String::from), "out", Vec::new()));
         }
         graph.input.push(free("in", self.channels));
         graph.output.push(free("out", self.channels));
