@@ -28,7 +28,7 @@ import ffmedia
 import sample_video
 from daemon_runs import REPO, SHARED_VIDEOS, Unready, binary, descendants, environment, need_tools, processes, table
 
-MODEL = REPO / "models" / "fast-luma-x2.onnx"
+MODEL = REPO / "models" / "fast-film.onnx"
 PACKAGES = ["numpy", "pillow", "onnxruntime"]
 GIB = 1 << 30
 # What is wanted of each figure.

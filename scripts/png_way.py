@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The usual way to upscale a film, as a measure for ours: every frame as a PNG file on a tmpfs.
 
-    png_way.py IN OUT --model models/fast-luma-x2.onnx [--batch 8] [--folder /dev/shm/..]
+    png_way.py IN OUT --model models/fast-film.onnx [--batch 8] [--folder /dev/shm/..]
 
 Extracts with ffmpeg, upscales batches of whole frames with ONNX Runtime on the CPU (luma through the network, chroma
 bicubic beside it), writes PNG files, encodes with libx264 crf 18 preset fast, copies the sound. Needs numpy, pillow and

@@ -13,6 +13,7 @@ use crate::cli::exit::Ended;
 use crate::cli::model_args::ImportArguments;
 use crate::cli::{model_show, output};
 use crate::engine::probe;
+use crate::network::facts::ModelFacts;
 use crate::network::library;
 use crate::network::model_file::{self, ModelFile};
 use crate::network::notes::{self, Found, Given, Origin};
@@ -32,9 +33,12 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
         );
     }
     let text = escape(&arguments.file);
-    let (bytes, given, mut remarks) = network(&arguments.file, &text)?;
+    let Taken { bytes, given, mut remarks, told } = network(&arguments.file, &text)?;
     let mut model = ModelFile::parse_with(&text, &bytes, given)?;
     let probed = probe::examine(&mut model)?;
+    if let Some(told) = told {
+        agree(&text, told, &model.facts)?;
+    }
     let mut shown = model_show::shown(&model, &probed);
     remarks.append(&mut shown.remarks);
     if shown.scale == 1 {
@@ -69,9 +73,33 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
     Ok(Ended::Done)
 }
 
-/// The ONNX file that a file gives: itself, or written from weights. What is known of it, and
-/// what a person should know.
-fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Given, Vec<String>)> {
+/// What a file gave.
+struct Taken {
+    /// The ONNX file.
+    bytes: Vec<u8>,
+    given: Given,
+    /// What a person should know.
+    remarks: Vec<String>,
+    told: Option<Told>,
+}
+
+/// Scale and channels of a network rebuilt from weights, as they follow from these.
+type Told = (u32, u32);
+
+/// The graph written from weights must be the network that they are of.
+fn agree(text: &str, told: Told, facts: &ModelFacts) -> Result<()> {
+    if told == (facts.scale, facts.channels) {
+        return Ok(());
+    }
+    let (ours, graph) = (format!("{}x with {} channels", told.0, told.1), (facts.scale, facts.channels));
+    let message =
+        format!("{text}: its weights are of {ours}, but the network made of them is {}x with {}", graph.0, graph.1);
+    Err(Fault::Internal.because(message))
+}
+
+/// The ONNX file that a file gives: itself, or written from weights. What is known of it, what
+/// a person should know, and what the weights tell of it.
+fn network(file: &Path, text: &str) -> Result<Taken> {
     // Before it is opened: a pipe would wait for its other end for ever.
     let meta = std::fs::metadata(file).with_context(|| format!("opening {text}"))?;
     if !meta.is_file() {
@@ -91,7 +119,8 @@ fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Given, Vec<String>)> {
         let mut remarks = imported.remarks;
         remarks.push(format!("the weights are {} of {name}", imported.taken));
         let given = Given { white: Some(1), origin: origin(sum, imported.kind), ..Given::default() };
-        return Ok((model_file::bytes_of(&imported.model), given, remarks));
+        let told = (imported.scale, imported.channels);
+        return Ok(Taken { bytes: model_file::bytes_of(&imported.model), given, remarks, told: Some(told) });
     }
     let mut bytes = head;
     opened.read_to_end(&mut bytes).with_context(|| format!("reading {text}"))?;
@@ -103,7 +132,8 @@ fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Given, Vec<String>)> {
         )));
     }
     let sum = model_file::sha256(&bytes);
-    Ok((bytes, Given { origin: origin(sum, "ONNX".into()), ..Given::default() }, Vec::new()))
+    let given = Given { origin: origin(sum, "ONNX".into()), ..Given::default() };
+    Ok(Taken { bytes, given, remarks: Vec::new(), told: None })
 }
 
 /// Where the model goes: `<root>/models` where a root is named, else the user's own folder.
@@ -164,6 +194,17 @@ mod tests {
         assert_eq!(ModelFile::open(&name).unwrap().facts.channels, 3);
         import(root.path(), &file, true).unwrap();
         assert_eq!(ModelFile::open(&name).unwrap().given.channels, Some(1));
+    }
+
+    #[test]
+    fn weights_and_the_network_made_of_them_agree() {
+        let facts = ModelFile::open("fast").unwrap().facts;
+        assert!(agree("w.pth", (2, 1), &facts).is_ok());
+        for told in [(4, 1), (2, 3)] {
+            let error = agree("w.pth", told, &facts).unwrap_err().to_string();
+            let both = [format!("{}x with {} channels", told.0, told.1), "2x with 1".into()];
+            assert!(both.iter().all(|words| error.contains(words.as_str())), "{error}");
+        }
     }
 
     #[test]

@@ -223,12 +223,14 @@ fn is_model_path(value: &[u8]) -> bool {
     value.contains(&b'/') || value.ends_with(b".onnx")
 }
 
-/// A name that `upscaled model list` may show; which ones there are is seen when it is used.
-fn is_model_name(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 128
-        && !text.starts_with('.')
-        && !text.contains(|c: char| c.is_control() || c == '\\')
+/// Longest name of a model, in bytes.
+const MODEL_NAME_MAX: usize = 128;
+
+/// Whether a text can be a model's name: a file name without a path. Which ones there are is
+/// seen when it is used.
+pub fn is_model_name(text: &str) -> bool {
+    let odd = |c: char| c == '/' || c == '\\' || c.is_control();
+    !text.is_empty() && text.len() <= MODEL_NAME_MAX && !text.starts_with('.') && !text.contains(odd)
 }
 
 fn is_device(text: &str) -> bool {

@@ -59,8 +59,11 @@ fn the_facts_of_imported_networks_are_found() {
         let imported = import::read(&case.path).unwrap();
         let file =
             ModelFile::parse(&name, &bytes_of(&imported.model)).unwrap_or_else(|error| panic!("{name}: {error:#}"));
-        let (facts, given) = (&file.facts, (imported.scale, imported.channels, imported.multiple));
-        assert_eq!((facts.scale, facts.channels, facts.multiple), given, "{name}");
+        let facts = &file.facts;
+        assert_eq!((facts.scale, facts.channels), (imported.scale, imported.channels), "{name}");
+        // RRDBNet for less than four times takes its picture apart first.
+        let multiple = if name.starts_with("rrdb") { 4 / facts.scale } else { 1 };
+        assert_eq!(facts.multiple, multiple, "{name}");
         let shuffled = !name.starts_with("rrdb") && !name.starts_with("fsrcnn");
         assert_eq!(facts.tail.is_some(), shuffled, "{name}");
         assert_eq!(facts.tail.as_ref().is_some_and(|t| t.residual), name.starts_with("compact"), "{name}");
@@ -226,6 +229,48 @@ fn real_networks_rebuilt_from_their_weights_are_the_same() {
             let difference = testing::difference(&outputs[1], &outputs[0]);
             assert!(difference <= AGREEMENT, "{name} on {:?}: {difference:e}", target.provider);
             println!("{name} on {:?}: {difference:e}", target.provider);
+        }
+    }
+}
+
+/// PyTorch's FSRCNN ends in a transposed convolution with a padding of 4 and an output padding
+/// of scale - 1: every input sample adds its weights, and what lies outside is cut.
+#[test]
+fn fsrcnn_enlarges_by_every_scale() {
+    if !runtime_is_here() {
+        return;
+    }
+    let (height, width) = (7, 9);
+    let kernel: Vec<f32> = (0..81).map(|at| (at * 37 % 81) as f32 / 81.0 - 0.4).collect();
+    let centre = |side: usize| (0..side * side).map(|at| f32::from(u8::from(at == side * side / 2))).collect();
+    let one = |name: &str, side: usize| (format!("{name}.weight"), vec![1, 1, side, side], centre(side));
+    let slope = |name: &str| (format!("{name}.weight"), vec![1], vec![1.0]);
+    let state = [
+        one("first_part.0", 5),
+        slope("first_part.1"),
+        one("mid_part.0", 1),
+        slope("mid_part.1"),
+        one("mid_part.2", 1),
+        slope("mid_part.3"),
+        ("last_part.weight".into(), vec![1, 1, 9, 9], kernel.clone()),
+    ];
+    let input = &picture(height, width)[..height * width];
+    for scale in 2..=8 {
+        let imported = import::parse(&testing::safetensors(&state), &format!("fsrcnn_x{scale}.pth")).unwrap();
+        let (high, wide) = (height * scale, width * scale);
+        let mut wanted = vec![0.0f32; high * wide];
+        for at in 0..height * width * 81 {
+            let (pixel, tap) = (at / 81, at % 81);
+            let place = |from: usize, tap: usize| (from * scale + tap).checked_sub(4);
+            let (y, x) = (place(pixel / width, tap / 9), place(pixel % width, tap % 9));
+            if let (Some(y), Some(x)) = (y.filter(|y| *y < high), x.filter(|x| *x < wide)) {
+                wanted[y * wide + x] += input[pixel] * kernel[tap];
+            }
+        }
+        let network = testing::runnable(&imported.model, [1, 1, height, width], [1, 1, high, wide]);
+        for target in targets() {
+            let difference = testing::difference(&run(&network, target, input), &wanted);
+            assert!(difference <= AGREEMENT, "x{scale} on {:?}: {difference:e}", target.provider);
         }
     }
 }

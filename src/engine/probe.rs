@@ -10,7 +10,8 @@ use crate::base::fault::Fault;
 use crate::engine::probe_picture::{fine, smooth};
 use crate::engine::provider::{self, Target};
 use crate::model::engine::{Precision, Provider};
-use crate::network::facts::MAX_HALO;
+use crate::network::cost;
+use crate::network::facts::{MAX_HALO, MULTIPLES};
 use crate::network::model_file::ModelFile;
 use crate::pixel::shuffle::MAX_SCALE;
 
@@ -21,13 +22,12 @@ const SIDE: usize = 48;
 const CORE: usize = 24;
 /// How much farther than its halo the picture around a tile reaches that it is compared with.
 const FARTHER: usize = 15;
-/// Multiples tried where the graph does not tell the size it needs.
-const MULTIPLES: &[usize] = &[1, 2, 4, 8, 16, 32, 64];
 /// Halos tried where the graph does not tell one.
 const HALOS: &[u32] = &[16, 32, 64, MAX_HALO];
-/// Time for finding a practical halo, and for measuring the reach, in seconds.
-const HALO_SECONDS: f64 = 20.0;
-const REACH_SECONDS: f64 = 4.0;
+/// Work for finding a practical halo, and for measuring the reach, in multiply-adds: some 20
+/// and 4 seconds of two processors. Never time: facts must not depend on how busy a machine is.
+const HALO_WORK: f64 = 1e12;
+const REACH_WORK: f64 = 2e11;
 /// Farthest reach that is measured by perturbing a pixel.
 const REACH_MAX: usize = 48;
 /// A seam that nobody sees, in 8-bit code values.
@@ -49,7 +49,8 @@ pub struct Probed {
 }
 
 /// Finds the facts that the graph left open, by running the network on small pictures. Does
-/// nothing where there are none; the same network always gives the same facts.
+/// nothing where there are none. What is tried is bounded by work and not by time: a busy
+/// machine finds the same facts.
 ///
 /// # Errors
 /// [`Fault::Unsupported`] where the output is no enlarged picture; [`Fault::Device`] where the
@@ -107,7 +108,7 @@ pub fn examine(model: &mut ModelFile) -> Result<Probed> {
 fn find_scale(model: &mut ModelFile) -> Result<()> {
     let (fixed, name) = (model.facts.fixed, model.name.clone());
     let mut last = None;
-    for &multiple in MULTIPLES {
+    for multiple in MULTIPLES.iter().map(|&m| m as usize) {
         // Two odd numbers of it, unequal, so that a smaller multiple does not pass for it.
         let size = |fixed: Option<usize>, times: usize| fixed.unwrap_or(multiple * times);
         let times = (SIDE.div_ceil(multiple) | 1, (SIDE.div_ceil(multiple) + 3) | 1);
@@ -171,24 +172,16 @@ fn find_white(model: &ModelFile) -> Result<(u32, f64)> {
 
 /// Doubles the halo until that changes nothing one can see.
 fn find_halo(model: &mut ModelFile) -> Result<()> {
-    let start = Instant::now();
     let multiple = model.facts.multiple.max(1);
     let room = model.facts.fixed.iter().flatten().min().map_or(u32::MAX, |&side| (side as u32 - 1) / 2);
     let halos: Vec<u32> = HALOS.iter().map(|h| h.next_multiple_of(multiple)).filter(|h| *h < room).collect();
     let (mut halo, mut seam, mut found) = (halos.first().copied().unwrap_or(0), f64::INFINITY, false);
     let mut runner = Runner::new(model);
-    let mut took = 0.0;
-    for pair in halos.windows(2) {
+    let pairs = affordable(&halos, model.facts.fixed, work(model));
+    for pair in halos.windows(2).take(pairs) {
         let (near, far) = (pair[0], pair[1]);
-        // The time grows with the area.
-        let side = |h: u32| (CORE + 2 * h as usize) as f64;
-        if start.elapsed().as_secs_f64() + took * (side(far) / side(near)).powi(2) > HALO_SECONDS {
-            break;
-        }
-        let before = Instant::now();
         halo = near;
         seam = runner.seam(near, far as usize)?;
-        took = before.elapsed().as_secs_f64();
         if seam < SEAM {
             found = true;
             break;
@@ -208,10 +201,33 @@ fn find_halo(model: &mut ModelFile) -> Result<()> {
     Ok(())
 }
 
+/// Multiply-adds a source pixel, at least: where the graph cannot be followed to its end, every
+/// number of the network is taken to be used once.
+fn work(model: &ModelFile) -> f64 {
+    let cost = cost::of(model);
+    cost.multiply_adds.max(cost.parameters as f64)
+}
+
+/// How many of the pairs of neighbouring halos may be compared, always one; `work`: multiply-adds
+/// a pixel.
+fn affordable(halos: &[u32], fixed: [Option<usize>; 2], work: f64) -> usize {
+    let pixels = |halo: u32| {
+        let side = CORE + 2 * halo as usize;
+        fixed.iter().map(|fixed| fixed.unwrap_or(side) as f64).product::<f64>()
+    };
+    let mut spent = 0.0;
+    let within = |pair: &&[u32]| {
+        spent += work * (pixels(pair[0]) + pixels(pair[1]));
+        spent <= HALO_WORK
+    };
+    halos.windows(2).take_while(within).count().max(1)
+}
+
 /// How far from a changed pixel the output moves. Several places, values and pictures, since
-/// an activation that is off hides what is behind it. `None` where that would take too long.
+/// an activation that is off hides what is behind it. As many as [`REACH_WORK`] allows, always
+/// one; `None` where that would be too much.
 fn measure_reach(model: &ModelFile) -> Result<Option<u32>> {
-    let (facts, start) = (&model.facts, Instant::now());
+    let facts = &model.facts;
     let multiple = facts.multiple.max(1) as usize;
     let far = facts.reach.unwrap_or(facts.halo) as usize;
     if far > REACH_MAX || facts.global {
@@ -222,7 +238,8 @@ fn measure_reach(model: &ModelFile) -> Result<Option<u32>> {
     let (white, scale) = (facts.white as f32, facts.scale as usize);
     let mut runner = Runner::new(model);
     let mut reach = 0;
-    for (seed, change) in [(1, 1.0), (2, -1.0), (3, 4.0), (4, -4.0), (5, 0.5), (6, -0.5)] {
+    let tries = (REACH_WORK / (work(model).max(1.0) * (2 * h * w) as f64)).max(1.0) as usize;
+    for (seed, change) in [(1, 1.0), (2, -1.0), (3, 4.0), (4, -4.0), (5, 0.5), (6, -0.5)].into_iter().take(tries) {
         let spot = (h / 2 + seed % multiple.min(4), w / 2 + seed / 2 % multiple.min(4));
         let still = runner.run(h, w, |c, y, x| fine(seed, c, y, x) * white)?;
         let moved =
@@ -234,9 +251,6 @@ fn measure_reach(model: &ModelFile) -> Result<Option<u32>> {
                 block.saturating_sub(spot).max(spot.saturating_sub(block + multiple - 1))
             };
             reach = reach.max(beyond(y, spot.0)).max(beyond(x, spot.1));
-        }
-        if start.elapsed().as_secs_f64() > REACH_SECONDS {
-            break;
         }
     }
     Ok(Some(reach as u32))
@@ -290,8 +304,21 @@ impl<'a> Runner<'a> {
             return Err(Fault::Unsupported.because(message));
         };
         let [planes, height, width] = [planes, height, width].map(|d| usize::try_from(d).unwrap_or(0));
-        let samples = samples.get(..planes * height * width).unwrap_or_default().to_vec();
-        Ok(Output { planes, height, width, samples })
+        // Of several pictures the first; none at all is no picture.
+        let count = planes.checked_mul(height).and_then(|rows| rows.checked_mul(width)).filter(|count| *count > 0);
+        let Some(samples) = count.and_then(|count| samples.get(..count)) else {
+            let message = format!("model {}: gives {shape:?}, which holds no picture", self.model.name);
+            return Err(Fault::Unsupported.because(message));
+        };
+        let scale = self.model.facts.scale as usize;
+        if scale > 0 && [planes, height, width] != [channels, h * scale, w * scale] {
+            let message = format!(
+                "model {}: makes {planes} planes of {width}x{height} of {channels} of {w}x{h}, not {scale} times more",
+                self.model.name
+            );
+            return Err(Fault::Unsupported.because(message));
+        }
+        Ok(Output { planes, height, width, samples: samples.to_vec() })
     }
 
     /// The largest difference, in 8-bit code values, that a tile's core shows when the picture

@@ -81,3 +81,23 @@ fn fixed_sizes_are_probed_at_that_size() {
     assert_eq!((file.facts.scale, file.facts.halo, file.facts.white), (3, 5, 1));
     assert!(probed.seam < 1e-3 && probed.reach.is_some_and(|r| r <= 5), "{probed:?}");
 }
+
+#[test]
+fn work_and_not_time_bounds_the_search() {
+    let halos = [16, 32, 64, 96];
+    assert_eq!(affordable(&halos, [None; 2], 1e5), 3);
+    assert_eq!(affordable(&halos, [None; 2], 4e7), 1);
+    assert_eq!(affordable(&halos, [None; 2], 1e15), 1);
+    assert_eq!(affordable(&halos, [Some(1 << 14); 2], 1e5), 1);
+}
+
+#[test]
+fn an_output_without_pictures_is_refused() {
+    if !runtime_is_here() {
+        return;
+    }
+    let mut file = ModelFile::parse("m", &TestModel { empty: true, ..Default::default() }.bytes()).unwrap();
+    let error = examine(&mut file).unwrap_err();
+    assert_eq!(Fault::of(&error), Fault::Unsupported, "{error:#}");
+    assert!(error.to_string().contains("holds no picture"), "{error:#}");
+}

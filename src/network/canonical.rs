@@ -1,6 +1,8 @@
 //! The one form that networks have inside the program: 32-bit floats, `[n, channels, h, w]` in
 //! and out, one input, one output.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use prost::Message;
 
@@ -11,6 +13,9 @@ use crate::network::values::{BFLOAT16, DOUBLE, FLOAT16, UINT8};
 
 /// Largest fixed size of an input on any side.
 const SIZE_MAX: usize = 1 << 14;
+/// Most operations, and most stored tensors, of a file: far more than any network for pictures.
+const NODES_MAX: usize = 1 << 16;
+const TENSORS_MAX: usize = 1 << 16;
 
 /// What was changed, for facts and for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,12 +35,19 @@ pub fn rewrite(model: &mut ModelProto, name: &str) -> Result<Changes> {
     let opset = opset(model);
     let graph = model.graph.get_or_insert_default();
     let mut changes = Changes::default();
+    for (count, most, what) in
+        [(graph.node.len(), NODES_MAX, "operations"), (graph.initializer.len(), TENSORS_MAX, "stored tensors")]
+    {
+        if count > most {
+            return Err(no(&format!("it has {count} {what}; at most {most} are possible")));
+        }
+    }
     if graph.initializer.iter().any(|t| t.data_location.unwrap_or(0) != 0) {
         return Err(no("its weights lie in another file; save it as one file"));
     }
     // Old files list their weights among the inputs.
-    let stored: Vec<String> = graph.initializer.iter().filter_map(|t| t.name.clone()).collect();
-    graph.input.retain(|i| i.name.as_ref().is_none_or(|n| !stored.contains(n)));
+    let stored: HashSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
+    graph.input.retain(|i| i.name.as_deref().is_none_or(|n| !stored.contains(n)));
     one_input(graph, name)?;
     one_output(graph, name)?;
     let halves = to_f32(graph);
@@ -114,8 +126,8 @@ pub fn half(model: &mut ModelProto) {
     let graph = model.graph.get_or_insert_default();
     // Factors of resizes stay as they are, by the operator's own rule.
     let resizes = graph.node.iter().filter(|n| ["Resize", "Upsample"].contains(&n.operation()));
-    let kept: Vec<String> = resizes.flat_map(|n| n.input.iter().skip(1).cloned()).collect();
-    let stays = |name: Option<&str>| name.is_some_and(|name| kept.iter().any(|k| k == name));
+    let kept: HashSet<String> = resizes.flat_map(|n| n.input.iter().skip(1).cloned()).collect();
+    let stays = |name: Option<&str>| name.is_some_and(|name| kept.contains(name));
     for tensor in graph.initializer.iter_mut().filter(|t| !stays(t.name.as_deref())) {
         tensor.narrow();
     }

@@ -34,7 +34,7 @@ fn half_files_are_widened_and_halves_keep_f32_ends() {
     assert!(file.facts.remarks[0].contains("widened"), "{:?}", file.facts.remarks);
     let network = file.network(1, 8, 8).unwrap();
     let half = network.half().unwrap();
-    assert!(half.half && half.bytes.len() < network.bytes.len());
+    assert!(half.bytes.len() < network.bytes.len());
     let graph = ModelProto::decode(&half.bytes[..]).unwrap().graph.unwrap();
     assert!(graph.initializer.iter().all(|t| t.data_type == Some(FLOAT16)));
     assert_eq!((graph.input[0].element(), graph.output[0].element()), (Some(FLOAT), Some(FLOAT)));
@@ -102,6 +102,16 @@ fn what_is_no_enlarging_network_is_refused_in_words() {
     assert!(refusal(&outside).contains("another file"));
     let text = changed(|model| model.graph.as_mut().unwrap().input[0].set_element(8));
     assert!(refusal(&text).contains("floats"));
+}
+
+#[test]
+fn more_operations_than_any_network_has_are_refused() {
+    let many = changed(|model| model.graph.as_mut().unwrap().node.resize(NODES_MAX + 1, node("Relu", &["in"], "r")));
+    assert!(refusal(&many).contains("65537 operations; at most 65536"));
+    let stored = changed(|model| {
+        model.graph.as_mut().unwrap().initializer.resize(TENSORS_MAX + 1, TensorProto::of_integers("n", &[0]));
+    });
+    assert!(refusal(&stored).contains("stored tensors"));
 }
 
 #[test]

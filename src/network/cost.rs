@@ -1,5 +1,7 @@
 //! What a network costs: its numbers, and its multiplications a source pixel.
 
+use std::collections::HashSet;
+
 use crate::network::index::Index;
 use crate::network::model_file::ModelFile;
 use crate::network::onnx::FLOAT;
@@ -26,10 +28,10 @@ pub fn of(model: &ModelFile) -> Cost {
     let mut cost = Cost::default();
     // Factors and bounds are no parameters.
     let settings = ["Resize", "Upsample", "Clip"];
-    let set: Vec<&String> =
+    let set: HashSet<&String> =
         graph.node.iter().filter(|n| settings.contains(&n.operation())).flat_map(|n| n.input.iter().skip(1)).collect();
     for tensor in graph.initializer.iter().filter(|t| t.data_type == Some(FLOAT)) {
-        if tensor.name.as_ref().is_none_or(|name| !set.contains(&name)) {
+        if tensor.name.as_ref().is_none_or(|name| !set.contains(name)) {
             cost.parameters += tensor.count().unwrap_or(0) as u64;
         }
     }

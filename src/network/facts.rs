@@ -16,7 +16,7 @@ use crate::pixel::shuffle::MAX_SCALE;
 pub const MAX_HALO: u32 = 96;
 
 /// What sizes may have to be a multiple of, tried in this order.
-const MULTIPLES: &[i64] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+pub const MULTIPLES: &[u32] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 
 /// What the engine must know of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub fn growth(graph: &GraphProto) -> Result<Option<Growth>, String> {
         out.map(|[c, oh, ow]| (c, [size[2], size[3]], [oh, ow]))
     };
     let mut first = None;
-    for &multiple in MULTIPLES {
+    for multiple in MULTIPLES.iter().map(|&m| i64::from(m)) {
         let (Some((c, [h, w], [oh, ow])), Some((_, [_, far], [_, far_out]))) =
             (given(37 * multiple, 31 * multiple), given(37 * multiple, 53 * multiple))
         else {
@@ -126,7 +126,7 @@ pub fn read(graph: &GraphProto, name: &str, white: Option<u32>, given: &Given) -
     let dims = input.dims();
     let channels = match (dims[1], given.channels) {
         (Some(planes), Some(written)) if planes as u32 != written => {
-            return Err(no(format!("it takes {planes} channels, but the file beside it says channels = {written}")));
+            return Err(no(format!("it takes {planes} channels, but channels = {written} is written for it")));
         }
         (Some(planes @ (1 | 3)), _) => planes as u32,
         (None, Some(written)) => written,
@@ -139,7 +139,7 @@ pub fn read(graph: &GraphProto, name: &str, white: Option<u32>, given: &Given) -
         && growth.scale != written
     {
         let found = growth.scale;
-        return Err(no(format!("it enlarges {found} times, but the file beside it says scale = {written}")));
+        return Err(no(format!("it enlarges {found} times, but scale = {written} is written for it")));
     }
     let scale = given.scale.or(growth.map(|g| g.scale)).unwrap_or(0);
     if scale as usize > MAX_SCALE {

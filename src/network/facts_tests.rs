@@ -188,6 +188,50 @@ fn absurd_numbers_are_survived() {
     }
 }
 
+#[test]
+fn what_mixes_samples_is_not_moved_before_the_shuffle() {
+    let int = |name: &str, i: i64| AttributeProto { i: Some(i), kind: Some(2), ..ints(name, &[]) };
+    let weights: &[(&str, &[i64])] = &[("a", &[4, 1, 3, 3]), ("one", &[1])];
+    let last = |node: NodeProto| {
+        let start = vec![
+            self::node("Conv", &["in", "a"], "x", vec![ints("pads", &[1; 4])]),
+            self::node("DepthToSpace", &["x"], "y", vec![int("blocksize", 2)]),
+        ];
+        let facts = facts(&model(start.into_iter().chain([node]).collect(), weights, &[]));
+        assert_eq!((facts.scale, facts.halo), (2, 1));
+        facts.tail
+    };
+    assert!(last(node("Relu", &["y"], "out", vec![])).is_some());
+    assert!(last(node("Softmax", &["y"], "out", vec![int("axis", 1)])).is_none());
+    assert!(last(node("LRN", &["y"], "out", vec![int("size", 3)])).is_none());
+    assert!(last(node("BatchNormalization", &["y", "one", "one", "one", "one"], "out", vec![])).is_none());
+}
+
+/// Axes and lists that double at every step would fill any memory.
+#[test]
+fn what_doubles_at_every_step_is_left_unknown() {
+    let int = |i: i64| AttributeProto { i: Some(i), kind: Some(2), ..ints("axis", &[]) };
+    let doubling = |kind: &str, first: &str| {
+        let step = |n: usize| {
+            let from = if n == 0 { first.to_owned() } else { format!("t{}", n - 1) };
+            node(kind, &[&from, &from], &format!("t{n}"), vec![int(0)])
+        };
+        let nodes: Vec<NodeProto> = (0..60).map(step).chain([node("Relu", &["in"], "out", vec![])]).collect();
+        let bytes = model(nodes, &[], &[("list", &[2, 3])]);
+        let file = ModelFile::parse("m", &bytes).unwrap();
+        let index = Index::new(file.graph());
+        let shapes = Shapes::find(&index, "in", [1, 1, 8, 8]);
+        let known = (0..60).filter(|n| shapes.dims(&format!("t{n}")).is_some()).count();
+        let probe = |name: String| node("Relu", &[&name], "r", vec![]);
+        let longest = (0..60).filter_map(|n| Some(shapes.values(&probe(format!("t{n}")), 0)?.len())).max();
+        (known, longest.unwrap_or(0))
+    };
+    let (known, _) = doubling("Gather", "in");
+    assert!(known <= 3, "{known}");
+    let (_, longest) = doubling("Concat", "list");
+    assert_eq!(longest, 64);
+}
+
 /// Scale, channels, halo and tail of models that people have.
 #[test]
 fn models_that_people_have() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
+use crate::network::index::Index;
 use crate::network::model_file::Network;
 use crate::network::onnx::{GraphProto, ModelProto, NodeProto};
 
@@ -35,6 +36,7 @@ struct Size {
 fn peak(graph: &GraphProto, network: &Network) -> f64 {
     let [n, c, h, w] = network.input_dims.map(|d| d as f64);
     let mut sizes = HashMap::from([(network.input.as_str(), Size { channels: n * c, area: h * w })]);
+    let index = Index::new(graph);
     let mut last_use: HashMap<&str, usize> = HashMap::new();
     for (at, node) in graph.node.iter().enumerate() {
         last_use.extend(node.input.iter().map(|name| (name.as_str(), at)));
@@ -43,7 +45,7 @@ fn peak(graph: &GraphProto, network: &Network) -> f64 {
     let (mut alive, mut most) = (n * c * h * w, 0f64);
     for (at, node) in graph.node.iter().enumerate() {
         let inputs: Vec<Size> = node.input.iter().filter_map(|name| sizes.get(name.as_str()).copied()).collect();
-        let Some(out) = output(node, &inputs, graph, n, network) else { continue };
+        let Some(out) = output(node, &inputs, &index, n, network) else { continue };
         let dying: Vec<&str> =
             node.input.iter().map(String::as_str).filter(|name| last_use.get(name) == Some(&at)).collect();
         let freed: f64 = dying.iter().filter_map(|name| sizes.get(name)).map(numbers).sum();
@@ -70,13 +72,12 @@ fn is_pointwise(node: &NodeProto) -> bool {
 }
 
 /// The size of a node's output; `None` for nodes that work on constants only.
-fn output(node: &NodeProto, inputs: &[Size], graph: &GraphProto, n: f64, network: &Network) -> Option<Size> {
+fn output(node: &NodeProto, inputs: &[Size], index: &Index, n: f64, network: &Network) -> Option<Size> {
     let first = *inputs.first()?;
     let largest =
         inputs.iter().copied().fold(first, |a, b| if b.channels * b.area > a.channels * a.area { b } else { a });
     let weights = |axis: usize| {
-        let name = node.input.get(1)?;
-        let tensor = graph.initializer.iter().find(|t| t.name.as_ref() == Some(name))?;
+        let tensor = index.constant(node.input.get(1)?)?;
         tensor.dims.get(axis).map(|&d| d as f64)
     };
     let stride = node.ints("strides").iter().product::<i64>().max(1) as f64;

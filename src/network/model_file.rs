@@ -1,5 +1,7 @@
 //! Model files: loaded, hashed, and made ready for one tile shape.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -44,63 +46,55 @@ pub struct Network {
     pub layout: Layout,
     /// The output is a difference: input channel c is to be added to each of its phases.
     pub residual: bool,
-    /// Computes in 16-bit floats inside.
-    pub half: bool,
 }
 
 impl ModelFile {
     /// Opens a model by what settings or a pin call it: a name (`fast`, `builtin:fast`), or a path.
     /// What stands beside a file (`<model>.toml`) goes before what its graph says.
     pub fn open(name: &str) -> Result<ModelFile> {
-        if let Some(builtin) = library::builtin(name) {
-            let given = Given { white: Some(1), ..Given::default() };
-            return ModelFile::parse_with(&format!("{}{}", library::BUILTIN, builtin.name), builtin.bytes, given);
-        }
-        if library::is_name(name) && !Path::new(name).exists() {
-            return ModelFile::open(&library::known(name, &library::folders(None))?);
-        }
-        let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
-        let path = path.canonicalize().unwrap_or(path);
-        let text = path_text::escape(&path);
-        let size = match std::fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => meta.len(),
-            Ok(_) => return Err(Fault::Config.because(format!("model {text}: is not a file"))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let known = "name an ONNX file, or a model that `upscaled model list` shows";
-                return Err(Fault::NotFound.because(format!("model {text}: there is no such file; {known}")));
-            }
-            Err(error) => return Err(error).with_context(|| format!("opening model {text}")),
+        let file = load(name)?;
+        let given = match &file.path {
+            Some(path) => notes::read(path)?,
+            None => Given { white: Some(1), ..Given::default() },
         };
-        if size > MAX_BYTES {
-            return Err(Fault::Unsupported.because(format!("model {text}: larger than 2 GiB")));
-        }
-        let bytes = std::fs::read(Path::new(&path)).with_context(|| format!("reading model {text}"))?;
-        ModelFile::parse_with(&text, &bytes, notes::read(&path)?)
+        ModelFile::parse_with(&file.name, &file.bytes, given)
     }
 
-    /// Opens the model of a pin; a different or missing file is [`Fault::ModelChanged`].
+    /// Opens the model of a pin from its file and the pin alone: what was written beside the file
+    /// since counts for new jobs only.
+    ///
+    /// # Errors
+    /// [`Fault::ModelChanged`] for a different or missing file.
     pub fn open_pinned(pin: &EnginePin) -> Result<ModelFile> {
         let changed = |what: &str| {
             let name = &pin.model;
-            let next = "put the old file back, or start over with `upscaled retry --fresh`";
+            let next =
+                "put the old file back, or start over: `upscaled retry --fresh`, or `upscaled run` with --no-resume";
             Fault::ModelChanged.because(format!("model {name}: {what} since the job was planned; {next}"))
         };
-        match ModelFile::open(&pin.model) {
-            Ok(file) if file.hash == pin.model_hash => Ok(file.held_to(pin)),
-            Ok(_) => Err(changed("the file has changed")),
-            Err(error) if Fault::of(&error) == Fault::NotFound => Err(changed("the file has gone")),
-            // A file that was a model when it was planned, and is none now, has changed too.
-            Err(error) if Fault::of(&error).is_final() => Err(changed("the file has changed")),
-            Err(error) => Err(error),
-        }
+        let file = match load(&pin.model) {
+            Ok(file) if sha256(&file.bytes) == pin.model_hash => file,
+            Ok(_) => return Err(changed("the file has changed")),
+            Err(error) if Fault::of(&error) == Fault::NotFound => return Err(changed("the file has gone")),
+            // Something else of that name: a folder, or more than a model can be.
+            Err(error) if Fault::of(&error).is_final() => return Err(changed("the file has changed")),
+            Err(error) => return Err(error),
+        };
+        let given = Given {
+            channels: Some(pin.channels),
+            white: Some(pin.white),
+            scale: Some(pin.model_scale),
+            halo: Some(pin.halo),
+            multiple: Some(multiple_of(pin)),
+            ..Given::default()
+        };
+        let mut model = ModelFile::parse_with(&file.name, &file.bytes, given)?;
+        model.facts.open = Open::default();
+        Ok(model)
     }
 
-    /// Reads a model from the bytes of its file. `name` stands in messages and pins.
-    pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile> {
-        ModelFile::parse_with(name, bytes, Given::default())
-    }
-
-    /// The same, with what is written beside it.
+    /// Reads a model from the bytes of its file; what is written beside it goes first. `name`
+    /// stands in messages and pins.
     pub fn parse_with(name: &str, bytes: &[u8], given: Given) -> Result<ModelFile> {
         let damaged = || {
             let message = "not a readable ONNX file; `upscaled model import` takes weights of other programs too";
@@ -132,6 +126,12 @@ impl ModelFile {
         Ok(ModelFile { name: name.to_owned(), hash: sha256(bytes), facts, given, model })
     }
 
+    /// The same where nothing is written.
+    #[cfg(test)]
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile> {
+        ModelFile::parse_with(name, bytes, Given::default())
+    }
+
     /// The graph in its canonical form.
     pub fn graph(&self) -> &GraphProto {
         static NOTHING: std::sync::OnceLock<GraphProto> = std::sync::OnceLock::new();
@@ -144,16 +144,6 @@ impl ModelFile {
         self.facts.align_halo();
         let graph = self.model.graph.get_or_insert_default();
         self.facts.find_tail(graph);
-    }
-
-    /// The facts as the plan has them: whatever was measured or written beside the file since.
-    fn held_to(mut self, pin: &EnginePin) -> ModelFile {
-        self.settle(|facts| {
-            (facts.channels, facts.white, facts.scale) = (pin.channels, pin.white, pin.model_scale);
-            facts.open = Open::default();
-        });
-        self.facts.halo = self.facts.halo.min(pin.halo);
-        self
     }
 
     /// The whole network, with nothing cut off, for inputs of `[batch, channels, height, width]`,
@@ -174,7 +164,6 @@ impl ModelFile {
             output_dims: [batch, channels, height * scale, width * scale],
             layout: Layout::Plane,
             residual: false,
-            half: false,
         }
     }
 
@@ -218,7 +207,7 @@ impl ModelFile {
         // Sizes noted inside were for another shape; the runtime finds them again.
         graph.value_info.clear();
         // What nothing needs any more goes, last node first.
-        let mut wanted: Vec<String> = vec![output.clone()];
+        let mut wanted = HashSet::from([output.clone()]);
         let mut kept: Vec<_> = Vec::with_capacity(graph.node.len());
         for node in graph.node.drain(..).rev() {
             if node.output.iter().any(|o| wanted.contains(o)) {
@@ -238,9 +227,57 @@ impl ModelFile {
             output_dims,
             layout: if facts.tail.is_some() { Layout::Phases } else { Layout::Plane },
             residual: facts.tail.as_ref().is_some_and(|t| t.residual),
-            half: false,
         })
     }
+}
+
+/// A model's file.
+struct Loaded {
+    /// As it stands in pins.
+    name: String,
+    bytes: Cow<'static, [u8]>,
+    /// Where it lies, unless it is in the program.
+    path: Option<PathBuf>,
+}
+
+/// Reads what settings or a pin call a model.
+fn load(name: &str) -> Result<Loaded> {
+    if let Some(builtin) = library::builtin(name) {
+        let name = format!("{}{}", library::BUILTIN, builtin.name);
+        return Ok(Loaded { name, bytes: builtin.bytes.into(), path: None });
+    }
+    if library::is_name(name) && !Path::new(name).exists() {
+        return load(&library::known(name, &library::folders(None))?);
+    }
+    let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
+    let path = path.canonicalize().unwrap_or(path);
+    let text = path_text::escape(&path);
+    let size = match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_file() => meta.len(),
+        Ok(_) => return Err(Fault::Config.because(format!("model {text}: is not a file"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let known = "name an ONNX file, or a model that `upscaled model list` shows";
+            return Err(Fault::NotFound.because(format!("model {text}: there is no such file; {known}")));
+        }
+        Err(error) => return Err(error).with_context(|| format!("opening model {text}")),
+    };
+    if size > MAX_BYTES {
+        return Err(Fault::Unsupported.because(format!("model {text}: larger than 2 GiB")));
+    }
+    let bytes = std::fs::read(Path::new(&path)).with_context(|| format!("reading model {text}"))?;
+    Ok(Loaded { name: text, bytes: bytes.into(), path: Some(path) })
+}
+
+/// What the sizes of a pin's tiles are all multiples of: what its network needs, or more.
+fn multiple_of(pin: &EnginePin) -> u32 {
+    let common = |a: u32, b: u32| {
+        let (mut a, mut b) = (a, b);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    [pin.tile_height, pin.halo].into_iter().fold(pin.tile_width, common).max(1)
 }
 
 impl Network {
@@ -248,7 +285,7 @@ impl Network {
     pub fn half(&self) -> Result<Network> {
         let mut model = ModelProto::decode(&self.bytes[..]).context("reading a network of ours")?;
         canonical::half(&mut model);
-        Ok(Network { bytes: model.encode_to_vec(), half: true, ..self.clone() })
+        Ok(Network { bytes: model.encode_to_vec(), ..self.clone() })
     }
 }
 
@@ -359,5 +396,22 @@ mod tests {
         assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(Fault::of(&ModelFile::open_pinned(&pin).unwrap_err()), Fault::ModelChanged);
+    }
+
+    /// What a person writes beside a model counts for jobs that are planned afterwards.
+    #[test]
+    fn what_is_written_beside_a_model_leaves_pinned_jobs_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        std::fs::write(&path, TestModel::default().bytes()).unwrap();
+        let name = path.to_str().unwrap();
+        let mut pin = crate::network::testing::pin(&ModelFile::open(name).unwrap(), (9, 12));
+        pin.halo = 6;
+        for text in ["multiple = 16\nhalo = 20\nwhite = 255", "hola = 3", "scale = 3", "channels = 3"] {
+            std::fs::write(path.with_extension("toml"), text).unwrap();
+            let facts = ModelFile::open_pinned(&pin).unwrap().facts;
+            assert_eq!((facts.halo, facts.white, facts.scale, facts.multiple), (6, 1, 2, 3), "{text}");
+        }
+        assert!(ModelFile::open(name).is_err());
     }
 }

@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_model_written_again_is_the_same_file() {
-        let original = include_bytes!("../../models/fast-luma-x2.onnx");
+        let original = include_bytes!("../../models/fast-clean.onnx");
         let model = ModelProto::decode(&original[..]).unwrap();
         assert_eq!(model.encode_to_vec().len(), original.len());
         assert_eq!(ModelProto::decode(&model.encode_to_vec()[..]).unwrap(), model);

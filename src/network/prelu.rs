@@ -4,6 +4,7 @@
 //! the same bits. Which one is fast depends on the runtime; docs/performance.md has the figures.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use prost::Message;
 
@@ -58,11 +59,9 @@ pub fn rewrite(graph: &mut GraphProto, form: Form) -> usize {
         nodes.extend(new.unwrap_or_else(|| vec![node]));
     }
     graph.node = nodes;
-    let used = |name: &String| graph.node.iter().any(|node| node.input.contains(name));
     if changed > 0 {
-        let kept: Vec<bool> = graph.initializer.iter().map(|t| t.name.as_ref().is_some_and(used)).collect();
-        let mut kept = kept.into_iter();
-        graph.initializer.retain(|_| kept.next().unwrap_or(true));
+        let used: HashSet<&String> = graph.node.iter().flat_map(|node| &node.input).collect();
+        graph.initializer.retain(|t| t.name.as_ref().is_some_and(|name| used.contains(name)));
     }
     changed
 }

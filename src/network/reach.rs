@@ -4,7 +4,7 @@
 //! every node to the range of input samples it is made of. Borders do not matter to it: padding
 //! inside the network stands for samples that a halo brings as real ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::network::index::Index;
 use crate::network::onnx::NodeProto;
@@ -13,6 +13,8 @@ use crate::network::window::{STEP_MAX, Window};
 
 /// Most nodes that one pixel shuffle is written as.
 const SHUFFLE_NODES: usize = 16;
+/// Most kinds of operations that are named to people.
+const NAMED_MAX: usize = 8;
 
 /// First and last sample, on the two axes of the picture.
 type Range = [(i64, i64); 2];
@@ -44,17 +46,17 @@ pub fn follow(
     let block = (start * scale, (start + multiple) * scale - 1);
     let mut needed: HashMap<&str, Range> = HashMap::from([(output, [block; 2])]);
     let mut reach = Reach::default();
-    let shuffles = shuffles(index, shapes);
-    let mut skipped: Vec<&str> = Vec::new();
+    let shuffles: HashMap<&str, Shuffle> = shuffles(index, shapes).into_iter().map(|s| (s.end, s)).collect();
+    let mut skipped: HashSet<&str> = HashSet::new();
     for node in index.graph.node.iter().rev() {
         let ranges = node.output.iter().filter_map(|o| needed.get(o.as_str()).copied());
         let Some(range) = ranges.reduce(union) else { continue };
-        if skipped.contains(&node.output[0].as_str()) {
+        if skipped.contains(node.output[0].as_str()) {
             continue;
         }
-        if let Some(shuffle) = shuffles.iter().find(|s| s.end == node.output[0]) {
+        if let Some(shuffle) = shuffles.get(node.output[0].as_str()) {
             // The nodes in the middle are part of it.
-            skipped.extend(&shuffle.inner);
+            skipped.extend(shuffle.inner.iter().copied());
             let before = range.map(|(a, b)| shuffle.before(a, b));
             needed.entry(shuffle.start).and_modify(|r| *r = union(*r, before)).or_insert(before);
             continue;
@@ -104,7 +106,7 @@ enum Step {
 
 fn note(list: &mut Vec<String>, node: &NodeProto, index: &Index, name: &str) {
     let constant = name.is_empty() || index.constant(name).is_some();
-    if !constant && !list.iter().any(|o| o == node.operation()) {
+    if !constant && list.len() < NAMED_MAX && !list.iter().any(|o| o == node.operation()) {
         list.push(node.operation().to_owned());
     }
 }

@@ -12,6 +12,8 @@ use crate::network::window::{STEP_MAX, Window};
 
 /// Largest tensor whose values are followed, in elements.
 const VALUES_MAX: usize = 64;
+/// Most axes of a tensor; operations that add axes could double them again and again.
+const RANK_MAX: usize = 8;
 /// Largest size of a tensor on any axis: beyond it a file is not believed.
 const SIZE_MAX: i64 = 1 << 31;
 /// What numbers of a file are clamped to, so that sums of them stay numbers.
@@ -53,14 +55,16 @@ impl<'a> Shapes<'a> {
     /// fit) leave what follows unknown.
     pub fn find(index: &Index<'a>, input: &'a str, dims: [i64; 4]) -> Shapes<'a> {
         let mut known = HashMap::from([(input, Known::shaped(dims.to_vec()))]);
-        for tensor in &index.graph.initializer {
+        for tensor in index.graph.initializer.iter().filter(|t| t.dims.len() <= RANK_MAX) {
             known.insert(tensor.name.as_deref().unwrap_or_default(), Known::of(tensor));
         }
         for node in &index.graph.node {
             let outputs = through(node, &known);
-            let sound = |known: &Known| known.dims.iter().all(|d| (0..=SIZE_MAX).contains(d));
+            let sound =
+                |known: &Known| known.dims.len() <= RANK_MAX && known.dims.iter().all(|d| (0..=SIZE_MAX).contains(d));
             if let Some(outputs) = outputs.filter(|outputs| outputs.iter().all(sound)) {
-                for (name, what) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
+                for (name, mut what) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
+                    what.values = what.values.filter(|values| values.len() <= VALUES_MAX);
                     known.insert(name, what);
                 }
             }
@@ -155,14 +159,16 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
                 }
                 dims[axis] += known.dims[axis];
             }
-            let values =
-                inputs.iter().map(|i| i.values.as_ref()).collect::<Option<Vec<_>>>().filter(|_| dims.len() == 1);
+            // Looked at before they are joined: a list may be named any number of times.
+            let short = dims.len() == 1 && dims[0] <= VALUES_MAX as i64;
+            let values = inputs.iter().map(|i| i.values.as_ref()).collect::<Option<Vec<_>>>().filter(|_| short);
             let values = values.map(|parts| parts.into_iter().flatten().copied().collect());
             Some(vec![Known { dims, values, whole: inputs.iter().all(|i| i.whole) }])
         }
         "Unsqueeze" | "Squeeze" => {
             let from = get(0)?;
             let axes = given("axes", 1).unwrap_or_default();
+            (axes.len() <= RANK_MAX).then_some(())?;
             let mut dims = from.dims.clone();
             if node.operation() == "Unsqueeze" {
                 let mut axes: Vec<usize> =

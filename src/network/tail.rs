@@ -16,8 +16,8 @@ pub struct Tail {
     pub reorder: Option<String>,
 }
 
-/// What stays the same whether done before or after a pixel shuffle.
-const POINTWISE: &[&str] =
+/// What does the same to every sample, wherever it lies: before a pixel shuffle or after it.
+const PER_SAMPLE: &[&str] =
     &["Relu", "LeakyRelu", "Tanh", "Sigmoid", "HardSigmoid", "Clip", "Identity", "Add", "Sub", "Mul", "Div"];
 
 /// Finds `[Add of the input] -> DepthToSpace -> [pointwise] -> [Add of the enlarged input] ->
@@ -99,7 +99,7 @@ fn unclipped<'a>(index: &Index<'a>, name: &'a str, white: u32) -> &'a str {
 fn is_pointwise(index: &Index, node: &NodeProto) -> bool {
     let pictures = node.input.iter().filter(|i| !i.is_empty() && index.constant(i).is_none()).count();
     let single = |name: &String| index.constant(name).is_none_or(|t| t.count() == Some(1) && t.dims.len() <= 4);
-    POINTWISE.contains(&node.operation()) && pictures == 1 && node.input.iter().all(single)
+    PER_SAMPLE.contains(&node.operation()) && pictures == 1 && node.input.iter().all(single)
 }
 
 /// Whether a tensor is straight from a convolution with this many planes whose weights are

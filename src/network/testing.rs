@@ -27,6 +27,8 @@ pub struct TestModel {
     /// Instead of random weights: repeats its input (luma), by way of numbers around
     /// [`BEYOND_SHORT`], beside which bf16 and f16 have no room for it.
     pub detour: bool,
+    /// No picture of the batch comes out.
+    pub empty: bool,
 }
 
 /// Numbers of 0..1 are lost beside it in bf16 (steps of 32) and f16 (4), not in f32 (1/2048).
@@ -46,6 +48,7 @@ impl Default for TestModel {
             gain: 1.0,
             lift: 0.0,
             detour: false,
+            empty: false,
         }
     }
 }
@@ -108,6 +111,13 @@ impl TestModel {
             let how = vec![text("coordinate_transformation_mode", b"asymmetric"), text("nearest_mode", b"floor")];
             graph.node.push(node("Resize", &["in".into(), String::new(), "factors".into()], "base", how));
             graph.node.push(node("Add", &[shuffled.into(), "base".into()], "out", Vec::new()));
+        }
+        if self.empty {
+            if let Some(name) = graph.node.last_mut().and_then(|node| node.output.first_mut()) {
+                *name = "all".into();
+            }
+            graph.initializer.push(TensorProto::of_integers("none", &[0]));
+            graph.node.push(node("Slice", &["all", "none", "none", "none"].map(String::from), "out", Vec::new()));
         }
         graph.input.push(free("in", self.channels));
         graph.output.push(free("out", self.channels));

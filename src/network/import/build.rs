@@ -60,17 +60,24 @@ impl Build {
         self.node("Conv", inputs, attributes)
     }
 
-    /// A transposed convolution whose output is exactly `stride` times larger: `kernel - stride`
-    /// is cut from it, `pad` of that above and left.
+    /// A transposed convolution whose output is exactly `stride` times larger: `pad` is cut from
+    /// it above and left, and the rest of `kernel - stride` below and right. Where that is less
+    /// than nothing, as much is added there (`output_padding`).
     pub fn conv_transpose(&mut self, x: &str, conv: &Conv, stride: i64, pad: i64) -> String {
         let kernel: Vec<i64> = conv.weight.dims[2..].iter().map(|&k| k as i64).collect();
         let after = kernel.first().map_or(0, |k| k - stride - pad);
+        let more = (-after).max(0);
         let mut inputs = vec![x.to_owned(), self.constant(&format!("{}.weight", conv.name), conv.weight)];
         if let Some(bias) = conv.bias {
             inputs.push(self.constant(&format!("{}.bias", conv.name), bias));
         }
+        let after = after.max(0);
         let pads = ints("pads", &[pad, pad, after, after]);
-        self.node("ConvTranspose", inputs, vec![ints("kernel_shape", &kernel), pads, ints("strides", &[stride; 2])])
+        let mut attributes = vec![ints("kernel_shape", &kernel), pads, ints("strides", &[stride; 2])];
+        if more > 0 {
+            attributes.push(ints("output_padding", &[more; 2]));
+        }
+        self.node("ConvTranspose", inputs, attributes)
     }
 
     /// An operation without attributes.

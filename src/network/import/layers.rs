@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
+use crate::pixel::shuffle::MAX_SCALE;
+
 use super::build::Conv;
 use super::state::some_names;
 use super::weights::{Tensor, Weights, refused};
@@ -120,6 +122,3 @@ impl<'w> Layers<'w> {
         Err(self.odd(format!("it takes pictures of {channels} channels; only 1 and 3 are possible")))
     }
 }
-
-/// Largest scale of a network.
-pub const MAX_SCALE: usize = 8;

@@ -49,10 +49,6 @@ pub struct Imported {
     pub scale: u32,
     /// 1, luma, or 3, RGB.
     pub channels: u32,
-    /// What height and width of a picture must be a multiple of.
-    pub multiple: u32,
-    /// Numbers in the weights.
-    pub parameters: u64,
     /// The wrapper the weights were taken from: `params_ema`, or `bare keys`.
     pub taken: String,
     /// What a person should know, one sentence each; often none.
@@ -117,8 +113,6 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Imported> {
         kind: network.kind,
         scale: network.scale as u32,
         channels: network.channels as u32,
-        multiple: network.multiple as u32,
-        parameters: state.weights.count(),
         taken: state.taken,
         remarks,
         model: network.model,

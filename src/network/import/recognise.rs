@@ -16,8 +16,6 @@ pub struct Network {
     pub scale: usize,
     /// 1, luma, or 3, RGB; white is 1.
     pub channels: usize,
-    /// What height and width must be a multiple of.
-    pub multiple: usize,
     pub remarks: Vec<String>,
     pub model: ModelProto,
 }

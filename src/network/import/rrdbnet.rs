@@ -150,7 +150,7 @@ pub fn build(weights: &Weights, _: &str) -> Result<Network> {
     layers.done()?;
     let kind = format!("RRDBNet (ESRGAN), {blocks} blocks, {width} wide, {grow} growing");
     let model = build.finish(&x, channels);
-    Ok(Network { kind, scale, channels, multiple: shrink, remarks: Vec::new(), model })
+    Ok(Network { kind, scale, channels, remarks: Vec::new(), model })
 }
 
 fn concat(build: &mut Build, parts: &[String]) -> String {

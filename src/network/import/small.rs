@@ -7,8 +7,10 @@
 
 use anyhow::Result;
 
+use crate::pixel::shuffle::MAX_SCALE;
+
 use super::build::{Build, INPUT};
-use super::layers::{Layers, MAX_SCALE};
+use super::layers::Layers;
 use super::recognise::Network;
 use super::weights::{Weights, refused};
 
@@ -44,7 +46,7 @@ pub fn espcn(weights: &Weights, _: &str) -> Result<Network> {
     x = build.pixel_shuffle(&x, scale);
     layers.done()?;
     let kind = format!("ESPCN, {} convolutions", names.len());
-    Ok(Network { kind, scale, channels, multiple: 1, remarks: Vec::new(), model: build.finish(&x, channels) })
+    Ok(Network { kind, scale, channels, remarks: Vec::new(), model: build.finish(&x, channels) })
 }
 
 pub fn looks_like_fsrcnn(weights: &Weights) -> bool {
@@ -86,7 +88,7 @@ pub fn fsrcnn(weights: &Weights, name: &str) -> Result<Network> {
     layers.done()?;
     let kind = format!("FSRCNN, {} layers, {width} wide", count / 2 + 2);
     let remarks = vec![format!("the scale, {scale}, was taken from the file's name: the weights do not tell it")];
-    Ok(Network { kind, scale, channels, multiple: 1, remarks, model: build.finish(&x, channels) })
+    Ok(Network { kind, scale, channels, remarks, model: build.finish(&x, channels) })
 }
 
 /// The one scale that a name holds: `x2`, `2x` or `X2` between other letters.

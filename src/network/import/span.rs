@@ -78,7 +78,7 @@ pub fn build(weights: &Weights, _: &str) -> Result<Network> {
     x = build.pixel_shuffle(&x, scale);
     layers.done()?;
     let kind = format!("SPAN, {width} wide");
-    Ok(Network { kind, scale, channels, multiple: 1, remarks, model: build.finish(&x, channels) })
+    Ok(Network { kind, scale, channels, remarks, model: build.finish(&x, channels) })
 }
 
 /// The one 3x3 convolution that a trained group of four amounts to.

@@ -65,5 +65,5 @@ pub fn build(weights: &Weights, _: &str) -> Result<Network> {
     let base = build.nearest(INPUT, scale);
     let sum = build.plain("Add", &[&shuffled, &base]);
     let kind = format!("SRVGGNetCompact, {} convolutions, {width} wide", last / 2 - 1);
-    Ok(Network { kind, scale, channels, multiple: 1, remarks, model: build.finish(&sum, channels) })
+    Ok(Network { kind, scale, channels, remarks, model: build.finish(&sum, channels) })
 }

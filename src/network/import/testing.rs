@@ -80,7 +80,7 @@ pub fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize;
     graph.output = vec![ValueInfoProto::float_tensor(&output, output_dims)];
     graph.value_info.clear();
     let bytes = model.encode_to_vec();
-    Network { bytes, input, output, input_dims, output_dims, layout: Layout::Plane, residual: false, half: false }
+    Network { bytes, input, output, input_dims, output_dims, layout: Layout::Plane, residual: false }
 }
 
 /// Largest difference over largest magnitude.

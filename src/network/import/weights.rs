@@ -141,11 +141,6 @@ impl Weights {
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
-
-    /// Numbers of all tensors.
-    pub fn count(&self) -> u64 {
-        self.tensors.values().map(|t| t.data.len() as u64).sum()
-    }
 }
 
 /// Numbers of a tensor of these dimensions, of which `used` more are held already; refused
