@@ -82,9 +82,12 @@ fn agree(text: &str, told: Told, facts: &ModelFacts) -> Result<()> {
     Err(Fault::Internal.because(message))
 }
 
-/// The ONNX file that a file gives: itself, or written from weights. What is known of it, what
-/// a person should know, and what the weights tell of it.
-fn network(file: &Path, text: &str) -> Result<(Vec<u8>, Given, Vec<String>, Option<Told>)> {
+/// The ONNX file that a file gives, what is known of it, what a person should know, and what
+/// the weights tell of it.
+type Made = (Vec<u8>, Given, Vec<String>, Option<Told>);
+
+/// What a file gives: itself, or the network written from its weights.
+fn network(file: &Path, text: &str) -> Result<Made> {
     let mut opened = std::fs::File::open(file).with_context(|| format!("opening {text}"))?;
     let meta = opened.metadata().with_context(|| format!("opening {text}"))?;
     if !meta.is_file() {
