@@ -9,7 +9,7 @@ use crate::base::path_text::escape;
 use crate::cli::doctor::Finding;
 use crate::config::settings::JobSettings;
 use crate::engine::provider::{self, Target};
-use crate::engine::{cache, precision, runtime, tune};
+use crate::engine::{cache, precision, probe, runtime, tune};
 use crate::model::engine::{Precision, Provider};
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
@@ -67,29 +67,60 @@ pub fn check(job: &JobSettings) -> Vec<Finding> {
     findings
 }
 
-/// What bf16 costs in accuracy, where the processor has it.
+/// The arithmetic of jobs with 8-bit video on the processor and, where it is short, what that
+/// costs in accuracy.
 fn short_arithmetic(job: &JobSettings) -> Finding {
-    if !provider::cpu_has_bf16() {
-        return Finding::works("precision", "f32 on this processor: it does not multiply bf16");
+    let model = match completed(job) {
+        Ok(model) => model,
+        Err(error) => return Finding::missing("precision", one_line(&error), "name a model that runs here"),
+    };
+    let provider = if provider::is_here(Provider::Openvino) { Provider::Openvino } else { Provider::Cpu };
+    let bf16 = provider::cpu_has_bf16();
+    let auto = job.precision == "auto";
+    let precision = match precision::wanted(&job.precision, provider, PixelFormat::YUV420.depth, &model.facts, bf16) {
+        Ok(Some(precision)) => precision,
+        Ok(None) => {
+            let found = format!("{} is not to be had on {}", job.precision, provider::name(provider));
+            return Finding::missing("precision", found, "set precision = \"auto\", or use a graphics device");
+        }
+        Err(error) => return Finding::missing("precision", one_line(&error), "set precision = \"auto\""),
+    };
+    if precision != Precision::Bf16 {
+        let why = match provider {
+            _ if !auto => "as set",
+            _ if !bf16 => "it does not multiply bf16",
+            Provider::Cpu => "bf16 needs OpenVINO beside ONNX Runtime",
+            _ => "this model gives whole pictures, for which bf16 is too coarse",
+        };
+        return Finding::works("precision", format!("{} on this processor: {why}", precision.name()));
     }
-    if !provider::is_here(Provider::Openvino) {
-        return Finding::works("precision", "f32 on this processor: bf16 needs OpenVINO beside ONNX Runtime");
-    }
-    let target =
-        Target { provider: Provider::Openvino, device: 0, precision: Precision::Bf16, threads: tune::threads(job) };
-    let checked = ModelFile::open(&job.model).and_then(|model| precision::psnr(&model, target, &|| {}));
-    match checked {
+    let target = Target { provider, device: 0, precision, threads: tune::threads(job) };
+    match precision::psnr(&model, target, &|| {}) {
         Ok(psnr) => {
             let least = precision::PSNR_MIN;
-            let verdict = if psnr >= least { "good enough" } else { "too little, so f32" };
-            Finding::works("precision", format!("bf16 is {psnr:.1} dB from f32 ({verdict}; {least} dB are needed)"))
+            let verdict = match auto {
+                false => "used as set".into(),
+                true if psnr >= least => format!("good enough; {least} dB are needed"),
+                true => format!("too little, so f32; {least} dB are needed"),
+            };
+            Finding::works("precision", format!("bf16 is {psnr:.1} dB from f32 ({verdict})"))
         }
         Err(error) => Finding::missing("precision", one_line(&error), "f32 does the work"),
     }
 }
 
+/// The model with everything known that jobs find out by running it.
+fn completed(job: &JobSettings) -> Result<ModelFile> {
+    let mut model = ModelFile::open(&job.model)?;
+    // Without ONNX Runtime nothing can be run; that is another finding.
+    if runtime::description().is_ok() {
+        probe::complete(&mut model)?;
+    }
+    Ok(model)
+}
+
 fn model(job: &JobSettings) -> Finding {
-    match ModelFile::open(&job.model) {
+    match completed(job) {
         Ok(model) => {
             let facts = &model.facts;
             Finding::works("model", format!("{}: {}x, halo {} pixels", model.name, facts.scale, facts.halo))

@@ -56,8 +56,11 @@ const fn optional(group: Group, name: &'static str, kind: Kind, unset: &'static 
 
 const FORMATS: &[&str] = &["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"];
 const MAX_MB: u64 = 1 << 30;
-/// Sides of tiles and of outputs, in pixels.
-const TILE_MAX: u32 = 8192;
+/// Narrowest and lowest part of a frame that a person can ask for, and the widest and highest
+/// that is ever computed at once, in source pixels.
+pub const TILE_MIN: u32 = 16;
+pub const TILE_MAX: u32 = 1920;
+/// Sides of outputs, in pixels.
 const SIDE_MAX: u32 = 16384;
 const DAY: u64 = 86_400;
 

@@ -19,12 +19,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::lines::Lines;
 use super::spawn::Spawner;
 use crate::base::fault::Fault;
+use crate::engine::session;
 use crate::model::progress::{Event, Outcome, Phase, Progress};
 
 /// From SIGTERM to SIGKILL. Under the 5 s that a stop of the daemon may take.
 pub const STOP_GRACE: Duration = Duration::from_secs(4);
 /// Building an engine moves no counter and may take this long.
-pub const ENGINE_LIMIT: Duration = Duration::from_secs(30 * 60);
+pub const ENGINE_LIMIT: Duration = session::OPENING_LIMIT;
 /// How often child and clocks are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// After the end of the child, for what is still in its pipe.

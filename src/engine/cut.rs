@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::keys::TILE_MAX;
 use crate::model::engine::EnginePin;
 use crate::network::facts::ModelFacts;
 use crate::tile::grid::even_core;
 
 /// Widest and highest core, in source pixels: larger frames are always tiled.
-pub const CORE_MAX: u32 = 1920;
+pub const CORE_MAX: u32 = TILE_MAX;
 /// Smallest core worth trying, in source pixels.
 const CORE_TRIED: u32 = 48;
 /// Cores that are tried besides parts of the frame, in source pixels.

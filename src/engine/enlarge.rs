@@ -92,13 +92,18 @@ impl Engine {
 
     /// All passes over pictures of this size: the first from samples coded `from`, the last
     /// giving samples coded `to`, [`Engine::fine`] between.
-    pub fn passes(&self, (width, height): (usize, usize), from: Coding, to: Coding) -> Vec<Pass> {
+    pub fn passes(&self, size: (usize, usize), from: Coding, to: Coding) -> Vec<Pass> {
+        self.way(size, from, self.fine(), to)
+    }
+
+    /// The same with another coding between the passes.
+    fn way(&self, (width, height): (usize, usize), from: Coding, between: Coding, to: Coding) -> Vec<Pass> {
         let (count, scale) = (self.pin.passes, self.pin.model_scale as usize);
         (0..count)
             .map(|n| {
                 let grown = scale.pow(n);
-                let from = if n == 0 { from } else { self.fine() };
-                let to = if n + 1 == count { to } else { self.fine() };
+                let from = if n == 0 { from } else { between };
+                let to = if n + 1 == count { to } else { between };
                 self.pass((width * grown, height * grown), from, to)
             })
             .collect()
@@ -107,15 +112,16 @@ impl Engine {
     /// Enlarges planes of floats, one for each channel (row after row, 0..1), by all passes:
     /// for still pictures.
     ///
-    /// Computed at 16 bits, coded as [`Engine::fine`] says. Values may come out beyond 0..1.
+    /// Computed at 16 bits, luma coded as [`Engine::fine`] says, RGB as [`Coding::RGB_STILL`].
+    /// Values may come out beyond 0..1.
     pub fn planes(&self, planes: &[&[f32]], (width, height): (usize, usize)) -> Result<Vec<Vec<f32>>> {
-        let fine = self.fine();
+        let fine = if self.pin.channels == 3 { Coding::RGB_STILL } else { self.fine() };
         let samples = planes.iter().flat_map(|plane| plane.iter());
         let mut codes: Vec<u8> = samples.flat_map(|&v| fine.code(v.clamp(0.0, 1.0)).to_le_bytes()).collect();
         if planes.len() != self.pin.channels as usize || codes.len() != planes.len() * width * height * 2 {
             return Err(Fault::Internal.because("a picture's planes do not fit the network"));
         }
-        for mut pass in self.passes((width, height), fine, fine) {
+        for mut pass in self.way((width, height), fine, fine, fine) {
             pass.start(&self.pool, &Picture::Planes(Arc::new(codes)), None)?;
             pass.finish()?;
             codes = pass.planes();

@@ -1,5 +1,9 @@
 //! A network held open at one shape, with its input and output memory.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
@@ -11,6 +15,45 @@ use crate::engine::provider::{self, Target};
 use crate::model::engine::Provider;
 use crate::network::model_file::Network;
 use crate::tile::stitch::Layout;
+
+/// A session may be opened for so long: TensorRT builds an engine meanwhile.
+pub const OPENING_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Calls of networks that have ended, in this process.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+/// Sessions being opened, and since when one of them has been.
+static OPENING: Mutex<(u32, Option<Instant>)> = Mutex::new((0, None));
+
+/// Calls of networks that have ended, in this process: it grows while any network works, however
+/// long a frame takes.
+pub fn calls() -> u64 {
+    CALLS.load(Ordering::Relaxed)
+}
+
+/// Whether a session is being opened in this process, and for less than [`OPENING_LIMIT`].
+pub fn is_opening() -> bool {
+    let (count, since) = *OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    count > 0 && since.is_some_and(|since| since.elapsed() < OPENING_LIMIT)
+}
+
+/// Held while a session is opened.
+struct Opening;
+
+impl Opening {
+    fn begin() -> Opening {
+        let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        *opening = (opening.0 + 1, opening.1.filter(|_| opening.0 > 0).or_else(|| Some(Instant::now())));
+        Opening
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        // One has ended: those that go on have their time from now.
+        *opening = (opening.0.saturating_sub(1), Some(Instant::now()));
+    }
+}
 
 /// A session of fixed shape; batches of tiles go through it one after the other.
 pub struct Net {
@@ -26,7 +69,10 @@ pub struct Net {
 
 impl Net {
     pub fn open(network: &Network, target: Target) -> Result<Net> {
-        Net::over(provider::open(network, target)?, network, target)
+        let opening = Opening::begin();
+        let session = provider::open(network, target)?;
+        drop(opening);
+        Net::over(session, network, target)
     }
 
     /// A session of the network, however it was opened.
@@ -70,6 +116,7 @@ impl Net {
         let provider = self.provider;
         let told = |error: ort::Error| provider::failure(provider, &error);
         let outputs = self.session.run_with_options(ort::inputs![&self.input], &self.options).map_err(told)?;
+        CALLS.fetch_add(1, Ordering::Relaxed);
         let (shape, output) = outputs[0].try_extract_tensor::<f32>().map_err(told)?;
         if !shape.iter().zip(self.output_dims).all(|(&a, b)| a == b as i64) || shape.len() != 4 {
             let message = format!("a network gave {shape:?} where its graph says {:?}", self.output_dims);
@@ -97,4 +144,28 @@ fn memory(session: &Session, target: Target, dims: [usize; 4], side: MemoryType)
         }
     }
     Tensor::<f32>::new(&Allocator::default(), dims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{pin, runtime_is_here};
+    use crate::network::model_file::ModelFile;
+
+    #[test]
+    fn calls_and_openings_are_seen() {
+        let opening = Opening::begin();
+        assert!(is_opening());
+        drop(opening);
+        if !runtime_is_here() {
+            return;
+        }
+        let model = ModelFile::open("fast").unwrap();
+        let network = model.network(1, 48, 48).unwrap();
+        let before = calls();
+        let mut net = Net::open(&network, Target::of(&pin(&model, (32, 32)))).unwrap();
+        net.run(|_, _| ()).unwrap();
+        net.run(|_, _| ()).unwrap();
+        assert!(calls() >= before + 2);
+    }
 }

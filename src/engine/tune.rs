@@ -7,6 +7,7 @@
 use anyhow::Result;
 
 use crate::base::fault::{self, Fault};
+use crate::config::keys::TILE_MIN;
 use crate::config::settings::JobSettings;
 use crate::engine::cache::Cache;
 use crate::engine::cut::{self, CORE_MAX, Cut, share};
@@ -29,7 +30,7 @@ const CORE_HEIGHT_MIN: u32 = 96;
 /// A network that sees farther gets larger tiles, so that the halo stays a small part.
 const HALO_SHARE: u32 = 16;
 /// Narrowest and lowest core a person can ask for.
-const CORE_MIN: u32 = 16;
+const CORE_MIN: u32 = TILE_MIN;
 /// What one session may take by the fixed rule, bytes, and all of them.
 const SESSION_BYTES: u64 = 1 << 30;
 const SESSIONS_BYTES: u64 = 4 << 30;
@@ -41,7 +42,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
     probe::complete(&mut model)?;
     let facts = &model.facts;
     let threads = threads(settings);
-    let (tile_width, tile_height) = tile(settings.tile.or(facts.tile), width, height, threads, facts)?;
+    let (tile_width, tile_height) = tile(asked_tile(settings, facts), width, height, threads, facts)?;
     let (sessions, threads_each) = share(threads, height.div_ceil(tile_height));
     let mut pin = EnginePin {
         model: model.name.clone(),
@@ -106,6 +107,11 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
     Err(error.context(format!("model {} cannot be run on device `{}`", model.name, settings.device)))
 }
 
+/// The core of the tiles that a person asked for: in the settings, else beside the model.
+pub fn asked_tile(settings: &JobSettings, facts: &ModelFacts) -> Option<(u32, u32)> {
+    settings.tile.or(facts.tile)
+}
+
 /// Threads that the network's work is shared out to.
 pub fn threads(settings: &JobSettings) -> u32 {
     if settings.threads == 0 { cores() } else { settings.threads.min(256) }
@@ -135,7 +141,8 @@ fn settle(
         return Err(missing(pin.provider));
     }
     let gpu = is_gpu(pin.provider);
-    let cut = if gpu { on_device(settings.tile.is_some(), on_processor, frame, &model.facts) } else { on_processor };
+    let asked = asked_tile(settings, &model.facts).is_some();
+    let cut = if gpu { on_device(asked, on_processor, frame, &model.facts) } else { on_processor };
     *pin = fit(model, &cut.on(pin), gpu)?;
     let mut words = None;
     if settings.precision == "auto" && pin.precision != Precision::F32 {
@@ -341,6 +348,10 @@ mod tests {
         assert_eq!(tile(None, 1920, 1080, 2, &facts).unwrap(), (320, 180));
         assert_eq!(tile(Some((427, 240)), 854, 480, 2, &facts).unwrap(), (427, 240));
         assert_eq!(Fault::of(&tile(Some((8, 240)), 854, 480, 2, &facts).unwrap_err()), Fault::Config);
+        let beside = ModelFacts { tile: Some((240, 216)), ..facts };
+        let settings = |tile| JobSettings { tile, ..Default::default() };
+        assert_eq!(asked_tile(&settings(None), &beside), Some((240, 216)));
+        assert_eq!(asked_tile(&settings(Some((64, 64))), &beside), Some((64, 64)));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         info.video.format = parse_format(name)?;
     }
     let video = info.video.clone();
-    let threads = if settings.threads > 0 { settings.threads } else { cores() };
+    let threads = tune::threads(settings);
     let picture = Target::of(settings).size(
         (video.width, video.height),
         video.rotation.rem_euclid(180) == 90,
@@ -123,11 +123,6 @@ fn even(format: PixelFormat) -> (u32, u32) {
 pub fn frame_size((width, height): (u32, u32), format: PixelFormat) -> (u32, u32) {
     let (x, y) = even(format);
     (width.next_multiple_of(x), height.next_multiple_of(y))
-}
-
-/// Processors this process may use.
-pub fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
 fn parse_format(name: &str) -> Result<PixelFormat> {

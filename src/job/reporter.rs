@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::clock;
 use crate::base::fault::one_line;
+use crate::engine::session;
 use crate::job::order::JobOrder;
 use crate::model::plan::Plan;
 use crate::model::progress::{Event, Phase, Progress};
@@ -203,6 +204,10 @@ impl<'a> Reporter<'a> {
 
     /// Sends the figures of this moment; called by a ticker every [`TICK`].
     pub fn tick(&self) {
+        // Phases before have a limit as long; here a device out of memory has sessions opened anew.
+        if self.inner().phase == Phase::Upscaling && session::is_opening() {
+            self.beat();
+        }
         let progress = self.progress();
         (self.events)(Event::Progress(progress));
         let due = self.inner().written.elapsed() > STATUS_EVERY;

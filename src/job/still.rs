@@ -33,13 +33,15 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     let source = still::read(&order.source)?;
     let settings = &order.settings;
     let (width, height) = Target::of(settings).size((source.width, source.height), false, (1, 1))?;
+    // Engines are built here and below: a phase with time for it.
+    reporter.enter(Phase::Planning, "");
     let (mut pin, remarks) = tune::choose(settings, source.width, source.height, source.depth)?;
     cascade::reach(&mut pin, (source.width, source.height), (width, height))?;
     for remark in remarks {
         reporter.log("info", &remark);
     }
-    reporter.enter(Phase::Upscaling, "");
     let engine = Engine::open(&pin).context("opening the upscaling engine")?;
+    reporter.enter(Phase::Upscaling, "");
     let output = enlarge(&engine, &pin, source, (width, height), reporter);
     if let Some(words) = engine.take_words() {
         reporter.remark(&words);

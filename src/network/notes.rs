@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
+use crate::config::keys::{TILE_MAX, TILE_MIN};
 use crate::config::nearest::nearest;
 use crate::network::facts::{MAX_HALO, ModelFacts};
 use crate::pixel::shuffle::MAX_SCALE;
@@ -103,9 +104,12 @@ pub fn parse(text: &str, name: &str) -> Result<Given> {
         Some(value) => {
             let sides = value.as_str().and_then(|text| text.split_once('x'));
             let sides = sides.and_then(|(w, h)| Some((w.trim().parse().ok()?, h.trim().parse().ok()?)));
-            let sides = sides.filter(|(w, h): &(u32, u32)| (16..=8192).contains(w) && (16..=8192).contains(h));
+            let fits = |side: &u32| (TILE_MIN..=TILE_MAX).contains(side);
+            let sides = sides.filter(|(w, h): &(u32, u32)| fits(w) && fits(h));
             Some(sides.ok_or_else(|| {
-                bad("tile: it must be a width and height in pixels from 16 to 8192, such as \"240x216\"".into())
+                bad(format!(
+                    "tile: it must be a width and height in pixels from {TILE_MIN} to {TILE_MAX}, such as \"240x216\""
+                ))
             })?)
         }
     };
@@ -183,6 +187,7 @@ mod tests {
         assert_eq!(words("white = 100"), "m.toml: white: it must be 1 or 255");
         assert_eq!(words("channels = 2"), "m.toml: channels: it must be 1 or 3");
         assert!(words("scale = 9").contains("from 1 to 8") && words("halo = -1").starts_with("m.toml: halo:"));
+        assert!(words("tile = \"1921x8\"").contains("from 16 to 1920"));
         assert!(words("tile = \"8x8\"").contains("240x216") && words("halo = \"6\"").contains("halo"));
         assert!(words("[origin]\nfile = 3").contains("origin") && words("scale = ").contains("m.toml"));
         let newer = parse("version = 2", "m.toml").unwrap_err();

@@ -80,7 +80,8 @@ pub fn pin(around: &Around) -> Result<(EnginePin, Option<Tuned>, Vec<String>)> {
 pub fn speed(pin: &EnginePin, frame: (u32, u32)) -> Result<Figures> {
     let model = ModelFile::open_pinned(pin)?;
     let cut = Cut::of(pin);
-    let seconds = autotune::seconds(cut, frame, pin.halo, autotune::seconds_a_pixel(&model, pin)?);
+    let rate = autotune::seconds_a_pixel(&model, pin)?;
+    let seconds: f64 = sizes(pin, frame).map(|size| autotune::seconds(cut, size, pin.halo, rate)).sum();
     let part = if seconds > FRAME_MAX && !tune::is_gpu(pin.provider) { (FRAME_MAX / seconds).sqrt() } else { 1.0 };
     // Whole tiles, so that the rest can be reckoned from them.
     let side = |size: u32, core: u32| {
@@ -88,11 +89,11 @@ pub fn speed(pin: &EnginePin, frame: (u32, u32)) -> Result<Figures> {
         if part < 1.0 { wanted.next_multiple_of(core).min(size) } else { size }
     };
     let size = (side(frame.0, pin.tile_width), side(frame.1, pin.tile_height));
-    let tiles = |size| {
-        let (columns, bands) = cut.tiles(size);
-        f64::from(columns * bands)
+    let tiles = |size| -> f64 {
+        let each = sizes(pin, size).map(|size| cut.tiles(size));
+        each.map(|(columns, bands)| f64::from(columns) * f64::from(bands)).sum()
     };
-    let (mut upscaler, pictures) = open(pin, size)?;
+    let (mut upscaler, pictures) = open(&part_of(pin, frame, size), size)?;
     upscaler.upscale(&pictures[0])?;
     let (start, used) = (Instant::now(), processor_seconds()?);
     let mut frames = 0u64;
@@ -157,12 +158,32 @@ pub fn batches(pin: &EnginePin, size: (u32, u32)) -> Result<Vec<BatchFigure>> {
     Ok(figures)
 }
 
-/// An upscaler without reuse, and pictures for it.
+/// What each pass of a pin is given, for a source of this size.
+fn sizes(pin: &EnginePin, (width, height): (u32, u32)) -> impl Iterator<Item = (u32, u32)> {
+    let factors = (0..pin.passes).map(|n| pin.model_scale.saturating_pow(n));
+    factors.map(move |factor| (width.saturating_mul(factor), height.saturating_mul(factor)))
+}
+
+/// The pin for a part of the frame: the final size is that part of what it was.
+fn part_of(pin: &EnginePin, frame: (u32, u32), part: (u32, u32)) -> EnginePin {
+    let side = |whole: u32, frame: u32, part: u32| {
+        let side = u64::from(whole) * u64::from(part) / u64::from(frame.max(1));
+        u32::try_from(side.max(1)).unwrap_or(u32::MAX)
+    };
+    let picture = pin.picture.map(|(w, h)| (side(w, frame.0, part.0), side(h, frame.1, part.1)));
+    EnginePin { picture, ..pin.clone() }
+}
+
+/// An upscaler of the pin's whole way, without reuse, and pictures for it.
 fn open(pin: &EnginePin, (width, height): (u32, u32)) -> Result<(FrameUpscaler, Vec<Frame>)> {
     let format = PixelFormat::YUV420;
     let colour = Colour { range: 1, primaries: 1, transfer: 1, matrix: 1, chroma_location: 1 };
     let shape = FrameShape { format, width, height, colour };
-    let mut upscaler = FrameUpscaler::open(pin, shape, width * pin.model_scale, height * pin.model_scale)?;
+    let scale = pin.model_scale.saturating_pow(pin.passes);
+    let picture = pin.picture.unwrap_or((width.saturating_mul(scale), height.saturating_mul(scale)));
+    // Frames are as large as their chroma asks for, as those of a job are.
+    let [out_width, out_height] = [picture.0, picture.1].map(|side| side.saturating_add(side % 2));
+    let mut upscaler = FrameUpscaler::open(pin, shape, out_width, out_height)?;
     upscaler.set_reuse(false);
     let picture = |n: usize| {
         let plane = |at: usize| {
@@ -185,6 +206,23 @@ fn processor_seconds() -> Result<f64> {
 mod tests {
     use super::*;
     use crate::engine::testing::{pin as pin_of, runtime_is_here};
+
+    #[test]
+    fn the_whole_way_is_timed() {
+        if !runtime_is_here() {
+            return;
+        }
+        let once = pin_of(&ModelFile::open("fast").unwrap(), (64, 48));
+        for (passes, picture) in [(2, None), (2, Some((385, 287))), (1, Some((200, 151)))] {
+            let pin = EnginePin { passes, picture, ..once.clone() };
+            let figures = speed(&pin, (128, 96)).unwrap();
+            assert!(figures.fps > 0.5 && !figures.reckoned, "{figures:?}");
+            let part = part_of(&pin, (128, 96), (64, 48));
+            assert_eq!(part.picture, picture.map(|(w, h)| (w / 2, h / 2)));
+            assert!(open(&part, (64, 48)).is_ok());
+        }
+        assert_eq!(sizes(&EnginePin { passes: 2, ..once }, (10, 5)).collect::<Vec<_>>(), [(10, 5), (20, 10)]);
+    }
 
     #[test]
     fn figures_of_a_small_frame() {

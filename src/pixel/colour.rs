@@ -1,7 +1,7 @@
 //! Between Y'CbCr code values and RGB, by ITU-T H.273 (matrix coefficients, range).
 //!
 //! Both ways are linear and computed in f32; RGB is coded as [`Coding::RGB`], with room for
-//! colours outside RGB, so that nothing is clipped between.
+//! every colour that code values can name, so that nothing is clipped between.
 
 use multiversion::multiversion;
 
@@ -153,7 +153,7 @@ mod tests {
         let red = |matrix, depth, range| {
             let format = PixelFormat { chroma: Chroma::C444, depth };
             let coding = YuvCoding::of(format, &colour(matrix, range), 480);
-            let rgb = [57344u16, 8192, 8192].map(u16::to_le_bytes);
+            let rgb = [1.0, 0.0, 0.0].map(|v| Coding::RGB.code(v).to_le_bytes());
             std::array::from_fn(|plane| {
                 let (weights, constant) = coding.mix(plane);
                 let mut out = [0.0];
@@ -168,6 +168,22 @@ mod tests {
         assert_eq!(red(6, 8, 2), [76, 85, 255]);
         assert_eq!(red(0, 8, 2), [0, 0, 255]);
         assert_eq!(red(2, 8, 1), red(6, 8, 1));
+    }
+
+    #[test]
+    fn every_triple_of_codes_comes_back() {
+        for (matrix, range, depth) in [0, 1, 4, 6, 7, 8, 9]
+            .into_iter()
+            .flat_map(|m| [(1, 8), (2, 8), (1, 10)].into_iter().map(move |(range, depth)| (m, range, depth)))
+        {
+            let format = PixelFormat { chroma: Chroma::C444, depth };
+            let coding = YuvCoding::of(format, &colour(matrix, range), 480);
+            let codes = || (0..=255u16).step_by(5).map(|code| code << (depth - 8));
+            for (y, cb, cr) in codes().flat_map(|y| codes().flat_map(move |cb| codes().map(move |cr| (y, cb, cr)))) {
+                let triple = [y, cb, cr];
+                assert_eq!(there_and_back(&coding, triple), triple, "{matrix} {range} {depth}");
+            }
+        }
     }
 
     proptest! {

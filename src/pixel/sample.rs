@@ -29,9 +29,13 @@ pub struct Coding {
 }
 
 impl Coding {
-    /// Planes of R, G or B: 16 bits, with a sixth of the range free below black and above
-    /// white, so that YUV codes outside RGB come back as they were.
-    pub const RGB: Coding = Coding { depth: 16, offset: 8192, unit: 49152 };
+    /// Planes of R, G or B: 16 bits from -1.277 to 2.277, so that YUV codes outside RGB come
+    /// back as they were (limited range reaches -1.22 and 2.23), in steps a twentieth of those of
+    /// 10 bits.
+    pub const RGB: Coding = Coding { depth: 16, offset: 23552, unit: 18432 };
+    /// The same of still pictures, which come from RGB: finer, with a sixth of white free below
+    /// black and above white.
+    pub const RGB_STILL: Coding = Coding { depth: 16, offset: 8192, unit: 49152 };
 
     /// Luma in its own range, 1.0 being [`unit`]: video of every depth looks as 8 bits do.
     pub fn luma(depth: u8) -> Coding {
@@ -147,7 +151,8 @@ mod tests {
                 assert_eq!(coding.code(coding.value(code)), code);
             }
         }
-        assert_eq!((Coding::RGB.value(8192), Coding::RGB.value(57344)), (0.0, 1.0));
+        assert_eq!((Coding::RGB.value(23552), Coding::RGB.value(41984)), (0.0, 1.0));
+        assert_eq!((Coding::RGB_STILL.value(8192), Coding::RGB_STILL.value(57344)), (0.0, 1.0));
     }
 
     #[test]
