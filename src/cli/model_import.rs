@@ -213,9 +213,9 @@ mod tests {
         let file = root.path().join("x.onnx");
         let whole = TestModel::default().bytes();
         for (bytes, fault) in [
-            (whole[..whole.len() / 2].to_vec(), Fault::Config),
-            (b"not a model at all, but some text".to_vec(), Fault::Config),
-            (Vec::new(), Fault::Config),
+            (whole[..whole.len() / 2].to_vec(), Fault::BadInput),
+            (b"not a model at all, but some text".to_vec(), Fault::BadInput),
+            (Vec::new(), Fault::BadInput),
             (TestModel { channels: 2, ..Default::default() }.bytes(), Fault::Unsupported),
         ] {
             std::fs::write(&file, bytes).unwrap();
