@@ -61,8 +61,9 @@ fn the_facts_of_imported_networks_are_found() {
             ModelFile::parse(&name, &bytes_of(&imported.model)).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         let facts = &file.facts;
         assert_eq!((facts.scale, facts.channels), (imported.scale, imported.channels), "{name}");
-        // RRDBNet for less than four times takes its picture apart first.
-        let multiple = if name.starts_with("rrdb") { 4 / facts.scale } else { 1 };
+        // Real-ESRGAN for less than four times takes its picture apart first; ESRGAN does not.
+        let apart = [("rrdb-x1.", 4), ("rrdb-x2.", 2)].into_iter().find(|(start, _)| name.starts_with(start));
+        let multiple = apart.map_or(1, |(_, times)| times);
         assert_eq!(facts.multiple, multiple, "{name}");
         let shuffled = !name.starts_with("rrdb") && !name.starts_with("fsrcnn");
         assert_eq!(facts.tail.is_some(), shuffled, "{name}");
