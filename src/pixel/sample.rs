@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(out, [0.0, 256.0, 510.0]);
         load(&[1, 0, 0, 1, 255, 3], Coding::codes(10), 1.0, &mut out);
         assert_eq!(out, [1.0, 256.0, 1023.0]);
-        load(&[0, 0x20, 0, 0xe0, 0, 0], Coding::RGB, 255.0, &mut out);
+        load(&[0, 0x20, 0, 0xe0, 0, 0], Coding::RGB_STILL, 255.0, &mut out);
         assert_eq!(out, [0.0, 255.0, -42.5]);
     }
 
