@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(known("x", &folders).unwrap(), text(&a, "x.onnx"));
         assert_eq!(known("y.onnx", &folders).unwrap(), text(&b, "y.onnx"));
         assert_eq!(known("fast", &folders).unwrap(), "builtin:fast");
-        assert_eq!(known("fast-clean", &folders).unwrap(), "builtin:fast");
+        assert_eq!(known("fast-film", &folders).unwrap(), "builtin:fast");
         let hidden: Vec<_> = list(&folders).into_iter().filter(|e| e.hidden).map(|e| e.name).collect();
         assert_eq!(hidden, ["fast", "x"]);
     }
