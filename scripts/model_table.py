@@ -39,10 +39,10 @@ def scores(binary, folders, model, log):
     return found
 
 
-def speeds(binary, model, size, log):
+def speeds(binary, model, size, autotune, log):
     """`{device: frames a second}`."""
     log(f"bench {model} at {size}")
-    rows = ask(binary, "bench", model, "--size", size, "--set", "autotune=true") or []
+    rows = ask(binary, "bench", model, "--size", size, "--set", f"autotune={str(autotune).lower()}") or []
     return {row["device"]: row["fps"] for row in rows if row.get("fps")}
 
 
@@ -54,7 +54,7 @@ def fps(value):
     return "" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def table(binary, models, folders, slow_folders, log):
+def table(binary, models, folders, slow_folders, slow_sizes, autotune, log):
     devices, lines, rows = [], [], []
     plain = {}
     for model in models:
@@ -66,7 +66,7 @@ def table(binary, models, folders, slow_folders, log):
         found = scores(binary, slow_folders if slow else folders, model, log)
         for way in ("bicubic", "Lanczos"):
             plain.setdefault(way, {}).update(found.pop(way, {}))
-        speed = {size: speeds(binary, model, size, log) for size in SIZES}
+        speed = {size: speeds(binary, model, size, autotune, log) if not slow or size in slow_sizes else {} for size in SIZES}
         devices += [d for s in speed.values() for d in s if d not in devices]
         rows.append((Path(model).stem if "/" in model else model, shown, next(iter(found.values()), {}), speed))
     head = ["model", "scale", "channels", "parameters", "reach"]
@@ -96,6 +96,8 @@ def main():
     p.add_argument("--models", type=Path, help="folder of ONNX files, beside the built-in ones")
     p.add_argument("--sets", default="set5,set14,kodak,cid22", help="the folders, in this order")
     p.add_argument("--slow", default="set5,set14", help="those that slow models are measured on")
+    p.add_argument("--slow-sizes", default=",".join(SIZES), help="sizes at which the speed of slow models is measured")
+    p.add_argument("--autotune", action="store_true", help="speeds with the cut that autotune finds, not the fixed rule's")
     p.add_argument("--doc", type=Path, default=Path(__file__).parent.parent / "docs" / "models.md")
     p.add_argument("--write", action="store_true", help="put the table into docs/models.md")
     args = p.parse_args()
@@ -105,7 +107,7 @@ def main():
     slow = [f for f in folders if f.name in args.slow.split(",")]
     others = sorted(args.models.glob("*.onnx")) if args.models else []
     log = lambda words: print(words, file=sys.stderr, flush=True)
-    text = table(args.bin, BUILT_IN + [str(m) for m in others], folders, slow, log)
+    text = table(args.bin, BUILT_IN + [str(m) for m in others], folders, slow, args.slow_sizes.split(","), args.autotune, log)
     print(text)
     if args.write:
         doc = args.doc.read_text()
