@@ -67,7 +67,7 @@ def table(binary, models, folders, slow_folders, slow_sizes, autotune, log):
         for way in ("bicubic", "Lanczos"):
             plain.setdefault(way, {}).update(found.pop(way, {}))
         speed = {size: speeds(binary, model, size, autotune, log) if not slow or size in slow_sizes else {} for size in SIZES}
-        devices += [d for s in speed.values() for d in s if d not in devices]
+        devices += [d for d in dict.fromkeys(d for s in speed.values() for d in s) if d not in devices]
         rows.append((Path(model).stem if "/" in model else model, shown, next(iter(found.values()), {}), speed))
     head = ["model", "scale", "channels", "parameters", "reach"]
     head += [f"{f.name} PSNR / SSIM" for f in folders]
