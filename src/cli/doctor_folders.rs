@@ -77,8 +77,7 @@ fn space(output: &Path, wanted_mb: u64) -> Finding {
 
 fn free_mb(path: &Path) -> Option<u64> {
     let stat = statvfs(path).ok()?;
-    // The width of these differs between systems.
-    #[allow(clippy::unnecessary_cast)]
+    #[allow(clippy::unnecessary_cast)] // the width of these differs between systems
     let bytes = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
     Some(bytes >> 20)
 }

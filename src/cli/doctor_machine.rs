@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::base::path_text::escape;
+use crate::base::processors;
 use crate::cli::doctor::Finding;
 
 /// Where the driver's libraries lie, WSL2's among them.
@@ -25,7 +26,7 @@ pub fn check() -> Vec<Finding> {
 }
 
 fn processor() -> Finding {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = processors::count();
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = flags.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let has = |name: &str| flags.split_whitespace().any(|flag| flag == name);

@@ -16,15 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::fault::{Fault, one_line};
 use crate::config::settings::JobSettings;
-use crate::engine::cache::{self, Cache};
+use crate::engine::cache::{Asked, Cache};
 use crate::engine::cut::{Cut, Ground};
 use crate::engine::enlarge::{Engine, Pass, Picture};
-use crate::engine::machine::{self, Machine};
+use crate::engine::machine;
 use crate::engine::provider::Target;
 use crate::engine::race::{Estimate, Figure, Race, Runner, Track};
 use crate::engine::session::Net;
 use crate::engine::{sample, tune};
-use crate::model::engine::{EnginePin, Precision, Provider};
+use crate::model::engine::EnginePin;
 use crate::network::facts::ModelFacts;
 use crate::network::model_file::ModelFile;
 use crate::pixel::sample::Coding;
@@ -74,13 +74,8 @@ pub struct Tuned {
 #[derive(Serialize)]
 struct Key<'a> {
     rules: u32,
-    machine: Machine,
-    model: &'a str,
-    provider: Provider,
-    device: u32,
-    precision: Precision,
-    libraries: Vec<String>,
-    facts: String,
+    #[serde(flatten)]
+    network: Asked<'a>,
     frame: (u32, u32),
     depth: u8,
     threads: u32,
@@ -122,17 +117,10 @@ pub fn find(pin: &EnginePin, around: &Around) -> Option<Tuned> {
 /// [`find`] with its cache given.
 fn find_in(cache: &Cache, pin: &EnginePin, around: &Around, busy: &dyn Fn() -> bool) -> Result<Tuned> {
     let model = ModelFile::open_pinned(pin)?;
-    let gpu = tune::is_gpu(pin.provider);
-    let asked = around.settings.tile.or(model.facts.tile);
+    let asked = tune::asked_tile(around.settings, &model.facts);
     let key = Key {
         rules: RULES,
-        machine: Machine::this(),
-        model: &pin.model_hash,
-        provider: pin.provider,
-        device: pin.device,
-        precision: pin.precision,
-        libraries: machine::libraries(gpu)?,
-        facts: cache::facts_key(&model.facts),
+        network: Asked::of(&model, Target::of(pin))?,
         frame: around.frame,
         depth: around.depth,
         threads: around.settings.threads,
@@ -178,7 +166,7 @@ fn least_of(class: u32) -> u64 {
 }
 
 fn ground<'a>(model: &'a ModelFile, pin: &EnginePin, around: &Around) -> Ground<'a> {
-    let gpu = tune::is_gpu(pin.provider);
+    let gpu = pin.provider.is_gpu();
     let threads = if gpu { 1 } else { tune::threads(around.settings) };
     Ground { frame: around.frame, facts: &model.facts, threads, gpu }
 }
@@ -222,7 +210,7 @@ pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tu
     let track = Track { open: &open, estimate: &estimate, memory, end, beat: around.beat };
     let ground = ground(model, pin, around);
     let mut race = Race::begin(track, reference)?;
-    if around.settings.tile.or(model.facts.tile).is_none() {
+    if tune::asked_tile(around.settings, &model.facts).is_none() {
         race.stage(&ground.shapes(race.best()));
     }
     race.stage(&ground.splits(race.best()));
@@ -234,7 +222,7 @@ pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tu
 /// Seconds of one thread (or of the device) for a pixel of the network's input.
 pub fn seconds_a_pixel(model: &ModelFile, pin: &EnginePin) -> Result<f64> {
     let multiple = model.facts.multiple.max(1) as usize;
-    let side = if tune::is_gpu(pin.provider) { PROBE.1 } else { PROBE.0 };
+    let side = if pin.provider.is_gpu() { PROBE.1 } else { PROBE.0 };
     let size = |fixed: Option<usize>| fixed.unwrap_or(side.next_multiple_of(multiple));
     let (height, width) = (size(model.facts.fixed[0]), size(model.facts.fixed[1]));
     let batch = model.facts.batch.unwrap_or(1);

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::*;
+use crate::engine::cache;
 use crate::engine::testing::{pin, runtime_is_here};
 use crate::network::testing::TestModel;
 

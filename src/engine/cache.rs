@@ -19,7 +19,11 @@ use crate::base::clock;
 use crate::base::fault::one_line;
 use crate::base::lock::FileLock;
 use crate::base::path_text::escape;
+use crate::engine::machine::{self, Machine};
+use crate::engine::provider::Target;
+use crate::model::engine::{Precision, Provider};
 use crate::network::facts::ModelFacts;
+use crate::network::model_file::ModelFile;
 
 /// Version of the files here; others are ignored.
 const VERSION: u32 = 1;
@@ -63,6 +67,27 @@ pub fn facts_key(facts: &ModelFacts) -> String {
     // Words for people change nothing.
     let facts = ModelFacts { remarks: Vec::new(), ..facts.clone() };
     blake3::hash(format!("{facts:?}").as_bytes()).to_hex()[..32].to_owned()
+}
+
+/// What every answer about a network on a device depends on: the part that all keys have.
+#[derive(Serialize)]
+pub struct Asked<'a> {
+    machine: Machine,
+    model: &'a str,
+    provider: Provider,
+    device: u32,
+    precision: Precision,
+    libraries: Vec<String>,
+    facts: String,
+}
+
+impl Asked<'_> {
+    pub fn of(model: &ModelFile, target: Target) -> Result<Asked<'_>> {
+        let Target { provider, device, precision, .. } = target;
+        let libraries = machine::libraries(provider.is_gpu())?;
+        let (machine, facts) = (Machine::this(), facts_key(&model.facts));
+        Ok(Asked { machine, model: &model.hash, provider, device, precision, libraries, facts })
+    }
 }
 
 /// A file: what was asked, and the answer.

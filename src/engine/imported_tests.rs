@@ -118,7 +118,7 @@ fn every_form_of_prelu_is_the_same() {
 
 /// Figures for docs/performance.md: `cargo test --lib prelu_timing -- --ignored --nocapture`.
 #[test]
-#[ignore = "minutes"]
+#[ignore = "timing, takes minutes, run by hand"]
 fn prelu_timing() {
     if !runtime_is_here() {
         return;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Result;
 
 use crate::base::fault::{Fault, one_line};
-use crate::model::engine::{EnginePin, Provider};
+use crate::model::engine::EnginePin;
 use crate::network::facts::ModelFacts;
 use crate::tile::grid::Tile;
 
@@ -54,7 +54,7 @@ impl Ladder {
             told: Mutex::new(None),
             model,
             device,
-            by_shape: matches!(pin.provider, Provider::Cuda | Provider::Tensorrt),
+            by_shape: pin.provider.is_gpu(),
             multiple: facts.multiple.max(1) as usize,
             fixed: facts.fixed.iter().any(Option::is_some),
             fixed_batch: facts.batch.is_some(),
@@ -142,6 +142,7 @@ pub fn parts(tiles: impl IntoIterator<Item = Tile>, core: (usize, usize)) -> Vec
 mod tests {
     use super::*;
     use crate::engine::testing::pin;
+    use crate::model::engine::Provider;
     use crate::network::model_file::ModelFile;
 
     fn ladder(multiple: u32, fixed: bool, batch: u32, tile: (u32, u32)) -> Ladder {

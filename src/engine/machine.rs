@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::base::processors;
 use crate::engine::runtime;
 
 /// A machine, as far as measurements of another do not hold for it.
@@ -25,7 +26,7 @@ impl Machine {
         let processor = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| processor(&text));
         Machine {
             processor: processor.unwrap_or_else(|| std::env::consts::ARCH.into()),
-            cores: cores(),
+            cores: processors::count(),
             gpus: gpus(Path::new("/proc/driver/nvidia/gpus")),
         }
     }
@@ -59,11 +60,6 @@ fn files(folder: &Path) -> String {
     }
     files.sort();
     format!("files {}", &blake3::hash(files.join("\n").as_bytes()).to_hex()[..32])
-}
-
-/// Processors this process may use.
-pub fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
 /// The processors are looked at for so long.

@@ -10,8 +10,7 @@
 use anyhow::Result;
 
 use crate::base::fault::{Fault, one_line};
-use crate::engine::cache::{self, Cache};
-use crate::engine::machine::{self, Machine};
+use crate::engine::cache::{Asked, Cache};
 use crate::engine::provider::{self, Target};
 use crate::engine::sample;
 use crate::engine::session::Net;
@@ -51,21 +50,8 @@ pub fn checked(
     cache: Option<&Cache>,
     beat: &dyn Fn(),
 ) -> Result<(Precision, String)> {
-    #[derive(serde::Serialize)]
-    struct Key<'a> {
-        machine: Machine,
-        model: &'a str,
-        provider: Provider,
-        device: u32,
-        precision: Precision,
-        libraries: Vec<String>,
-        facts: String,
-    }
-    let Target { provider, device, precision, .. } = target;
-    let gpu = matches!(provider, Provider::Cuda | Provider::Tensorrt);
-    let (machine, libraries) = (Machine::this(), machine::libraries(gpu)?);
-    let facts = cache::facts_key(&model.facts);
-    let key = Key { machine, model: &model.hash, provider, device, precision, libraries, facts };
+    let Target { provider, precision, .. } = target;
+    let key = Asked::of(model, target)?;
     let known = cache.and_then(|cache| cache.read::<f64>(&key));
     let figure = match known {
         Some(figure) => figure,

@@ -7,6 +7,7 @@ use ort::session::Session;
 use ort::value::TensorRef;
 
 use crate::base::fault::Fault;
+use crate::base::processors;
 use crate::engine::probe_picture::{fine, smooth};
 use crate::engine::provider::{self, Target};
 use crate::model::engine::{Precision, Provider};
@@ -286,7 +287,7 @@ impl<'a> Runner<'a> {
         let (batch, channels) = (self.model.facts.batch.unwrap_or(1), self.model.facts.channels as usize);
         let told = |error: ort::Error| provider::failure(Provider::Cpu, &error);
         if self.session.as_ref().is_none_or(|(size, _)| *size != (h, w)) {
-            let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+            let threads = processors::count();
             let target = Target { provider: Provider::Cpu, device: 0, precision: Precision::F32, threads };
             let session = provider::open(&self.model.whole(batch, h, w), target)?;
             self.session = Some(((h, w), session));

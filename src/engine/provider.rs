@@ -61,7 +61,7 @@ pub fn open(network: &Network, target: Target) -> Result<Session> {
 /// The same with PReLU written in a form.
 pub fn open_with(network: &Network, target: Target, form: Form) -> Result<Session> {
     let environment = runtime::init()?;
-    if matches!(target.provider, Provider::Cuda | Provider::Tensorrt) {
+    if target.provider.is_gpu() {
         runtime::preload_gpu();
     }
     let engines = engine_folder(network, target);

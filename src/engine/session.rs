@@ -129,7 +129,7 @@ impl Net {
 /// Zeroed memory for a tensor of this program's side. For CUDA and TensorRT it is pinned, so
 /// that the device reads and writes it without another copy between.
 fn memory(session: &Session, target: Target, dims: [usize; 4], side: MemoryType) -> ort::Result<Tensor<f32>> {
-    if matches!(target.provider, Provider::Cuda | Provider::Tensorrt) {
+    if target.provider.is_gpu() {
         let pinned = || -> ort::Result<Tensor<f32>> {
             let device = target.device as i32;
             let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, device, AllocatorType::Device, side)?;

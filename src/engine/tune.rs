@@ -7,11 +7,11 @@
 use anyhow::Result;
 
 use crate::base::fault::{self, Fault};
+use crate::base::processors;
 use crate::config::keys::TILE_MIN;
 use crate::config::settings::JobSettings;
 use crate::engine::cache::Cache;
 use crate::engine::cut::{self, CORE_MAX, Cut, share};
-use crate::engine::machine::cores;
 use crate::engine::precision;
 use crate::engine::probe;
 use crate::engine::provider::{self, Target};
@@ -114,7 +114,7 @@ pub fn asked_tile(settings: &JobSettings, facts: &ModelFacts) -> Option<(u32, u3
 
 /// Threads that the network's work is shared out to.
 pub fn threads(settings: &JobSettings) -> u32 {
-    if settings.threads == 0 { cores() } else { settings.threads.min(256) }
+    if settings.threads == 0 { processors::count() } else { settings.threads.min(256) }
 }
 
 /// The border read around a tile: what the network sees, and a multiple of what it asks for,
@@ -140,7 +140,7 @@ fn settle(
     if !provider::is_here(pin.provider) {
         return Err(missing(pin.provider));
     }
-    let gpu = is_gpu(pin.provider);
+    let gpu = pin.provider.is_gpu();
     let asked = asked_tile(settings, &model.facts).is_some();
     let cut = if gpu { on_device(asked, on_processor, frame, &model.facts) } else { on_processor };
     *pin = fit(model, &cut.on(pin), gpu)?;
@@ -180,10 +180,6 @@ fn halved(pin: &EnginePin, facts: &ModelFacts) -> Option<EnginePin> {
 fn missing(provider: Provider) -> anyhow::Error {
     let name = provider::name(provider);
     Fault::Device.because(format!("ONNX Runtime's library has no part for {name} beside it"))
-}
-
-pub fn is_gpu(provider: Provider) -> bool {
-    matches!(provider, Provider::Cuda | Provider::Tensorrt)
 }
 
 /// A graphics device takes the frame whole, as far as that goes: it is fast on large tensors,

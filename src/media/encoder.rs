@@ -4,6 +4,7 @@ use anyhow::Result;
 use ffmpeg_next::Packet;
 
 use crate::base::fault::{Fault, one_line};
+use crate::base::processors;
 use crate::config::settings::{CodecChoice, JobSettings};
 use crate::media::encoder_options::{KNOWN, Known, STAND_IN, Wishes, options};
 use crate::media::encoder_session::Session;
@@ -122,7 +123,7 @@ fn candidates(request: &EncoderRequest<'_>, codec: Codec) -> Vec<Known> {
 
 fn spec(request: &EncoderRequest<'_>, known: &Known, second_set: bool) -> EncoderSpec {
     let threads = match request.threads {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        0 => processors::count(),
         n => n,
     };
     let wishes = Wishes {

@@ -11,6 +11,13 @@ pub enum Provider {
     Cpu,
 }
 
+impl Provider {
+    /// Whether it runs on a graphics device.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Provider::Tensorrt | Provider::Cuda)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

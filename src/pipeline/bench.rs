@@ -82,7 +82,7 @@ pub fn speed(pin: &EnginePin, frame: (u32, u32)) -> Result<Figures> {
     let cut = Cut::of(pin);
     let rate = autotune::seconds_a_pixel(&model, pin)?;
     let seconds: f64 = sizes(pin, frame).map(|size| autotune::seconds(cut, size, pin.halo, rate)).sum();
-    let part = if seconds > FRAME_MAX && !tune::is_gpu(pin.provider) { (FRAME_MAX / seconds).sqrt() } else { 1.0 };
+    let part = if seconds > FRAME_MAX && !pin.provider.is_gpu() { (FRAME_MAX / seconds).sqrt() } else { 1.0 };
     // Whole tiles, so that the rest can be reckoned from them.
     let side = |size: u32, core: u32| {
         let wanted = (f64::from(size) * part) as u32;
