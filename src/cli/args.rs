@@ -9,10 +9,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::base::fault::Fault;
 use crate::cli::doctor::Part;
 use crate::cli::model_args::ModelArguments;
-use crate::config::Sources;
 use crate::config::keys;
 use crate::config::layers::Layer;
 use crate::config::nearest::nearest;
+use crate::config::{self, Settings, Sources};
 
 const ABOUT: &str = "Upscales the videos dropped into a folder: every frame and stream kept, resumable after any crash";
 const AFTER: &str = "Settings come from flags, then UPSCALED_* variables, then upscaled.toml; docs/settings.md lists them.\n\
@@ -230,6 +230,19 @@ impl SetArguments {
             layer.set_flag(&name, &OsString::from_vec(bytes[at + 1..].to_vec()), &here)?;
         }
         Ok(())
+    }
+
+    /// The settings at a place with these on top, and above all the `flags` that are given.
+    pub fn resolve(&self, place: &Place, flags: &[(&str, Option<&OsString>)]) -> Result<Settings> {
+        let mut layer = Layer::new("flags");
+        self.apply(&mut layer)?;
+        let here = std::env::current_dir()?;
+        for (name, value) in flags {
+            if let Some(value) = value {
+                layer.set_flag(name, value, &here)?;
+            }
+        }
+        config::resolve(&place.sources(layer)?)
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::sys::statvfs::statvfs;
-
 use crate::base::path_text::escape;
 use crate::cli::doctor::Finding;
 use crate::config::Settings;
 use crate::config::settings::{OnSuccess, WatchMode};
+use crate::work::mount;
 
 /// File systems on which inotify is silent about what others write.
 const REMOTE: &[&str] =
@@ -31,14 +30,17 @@ pub fn check(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Whether files can be made in a folder, which is made first where it is not there.
+/// Whether files can be made in a folder or, where it is not there, in the nearest one above,
+/// in which the daemon will make it.
 fn writable(subject: &str, folder: &Path) -> Finding {
     let text = escape(folder);
-    let probe = folder.join(format!(".upscaled-doctor-{}.part", std::process::id()));
-    let tried = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&probe, b"x"));
+    let there = mount::nearest(folder);
+    let probe = there.join(format!(".upscaled-doctor-{}.part", std::process::id()));
+    let tried = std::fs::write(&probe, b"x");
     let removed = std::fs::remove_file(&probe);
     match tried.and(removed) {
-        Ok(()) => Finding::works(subject, format!("{text} can be written")),
+        Ok(()) if there == folder => Finding::works(subject, format!("{text} can be written")),
+        Ok(()) => Finding::works(subject, format!("{text} is not there yet and can be made")),
         Err(error) => {
             let user = nix::unistd::geteuid();
             let advice = format!("give user {user} write access, or choose another folder (docs/settings.md)");
@@ -52,8 +54,11 @@ fn input(settings: &Settings) -> Finding {
     if settings.run.on_success != OnSuccess::Keep {
         return writable("input", folder);
     }
+    if !folder.exists() {
+        return writable("input", folder);
+    }
     let text = escape(folder);
-    match std::fs::create_dir_all(folder).and_then(|()| std::fs::read_dir(folder)) {
+    match std::fs::read_dir(folder) {
         Ok(_) => Finding::works("input", format!("{text} can be read")),
         Err(error) => {
             let advice = "give the daemon's user read access, or choose another folder with the setting input";
@@ -76,10 +81,7 @@ fn space(output: &Path, wanted_mb: u64) -> Finding {
 }
 
 fn free_mb(path: &Path) -> Option<u64> {
-    let stat = statvfs(path).ok()?;
-    #[allow(clippy::unnecessary_cast)] // the width of these differs between systems
-    let bytes = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
-    Some(bytes >> 20)
+    mount::space(path).ok().map(|space| space.free >> 20)
 }
 
 /// How input/ is watched, and whether the kernel's limits allow it.
@@ -212,6 +214,6 @@ mod tests {
         std::fs::write(dir.path().join("file"), "").unwrap();
         let finding = writable("output", &dir.path().join("file/deep"));
         assert!(!finding.works && finding.needed && finding.advice.is_some());
-        assert_eq!(std::fs::read_dir(dir.path().join("new/deep")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only looked at");
     }
 }

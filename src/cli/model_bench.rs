@@ -11,12 +11,11 @@ use crate::base::logging::{self, Console};
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::output;
-use crate::config;
-use crate::config::layers::Layer;
 use crate::config::settings::JobSettings;
 use crate::engine::autotune::{self, Around};
 use crate::engine::provider;
 use crate::model::engine::Provider;
+use crate::network::model_file::ModelFile;
 use crate::pipeline::bench::{self, Agreement, BatchFigure, Figures};
 use crate::work::budget;
 
@@ -72,6 +71,8 @@ pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
         if arguments.models.is_empty() { vec![None] } else { arguments.models.iter().map(Some).collect() };
     for model in models {
         let (settings, memory) = settings(place, arguments, model)?;
+        // A model that cannot be had is told once, not for each device.
+        ModelFile::open(&settings.model)?;
         for device in devices(arguments) {
             for &(width, height) in &sizes(arguments)? {
                 let settings = JobSettings { device: device.clone(), ..settings.clone() };
@@ -97,15 +98,7 @@ pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
 
 /// The settings of jobs here, with the flags on top, and memory for the engine.
 fn settings(place: &Place, arguments: &BenchArguments, model: Option<&OsString>) -> Result<(JobSettings, u64)> {
-    let mut layer = Layer::new("flags");
-    arguments.set.apply(&mut layer)?;
-    let here = std::env::current_dir()?;
-    for (name, value) in [("model", model), ("device", arguments.device.as_ref())] {
-        if let Some(value) = value {
-            layer.set_flag(name, value, &here)?;
-        }
-    }
-    let settings = config::resolve(&place.sources(layer)?)?;
+    let settings = arguments.set.resolve(place, &[("model", model), ("device", arguments.device.as_ref())])?;
     Ok((settings.job, budget::engine_bytes(&settings.run)))
 }
 

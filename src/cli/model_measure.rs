@@ -12,10 +12,8 @@ use crate::base::path_text::escape;
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{model_show, output};
-use crate::config::layers::Layer;
 use crate::judge::measure::{self, Score};
 use crate::judge::ways::Way;
-use crate::network::library;
 
 #[derive(Args)]
 pub struct MeasureArguments {
@@ -40,11 +38,8 @@ struct Measured {
 
 pub fn run(place: &Place, arguments: &MeasureArguments) -> Result<Ended> {
     let _log = logging::init(None, Console::Stderr)?;
-    let mut layer = Layer::new("flags");
-    arguments.set.apply(&mut layer)?;
-    let settings = crate::config::resolve(&place.sources(layer)?)?.job;
-    let root = model_show::root(place)?;
-    let models = arguments.models.iter().map(|name| library::resolve(name, Some(&root))).collect::<Result<Vec<_>>>()?;
+    let settings = arguments.set.resolve(place, &[])?.job;
+    let models = model_show::resolved(place, &arguments.models)?;
     let ways = Way::with_models(&[Way::Bicubic, Way::Lanczos], &models);
     let mut all = Vec::new();
     for folder in &arguments.folders {

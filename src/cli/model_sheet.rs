@@ -12,13 +12,11 @@ use crate::base::path_text::escape;
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{model_show, output};
-use crate::config::layers::Layer;
 use crate::judge::frames;
 use crate::judge::scene;
 use crate::judge::sheet::{self, Column};
 use crate::judge::ways::{self, Way};
 use crate::media::png;
-use crate::network::library;
 
 /// Models on one sheet.
 const MODELS_MAX: usize = 30;
@@ -72,11 +70,8 @@ pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
     if arguments.models.len() > MODELS_MAX {
         return Err(Fault::Config.because(format!("at most {MODELS_MAX} models fit a sheet")));
     }
-    let mut layer = Layer::new("flags");
-    arguments.set.apply(&mut layer)?;
-    let settings = crate::config::resolve(&place.sources(layer)?)?.job;
-    let root = model_show::root(place)?;
-    let models = arguments.models.iter().map(|name| library::resolve(name, Some(&root))).collect::<Result<Vec<_>>>()?;
+    let settings = arguments.set.resolve(place, &[])?.job;
+    let models = model_show::resolved(place, &arguments.models)?;
     let scene = scene::read(&arguments.input, arguments.at)?;
     let (width, height) = (scene.frame.width, scene.frame.height);
     let mut columns = Vec::new();

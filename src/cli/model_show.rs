@@ -72,6 +72,12 @@ pub fn root(place: &Place) -> Result<PathBuf> {
     Ok(place.sources(Layer::default())?.root)
 }
 
+/// The names of models as those that can be opened: a file of `models/` in the root by its path.
+pub fn resolved(place: &Place, names: &[String]) -> Result<Vec<String>> {
+    let root = root(place)?;
+    names.iter().map(|name| library::resolve(name, Some(&root))).collect()
+}
+
 pub fn shown(model: &ModelFile, probed: &Probed) -> Shown {
     let (facts, cost) = (&model.facts, cost::of(model));
     let mut remarks = facts.remarks.clone();

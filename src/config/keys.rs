@@ -27,6 +27,8 @@ pub enum Kind {
     Positive(f64),
     Switch,
     Choice(&'static [&'static str]),
+    /// `auto`, or a provider with or without the number of its device.
+    Device,
     /// Text that passes a check, and the check in words.
     Text(fn(&str) -> bool, &'static str),
     /// A path; a relative one starts at the folder of the file it is written in.
@@ -74,7 +76,7 @@ pub const KEYS: &[Key] = &[
     optional(Group::Job, "height", Kind::Whole(2, SIDE_MAX as u64), "none"),
     optional(Group::Job, "task", Kind::Choice(target::TASK_NAMES), "none"),
     key(Group::Job, "model", Kind::Model),
-    key(Group::Job, "device", Kind::Text(is_device, "auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N")),
+    key(Group::Job, "device", Kind::Device),
     key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16", "f16"])),
     key(Group::Job, "codec", Kind::Choice(&["auto", "h264", "hevc", "av1"])),
     optional(Group::Job, "encoder", Kind::Text(is_name, "an FFmpeg encoder's name, such as libx264"), "auto"),
@@ -126,6 +128,7 @@ impl Key {
             Kind::Positive(max) => format!("a number above 0, up to {max}"),
             Kind::Switch => "true or false".into(),
             Kind::Choice(all) => format!("one of {}", all.join(", ")),
+            Kind::Device => "auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N".into(),
             Kind::Text(_, words) => words.into(),
             Kind::Path => "a path".into(),
             Kind::Model => "a model's name, such as fast, or the path of an ONNX file".into(),
@@ -182,7 +185,10 @@ impl Key {
                 "false" | "0" | "off" | "no" => Some(Value::Bool(false)),
                 _ => None,
             },
-            Kind::Choice(all) => all.contains(&text).then(|| text.into()),
+            Kind::Choice(all) => {
+                all.iter().find(|choice| choice.eq_ignore_ascii_case(text)).map(|&choice| choice.into())
+            }
+            Kind::Device => is_device(&text.to_ascii_lowercase()).then(|| text.to_ascii_lowercase().into()),
             Kind::Text(check, _) => check(text).then(|| text.into()),
             Kind::Path if text.is_empty() => None,
             Kind::Path => Some(path_value(base, &path_text::unescape(text)?)),
@@ -323,9 +329,9 @@ mod tests {
         assert_eq!(text("tile", "240x8"), None);
         assert_eq!(text("size", "3840x2160"), Some(vec![3840, 2160].into()));
         assert_eq!((text("size", "3840"), text("size", "none")), (None, Some(Value::Null)));
-        assert_eq!((text("task", "SD24K"), text("task", "SD28K")), (Some("SD24K".into()), None));
+        assert_eq!((text("task", "sd24k"), text("task", "SD28K")), (Some("SD24K".into()), None));
         assert_eq!(text("reuse", "off"), Some(false.into()));
-        assert_eq!(text("device", "cuda:1"), Some("cuda:1".into()));
+        assert_eq!(text("device", "CUDA:1"), Some("cuda:1".into()));
         for bad in ["cuda:", "cpu:0", "gpu", "cuda:x"] {
             assert_eq!(text("device", bad), None, "{bad}");
         }

@@ -79,7 +79,7 @@ pub struct JobSettings {
     pub reuse: bool,
     /// 0: all cores.
     pub threads: u32,
-    /// Measure how the work is best cut, once a machine and frame size. Never changes a pixel.
+    /// Measure how the work is best cut, once a machine and frame size, among cuts seen to give the same bits.
     #[serde(default = "on")]
     pub autotune: bool,
     /// Tile core in source pixels (`240x216`); `None` chooses.

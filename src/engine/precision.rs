@@ -10,6 +10,7 @@
 use anyhow::Result;
 
 use crate::base::fault::{Fault, one_line};
+use crate::config::settings::JobSettings;
 use crate::engine::cache::{Asked, Cache};
 use crate::engine::provider::{self, Target};
 use crate::engine::sample;
@@ -41,6 +42,17 @@ pub fn wanted(asked: &str, provider: Provider, depth: u8, facts: &ModelFacts, bf
             return Err(Fault::Config.because(format!("precision: `{other}` is not auto, f32, bf16 or f16")));
         }
     })
+}
+
+/// What the precision that was asked for needs, in words.
+pub fn needs(settings: &JobSettings) -> String {
+    let asked = &settings.precision;
+    let what = match asked.as_str() {
+        "f16" => "an NVIDIA device (--device cuda:N or tensorrt:N)",
+        "bf16" => "OpenVINO (--device openvino)",
+        _ => "another device",
+    };
+    format!("{asked} needs {what}")
 }
 
 /// The precision that the check leaves of a short one, and the check in words.

@@ -2,7 +2,7 @@
 //!
 //! Everything that a pixel depends on follows from the settings, the frame's size and the
 //! machine by fixed rules; so does all the rest here. [`crate::engine::autotune`] may cut the
-//! work otherwise afterwards, without another pixel.
+//! work otherwise afterwards, into pieces that were seen to give the same bits.
 
 use anyhow::Result;
 
@@ -10,7 +10,7 @@ use crate::base::fault::{self, Fault};
 use crate::base::processors;
 use crate::config::keys::TILE_MIN;
 use crate::config::settings::JobSettings;
-use crate::engine::cache::Cache;
+use crate::engine::cache::{self, Cache};
 use crate::engine::cut::{self, CORE_MAX, Cut, share};
 use crate::engine::precision;
 use crate::engine::probe;
@@ -73,8 +73,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
         let Some(wanted) = precision::wanted(&settings.precision, provider, depth, facts, provider::cpu_has_bf16())?
         else {
             if asked {
-                let (name, precision) = (provider::name(provider), &settings.precision);
-                return Err(Fault::Config.because(format!("precision: {precision} is not to be had on {name}")));
+                return Err(Fault::Config.because(format!("precision: {}", precision::needs(settings))));
             }
             continue;
         };
@@ -103,7 +102,10 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
             }
         }
     }
-    let error = last.unwrap_or_else(|| Fault::Config.because("no device has the precision that was asked for"));
+    let mut error = last.unwrap_or_else(|| Fault::Config.because("precision: take auto or f32"));
+    if !asked && settings.precision != "auto" {
+        error = error.context(precision::needs(settings));
+    }
     Err(error.context(format!("model {} cannot be run on device `{}`", model.name, settings.device)))
 }
 
@@ -139,6 +141,12 @@ fn settle(
     runtime::init()?;
     if !provider::is_here(pin.provider) {
         return Err(missing(pin.provider));
+    }
+    if pin.provider == Provider::Tensorrt && cache::folder().is_none() {
+        return Err(Fault::Device.because(
+            "TensorRT needs a folder to keep its engines in, or each start would build others, which give other \
+             bits; set XDG_CACHE_HOME to a folder that can be written",
+        ));
     }
     let gpu = pin.provider.is_gpu();
     let asked = asked_tile(settings, &model.facts).is_some();
@@ -179,7 +187,11 @@ fn halved(pin: &EnginePin, facts: &ModelFacts) -> Option<EnginePin> {
 
 fn missing(provider: Provider) -> anyhow::Error {
     let name = provider::name(provider);
-    Fault::Device.because(format!("ONNX Runtime's library has no part for {name} beside it"))
+    let next = if provider.is_gpu() { "`make gpu`" } else { "`make setup`" };
+    Fault::Device.because(format!(
+        "ONNX Runtime's library has no part for {name} beside it; {next} in the source folder fetches it, \
+         --device auto goes without it, `upscaled doctor` tells what is here"
+    ))
 }
 
 /// A graphics device takes the frame whole, as far as that goes: it is fast on large tensors,

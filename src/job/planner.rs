@@ -8,9 +8,9 @@ use crate::config::settings::JobSettings;
 use crate::config::target::Target;
 use crate::engine::autotune::{self, Around};
 use crate::engine::{cascade, runtime, tune};
-use crate::job::fingerprint;
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
+use crate::job::{fingerprint, frame_memory};
 use crate::media::{self, container, encoder};
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
@@ -23,6 +23,9 @@ const BATCH_BYTES: u64 = 1 << 30;
 const BATCH_FRAMES_MIN: u64 = 96;
 /// Decoder threads beyond these gain nothing.
 const DECODER_THREADS_MAX: u32 = 8;
+
+/// Stands before the hash of TensorRT's engine among a plan's libraries.
+pub const ENGINE: &str = "TensorRT engine ";
 
 /// Plans a video job for a source that was just probed.
 pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Result<Plan> {
@@ -44,6 +47,9 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     let (mut engine, mut remarks) = tune::choose(settings, video.width, video.height, video.format.depth)
         .context("choosing the upscaling engine")?;
     cascade::reach(&mut engine, (video.width, video.height), picture).context("choosing the upscaling engine")?;
+    let frame_bytes = video.format.frame_bytes(width, height) as u64;
+    let need = frame_memory::of_video(&engine, (video.width, video.height), frame_bytes);
+    frame_memory::check(need, (width, height))?;
     let around = Around {
         settings,
         frame: (video.width, video.height),
@@ -79,14 +85,14 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     }
     let mut libraries = media::versions();
     libraries.push(runtime::description()?);
-    libraries.extend(tune::engine_hash(&engine)?.map(|hash| format!("TensorRT engine {hash}")));
+    libraries.extend(tune::engine_hash(&engine)?.map(|hash| format!("{ENGINE}{hash}")));
     Ok(Plan {
         version: PLAN_VERSION,
         program: format!("upscaled {}", env!("CARGO_PKG_VERSION")),
         created: clock::now_rfc3339(),
         source: order.source.clone(),
         fingerprint: fingerprint::take(&order.source)?,
-        batches: batch_rule(settings, video.format.frame_bytes(width, height) as u64),
+        batches: batch_rule(settings, frame_bytes),
         width,
         height,
         container: chosen.muxer,

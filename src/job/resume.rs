@@ -7,9 +7,10 @@ use anyhow::Result;
 
 use crate::base::atomic_file;
 use crate::base::fault::{Fault, one_line};
-use crate::job::fingerprint;
+use crate::engine::tune;
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
+use crate::job::{fingerprint, planner};
 use crate::model::plan::Plan;
 use crate::pipeline::segments::{Segment, chain, end_of};
 use crate::store::frame_table::FrameTable;
@@ -58,6 +59,17 @@ pub fn plan(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Optio
     Ok(None)
 }
 
+/// What to say where TensorRT's engine is not the one that the first clips were made with:
+/// engines are built by timing, and others may round otherwise.
+pub fn other_engine(plan: &Plan) -> Result<Option<String>> {
+    let Some(then) = plan.libraries.iter().find_map(|library| library.strip_prefix(planner::ENGINE)) else {
+        return Ok(None);
+    };
+    let words = "TensorRT's engine for this model is not the one this job began with (the cache folder was emptied, or \
+                 its library is another): later clips may differ from earlier ones in the last bit";
+    Ok((tune::engine_hash(&plan.engine)?.as_deref() != Some(then)).then(|| words.into()))
+}
+
 /// A beat for work that moves bytes.
 pub fn beat(reporter: &Reporter) -> Result<()> {
     reporter.beat();
@@ -98,4 +110,18 @@ pub fn spills(dir: &JobDir, plan: &Plan, reporter: &Reporter) -> Result<Vec<Spil
 pub fn segments(spills: &[Spill], batch: u64) -> Vec<Segment> {
     let of_batch = spills.iter().filter(|s| s.batch == batch);
     chain(of_batch.map(|s| Segment { first: s.first, count: s.count, path: s.path.clone() }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture;
+
+    #[test]
+    fn another_engine_is_told() {
+        let mut plan = fixture::plan();
+        assert_eq!(other_engine(&plan).unwrap(), None);
+        plan.libraries.push(format!("{}0123", planner::ENGINE));
+        assert!(other_engine(&plan).unwrap().is_some_and(|words| words.contains("not the one this job began with")));
+    }
 }

@@ -235,6 +235,9 @@ impl Job<'_> {
             }
             if batches > 0 {
                 self.reporter.log("info", &format!("resuming: {batches} batches, {frames} frames are sealed"));
+                if let Some(words) = resume::other_engine(plan)? {
+                    self.reporter.remark(&words);
+                }
             }
             match self.upscale(plan, sealed, encoder)? {
                 (Ended::Complete { frames: 0, .. }, _) => {

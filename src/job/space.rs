@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use nix::sys::statvfs::statvfs;
+use anyhow::Result;
 
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
 use crate::job::reporter::Reporter;
+use crate::work::mount;
 
 /// Between two looks at the disk.
 const POLL: Duration = Duration::from_millis(500);
@@ -30,8 +30,7 @@ pub struct Space<'a> {
 
 /// Bytes an ordinary user can still write on the disk of `folder`.
 pub fn free(folder: &Path) -> Result<u64> {
-    let stat = statvfs(folder).with_context(|| format!("asking for the free space of {}", escape(folder)))?;
-    Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+    Ok(mount::space(folder)?.free)
 }
 
 impl Space<'_> {

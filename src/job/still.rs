@@ -11,11 +11,12 @@ use crate::engine::enlarge::Engine;
 use crate::engine::{cascade, tune};
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
-use crate::job::{fingerprint, publish, resume};
+use crate::job::{fingerprint, frame_memory, publish, resume};
 use crate::media::still::{self, Still};
 use crate::model::engine::EnginePin;
 use crate::model::progress::Phase;
-use crate::pixel::resample::lanczos;
+use crate::pixel::kernel::Filter;
+use crate::pixel::resample::resized;
 use crate::store::job_dir::JobDir;
 
 /// What became of a picture.
@@ -37,6 +38,8 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     reporter.enter(Phase::Planning, "");
     let (mut pin, remarks) = tune::choose(settings, source.width, source.height, source.depth)?;
     cascade::reach(&mut pin, (source.width, source.height), (width, height))?;
+    let need = frame_memory::of_still(&pin, (source.width, source.height), (width, height));
+    frame_memory::check(need, (width, height))?;
     for remark in remarks {
         reporter.log("info", &remark);
     }
@@ -53,6 +56,9 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     for loss in &losses {
         reporter.remark(&format!("lost: {loss}"));
     }
+    let kind = output.kind;
+    // The picture is read back into as much memory again.
+    drop(output);
     reporter.enter(Phase::Verifying, "");
     let back = still::read(&temporary).context("reading the finished picture back")?;
     if (back.width, back.height) != (width, height) {
@@ -61,7 +67,7 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     }
     fingerprint::check(&order.source, &print)?;
     reporter.enter(Phase::Publishing, "");
-    let extension = order.source.extension().map_or_else(|| output.kind.name().to_lowercase(), |e| escape(e.as_ref()));
+    let extension = order.source.extension().map_or_else(|| kind.name().to_lowercase(), |e| escape(e.as_ref()));
     let key = &dir.marker().key;
     let path = publish::publish(order, dir, key, &temporary, &extension, &|_| resume::beat(reporter))?;
     Ok(Upscaled { path, width, height, device: pin.label(), losses })
@@ -79,8 +85,8 @@ fn enlarge(
     let to = (width as usize, height as usize);
     let grown = pin.model_scale.pow(pin.passes) as usize;
     let grown = (from.0 * grown, from.1 * grown);
-    let fitted = |plane: Vec<f32>| if grown == to { plane } else { lanczos(&plane, grown, to) };
-    let wide = |plane: &Vec<f32>| lanczos(plane, from, to);
+    let fitted = |plane: Vec<f32>| if grown == to { plane } else { resized(Filter::Lanczos3, &plane, grown, to) };
+    let wide = |plane: &Vec<f32>| resized(Filter::Lanczos3, plane, from, to);
     let alpha = source.alpha.as_ref().map(wide);
     let sized = |luma, cb, cr| Still { width, height, luma, cb, cr, alpha, ..source.bare() };
     if pin.channels == 3 {

@@ -1,12 +1,12 @@
 //! Frames as pictures: between stills, frames of video and RGB bytes.
 
 use crate::judge::draw::Picture;
-use crate::media::still::Still;
+use crate::media::still::{self, Still};
 use crate::model::frame::{Chroma, Frame, PixelFormat};
 use crate::model::source::Colour;
 use crate::pixel::colour::YuvCoding;
-use crate::pixel::kernel::{Axis, Filter};
-use crate::pixel::resample::{Resampler, Scratch};
+use crate::pixel::kernel::{self, Axis, Filter};
+use crate::pixel::resample::{Resampler, Scratch, resized};
 use crate::pixel::sample::{self, Coding};
 use crate::pixel::siting::Siting;
 
@@ -58,34 +58,14 @@ pub fn even(still: &Still) -> Still {
 /// A still of half the size, by an antialiased bicubic filter (a = -1/2) on its RGB, rounded to
 /// 8 bits: what the literature calls the MATLAB way.
 pub fn half(still: &Still) -> Still {
-    let count = still.luma.len();
-    let rgb: [Vec<f32>; 3] = std::array::from_fn(|c| (0..count).map(|i| rgb(still, i)[c]).collect());
     let (from, to) =
         ((still.width as usize, still.height as usize), (still.width as usize / 2, still.height as usize / 2));
-    let resampler = Resampler::new(
-        Filter::CatmullRom,
-        (Axis::full(from.0), Axis::full(from.1)),
-        (Axis::full(to.0), Axis::full(to.1)),
-    );
-    let mut scratch = Scratch::default();
-    let small = rgb.map(|plane| {
-        let mut out = Vec::with_capacity(to.0 * to.1);
-        let load = |y: usize, row: &mut [f32]| row.copy_from_slice(&plane[y * from.0..][..from.0]);
-        resampler.floats(load, 0..to.1, &mut scratch, |_, row| out.extend_from_slice(row));
+    let small = still.rgb().map(|plane| {
+        let out = resized(Filter::CatmullRom, &plane, from, to);
         out.into_iter().map(|v| (v * 255.0).round().clamp(0.0, 255.0) / 255.0).collect::<Vec<f32>>()
     });
-    let [r, g, b] = small;
-    let luma: Vec<f32> = (0..r.len()).map(|i| 0.299 * r[i] + 0.587 * g[i] + 0.114 * b[i]).collect();
-    let cb = b.iter().zip(&luma).map(|(b, y)| (b - y) / 1.772 + 0.5).collect();
-    let cr = r.iter().zip(&luma).map(|(r, y)| (r - y) / 1.402 + 0.5).collect();
+    let [luma, cb, cr] = still::ycc(small);
     Still { width: to.0 as u32, height: to.1 as u32, luma, cb, cr, alpha: None, ..still.clone() }
-}
-
-/// R, G and B of a still's pixel, 0..1. Full-range BT.601, as [`Still`] has it.
-fn rgb(still: &Still, i: usize) -> [f32; 3] {
-    let (y, cb, cr) = (still.luma[i], still.cb[i] - 0.5, still.cr[i] - 0.5);
-    let (r, b) = (y + 1.402 * cr, y + 1.772 * cb);
-    [r, (y - 0.299 * r - 0.114 * b) / 0.587, b]
 }
 
 /// A frame brought to another size by a plain filter, every plane as it is sited.
@@ -162,10 +142,8 @@ pub fn picture(frame: &Frame, colour: &Colour) -> Picture {
 
 /// The axes of a plane of frames of this size.
 fn axes(format: PixelFormat, plane: usize, colour: &Colour, (width, height): (u32, u32)) -> (Axis, Axis) {
-    let (across, down) = Siting::of(format, plane, colour);
-    let (columns, rows) = format.plane_size(plane, width, height);
-    let axis = |samples: u32, siting, pixels: u32| Axis { samples: samples as usize, siting, pixels: pixels as usize };
-    (axis(columns, across, width), axis(rows, down, height))
+    let samples = format.plane_size(plane, width, height);
+    kernel::axes(Siting::of(format, plane, colour), samples, (width, height))
 }
 
 #[cfg(test)]
@@ -174,16 +152,15 @@ mod tests {
     use crate::media::still::StillKind;
 
     fn still(width: u32, height: u32, colour: impl Fn(u32, u32) -> [f32; 3]) -> Still {
-        let at = |i: u32| colour(i % width, i / width);
-        let count = width * height;
-        let luma = |[r, g, b]: [f32; 3]| 0.299 * r + 0.587 * g + 0.114 * b;
+        let plane = |c: usize| (0..width * height).map(|i| colour(i % width, i / width)[c]).collect();
+        let [luma, cb, cr] = still::ycc([plane(0), plane(1), plane(2)]);
         Still {
             kind: StillKind::Png,
             width,
             height,
-            luma: (0..count).map(|i| luma(at(i))).collect(),
-            cb: (0..count).map(|i| (at(i)[2] - luma(at(i))) / 1.772 + 0.5).collect(),
-            cr: (0..count).map(|i| (at(i)[0] - luma(at(i))) / 1.402 + 0.5).collect(),
+            luma,
+            cb,
+            cr,
             alpha: None,
             depth: 8,
             gray: false,
@@ -207,7 +184,7 @@ mod tests {
         }
         let small = half(&even(&still(41, 21, |_, _| [0.2, 0.4, 0.6])));
         assert_eq!((small.width, small.height), (20, 10));
-        assert!(rgb(&small, 77).iter().zip([0.2, 0.4, 0.6]).all(|(a, b)| (a - b).abs() < 1e-3));
+        assert!(small.rgb().iter().zip([0.2, 0.4, 0.6]).all(|(plane, v)| (plane[77] - v).abs() < 1e-3));
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub struct EnginePin {
     /// Concurrent calls, and threads inside each.
     pub sessions: u32,
     pub threads: u32,
-    /// Take unchanged tiles from the frame before. Never changes a pixel.
+    /// Take unchanged tiles from the frame before: the same bits where a tile's do not depend on
+    /// its neighbours in a batch, as on the processor.
     pub reuse: bool,
 }
 

@@ -98,7 +98,7 @@ impl ModelFile {
     pub fn parse_with(name: &str, bytes: &[u8], given: Given) -> Result<ModelFile> {
         let damaged = || {
             let message = "not a readable ONNX file; `upscaled model import` takes weights of other programs too";
-            Fault::Config.because(format!("model {name}: {message}"))
+            Fault::BadInput.because(format!("model {name}: {message}"))
         };
         let mut model = ModelProto::decode(bytes).map_err(|_| damaged())?;
         if model.graph.as_ref().is_none_or(|g| g.node.is_empty()) {
@@ -254,7 +254,7 @@ fn load(name: &str) -> Result<Loaded> {
     let text = path_text::escape(&path);
     let size = match std::fs::metadata(&path) {
         Ok(meta) if meta.is_file() => meta.len(),
-        Ok(_) => return Err(Fault::Config.because(format!("model {text}: is not a file"))),
+        Ok(_) => return Err(Fault::BadInput.because(format!("model {text}: is not a file"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let known = "name an ONNX file, or a model that `upscaled model list` shows";
             return Err(Fault::NotFound.because(format!("model {text}: there is no such file; {known}")));
@@ -378,7 +378,7 @@ mod tests {
         let error = ModelFile::parse("m.onnx", &two.bytes()).unwrap_err();
         assert_eq!(Fault::of(&error), Fault::Unsupported);
         assert!(error.to_string().contains("m.onnx") && error.to_string().contains("RGB"), "{error}");
-        assert_eq!(Fault::of(&ModelFile::parse("m", b"not a model").unwrap_err()), Fault::Config);
+        assert_eq!(Fault::of(&ModelFile::parse("m", b"not a model").unwrap_err()), Fault::BadInput);
         assert_eq!(Fault::of(&ModelFile::open("/no/such.onnx").unwrap_err()), Fault::NotFound);
     }
 

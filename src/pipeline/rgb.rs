@@ -11,7 +11,7 @@ use crate::engine::worker::Worker;
 use crate::model::frame::Frame;
 use crate::pipeline::upscale::FrameShape;
 use crate::pixel::colour::YuvCoding;
-use crate::pixel::kernel::{Axis, Filter};
+use crate::pixel::kernel::{self, Axis, Filter};
 use crate::pixel::resample::{Resampler, Scratch};
 use crate::pixel::sample::{self, Coding};
 use crate::pixel::siting::Siting;
@@ -31,12 +31,9 @@ impl RgbSource {
     pub fn new(shape: FrameShape) -> RgbSource {
         let coding = YuvCoding::of(shape.format, &shape.colour, shape.height);
         let (width, height) = (shape.width as usize, shape.height as usize);
-        let (w, h) = shape.format.plane_size(1, shape.width, shape.height);
+        let samples = shape.format.plane_size(1, shape.width, shape.height);
         let siting = Siting::of(shape.format, 1, &shape.colour);
-        let from = (
-            Axis { samples: w as usize, siting: siting.0, pixels: width },
-            Axis { samples: h as usize, siting: siting.1, pixels: height },
-        );
+        let from = kernel::axes(siting, samples, (shape.width, shape.height));
         let chroma = Resampler::new(Filter::CatmullRom, from, (Axis::full(width), Axis::full(height)));
         RgbSource { shape, coding, chroma: Arc::new(chroma) }
     }

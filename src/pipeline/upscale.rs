@@ -13,7 +13,7 @@ use crate::model::source::Colour;
 use crate::pipeline::plane::{Blend, OutputPlane, Planes, Recipe};
 use crate::pipeline::rgb::RgbSource;
 use crate::pixel::colour::YuvCoding;
-use crate::pixel::kernel::{Axis, Filter};
+use crate::pixel::kernel::{self, Axis, Filter};
 use crate::pixel::resample::Resampler;
 use crate::pixel::sample::{self, Coding};
 use crate::pixel::siting::Siting;
@@ -122,7 +122,7 @@ impl FrameUpscaler {
         self.engine.take_words()
     }
 
-    /// Whether unchanged parts are taken from the frame before. Changes no pixel.
+    /// Whether unchanged parts are taken from the frame before.
     pub fn set_reuse(&mut self, reuse: bool) {
         self.reuse = reuse;
     }
@@ -221,11 +221,7 @@ struct PlanePlan<'a> {
 impl PlanePlan<'_> {
     /// Axes, across and down, of a plane of a picture with these pixels and samples.
     fn axes(&self, plane: usize, samples: (u32, u32), pixels: (u32, u32)) -> (Axis, Axis) {
-        let siting = Siting::of(self.shape.format, plane, &self.shape.colour);
-        (
-            Axis { samples: samples.0 as usize, siting: siting.0, pixels: pixels.0 as usize },
-            Axis { samples: samples.1 as usize, siting: siting.1, pixels: pixels.1 as usize },
-        )
+        kernel::axes(Siting::of(self.shape.format, plane, &self.shape.colour), samples, pixels)
     }
 
     /// The axes of an output plane: luma ends with the picture, chroma reaches the frame's edge.

@@ -50,6 +50,12 @@ impl Axis {
     }
 }
 
+/// The axes, across and down, of a plane of `samples` that lies so on a picture of `pixels`.
+pub fn axes(siting: (Siting, Siting), samples: (u32, u32), pixels: (u32, u32)) -> (Axis, Axis) {
+    let axis = |siting, samples: u32, pixels: u32| Axis { samples: samples as usize, siting, pixels: pixels as usize };
+    (axis(siting.0, samples.0, pixels.0), axis(siting.1, samples.1, pixels.1))
+}
+
 /// The filter between two axes. Edges are repeated; a filter that reduces is widened.
 #[derive(Clone, Debug)]
 pub struct Kernel {

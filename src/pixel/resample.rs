@@ -219,11 +219,10 @@ fn dots(kernel: &Kernel, row: &[f32], left: usize, out: &mut [f32]) {
     }
 }
 
-/// A whole plane of floats brought to another size with [`Filter::Lanczos3`], edges repeated:
-/// for still pictures. `plane`: rows of `from.0` samples, `from.1` of them.
-pub fn lanczos(plane: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
+/// A whole plane of floats brought to another size, edges repeated: for still pictures. `plane`: rows of `from.0` samples, `from.1` of them.
+pub fn resized(filter: Filter, plane: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
     let axes = |(width, height)| (Axis::full(width), Axis::full(height));
-    let resampler = Resampler::new(Filter::Lanczos3, axes(from), axes(to));
+    let resampler = Resampler::new(filter, axes(from), axes(to));
     let mut out = Vec::with_capacity(to.0 * to.1);
     let mut scratch = Scratch::default();
     // In bands, so that only a few rows are held twice.

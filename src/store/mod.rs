@@ -4,7 +4,7 @@ pub mod clips;
 pub mod control;
 pub mod file_kind;
 #[cfg(test)]
-mod fixture;
+pub mod fixture;
 pub mod frame_table;
 pub mod history;
 pub mod job_dir;

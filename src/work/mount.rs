@@ -27,9 +27,14 @@ pub struct Space {
     pub used: u64,
 }
 
-/// The space of the file system a path is on, or would be on: of its nearest ancestor that exists.
+/// The path, or its nearest ancestor that exists.
+pub fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|p| p.exists()).filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The space of the file system a path is on, or would be on: that of [`nearest`].
 pub fn space(path: &Path) -> Result<Space> {
-    let there = path.ancestors().find(|p| p.exists()).filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let there = nearest(path);
     let stat = statvfs(there).with_context(|| format!("cannot ask for free space at {}", escape(there)))?;
     let unit = stat.fragment_size();
     let bytes = |blocks: u64| blocks.saturating_mul(unit);

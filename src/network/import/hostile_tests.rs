@@ -94,7 +94,7 @@ fn other_archives_are_told() {
     assert!(message(&claim).contains("safetensors"));
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(Fault::of(&read(&folder.path().join("no.pth")).unwrap_err()), Fault::NotFound);
-    assert_eq!(Fault::of(&read(folder.path()).unwrap_err()), Fault::Config);
+    assert_eq!(Fault::of(&read(folder.path()).unwrap_err()), Fault::BadInput);
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub fn is_weights(head: &[u8]) -> bool {
 /// Reads a file of weights of PyTorch (both forms of `torch.save`) or safetensors.
 ///
 /// [`Fault::Unsupported`] for networks and forms that are not known and for files that hold
-/// code, [`Fault::Config`] for files that are damaged or no weights, [`Fault::NotFound`].
+/// code, [`Fault::BadInput`] for files that are damaged or no weights, [`Fault::NotFound`].
 pub fn read(path: &Path) -> Result<Imported> {
     let text = path_text::escape(path);
     let bytes = load(path, &text)?;
@@ -76,7 +76,7 @@ pub fn read(path: &Path) -> Result<Imported> {
 fn load(path: &Path, text: &str) -> Result<Vec<u8>> {
     let size = match std::fs::metadata(path) {
         Ok(meta) if meta.is_file() => meta.len(),
-        Ok(_) => return Err(Fault::Config.because(format!("weights {text}: is not a file"))),
+        Ok(_) => return Err(Fault::BadInput.because(format!("weights {text}: is not a file"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Fault::NotFound.because(format!("weights {text}: there is no such file")));
         }
@@ -104,7 +104,7 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Imported> {
         pickle::read(bytes)?;
         return Err(refused("is a pickle that torch.save did not write"));
     } else {
-        return Err(Fault::Config.because("neither a file of torch.save nor safetensors"));
+        return Err(Fault::BadInput.because("neither a file of torch.save nor safetensors"));
     };
     let network = recognise::recognise(&state.weights, name)?;
     let mut remarks = state.remarks;

@@ -47,7 +47,7 @@ pub enum Element {
 
 /// The file is not what it says, or damaged. `what` ends the sentence "the file is damaged: ".
 pub fn damaged(what: &str) -> anyhow::Error {
-    Fault::Config.because(format!("the file is damaged or of an unknown form ({what})"))
+    Fault::BadInput.because(format!("the file is damaged or of an unknown form ({what})"))
 }
 
 /// The file is well, but not for us.
