@@ -78,7 +78,10 @@ pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
     for way in Way::with_models(&[Way::Nearest, Way::Bicubic], &models) {
         let made = ways::enlarge(&way, &scene.frame, &scene.colour, &settings, true)?;
         let remark = match (&made.speed, &way) {
-            (Some((fps, device)), _) => format!("{} {device}", rate(*fps)),
+            (Some((fps, device)), _) => {
+                let reduced = made.reduced_from.map_or(String::new(), |scale| format!(", {scale}x reduced"));
+                format!("{} {device}{reduced}", rate(*fps))
+            }
             (None, Way::Nearest) => format!("{width}x{height}, every pixel repeated"),
             (None, _) => String::new(),
         };

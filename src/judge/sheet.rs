@@ -43,8 +43,14 @@ pub fn draw(title: &str, columns: &[Column], detail: Area) -> Picture {
 }
 
 fn cell(column: &Column, detail: Area) -> Picture {
-    let mut whole = column.picture.shrunk(COLUMN);
-    let scale = |v: usize| v * whole.width / column.picture.width.max(1);
+    let picture = &column.picture;
+    let (width, height) = (picture.width.max(1), picture.height.max(1));
+    // A small picture fills its column too.
+    let mut whole = match (COLUMN / width).min(COLUMN / height) {
+        0 | 1 => picture.shrunk(COLUMN),
+        times => picture.magnified(Area { x: 0, y: 0, width: picture.width, height: picture.height }, times),
+    };
+    let scale = |v: usize| v * whole.width / width;
     let outline = Area {
         x: scale(detail.x),
         y: scale(detail.y),
@@ -52,7 +58,7 @@ fn cell(column: &Column, detail: Area) -> Picture {
         height: scale(detail.height).max(4),
     };
     whole.outline(outline);
-    let close = column.picture.magnified(detail, ZOOM);
+    let close = picture.magnified(detail, ZOOM);
     let head = 2 * LINE + GAP;
     let mut cell = Picture::filled(COLUMN, head + whole.height + GAP + close.height, PAPER);
     cell.write(&column.title, 0, 0, COLUMN);

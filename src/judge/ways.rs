@@ -49,6 +49,8 @@ pub struct Enlarged {
     pub frame: Frame,
     /// Frames a second and where, of a network whose speed was asked for.
     pub speed: Option<(f64, String)>,
+    /// What a network's own passes make, where that had to be reduced to the size: 4 for 4x.
+    pub reduced_from: Option<u32>,
 }
 
 /// Makes a frame of this colour larger by `settings.scale`; with `timed`, a network's speed is
@@ -56,7 +58,7 @@ pub struct Enlarged {
 pub fn enlarge(way: &Way, frame: &Frame, colour: &Colour, settings: &JobSettings, timed: bool) -> Result<Enlarged> {
     let scale = settings.scale;
     let size = (frame.width * scale, frame.height * scale);
-    let plain = |frame| Ok(Enlarged { frame, speed: None });
+    let plain = |frame| Ok(Enlarged { frame, speed: None, reduced_from: None });
     match way {
         Way::Nearest => plain(frames::repeated(frame, scale as usize)),
         Way::Bicubic => plain(frames::resize(frame, colour, size, Filter::CatmullRom)),
@@ -80,5 +82,6 @@ fn network(settings: &JobSettings, frame: &Frame, colour: &Colour, size: (u32, u
         true => Some((bench::speed(&pin, (frame.width, frame.height))?.fps, pin.label())),
         false => None,
     };
-    Ok(Enlarged { frame: out, speed })
+    let reduced_from = pin.picture.map(|_| pin.model_scale.saturating_pow(pin.passes));
+    Ok(Enlarged { frame: out, speed, reduced_from })
 }
