@@ -142,6 +142,10 @@ mod tests {
             eta,
             encoder: "libx264".into(),
             device: "cpu/openvino-bf16".into(),
+            limit: "upscale".into(),
+            stages: vec![],
+            tiles: 0,
+            tiles_reused: 0,
             beat: 1,
         }
     }

@@ -11,7 +11,7 @@ use crate::job::order::JobOrder;
 use crate::model::plan::Plan;
 use crate::model::progress::{Event, Phase, Progress};
 use crate::model::status::{State, Status};
-use crate::pipeline::meter::Meter;
+use crate::pipeline::meter::{Meter, Stage};
 use crate::store::job_dir::JobDir;
 
 /// The speed is that of this much of the past.
@@ -46,6 +46,9 @@ impl Drop for Waiting<'_, '_> {
     }
 }
 
+/// What the meter said at a moment: frames computed, and how long each stage had been busy.
+type Sample = (Instant, u64, [Duration; Stage::ALL.len()]);
+
 struct Inner {
     phase: Phase,
     /// Threads that wait for space, and the words of the last that began to.
@@ -62,7 +65,7 @@ struct Inner {
     total_frames: u64,
     /// Frames of this attempt after which its speed is believed.
     eta_after: u64,
-    samples: VecDeque<(Instant, u64)>,
+    samples: VecDeque<Sample>,
     written: Instant,
     status: Status,
 }
@@ -220,12 +223,13 @@ impl<'a> Reporter<'a> {
         let mut inner = self.inner();
         let computed = self.meter.frames_upscaled();
         let now = Instant::now();
-        inner.samples.push_back((now, computed));
+        let busy = self.meter.all_busy();
+        inner.samples.push_back((now, computed, busy));
         while inner.samples.len() > 2 && now - inner.samples[1].0 > SPEED_WINDOW {
             inner.samples.pop_front();
         }
         let phase = if inner.waiting > 0 { Phase::WaitingForSpace } else { inner.phase };
-        let (since, base) = inner.samples[0];
+        let (since, base, busy_before) = inner.samples[0];
         let window = (now - since).as_secs_f64();
         let fps = if window > 0.0 { (computed - base) as f64 / window } else { 0.0 };
         let done = inner.resumed_frames + self.meter.frames_ready() - inner.ready_before;
@@ -234,6 +238,7 @@ impl<'a> Reporter<'a> {
         let measured = computed >= inner.eta_after.min(total);
         let known = measured && fps > 0.0 && total > 0 && matches!(phase, Phase::Upscaling | Phase::Resuming);
         let eta = known.then(|| (total - done) as f64 / fps);
+        let (tiles, tiles_reused) = self.meter.tile_counts();
         inner.status.fps = (fps * 100.0).round() / 100.0;
         inner.status.eta_seconds = eta.map(f64::round);
         Progress {
@@ -247,6 +252,10 @@ impl<'a> Reporter<'a> {
             eta,
             encoder: inner.status.encoder.clone(),
             device: inner.status.device.clone(),
+            limit: busiest(&busy_before, &busy).map_or(String::new(), |stage| stage.name().into()),
+            stages: self.meter.named_busy(),
+            tiles,
+            tiles_reused,
             beat: self.meter.beats(),
         }
     }
@@ -272,5 +281,26 @@ impl<'a> Reporter<'a> {
         if let Err(error) = self.dir.write_status(&status) {
             tracing::warn!("status.json could not be written: {}", one_line(&error));
         }
+    }
+}
+
+/// The stage that was busy longest between two moments; `None` when none was.
+fn busiest(before: &[Duration; Stage::ALL.len()], now: &[Duration; Stage::ALL.len()]) -> Option<Stage> {
+    let busy = |stage: &Stage| now[*stage as usize].saturating_sub(before[*stage as usize]);
+    Stage::ALL.into_iter().max_by_key(busy).filter(|stage| busy(stage) > Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_stage_limits() {
+        let meter = Meter::default();
+        let before = meter.all_busy();
+        assert_eq!(busiest(&before, &before), None);
+        meter.time(Stage::Decode, || std::thread::sleep(Duration::from_millis(2)));
+        meter.time(Stage::Encode, || std::thread::sleep(Duration::from_millis(8)));
+        assert_eq!(busiest(&before, &meter.all_busy()), Some(Stage::Encode));
     }
 }

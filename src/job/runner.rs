@@ -23,7 +23,7 @@ use crate::media::{self, probe};
 use crate::model::plan::Plan;
 use crate::model::progress::{Event, Outcome, Phase};
 use crate::pipeline::decode::Ended;
-use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::meter::Meter;
 use crate::pipeline::run::Pipeline;
 use crate::store::frame_table::{End, TABLE_VERSION};
 use crate::store::job_dir::JobDir;
@@ -418,7 +418,7 @@ impl Job<'_> {
             device: plan.map(|p| p.engine.label()).unwrap_or_default(),
             tiles,
             tiles_reused,
-            stages: Stage::ALL.iter().map(|s| (s.name().to_owned(), meter.busy(*s).as_secs_f64())).collect(),
+            stages: meter.named_busy(),
             damaged: meter.damaged(),
             losses,
             verified,

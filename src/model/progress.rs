@@ -51,6 +51,18 @@ pub struct Progress {
     pub eta: Option<f64>,
     pub encoder: String,
     pub device: String,
+    /// The stage that was busy for most of the last half minute, so that the others waited for
+    /// it; empty before there is one.
+    #[serde(default)]
+    pub limit: String,
+    /// Busy seconds of each stage in this attempt, and tiles, and those of them that were taken
+    /// from the frame before.
+    #[serde(default)]
+    pub stages: Vec<(String, f64)>,
+    #[serde(default)]
+    pub tiles: u64,
+    #[serde(default)]
+    pub tiles_reused: u64,
     /// Grows whenever anything at all moves; a supervisor kills a job in which it stands still.
     pub beat: u64,
 }

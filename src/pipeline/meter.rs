@@ -121,6 +121,16 @@ impl Meter {
     pub fn busy(&self, stage: Stage) -> Duration {
         Duration::from_nanos(self.busy[stage as usize].load(Ordering::Relaxed))
     }
+
+    /// The same of all stages, in the order of [`Stage::ALL`].
+    pub fn all_busy(&self) -> [Duration; Stage::ALL.len()] {
+        Stage::ALL.map(|stage| self.busy(stage))
+    }
+
+    /// The same in seconds, with the stages' names.
+    pub fn named_busy(&self) -> Vec<(String, f64)> {
+        Stage::ALL.iter().map(|stage| (stage.name().to_owned(), self.busy(*stage).as_secs_f64())).collect()
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,10 @@ pub fn progress(phase: Phase, beat: u64) -> Event {
         eta: Some(5.0),
         encoder: "fake".into(),
         device: "none".into(),
+        limit: String::new(),
+        stages: vec![],
+        tiles: 0,
+        tiles_reused: 0,
         beat,
     })
 }
