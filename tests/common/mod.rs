@@ -134,7 +134,7 @@ impl Root {
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).expect("a folder").flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if name.contains(".job") || name.ends_with(".part") {
+                if name.contains(".job") || name.contains(".upscaled-") || name.ends_with(".part") {
                     found.push(entry.path().display().to_string());
                 } else if entry.path().is_dir() {
                     folders.push(entry.path());
