@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 #[allow(dead_code)] // shared with tests/daemon.rs, which uses the rest
 mod common;
+mod damage;
 mod stage;
 mod walk;
 

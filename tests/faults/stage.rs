@@ -1,11 +1,11 @@
 //! A root with two jobs, a daemon that is started again when it dies, and what must hold when all is over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::Root;
@@ -13,8 +13,10 @@ use crate::common::Root;
 /// The jobs, in the order in which they are done.
 pub const JOBS: [&str; 2] = ["sub/a.mkv", "sub/b.mkv"];
 /// Settings with which a job takes half a second: twelve frames in two batches.
-const QUICK: &str = "eta_frames = 4\nbatch_frames = 8\nattempts_max = 3\nthreads = 1\ndevice = \"cpu\"\n\
-                     preset = \"ultrafast\"\nmin_free_mb = 0\nrescan_seconds = 1\nnice = 0\n";
+const QUICK: &str = "eta_frames = 4\nbatch_frames = 8\nattempts_max = 3\n";
+/// Those of every stage.
+const ALWAYS: &str = "threads = 1\ndevice = \"cpu\"\npreset = \"ultrafast\"\nmin_free_mb = 0\nrescan_seconds = 1\n\
+                      nice = 0\n";
 /// A service manager gives up after so many starts of a daemon that dies each time.
 const STARTS_MAX: u32 = 5;
 /// All that a case may take: waiting for space takes half a minute.
@@ -25,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(150);
 pub enum Ended {
     Done,
     Failed(String),
+    /// Taken out of the queue by a person, or so it seems.
+    Removed,
 }
 
 pub struct Stage {
@@ -43,20 +47,22 @@ impl Drop for Stage {
     }
 }
 
-/// A film of noise, so that no frame is like another; made once.
-pub fn film() -> &'static Path {
-    static FILM: OnceLock<PathBuf> = OnceLock::new();
-    FILM.get_or_init(|| {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}.mkv", std::process::id()));
-        let noise = "nullsrc=s=64x48:r=25,geq=lum='random(1)*255':cb=128:cr=128";
+/// A film of noise, so that no frame is like another; made once. Other numbers are other films.
+pub fn film(number: u32) -> PathBuf {
+    static MADE: Mutex<BTreeMap<u32, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().expect("no film failed");
+    let make = || {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}-{number}.mkv", std::process::id()));
+        let noise = format!("nullsrc=s=64x48:r=25,geq=lum='mod(random(1)*255+{number}*X,255)':cb=128:cr=128");
         let mut command = Command::new("ffmpeg");
-        command.args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", noise, "-f", "lavfi", "-i", "sine=440"]);
+        command.args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", &noise, "-f", "lavfi", "-i", "sine=440"]);
         command.args(["-frames:v", "12", "-t", "0.48", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-bf", "2"]);
         command.args(["-preset", "veryfast", "-c:a", "ac3"]);
-        let made = command.arg(&path).status().expect("ffmpeg is installed");
-        assert!(made.success(), "ffmpeg could not make {}", path.display());
+        let status = command.arg(&path).status().expect("ffmpeg is installed");
+        assert!(status.success(), "ffmpeg could not make {}", path.display());
         path
-    })
+    };
+    made.entry(number).or_insert_with(make).clone()
 }
 
 /// What both jobs come to with these settings when nothing happens.
@@ -78,7 +84,12 @@ pub fn reference(settings: &str) -> Arc<Vec<u8>> {
 impl Stage {
     /// `settings`: lines of upscaled.toml besides those that make it quick.
     pub fn new(settings: &str) -> Stage {
-        let root = Root::new(&format!("{QUICK}{settings}"));
+        Stage::with(&format!("{QUICK}{settings}"))
+    }
+
+    /// [`Stage::new`] with batches and attempts of its own.
+    pub fn with(settings: &str) -> Stage {
+        let root = Root::new(&format!("{ALWAYS}{settings}"));
         let toml = root.path().join("upscaled.toml");
         let mut text = fs::read_to_string(&toml).expect("the settings");
         text += &format!("work_area = {:?}\n", root.path().join("ram"));
@@ -90,9 +101,14 @@ impl Stage {
 
     /// The film as the source of a job, there all at once.
     pub fn put(&self, job: &str) {
+        self.put_film(job, 0);
+    }
+
+    /// Another film.
+    pub fn put_film(&self, job: &str, number: u32) {
         let target = self.root.input(job);
         let part = target.with_extension("part");
-        fs::copy(film(), &part).expect("a copy of the film");
+        fs::copy(film(number), &part).expect("a copy of the film");
         fs::rename(part, target).expect("a name");
     }
 
@@ -183,13 +199,20 @@ impl Stage {
         format!("\n    {}", lines[lines.len().saturating_sub(12)..].join("\n    "))
     }
 
+    /// history.jsonl, where it is a file.
+    pub fn history(&self) -> String {
+        let path = self.root.output("history.jsonl");
+        if path.is_file() { fs::read_to_string(path).unwrap_or_default() } else { String::new() }
+    }
+
     /// How a job ended; `None` when history.jsonl has no word of it.
     pub fn ending(&self, job: &str) -> Option<Ended> {
-        let text = fs::read_to_string(self.root.output("history.jsonl")).unwrap_or_default();
+        let text = self.history();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let entry = lines.filter(|line| line["job"] == job).last()?;
         match entry["state"].as_str()? {
             "done" => Some(Ended::Done),
+            "removed" => Some(Ended::Removed),
             "failed" => Some(Ended::Failed(entry["reason"].as_str().unwrap_or_default().to_owned())),
             _ => None,
         }
@@ -215,15 +238,7 @@ impl Stage {
         }
         for (job, ending) in jobs.iter().zip(&endings) {
             if *ending != Ended::Done {
-                let retry = ["retry", job, "--root"].map(OsStr::new);
-                let out = self.root.program(&retry).arg(self.root.path()).output().expect("the program starts");
-                if !out.status.success() {
-                    return Err(format!("{job} cannot be retried: {}", String::from_utf8_lossy(&out.stderr)));
-                }
-                self.drain()?;
-                if self.ending(job) != Some(Ended::Done) {
-                    return Err(format!("{job} fails again without a reason: {}", self.last_words()));
-                }
+                self.retry(job)?;
             }
         }
         self.inspect(jobs, reference)?;
@@ -233,9 +248,23 @@ impl Stage {
         }
     }
 
+    /// `upscaled retry`, after which the job must come to its end.
+    pub fn retry(&self, job: &str) -> Result<(), String> {
+        let retry = ["retry", job, "--root"].map(OsStr::new);
+        let out = self.root.program(&retry).arg(self.root.path()).output().expect("the program starts");
+        if !out.status.success() {
+            return Err(format!("{job} cannot be retried: {}", String::from_utf8_lossy(&out.stderr)));
+        }
+        self.drain()?;
+        match self.ending(job) {
+            Some(Ended::Done) => Ok(()),
+            other => Err(format!("{job} retried: {other:?}{}", self.last_words())),
+        }
+    }
+
     /// Sources as they were, and no output but whole ones.
-    fn inspect(&self, jobs: &[&str], reference: &[u8]) -> Result<(), String> {
-        let source = fs::read(film()).expect("the film");
+    pub fn inspect(&self, jobs: &[&str], reference: &[u8]) -> Result<(), String> {
+        let source = fs::read(film(0)).expect("the film");
         for job in jobs {
             if fs::read(self.root.input(job)).ok().as_ref() != Some(&source) {
                 return Err(format!("the source {job} is not as it was"));
@@ -265,7 +294,7 @@ impl Stage {
     }
 
     /// Everything of work that is still there.
-    fn leftovers(&self) -> Vec<String> {
+    pub fn leftovers(&self) -> Vec<String> {
         let names = |folder: PathBuf| {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             entries.map(|entry| entry.path().display().to_string()).collect::<Vec<_>>()
@@ -278,7 +307,7 @@ impl Stage {
 }
 
 /// The exit code, -1 after a signal; killed when it takes too long.
-fn wait(child: &mut Child) -> Option<i32> {
+pub fn wait(child: &mut Child) -> Option<i32> {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if let Ok(Some(status)) = child.try_wait() {
