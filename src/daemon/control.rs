@@ -113,6 +113,11 @@ pub struct DaemonView {
     /// Files in input/ that are not settled yet.
     pub settling: usize,
     pub queued: usize,
+    /// Jobs that ended since it began.
+    #[serde(default)]
+    pub done: u64,
+    #[serde(default)]
+    pub failed: u64,
 }
 
 /// A job at a glance.

@@ -31,10 +31,12 @@ mod watch;
 mod testing;
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::sync::mpsc;
 
 use crate::base::fault::Fault;
 use crate::base::lock::FileLock;
@@ -50,6 +52,9 @@ const END_LIMIT: Duration = Duration::from_millis(500);
 /// The settings of the job of a file, given relative to input/.
 pub type SettingsFor = Arc<dyn Fn(&Path) -> Result<(JobSettings, RunSettings)> + Send + Sync>;
 
+/// A listener beside the control socket. It runs on the daemon's own thread until the daemon ends.
+pub type Front = Box<dyn FnOnce(mpsc::Sender<control::Asked>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
 /// What a daemon is started with.
 pub struct Options {
     pub folders: Folders,
@@ -57,6 +62,8 @@ pub struct Options {
     /// Wait for settling files, drain the queue, end.
     pub once: bool,
     pub settings_for: SettingsFor,
+    /// What else answers for the daemon while it runs: given the way to its loop.
+    pub front: Option<Front>,
     /// What is started as `<program> job` and `<program> probe FILE`.
     pub program: Program,
 }

@@ -74,7 +74,7 @@ pub(super) struct Service {
 }
 
 /// Serves until the end. The caller holds the daemon's lock.
-pub(super) async fn serve(layout: Layout, options: Options) -> Result<ExitSummary> {
+pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSummary> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
     let hours = options.settings.work_between.as_deref().map(Hours::parse).transpose()?;
@@ -84,7 +84,10 @@ pub(super) async fn serve(layout: Layout, options: Options) -> Result<ExitSummar
     let (wake, mut woken) = mpsc::channel(1);
     let systemd = Systemd::new();
     systemd.ready();
-    let _server = Server::start(&layout.socket(), asked)?;
+    let _server = Server::start(&layout.socket(), asked.clone())?;
+    if let Some(front) = options.front.take() {
+        tokio::spawn(front(asked));
+    }
     let books = Arc::new(Books::open(layout)?);
     if !recovered(&books, &options, &systemd, &mut interrupt, &mut terminate).await? {
         return Ok(ExitSummary { interrupted: true, ..ExitSummary::default() });

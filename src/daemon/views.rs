@@ -26,6 +26,8 @@ pub(super) fn status(service: &Service, job: Option<&str>) -> Response {
         held: service.held.clone().or_else(|| service.intake.is_unreadable().then(|| "input/ cannot be read".into())),
         settling: service.intake.pending(),
         queued: service.lineup.jobs().len(),
+        done: service.summary.done,
+        failed: service.summary.failed,
     };
     let mut jobs = views(books, service.lineup.jobs());
     if let Some(running) = &service.running

@@ -1,0 +1,107 @@
+//! `/api/jobs`: the daemon's jobs, and what can be done to them.
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::daemon::control::{DaemonView, JobView, Request, Response};
+use crate::http::control::Control;
+use crate::http::error::ApiError;
+
+/// The daemon and its jobs: those of the queue in its order, then those that ended, the latest first.
+#[derive(Serialize)]
+pub struct Jobs {
+    pub daemon: DaemonView,
+    pub jobs: Vec<JobView>,
+}
+
+impl From<Response> for Jobs {
+    fn from(response: Response) -> Jobs {
+        Jobs { daemon: response.daemon.unwrap_or_default(), jobs: response.jobs }
+    }
+}
+
+/// What was done, in words.
+#[derive(Serialize)]
+pub struct Done {
+    pub message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Add {
+    /// A file's path relative to input/.
+    job: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The first is 1.
+    place: usize,
+}
+
+type Told = Result<Json<Done>, ApiError>;
+
+pub async fn health() -> Json<Value> {
+    Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+pub async fn all(State(control): State<Control>) -> Result<Json<Jobs>, ApiError> {
+    Ok(Json(control.ask(Request::Status { job: None }).await?.into()))
+}
+
+pub async fn one(State(control): State<Control>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {
+    let mut response = control.ask(Request::Status { job: Some(job) }).await?;
+    let job = response.jobs.pop();
+    job.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "There is no such job"))
+}
+
+pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRejection>) -> Told {
+    let Json(Add { job }) = body.map_err(unreadable)?;
+    done(&control, Request::Add { jobs: vec![job] }).await
+}
+
+pub async fn pause(State(control): State<Control>, Path(job): Path<String>) -> Told {
+    done(&control, Request::Pause { job: Some(job) }).await
+}
+
+pub async fn resume(State(control): State<Control>, Path(job): Path<String>) -> Told {
+    done(&control, Request::Resume { job: Some(job) }).await
+}
+
+pub async fn cancel(State(control): State<Control>, Path(job): Path<String>) -> Told {
+    done(&control, Request::Cancel { job: Some(job) }).await
+}
+
+pub async fn retry(State(control): State<Control>, Path(job): Path<String>) -> Told {
+    done(&control, Request::Retry { job: Some(job), fresh: false }).await
+}
+
+pub async fn reorder(
+    State(control): State<Control>,
+    Path(job): Path<String>,
+    body: Result<Json<Place>, JsonRejection>,
+) -> Told {
+    let Json(Place { place }) = body.map_err(unreadable)?;
+    done(&control, Request::Move { job, place }).await
+}
+
+pub async fn pause_all(State(control): State<Control>) -> Told {
+    done(&control, Request::Pause { job: None }).await
+}
+
+pub async fn resume_all(State(control): State<Control>) -> Told {
+    done(&control, Request::Resume { job: None }).await
+}
+
+async fn done(control: &Control, request: Request) -> Told {
+    Ok(Json(Done { message: control.ask(request).await?.message }))
+}
+
+fn unreadable(rejection: JsonRejection) -> ApiError {
+    ApiError::new(rejection.status(), rejection.body_text())
+}
