@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::base::fault::Fault;
-use crate::base::logging::{self, Console};
+use crate::base::logging::{self, Console, LogFiles};
 use crate::cli::args::{DaemonArguments, Place};
 use crate::cli::exit::Ended;
 use crate::config;
@@ -20,7 +20,8 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let sources = place.sources(flags)?;
     let settings = config::resolve(&sources)?;
     // Kept to the end: what is still to be logged is written when it goes.
-    let _log = logging::init(Some((&settings.folders.logs, settings.daemon.log_days)), Console::Stderr)?;
+    let files = LogFiles { folder: &settings.folders.logs, name: "upscaled", days: settings.daemon.log_days };
+    let _log = logging::init(Some(files), Console::Stderr)?;
     let folders = settings.folders.clone();
     let summary = daemon::run(Options {
         folders: settings.folders,
