@@ -28,4 +28,6 @@ pub mod judge;
 
 pub mod daemon;
 
+pub mod http;
+
 pub mod cli;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The rooms, lowest first: each may use only those before it.
 const ROOMS: &[&str] = &[
     "base", "model", "config", "media", "pixel", "tile", "network", "engine", "store", "work", "pipeline", "job",
-    "judge", "daemon", "cli",
+    "judge", "daemon", "http", "cli",
 ];
 
 /// Outside packages, and the only rooms in which they may be named.
@@ -15,17 +15,27 @@ const HOMES: &[(&str, &[&str])] = &[
     ("image", &["media"]),
     ("ort", &["engine"]),
     ("prost", &["network"]),
-    ("zip", &["network"]),
+    // Files of weights are read in one, answers with many pictures written in the other.
+    ("zip", &["network", "http"]),
     ("safetensors", &["network"]),
     ("half", &["network"]),
     ("sysinfo", &["work"]),
-    ("tokio", &["daemon", "cli"]),
+    ("tokio", &["daemon", "http", "cli"]),
     ("notify", &["daemon"]),
     ("sd_notify", &["daemon"]),
     ("toml", &["config", "network"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("embedded_graphics", &["judge"]),
+    ("axum", &["http"]),
+    ("tower_http", &["http"]),
+    ("hyper", &["http"]),
+    ("hyper_util", &["http"]),
+    ("futures_util", &["http"]),
+    ("tokio_io_timeout", &["http"]),
+    ("subtle", &["http"]),
+    ("ureq", &["http"]),
+    ("glob", &["cli"]),
 ];
 
 /// Lines of a source file, its tests included.

@@ -51,12 +51,19 @@ impl LogGuard {
     }
 }
 
-/// Starts the log of this process, once. `files`: folder, and days that its files are kept.
-pub fn init(files: Option<(&Path, u32)>, console: Console) -> Result<LogGuard> {
+/// The files of a log: `<name>.2026-01-02.log` in a folder, kept for so many days.
+pub struct LogFiles<'a> {
+    pub folder: &'a Path,
+    pub name: &'a str,
+    pub days: u32,
+}
+
+/// Starts the log of this process, once.
+pub fn init(files: Option<LogFiles<'_>>, console: Console) -> Result<LogGuard> {
     let (file, guard) = match files {
         None => (None, None),
-        Some((folder, days)) => {
-            let (writer, guard) = non_blocking(DailyFile::open(folder, days)?);
+        Some(files) => {
+            let (writer, guard) = non_blocking(DailyFile::open(&files)?);
             (Some(line_layer(writer, Style::Timed)), Some(guard))
         }
     };
@@ -186,18 +193,19 @@ impl Write for ConsoleLine<'_> {
     }
 }
 
-/// `upscaled.2026-01-02.log` of the local day, a new one each day, old ones removed.
+/// `<name>.2026-01-02.log` of the local day, a new one each day, old ones removed.
 struct DailyFile {
     folder: PathBuf,
+    name: String,
     days: u32,
     open: Option<(Date, File)>,
 }
 
 impl DailyFile {
-    fn open(folder: &Path, days: u32) -> Result<Self> {
+    fn open(&LogFiles { folder, name, days }: &LogFiles<'_>) -> Result<Self> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("the log folder {} cannot be made; choose another with logs", escape(folder)))?;
-        let mut log = DailyFile { folder: folder.into(), days, open: None };
+        let mut log = DailyFile { folder: folder.into(), name: name.into(), days, open: None };
         log.current(today())
             .with_context(|| format!("no log can be written in {}; choose another folder with logs", escape(folder)))?;
         Ok(log)
@@ -208,7 +216,7 @@ impl DailyFile {
         let usable = matches!(&self.open, Some((opened, file)) if *opened == day && file.metadata().is_ok_and(|m| m.nlink() > 0));
         if !usable {
             self.open = None;
-            let path = self.folder.join(format!("upscaled.{day}.log"));
+            let path = self.folder.join(format!("{}.{day}.log", self.name));
             let file = OpenOptions::new().create(true).append(true).open(path)?;
             self.remove_old(day);
             self.open = Some((day, file));
@@ -224,7 +232,7 @@ impl DailyFile {
         let Ok(oldest) = day.checked_sub(i64::from(self.days).days()) else { return };
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
         for entry in entries.flatten() {
-            if day_of(&entry.file_name().to_string_lossy()).is_some_and(|day| day <= oldest) {
+            if day_of(&self.name, &entry.file_name().to_string_lossy()).is_some_and(|day| day <= oldest) {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
@@ -245,8 +253,8 @@ fn today() -> Date {
     jiff::Zoned::now().date()
 }
 
-fn day_of(name: &str) -> Option<Date> {
-    name.strip_prefix("upscaled.")?.strip_suffix(".log")?.parse().ok()
+fn day_of(name: &str, file: &str) -> Option<Date> {
+    file.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".log")?.parse().ok()
 }
 
 #[cfg(test)]
@@ -261,7 +269,7 @@ mod tests {
         for old in ["upscaled.2025-12-18.log", "upscaled.2025-12-19.log", "upscaled.x.log", "other.2020-01-01.log"] {
             std::fs::write(dir.path().join(old), "x").unwrap();
         }
-        let mut log = DailyFile { folder: dir.path().into(), days: 14, open: None };
+        let mut log = DailyFile { folder: dir.path().into(), name: "upscaled".into(), days: 14, open: None };
         log.current(day("2026-01-01")).unwrap().write_all(b"a\n").unwrap();
         log.current(day("2026-01-01")).unwrap().write_all(b"b\n").unwrap();
         log.current(day("2026-01-02")).unwrap().write_all(b"c\n").unwrap();

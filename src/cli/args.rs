@@ -8,7 +8,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
 use crate::cli::doctor::Part;
+use crate::cli::image::ImageArguments;
 use crate::cli::model_args::ModelArguments;
+use crate::cli::worker::TokenArguments;
+use crate::cli::worker::WorkerArguments;
 use crate::config::keys;
 use crate::config::layers::Layer;
 use crate::config::nearest::nearest;
@@ -60,6 +63,10 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// List, show, import, measure and compare models
     Model(ModelArguments),
+    /// Serve pictures over HTTP: POST one, get it back larger
+    Worker(WorkerArguments),
+    /// Have pictures made larger by workers
+    Image(ImageArguments),
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
     Job,
@@ -76,6 +83,14 @@ pub struct DaemonArguments {
     /// Wait until the files in input/ have settled, upscale them all, and end
     #[arg(long)]
     pub once: bool,
+    /// Serve a page and an API at this address, such as 127.0.0.1:8088 (docs/control.md)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    #[command(flatten)]
+    pub token: TokenArguments,
+    /// Serve other machines without a token
+    #[arg(long)]
+    pub insecure: bool,
     #[command(flatten)]
     pub set: SetArguments,
 }
@@ -307,11 +322,25 @@ mod tests {
             "model list --json",
             "model show fast --root /r",
             "model import a.pth --name b --force",
+            "worker --port 8091 --workers 2 --upscale 4 --root /r --set tile=64x64",
+            "worker --host 0.0.0.0 --token-file t --process-size 64",
+            "image upscale -i a.png -o b.png -u 4 --process-size 64 --host h --port 8090-8094",
+            "image batch d --pattern *.jpg -o e --keep-names",
+            "image batch --batch d",
+            "image health --port 8090,8092 --json",
         ] {
             let words = std::iter::once("upscaled").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["", "queue move film.mkv 0", "cancel", "run a.mkv", "daemon --listen 1", "worker"] {
+        for line in [
+            "",
+            "queue move film.mkv 0",
+            "cancel",
+            "run a.mkv",
+            "daemon --listen 1",
+            "worker --upscale 3",
+            "image batch",
+        ] {
             let words = std::iter::once("upscaled").chain(line.split(' ').filter(|w| !w.is_empty()));
             assert!(Arguments::try_parse_from(words).is_err(), "{line}");
         }

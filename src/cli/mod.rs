@@ -13,6 +13,8 @@ mod doctor_folders;
 mod doctor_machine;
 mod doctor_media;
 mod exit;
+mod image;
+mod image_batch;
 mod job;
 mod model;
 mod model_args;
@@ -31,12 +33,13 @@ mod show;
 mod signals;
 mod status;
 mod steer;
+mod worker;
 
 use args::{Arguments, Command};
 
 /// The program.
 pub fn main() -> ExitCode {
-    let Arguments { place, command } = match Arguments::try_parse() {
+    let Arguments { place, command } = match Arguments::try_parse_from(image::with_long_names(std::env::args_os())) {
         Ok(arguments) => arguments,
         // Help, version and usage errors; a reader that is gone is nobody's failure.
         Err(words) => {
@@ -55,6 +58,8 @@ pub fn main() -> ExitCode {
         Command::Retry(arguments) => steer::retry(&place, arguments),
         Command::Doctor(arguments) => doctor::run(&place, arguments),
         Command::Model(arguments) => model::run(&place, arguments),
+        Command::Worker(arguments) => worker::run(&place, arguments),
+        Command::Image(arguments) => image::run(arguments),
         Command::Job => job::run(),
         Command::Parts(arguments) => parts::run(&place, arguments),
         Command::Probe { file } => probe::run(file),

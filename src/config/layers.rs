@@ -24,6 +24,7 @@ const RESERVED: &[&str] = &[
     "UPSCALED_FAILPOINTS",
     "UPSCALED_PARENT_PID",
     "UPSCALED_GPU_MEMORY_MB",
+    "UPSCALED_TOKEN",
 ];
 
 /// The settings of one source, each checked by itself.

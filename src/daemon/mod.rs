@@ -10,7 +10,7 @@ mod intake;
 mod lifecycle;
 mod lines;
 mod lineup;
-mod notify_systemd;
+pub mod notify_systemd;
 pub mod ops;
 mod probe;
 pub mod progress_log;

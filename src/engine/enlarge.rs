@@ -93,12 +93,12 @@ impl Engine {
     /// All passes over pictures of this size: the first from samples coded `from`, the last
     /// giving samples coded `to`, [`Engine::fine`] between.
     pub fn passes(&self, size: (usize, usize), from: Coding, to: Coding) -> Vec<Pass> {
-        self.way(size, from, self.fine(), to)
+        self.way(self.pin.passes, size, from, self.fine(), to)
     }
 
-    /// The same with another coding between the passes.
-    fn way(&self, (width, height): (usize, usize), from: Coding, between: Coding, to: Coding) -> Vec<Pass> {
-        let (count, scale) = (self.pin.passes, self.pin.model_scale as usize);
+    /// The same with another number of passes, and another coding between them.
+    fn way(&self, count: u32, (width, height): (usize, usize), from: Coding, between: Coding, to: Coding) -> Vec<Pass> {
+        let scale = self.pin.model_scale as usize;
         (0..count)
             .map(|n| {
                 let grown = scale.pow(n);
@@ -109,19 +109,19 @@ impl Engine {
             .collect()
     }
 
-    /// Enlarges planes of floats, one for each channel (row after row, 0..1), by all passes:
-    /// for still pictures.
+    /// Enlarges planes of floats, one for each channel (row after row, 0..1), by so many passes:
+    /// for still pictures. Several threads may do so at once; their tiles share the threads.
     ///
     /// Computed at 16 bits, luma coded as [`Engine::fine`] says, RGB as [`Coding::RGB_STILL`].
     /// Values may come out beyond 0..1.
-    pub fn planes(&self, planes: &[&[f32]], (width, height): (usize, usize)) -> Result<Vec<Vec<f32>>> {
+    pub fn planes(&self, planes: &[&[f32]], (width, height): (usize, usize), passes: u32) -> Result<Vec<Vec<f32>>> {
         let fine = if self.pin.channels == 3 { Coding::RGB_STILL } else { self.fine() };
         let samples = planes.iter().flat_map(|plane| plane.iter());
         let mut codes: Vec<u8> = samples.flat_map(|&v| fine.code(v.clamp(0.0, 1.0)).to_le_bytes()).collect();
         if planes.len() != self.pin.channels as usize || codes.len() != planes.len() * width * height * 2 {
             return Err(Fault::Internal.because("a picture's planes do not fit the network"));
         }
-        for mut pass in self.way((width, height), fine, fine, fine) {
+        for mut pass in self.way(passes, (width, height), fine, fine, fine) {
             pass.start(&self.pool, &Picture::Planes(Arc::new(codes)), None)?;
             pass.finish()?;
             codes = pass.planes();
@@ -233,8 +233,8 @@ mod tests {
         let (width, height) = (50usize, 40usize);
         let plane: Vec<f32> = (0..width * height).map(|i| 0.2 + 0.5 * ((i % width) as f32 / width as f32)).collect();
         let enlarge = |tile, passes| {
-            let pin = EnginePin { passes, ..pin(&file, tile) };
-            Engine::open(&pin).unwrap().planes(&[&plane], (width, height)).unwrap().remove(0)
+            let engine = Engine::open(&pin(&file, tile)).unwrap();
+            engine.planes(&[&plane], (width, height), passes).unwrap().remove(0)
         };
         let whole = enlarge((50, 40), 1);
         assert_eq!(whole.len(), 4 * width * height);

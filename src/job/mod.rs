@@ -2,7 +2,7 @@
 
 pub mod fingerprint;
 pub mod finish;
-mod frame_memory;
+pub mod frame_memory;
 pub mod keeper;
 pub mod order;
 pub mod output;

@@ -12,11 +12,9 @@ use crate::engine::{cascade, tune};
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
 use crate::job::{fingerprint, frame_memory, publish, resume};
-use crate::media::still::{self, Still};
-use crate::model::engine::EnginePin;
+use crate::media::still;
 use crate::model::progress::Phase;
-use crate::pixel::kernel::Filter;
-use crate::pixel::resample::resized;
+use crate::pipeline::still::enlarge;
 use crate::store::job_dir::JobDir;
 
 /// What became of a picture.
@@ -45,7 +43,7 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     }
     let engine = Engine::open(&pin).context("opening the upscaling engine")?;
     reporter.enter(Phase::Upscaling, "");
-    let output = enlarge(&engine, &pin, source, (width, height), reporter);
+    let output = enlarge(&engine, &pin, source, &|| reporter.beat());
     if let Some(words) = engine.take_words() {
         reporter.remark(&words);
     }
@@ -71,34 +69,4 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     let key = &dir.marker().key;
     let path = publish::publish(order, dir, key, &temporary, &extension, &|_| resume::beat(reporter))?;
     Ok(Upscaled { path, width, height, device: pin.label(), losses })
-}
-
-/// The picture in its new size: luma or RGB by the network, the rest by Lanczos.
-fn enlarge(
-    engine: &Engine,
-    pin: &EnginePin,
-    source: Still,
-    (width, height): (u32, u32),
-    reporter: &Reporter,
-) -> Result<Still> {
-    let from = (source.width as usize, source.height as usize);
-    let to = (width as usize, height as usize);
-    let grown = pin.model_scale.pow(pin.passes) as usize;
-    let grown = (from.0 * grown, from.1 * grown);
-    let fitted = |plane: Vec<f32>| if grown == to { plane } else { resized(Filter::Lanczos3, &plane, grown, to) };
-    let wide = |plane: &Vec<f32>| resized(Filter::Lanczos3, plane, from, to);
-    let alpha = source.alpha.as_ref().map(wide);
-    let sized = |luma, cb, cr| Still { width, height, luma, cb, cr, alpha, ..source.bare() };
-    if pin.channels == 3 {
-        let rgb = source.rgb();
-        let planes = engine.planes(&[&rgb[0], &rgb[1], &rgb[2]], from)?;
-        reporter.beat();
-        let mut planes = planes.into_iter().map(fitted);
-        let mut next = || planes.next().unwrap_or_default();
-        let [luma, cb, cr] = still::ycc([next(), next(), next()]);
-        return Ok(sized(luma, cb, cr));
-    }
-    let luma = fitted(engine.planes(&[&source.luma], from)?.remove(0));
-    reporter.beat();
-    Ok(sized(luma, wide(&source.cb), wide(&source.cr)))
 }

@@ -1,7 +1,5 @@
 //! The ways a frame can be made larger: plain filters, and networks.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 
 use crate::config::settings::JobSettings;
@@ -9,6 +7,7 @@ use crate::engine::{cascade, tune};
 use crate::judge::frames;
 use crate::model::frame::Frame;
 use crate::model::source::Colour;
+use crate::network::library;
 use crate::pipeline::bench;
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 use crate::pixel::kernel::Filter;
@@ -36,10 +35,7 @@ impl Way {
             Way::Nearest => "source".into(),
             Way::Bicubic => "bicubic".into(),
             Way::Lanczos => "Lanczos".into(),
-            Way::Model(name) => match name.strip_prefix("builtin:") {
-                Some(name) => name.into(),
-                None => Path::new(name).file_stem().map_or_else(|| name.clone(), |s| s.to_string_lossy().into()),
-            },
+            Way::Model(name) => library::title(name),
         }
     }
 }

@@ -1,30 +1,24 @@
-//! Still pictures: PNG, JPEG, WebP and TIFF into planes of floats, and back as the same kind of file.
+//! Still pictures as planes of floats, and how they become PNG, JPEG, WebP and TIFF files.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Cursor, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, tiff::TiffEncoder, webp::WebPEncoder};
-use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ExtendedColorType, ImageEncoder};
 
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
-use crate::media::probe::{NO_TAGS, SIDE_MAX};
-use crate::model::frame::{Chroma, PixelFormat};
-use crate::model::source::{Colour, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
 
-/// Pixels a picture may have.
-pub const PIXELS_MAX: u64 = 1 << 27;
-/// Bytes a picture's decoder may allocate.
-const ALLOCATION_MAX: u64 = 2 << 30;
+mod read;
+
+pub use read::{Opened, PIXELS_MAX, describe, kind_of, read};
+
 /// Quality of JPEG files written, without chroma subsampling.
 const JPEG_QUALITY: u8 = 95;
-/// Chunks of a PNG looked through for an animation.
-const PNG_CHUNKS_MAX: u32 = 1024;
 
-/// The kinds of picture files that are read and written.
+/// The kinds of picture files that are written. All of them, and BMP and GIF, are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StillKind {
     Png,
@@ -43,20 +37,12 @@ impl StillKind {
             StillKind::Tiff => "tiff",
         }
     }
-
-    fn format(self) -> ImageFormat {
-        match self {
-            StillKind::Png => ImageFormat::Png,
-            StillKind::Jpeg => ImageFormat::Jpeg,
-            StillKind::WebP => ImageFormat::WebP,
-            StillKind::Tiff => ImageFormat::Tiff,
-        }
-    }
 }
 
 /// A picture, upright, as planes of `width * height` samples, row after row, without padding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Still {
+    /// What it is written as.
     pub kind: StillKind,
     pub width: u32,
     pub height: u32,
@@ -74,146 +60,6 @@ pub struct Still {
     pub icc: Option<Vec<u8>>,
     /// EXIF, its orientation set to upright.
     pub exif: Option<Vec<u8>>,
-}
-
-/// Whether a file is a still picture that is read here, by its first bytes, whatever its name.
-///
-/// `None` for anything else, an animated PNG or a stream of JPEG pictures (`.mjpeg`) among it.
-/// Fails with [`Fault::Unsupported`] for an animated WebP, which nothing here can read.
-pub fn kind_of(path: &Path) -> Result<Option<StillKind>> {
-    let name = escape(path);
-    let mut file = BufReader::new(File::open(path).with_context(|| format!("opening {name}"))?);
-    let mut head = Vec::with_capacity(32);
-    file.by_ref().take(32).read_to_end(&mut head).with_context(|| format!("reading {name}"))?;
-    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    Ok(match head.as_slice() {
-        [0x89, b'P', b'N', b'G', 13, 10, 26, 10, ..] => (!is_animated_png(&mut file)?).then_some(StillKind::Png),
-        [0xff, 0xd8, 0xff, ..] => (!matches!(extension.as_str(), "mjpg" | "mjpeg")).then_some(StillKind::Jpeg),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', rest @ ..] => {
-            // The extended header's second flag bit is the animation.
-            if rest.starts_with(b"VP8X") && rest.get(8).is_some_and(|flags| flags & 2 != 0) {
-                return Err(Fault::Unsupported.because(format!("{name} is an animated WebP, which is not read")));
-            }
-            Some(StillKind::WebP)
-        }
-        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(StillKind::Tiff),
-        _ => None,
-    })
-}
-
-fn is_animated_png(file: &mut (impl Read + Seek)) -> Result<bool> {
-    file.seek(SeekFrom::Start(8))?;
-    for _ in 0..PNG_CHUNKS_MAX {
-        let mut header = [0u8; 8];
-        if file.read_exact(&mut header).is_err() {
-            return Ok(false);
-        }
-        match &header[4..] {
-            b"acTL" => return Ok(true),
-            b"IDAT" | b"IEND" => return Ok(false),
-            _ => {}
-        }
-        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
-        file.seek(SeekFrom::Current(i64::from(length) + 4))?;
-    }
-    Ok(false)
-}
-
-fn decoder(path: &Path, kind: StillKind) -> Result<impl ImageDecoder + use<>> {
-    let name = escape(path);
-    let file = BufReader::new(File::open(path).with_context(|| format!("opening {name}"))?);
-    let mut reader = ImageReader::with_format(file, kind.format());
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(SIDE_MAX);
-    limits.max_image_height = Some(SIDE_MAX);
-    limits.max_alloc = Some(ALLOCATION_MAX);
-    reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|error| unreadable(&name, kind, &error))?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > PIXELS_MAX {
-        return Err(Fault::Unsupported
-            .because(format!("{name} is {width}x{height}; pictures of at most {PIXELS_MAX} pixels are read")));
-    }
-    Ok(decoder)
-}
-
-fn unreadable(name: &str, kind: StillKind, error: &image::ImageError) -> anyhow::Error {
-    let fault = match error {
-        image::ImageError::Limits(_) | image::ImageError::Unsupported(_) => Fault::Unsupported,
-        image::ImageError::IoError(io) if io.raw_os_error().is_some() => Fault::Io,
-        _ => Fault::BadInput,
-    };
-    fault.because(format!("{name} cannot be read as {}: {error}", kind.name()))
-}
-
-fn turned(width: u32, height: u32, orientation: Orientation) -> (u32, u32) {
-    match orientation {
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
-            (height, width)
-        }
-        _ => (width, height),
-    }
-}
-
-/// What the probe tells of a picture: one stream, upright size, nothing of time.
-pub fn describe(path: &Path, kind: StillKind) -> Result<SourceInfo> {
-    let name = escape(path);
-    let mut decoder = decoder(path, kind)?;
-    let (width, height) = decoder.dimensions();
-    let orientation = decoder.orientation().map_err(|error| unreadable(&name, kind, &error))?;
-    let (width, height) = turned(width, height, orientation);
-    let colour = decoder.color_type();
-    let deep = colour.bytes_per_pixel() / colour.channel_count() > 1;
-    Ok(SourceInfo {
-        container: kind.name().into(),
-        duration: None,
-        streams: vec![StreamInfo { index: 0, kind: StreamKind::Video, codec: kind.name().into(), language: None }],
-        chapters: 0,
-        video: VideoInfo {
-            stream: 0,
-            codec: kind.name().into(),
-            width,
-            height,
-            source_format: format!("{colour:?}").to_lowercase(),
-            format: PixelFormat { chroma: Chroma::C444, depth: if deep { 10 } else { 8 } },
-            sample_aspect: Rational::new(1, 1),
-            time_base: Rational::new(1, 1),
-            average_rate: Rational::new(0, 0),
-            estimated_frames: Some(1),
-            colour: Colour { range: 2, ..NO_TAGS },
-            hdr: None,
-            rotation: 0,
-            interlaced: false,
-            alpha: colour.has_alpha(),
-            dolby_vision: None,
-            safe_seek: false,
-        },
-        still: true,
-        losses: Vec::new(),
-    })
-}
-
-/// Reads a picture, turned upright as its EXIF orientation says.
-///
-/// Fails with [`Fault::BadInput`] when it is none or damaged, [`Fault::Unsupported`] when it is
-/// too large or of a kind not read.
-pub fn read(path: &Path) -> Result<Still> {
-    let name = escape(path);
-    let Some(kind) = kind_of(path)? else {
-        return Err(Fault::BadInput.because(format!("{name} is no PNG, JPEG, WebP or TIFF picture")));
-    };
-    let mut decoder = decoder(path, kind)?;
-    let failed = |error: image::ImageError| unreadable(&name, kind, &error);
-    let orientation = decoder.orientation().map_err(failed)?;
-    // Neither is worth failing for.
-    let icc = decoder.icc_profile().ok().flatten();
-    let mut exif = decoder.exif_metadata().ok().flatten();
-    if let Some(exif) = &mut exif {
-        let _ = Orientation::remove_from_exif_chunk(exif);
-    }
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    picture.apply_orientation(orientation);
-    Ok(Still { icc, exif, ..split(&picture, kind) })
 }
 
 /// Splits a picture into planes.
@@ -404,5 +250,4 @@ fn to_rgb([y, cb, cr]: [f32; 3]) -> [f32; 3] {
 }
 
 #[cfg(test)]
-#[path = "still_tests.rs"]
 mod tests;

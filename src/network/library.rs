@@ -76,6 +76,14 @@ pub fn builtin(name: &str) -> Option<&'static Builtin> {
     BUILTINS.iter().find(|b| b.name == name)
 }
 
+/// What people call a model of a pin: the name of one in the program, else its file's without the ending.
+pub fn title(name: &str) -> String {
+    match name.strip_prefix(BUILTIN) {
+        Some(name) => name.into(),
+        None => Path::new(name).file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into()),
+    }
+}
+
 /// Folders with models, in the order they are looked through.
 pub fn folders(root: Option<&Path>) -> Vec<PathBuf> {
     let mut folders = Vec::new();

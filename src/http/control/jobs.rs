@@ -102,6 +102,7 @@ async fn done(control: &Control, request: Request) -> Told {
     Ok(Json(Done { message: control.ask(request).await?.message }))
 }
 
-fn unreadable(rejection: JsonRejection) -> ApiError {
+/// A body that is not what was wanted.
+pub fn unreadable(rejection: JsonRejection) -> ApiError {
     ApiError::new(rejection.status(), rejection.body_text())
 }

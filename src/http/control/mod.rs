@@ -5,31 +5,44 @@
 
 mod events;
 mod jobs;
+mod login;
 mod metrics;
 mod page;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::base::fault::Fault;
+use crate::base::fault::{Fault, one_line};
+use crate::daemon::Front;
 use crate::daemon::control::{Asked, Request, Response};
 use crate::http::error::ApiError;
+use crate::http::guard::Guard;
+use crate::http::limits::Limits;
+use crate::http::router;
+use crate::http::server::Listener;
+
+/// Bytes of a request's body.
+const BODY_MAX: usize = 64 << 10;
+
+/// What a browser needs before it has told the token: the page, which holds nothing secret.
+const OPEN: &[&str] = &["/", "/app.js", "/style.css", "/icon.svg", "/api/login"];
 
 /// What the handlers share.
 #[derive(Clone)]
 pub struct Control {
     asked: mpsc::Sender<Asked>,
+    guard: Guard,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
 }
 
 impl Control {
-    /// Asks the daemon through `asked`.
-    pub fn new(asked: mpsc::Sender<Asked>) -> Control {
-        Control { asked, listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)) }
+    fn new(asked: mpsc::Sender<Asked>, guard: Guard) -> Control {
+        Control { asked, guard, listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)) }
     }
 
     /// The daemon's answer; its refusals as errors.
@@ -42,14 +55,29 @@ impl Control {
     }
 }
 
-/// The routes, without guard and limits.
-pub fn router(control: Control) -> Router {
+/// Serves a listener for as long as the daemon runs; give it to [`crate::daemon::Options`].
+pub fn front(listener: Listener, guard: Guard) -> Front {
+    let guard = guard.with_login(OPEN);
+    Box::new(move |asked| {
+        Box::pin(async move {
+            let limits = Limits::default();
+            let app = router::guarded(routes(Control::new(asked, guard.clone())), guard, &limits);
+            tracing::info!("the page is at http://{}/", listener.address);
+            if let Err(error) = listener.serve(app, &limits, std::future::pending()).await {
+                tracing::error!("the page is not served: {}", one_line(&error));
+            }
+        })
+    })
+}
+
+fn routes(control: Control) -> Router {
     Router::new()
         .route("/", get(page::index))
         .route("/app.js", get(page::script))
         .route("/style.css", get(page::style))
         .route("/icon.svg", get(page::icon))
         .route("/health", get(jobs::health))
+        .route("/api/login", post(login::log_in))
         .route("/api/jobs", get(jobs::all).post(jobs::add))
         .route("/api/jobs/{job}", get(jobs::one))
         .route("/api/jobs/{job}/pause", post(jobs::pause))
@@ -61,5 +89,6 @@ pub fn router(control: Control) -> Router {
         .route("/api/resume", post(jobs::resume_all))
         .route("/api/events", get(events::listen))
         .route("/metrics", get(metrics::tell))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(control)
 }

@@ -1,7 +1,7 @@
 //! Tests of still pictures: every kind there and back, depth, alpha, orientation, limits.
 
 use super::*;
-use image::{ImageBuffer, Luma, Rgb, Rgba};
+use image::{ImageBuffer, ImageFormat, ImageReader, Luma, Rgb, Rgba};
 
 fn noise(count: usize, seed: u64) -> Vec<u64> {
     let mut state = seed;
@@ -55,7 +55,8 @@ fn there_and_back_is_exact() {
         let again = folder.path().join("again");
         assert_eq!(still.write(&again).unwrap(), Vec::<String>::new(), "{name}");
         let back = ImageReader::open(&again).unwrap().with_guessed_format().unwrap();
-        assert_eq!(back.format(), Some(still.kind.format()));
+        let format = back.format().map(|f| f.extensions_str()[0].replace("jpg", "jpeg"));
+        assert_eq!(format.as_deref(), Some(still.kind.name()));
         assert_eq!(back.decode().unwrap(), picture, "{name}");
         let info = crate::media::probe::probe(&path).unwrap();
         assert!(info.still && (info.video.width, info.video.height) == (picture.width(), picture.height()));
@@ -202,4 +203,59 @@ fn what_a_kind_cannot_hold_is_named() {
     assert_eq!(still.encode().unwrap().1, Vec::<String>::new());
     still.luma.pop();
     assert!(still.encode().is_err());
+}
+
+#[test]
+fn pictures_in_memory_are_of_more_kinds() {
+    let pack = |picture: &DynamicImage, format: ImageFormat| {
+        let mut out = Cursor::new(Vec::new());
+        picture.write_to(&mut out, format).unwrap();
+        out.into_inner()
+    };
+    let picture = rgb8(7, 5);
+    for format in [ImageFormat::Bmp, ImageFormat::Png, ImageFormat::Tiff, ImageFormat::WebP] {
+        let bytes = pack(&picture, format);
+        let opened = Opened::new(&bytes, "p").unwrap();
+        assert_eq!((opened.size(), opened.depth(), opened.fits()), ((7, 5), 8, true));
+        let still = opened.decode().unwrap();
+        let (png, losses) = Still { kind: StillKind::Png, ..still }.encode().unwrap();
+        assert!(losses.is_empty());
+        assert_eq!(image::load_from_memory(&png).unwrap(), picture, "{format:?}");
+    }
+    // A GIF without transparency is written without alpha; one with it keeps it.
+    let plain = ImageBuffer::<Rgba<u8>, _>::from_pixel(4, 4, Rgba([200, 10, 10, 255]));
+    let mut holed = plain.clone();
+    holed.put_pixel(1, 1, Rgba([0, 0, 0, 0]));
+    for (picture, alpha) in [(plain, false), (holed, true)] {
+        let bytes = pack(&picture.into(), ImageFormat::Gif);
+        let still = Opened::new(&bytes, "g").unwrap().decode().unwrap();
+        assert_eq!((still.kind, still.alpha.is_some()), (StillKind::Png, alpha));
+    }
+    let error = Opened::new(b"GIF88a no picture", "g").map(|_| ()).unwrap_err();
+    assert_eq!((Fault::of(&error), error.to_string().starts_with("g is no PNG")), (Fault::BadInput, true));
+}
+
+#[test]
+fn a_bomb_is_known_by_its_header() {
+    let bytes = png_bytes(60_000, 60_000, 2, &[0]);
+    let opened = Opened::new(&bytes, "bomb").unwrap();
+    assert_eq!((opened.size(), opened.fits()), ((60_000, 60_000), false));
+    let error = opened.decode().unwrap_err();
+    assert_eq!(Fault::of(&error), Fault::Unsupported);
+    assert!(error.to_string().contains("bomb is 60000x60000"), "{error}");
+}
+
+#[test]
+fn a_profile_of_inks_is_no_profile_of_colours() {
+    let picture = rgb8(8, 8);
+    for (space, kept) in [(b"CMYK", false), (b"RGB ", true)] {
+        let mut profile = vec![0u8; 128];
+        profile[16..20].copy_from_slice(space);
+        let (_folder, path) = file("i.jpg", |out| {
+            let mut encoder = JpegEncoder::new_with_quality(out, 95);
+            encoder.set_icc_profile(profile.clone()).unwrap();
+            write_with(encoder, &picture);
+        });
+        assert_eq!(read(&path).unwrap().icc.is_some(), kept);
+    }
 }

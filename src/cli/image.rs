@@ -1,0 +1,289 @@
+//! `upscaled image`: the client of image workers.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use crate::base::fault::{Fault, one_line};
+use crate::base::logging::{self, Console};
+use crate::base::path_text::escape;
+use crate::base::shutdown::Shutdown;
+use crate::base::{atomic_file, file_name};
+use crate::cli::exit::Ended;
+use crate::cli::worker::TokenArguments;
+use crate::cli::{image_batch, output, signals};
+use crate::http::client::{self, Fleet, Outcome, Wish, Worker};
+
+/// Most bytes of a picture that is sent.
+const PICTURE_MAX: u64 = 1 << 30;
+/// What stands behind the stem of an enlarged picture's name.
+pub const UPSCALED: &str = "_upscaled";
+
+#[derive(Args)]
+pub struct ImageArguments {
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+#[derive(Subcommand)]
+pub enum ImageCommand {
+    /// Have one picture made larger
+    Upscale(UpscaleArguments),
+    /// Have all pictures of a folder made larger; those that are done already are skipped
+    Batch(BatchArguments),
+    /// Tell whether workers are there and ready
+    Health(AskArguments),
+    /// Tell what workers are
+    Info(AskArguments),
+    /// Tell how workers do
+    Stats(AskArguments),
+}
+
+/// Which workers are meant.
+#[derive(Args)]
+pub struct WorkersArguments {
+    /// The worker's machine
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// The worker's port; several as 8090-8094 or 8090,8092
+    #[arg(long, value_name = "PORTS", default_value = "8090")]
+    pub port: String,
+    #[command(flatten)]
+    pub token: TokenArguments,
+}
+
+#[derive(Args)]
+pub struct WishArguments {
+    /// How many times larger: 2 or 4
+    #[arg(short, long, value_name = "N", default_value = "2", value_parser = ["2", "4"])]
+    pub upscale: String,
+    /// Side of diffusion models' tiles, 64 to 256 (also -ps)
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub process_size: u32,
+    #[command(flatten)]
+    pub workers: WorkersArguments,
+}
+
+#[derive(Args)]
+pub struct UpscaleArguments {
+    /// The picture
+    #[arg(short, long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// The file to write; one that is there is replaced [default: <stem>_upscaled<suffix> beside the picture]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub wish: WishArguments,
+}
+
+#[derive(Args)]
+pub struct BatchArguments {
+    /// The folder with the pictures
+    #[arg(value_name = "DIR", required_unless_present = "batch")]
+    pub folder: Option<PathBuf>,
+    /// The same, as a flag
+    #[arg(long, value_name = "DIR", conflicts_with = "folder")]
+    pub batch: Option<PathBuf>,
+    /// Which files of the folder
+    #[arg(long, value_name = "GLOB", default_value = "*.png")]
+    pub pattern: String,
+    /// Folder for the results [default: that of the pictures]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Give results the names of their pictures, without _upscaled; needs --output
+    #[arg(long, requires = "output")]
+    pub keep_names: bool,
+    /// Pictures that each worker is asked for at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub parallel: u32,
+    #[command(flatten)]
+    pub wish: WishArguments,
+}
+
+#[derive(Args)]
+pub struct AskArguments {
+    #[command(flatten)]
+    pub workers: WorkersArguments,
+    /// The answers as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl WorkersArguments {
+    pub fn workers(&self) -> Result<Vec<Worker>> {
+        let token = self.token.read()?;
+        let places = client::places(&self.host, &self.port)?;
+        Ok(places.iter().map(|place| Worker::new(place, token.clone())).collect())
+    }
+}
+
+impl WishArguments {
+    pub fn wish(&self) -> Wish {
+        Wish { upscale: if self.upscale == "4" { 4 } else { 2 }, process_size: self.process_size }
+    }
+}
+
+pub fn run(arguments: &ImageArguments) -> Result<Ended> {
+    match &arguments.command {
+        ImageCommand::Upscale(arguments) => upscale(arguments),
+        ImageCommand::Batch(arguments) => image_batch::run(arguments),
+        ImageCommand::Health(arguments) => health(arguments),
+        ImageCommand::Info(arguments) => ask(arguments, "/info"),
+        ImageCommand::Stats(arguments) => ask(arguments, "/stats"),
+    }
+}
+
+/// Python's client has `-ps`, which here would be `-p s`.
+pub fn with_long_names(arguments: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    let mut in_image = false;
+    let long = |argument: std::ffi::OsString| {
+        in_image |= argument == "image";
+        if in_image && argument == "-ps" { "--process-size".into() } else { argument }
+    };
+    arguments.map(long).collect()
+}
+
+fn upscale(arguments: &UpscaleArguments) -> Result<Ended> {
+    let shutdown = signals::shutdown_on_signals()?;
+    let _log = logging::init(None, Console::Stderr)?;
+    let target = match &arguments.output {
+        Some(target) => target.clone(),
+        None => beside(&arguments.input)?,
+    };
+    let fleet = Fleet::new(arguments.wish.workers.workers()?, 1, shutdown);
+    let picture = send(&fleet, &arguments.input, &target, arguments.wish.wish())?;
+    output::line(&format!("{}  {}", escape(&target), picture.size.as_deref().unwrap_or("written")))?;
+    Ok(Ended::Done)
+}
+
+/// `<stem>_upscaled<suffix>` beside a picture.
+fn beside(picture: &Path) -> Result<PathBuf> {
+    Ok(picture.with_file_name(upscaled_name(picture)?))
+}
+
+/// `<stem>_upscaled<suffix>`.
+pub fn upscaled_name(picture: &Path) -> Result<std::ffi::OsString> {
+    let stem = picture
+        .file_stem()
+        .ok_or_else(|| Fault::Config.because(format!("{} is no file name; name a picture", escape(picture))))?;
+    let mut suffix = std::ffi::OsString::from(UPSCALED);
+    if let Some(extension) = picture.extension() {
+        suffix.push(".");
+        suffix.push(extension);
+    }
+    Ok(file_name::fit(stem, &suffix))
+}
+
+/// Sends a picture and writes what comes back, as it is.
+pub fn send(fleet: &Fleet, source: &Path, target: &Path, wish: Wish) -> Result<client::Picture> {
+    let name = escape(source);
+    let length = std::fs::metadata(source).with_context(|| format!("opening {name}"))?;
+    if !length.is_file() {
+        return Err(Fault::BadInput.because(format!("{name} is not a file")));
+    }
+    if length.len() > PICTURE_MAX {
+        return Err(Fault::Unsupported.because(format!("{name} is larger than {} MiB", PICTURE_MAX >> 20)));
+    }
+    let bytes = std::fs::read(source).with_context(|| format!("reading {name}"))?;
+    let plain = source.file_name().unwrap_or_default().to_string_lossy();
+    match fleet.upscale(&bytes, &plain, wish) {
+        Outcome::Done(picture) => {
+            atomic_file::write(target, &picture.bytes)?;
+            Ok(picture)
+        }
+        Outcome::Failed(words) => Err(Fault::BadInput.because(format!("{name}: {words}"))),
+        Outcome::Stopped => Err(Fault::Stopped.because("stopped")),
+    }
+}
+
+/// One line a worker; done where all are ready.
+fn health(arguments: &AskArguments) -> Result<Ended> {
+    let workers = arguments.workers.workers()?;
+    let mut answers = Vec::new();
+    let mut ready = 0;
+    for worker in &workers {
+        let (good, words, answer) = match worker.ask("/health") {
+            Ok((good, answer)) => (good, answer["status"].as_str().unwrap_or("?").to_owned(), answer),
+            Err(error) => (false, one_line(&error), Value::Null),
+        };
+        ready += usize::from(good);
+        if !arguments.json {
+            output::line(&format!("{}  {words}", worker.place))?;
+        }
+        answers.push(serde_json::json!({"worker": worker.place, "ready": good, "words": words, "answer": answer}));
+    }
+    if arguments.json {
+        output::json(&answers)?;
+    }
+    Ok(how_many(ready, workers.len()))
+}
+
+/// The answers as JSON: of one worker as it is, of several by their places.
+fn ask(arguments: &AskArguments, path: &str) -> Result<Ended> {
+    let workers = arguments.workers.workers()?;
+    if let [worker] = &workers[..] {
+        let (good, answer) = worker.ask(path)?;
+        if !good {
+            let words = answer["detail"].as_str().unwrap_or("it says no more").to_owned();
+            return Err(Fault::Unsupported.because(format!("{} does not tell: {words}", worker.place)));
+        }
+        output::json(&answer)?;
+        return Ok(Ended::Done);
+    }
+    let mut answers = serde_json::Map::new();
+    let mut good = 0;
+    for worker in &workers {
+        let answer = match worker.ask(path) {
+            Ok((true, answer)) => {
+                good += 1;
+                answer
+            }
+            Ok((false, answer)) => answer,
+            Err(error) => serde_json::json!({"error": one_line(&error)}),
+        };
+        answers.insert(worker.place.clone(), answer);
+    }
+    output::json(&answers)?;
+    Ok(how_many(good, workers.len()))
+}
+
+fn how_many(good: usize, all: usize) -> Ended {
+    match good {
+        0 => Ended::Wanting,
+        good if good < all => Ended::SomeFailed,
+        _ => Ended::Done,
+    }
+}
+
+/// The word to stop, as far as one command is concerned.
+pub fn stopped(shutdown: &Shutdown) -> Result<()> {
+    match shutdown.is_set() {
+        true => Err(Fault::Stopped.because("stopped; the same command goes on from here")),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_pythons_client_gives() {
+        assert_eq!(beside(Path::new("/a/b.png")).unwrap(), Path::new("/a/b_upscaled.png"));
+        assert_eq!(beside(Path::new("b.tar.gz")).unwrap(), Path::new("b.tar_upscaled.gz"));
+        assert_eq!(beside(Path::new("b")).unwrap(), Path::new("b_upscaled"));
+        assert!(beside(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn the_short_name_of_two_letters() {
+        let long = |line: &str| {
+            let words = with_long_names(line.split(' ').map(Into::into));
+            words.into_iter().map(|w| w.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(long("upscaled image upscale -ps 64"), "upscaled image upscale --process-size 64");
+        assert_eq!(long("upscaled run -ps image"), "upscaled run -ps image");
+    }
+}

@@ -1,0 +1,104 @@
+//! `/health`, `/info` and `/stats`: whether the worker works, what it is, how it does.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::base::processors;
+use crate::http::images::engines::{self, Engines};
+use crate::http::images::gpu::{self, Gpu};
+use crate::http::images::{Counts, Worker};
+use crate::network::library;
+
+const NAME: &str = "upscaled image worker";
+const DESCRIPTION: &str = "Makes pictures larger with a super-resolution network";
+
+pub async fn health(State(worker): State<Arc<Worker>>) -> Response {
+    let Some(engines) = worker.engines.get() else {
+        let body = json!({
+            "status": "loading",
+            "model_loaded": false,
+            "models_loaded": {library::title(&worker.model): false},
+        });
+        return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "2")], Json(body)).into_response();
+    };
+    let pin = engines.pin();
+    let body = json!({
+        "status": "ok",
+        "model_loaded": true,
+        "models_loaded": {
+            engines.model(): true,
+            "device": engines::device(pin),
+            "dtype": engines::dtype(pin.precision),
+        },
+        "workers": engines.count(),
+    });
+    Json(body).into_response()
+}
+
+pub async fn info(State(worker): State<Arc<Worker>>) -> Json<Value> {
+    let engines = worker.engines.get();
+    let gpu = of_device(engines).await;
+    let is_gpu = engines.is_some_and(|e| e.pin().provider.is_gpu());
+    Json(json!({
+        "name": NAME,
+        "version": env!("CARGO_PKG_VERSION"),
+        "description": DESCRIPTION,
+        "device": engines.map(|e| engines::device(e.pin())),
+        "cuda_available": is_gpu,
+        "gpu": gpu.as_ref().map_or("N/A", |gpu| gpu.name.as_str()),
+        "gpu_memory_gb": gpu.as_ref().map_or(0.0, |gpu| gpu.total),
+        "endpoints": {
+            "POST /upscale": "Upscale a single image",
+            "POST /upscale_batch": "Upscale multiple images",
+            "GET /health": "Health check",
+            "GET /info": "Server information",
+            "GET /stats": "Device and queue at this moment",
+        },
+        "model": library::title(&worker.model),
+        "runs_on": engines.map(|e| e.pin().label()),
+        "workers": engines.map(|e| e.count()),
+        "processors": processors::count(),
+        "upscale": worker.defaults.upscale,
+        "process_size": worker.defaults.process_size,
+    }))
+}
+
+pub async fn stats(State(worker): State<Arc<Worker>>) -> Json<Value> {
+    let engines = worker.engines.get();
+    let (running, calls, at_once, calls_max) = worker.queue.figures();
+    let Counts { done, failed, refused } = &worker.counts;
+    let mut stats = json!({
+        "timestamp": jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.6f").to_string(),
+        "device": engines.map(|e| engines::device(e.pin())),
+        "dtype": engines.map(|e| engines::dtype(e.pin().precision)),
+        "uptime_seconds": worker.start.elapsed().as_secs(),
+        "pictures": {
+            "done": done.load(Ordering::Relaxed),
+            "failed": failed.load(Ordering::Relaxed),
+            "running": running,
+            "running_max": at_once,
+        },
+        "queue": {"calls": calls, "calls_max": calls_max, "refused": refused.load(Ordering::Relaxed)},
+    });
+    if let (Some(gpu), Some(fields)) = (of_device(engines).await, stats.as_object_mut()) {
+        fields.insert("gpu_name".into(), gpu.name.into());
+        fields.insert("gpu_memory_total_gb".into(), gpu.total.into());
+        fields.insert("gpu_memory_reserved_gb".into(), gpu.used.into());
+        fields.insert("gpu_memory_allocated_gb".into(), gpu.used.into());
+        fields.insert("gpu_memory_free_gb".into(), gpu.free.into());
+    }
+    Json(stats)
+}
+
+/// The graphics device that the engines run on, if they do.
+async fn of_device(engines: Option<&Arc<Engines>>) -> Option<Gpu> {
+    let pin = engines.map(|e| e.pin()).filter(|pin| pin.provider.is_gpu())?;
+    let device = pin.device;
+    tokio::task::spawn_blocking(move || gpu::ask(device)).await.ok().flatten()
+}

@@ -1,0 +1,239 @@
+//! The image worker: pictures in, larger pictures out, with the models kept open.
+
+mod about;
+mod archive;
+mod batch;
+mod engines;
+mod gpu;
+mod picture;
+mod queue;
+mod request;
+mod upscale;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use tokio::sync::oneshot;
+
+use crate::base::fault::Fault;
+use crate::base::shutdown::Shutdown;
+use crate::config::settings::{JobSettings, RunSettings};
+use crate::daemon::notify_systemd::Systemd;
+use crate::http::error::ApiError;
+use crate::http::form::Uploads;
+use crate::http::guard::Guard;
+use crate::http::limits::Limits;
+use crate::http::links::{self, Links};
+use crate::http::router;
+use crate::http::server::Listener;
+use crate::work::{budget, memory};
+use engines::Engines;
+use queue::Queue;
+
+/// Life of the links of a batch's results, and bytes of them on the disk.
+const LINK_LIFE: Duration = Duration::from_secs(3600);
+const LINK_BYTES: u64 = 2 << 30;
+/// Share of the memory that uploads may take.
+const UPLOADS_SHARE: u64 = 8;
+/// How often the word to stop is looked for.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often what was done is told, and old links are forgotten.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// How long the runtime waits for work that did not end in its time.
+const END_LIMIT: Duration = Duration::from_millis(200);
+
+/// What a worker is started with.
+pub struct Options {
+    pub host: String,
+    pub port: u16,
+    /// Engines behind the port.
+    pub workers: u32,
+    /// Calls that may wait while others run.
+    pub waiting: usize,
+    pub defaults: Defaults,
+    pub settings: JobSettings,
+    pub run: RunSettings,
+    pub token: Option<String>,
+    /// Serve other machines without a token.
+    pub insecure: bool,
+}
+
+/// What a request that does not say otherwise gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    pub upscale: u32,
+    pub process_size: u32,
+}
+
+/// What happened since the start.
+#[derive(Default)]
+struct Counts {
+    done: AtomicU64,
+    failed: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What all requests share.
+struct Worker {
+    /// Empty until the models are loaded.
+    engines: OnceLock<Arc<Engines>>,
+    queue: Queue,
+    uploads: Uploads,
+    links: Arc<Links>,
+    limits: Limits,
+    defaults: Defaults,
+    counts: Counts,
+    model: String,
+    start: Instant,
+}
+
+impl Worker {
+    fn engines(&self) -> Result<&Arc<Engines>, ApiError> {
+        self.engines.get().ok_or_else(|| {
+            let words = "The model is being loaded";
+            ApiError::later(StatusCode::SERVICE_UNAVAILABLE, words, Duration::from_secs(2))
+        })
+    }
+}
+
+fn resources(worker: Arc<Worker>) -> Router {
+    let files = Router::new().route("/files/{secret}/{name}", get(links::get)).with_state(worker.links.clone());
+    Router::new()
+        .route("/upscale", post(upscale::post))
+        .route("/upscale_batch", post(batch::post))
+        .route("/health", get(about::health))
+        .route("/info", get(about::info))
+        .route("/stats", get(about::stats))
+        .with_state(worker)
+        .merge(files)
+}
+
+/// Serves pictures until `shutdown`; what runs then is finished.
+///
+/// # Errors
+/// [`Fault::Config`] and [`Fault::Busy`] for an address that cannot be had or needs a token;
+/// otherwise what kept the model from being loaded.
+pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
+    let listener = Listener::bind(&options.host, options.port, "--host and --port")?;
+    let guard = Guard::new(listener.address, options.token.as_deref(), options.insecure)?;
+    let whole = memory::whole();
+    let mut limits = Limits::default();
+    limits.uploads_bytes = limits.uploads_bytes.min(whole / UPLOADS_SHARE);
+    limits.form_bytes = limits.form_bytes.min(limits.uploads_bytes);
+    limits.file_bytes = limits.file_bytes.min(limits.form_bytes);
+    let slots = engines::pictures_at_once(options.workers);
+    let worker = Arc::new(Worker {
+        engines: OnceLock::new(),
+        queue: Queue::new(slots, options.waiting, budget::engine_bytes(&options.run)),
+        uploads: Uploads::default(),
+        links: Arc::new(Links::new(LINK_LIFE, LINK_BYTES, limits.clone())),
+        limits,
+        defaults: options.defaults,
+        counts: Counts::default(),
+        model: options.settings.model.clone(),
+        start: Instant::now(),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2 * slots + 8)
+        .build()
+        .context("starting the worker's loop")?;
+    let ended = runtime.block_on(serve(listener, guard, worker, &options, shutdown));
+    runtime.shutdown_timeout(END_LIMIT);
+    ended
+}
+
+async fn serve(
+    listener: Listener,
+    guard: Guard,
+    worker: Arc<Worker>,
+    options: &Options,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let app = router::guarded(resources(worker.clone()), guard, &worker.limits);
+    let address = listener.address;
+    let (fail, failed) = oneshot::channel();
+    let (settings, workers) = (options.settings.clone(), options.workers);
+    let loading = tokio::spawn(load(worker.clone(), settings, workers, address, fail));
+    let telling = tokio::spawn(tell(worker.clone()));
+    let mut failure = None;
+    let stop = async {
+        tokio::select! {
+            error = failed => failure = error.ok(),
+            () = told_to_stop(shutdown) => {}
+        }
+        Systemd::new().stopping();
+        // Those that wait are told so; those that run are finished.
+        worker.queue.close();
+    };
+    let ended = listener.serve(app, &worker.limits, stop).await?;
+    loading.abort();
+    telling.abort();
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let all = if ended { "" } else { "; what still ran was given up" };
+    tracing::info!("stopped: {}{all}", summary(&worker));
+    Ok(())
+}
+
+/// Waits for the word to stop; for ever where it does not come.
+async fn told_to_stop(shutdown: &Shutdown) {
+    while !shutdown.is_set() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Opens the engines beside the listener, which says "loading" until then.
+async fn load(
+    worker: Arc<Worker>,
+    settings: JobSettings,
+    workers: u32,
+    address: std::net::SocketAddr,
+    fail: oneshot::Sender<anyhow::Error>,
+) {
+    let start = Instant::now();
+    let opened = tokio::task::spawn_blocking(move || Engines::open(&settings, workers)).await;
+    let opened = opened.unwrap_or_else(|error| Err(Fault::Internal.because(format!("loading the model: {error}"))));
+    match opened {
+        Ok(engines) => {
+            let (words, seconds) = (engines.words(), start.elapsed().as_secs_f64());
+            tracing::info!("ready on http://{address}: {words}, loaded in {seconds:.1} s");
+            let _ = worker.engines.set(Arc::new(engines));
+            let mut systemd = Systemd::new();
+            systemd.ready();
+            systemd.status(&words);
+            // Kept to the end: its being dropped would read as a failure.
+            std::future::pending::<()>().await;
+            drop(fail);
+        }
+        Err(error) => drop(fail.send(error)),
+    }
+}
+
+/// Tells once in a while what was done, where something was.
+async fn tell(worker: Arc<Worker>) {
+    let mut told = String::new();
+    loop {
+        tokio::time::sleep(TOLD_EVERY).await;
+        worker.links.expire();
+        let now = summary(&worker);
+        let any = worker.counts.done.load(Ordering::Relaxed) + worker.counts.failed.load(Ordering::Relaxed) > 0;
+        if any && now != told {
+            tracing::info!("{now}");
+            told = now;
+        }
+    }
+}
+
+fn summary(worker: &Worker) -> String {
+    let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+    let Counts { done, failed, refused } = &worker.counts;
+    let (done, failed, refused) = (count(done), count(failed), count(refused));
+    format!("{done} pictures done, {failed} failed, {refused} calls refused as the queue was full")
+}

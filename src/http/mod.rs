@@ -1,0 +1,17 @@
+//! HTTP: what other programs are served, and the client of it. The only home of axum and ureq.
+//!
+//! Every listener is a [`server::Listener`] with a router of its own behind [`guard::Guard`];
+//! a resource is one file. Nothing here computes: pictures go to `pipeline`, jobs to `daemon`.
+
+pub mod client;
+pub mod control;
+pub mod error;
+pub mod form;
+pub mod guard;
+pub mod images;
+pub mod limits;
+pub mod links;
+pub mod query;
+pub mod reply;
+pub mod router;
+pub mod server;

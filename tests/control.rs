@@ -1,0 +1,215 @@
+//! The daemon's page and API, asked as browsers and programs do.
+
+#[allow(dead_code)] // shared with the other tests, which use the rest
+mod common;
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+use std::time::Duration;
+
+use common::{Root, film, finish, ready, within};
+use serde_json::{Value, json};
+use ureq::Agent;
+
+const TOKEN: &str = "a-token-of-25-characters-";
+
+/// A daemon with a listener; killed with the test.
+struct Daemon {
+    root: Root,
+    child: Child,
+    at: String,
+    agent: Agent,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: ureq::http::HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Daemon {
+    fn start(host: &str, more: &[&str]) -> Daemon {
+        let root = Root::new("device = \"cpu\"\nrescan_seconds = 1\n");
+        let listen = format!("{host}:0");
+        let words = ["daemon", "--listen", &listen, "--root"].map(OsStr::new);
+        let words = words.into_iter().chain([root.path().as_os_str()]).chain(more.iter().map(OsStr::new));
+        let child = root.spawn(&words.collect::<Vec<_>>());
+        let told = || root.console().lines().find_map(|line| Some(line.split_once("http://")?.1.to_owned()));
+        assert!(within(30, || told().is_some()), "{}", root.console());
+        let port = told().unwrap().trim_end_matches('/').rsplit_once(':').unwrap().1.to_owned();
+        let agent = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30)));
+        Daemon { at: format!("http://127.0.0.1:{port}"), root, child, agent: agent.build().into() }
+    }
+
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.at));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map(|body| body.to_string());
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let request = request.body(body.unwrap_or_default()).unwrap();
+        let mut answer = self.agent.run(request).unwrap();
+        let body = answer.body_mut().read_to_string().unwrap();
+        Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), body }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], None)
+    }
+
+    fn post(&self, path: &str, body: Option<Value>) -> Answer {
+        self.ask("POST", path, &[], body)
+    }
+
+    /// A job of `/api/jobs`, null where there is none.
+    fn job(&self, name: &str) -> Value {
+        let jobs = self.get("/api/jobs").json()["jobs"].as_array().unwrap().clone();
+        jobs.into_iter().find(|job| job["job"] == name).unwrap_or_default()
+    }
+}
+
+#[test]
+fn the_page_and_what_it_asks_for() {
+    if !ready("the_page_and_what_it_asks_for") {
+        return;
+    }
+    let daemon = Daemon::start("127.0.0.1", &[]);
+    for (path, kind, part) in [
+        ("/", "text/html", "<main"),
+        ("/app.js", "text/javascript", "EventSource"),
+        ("/style.css", "text/css", ":root"),
+        ("/icon.svg", "image/svg+xml", "<svg"),
+    ] {
+        let answer = daemon.get(path);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.header("content-type").starts_with(kind) && answer.body.contains(part), "{path}");
+        assert!(answer.header("content-security-policy").contains("default-src 'self'"), "{path}");
+        assert_eq!(answer.header("x-frame-options"), "DENY", "{path}");
+    }
+    assert_eq!(daemon.get("/health").json(), json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}));
+    let all = daemon.get("/api/jobs").json();
+    assert_eq!((&all["jobs"], &all["daemon"]["paused"]), (&json!([]), &json!(false)));
+    // What cannot be, with words
+    for (method, path, body, want) in [
+        ("GET", "/nothing", None, 404),
+        ("DELETE", "/api/jobs", None, 405),
+        ("GET", "/api/jobs/none.mkv", None, 404),
+        ("POST", "/api/jobs/none.mkv/pause", None, 404),
+        ("POST", "/api/jobs/none.mkv/move", Some(json!({"place": "first"})), 422),
+        ("POST", "/api/jobs", Some(json!({"job": "../../etc/passwd"})), 400),
+        ("POST", "/api/jobs", Some(json!({"job": "not-there.mkv"})), 404),
+        ("POST", "/api/jobs", Some(json!({"path": "x"})), 422),
+        ("POST", "/api/login", Some(json!({"token": TOKEN})), 401),
+    ] {
+        let answer = daemon.ask(method, path, &[], body);
+        assert_eq!(answer.status, want, "{method} {path}: {}", answer.body);
+        assert!(!answer.json()["detail"].as_str().unwrap_or_default().is_empty(), "{path}: {}", answer.body);
+    }
+    // Other names for this machine, and pages of others
+    assert_eq!(daemon.ask("GET", "/api/jobs", &[("host", "evil.example")], None).status, 403);
+    assert_eq!(daemon.ask("POST", "/api/pause", &[("origin", "http://evil.example")], None).status, 403);
+    assert_eq!(daemon.get("/api/jobs").json()["daemon"]["paused"], false);
+}
+
+#[test]
+fn jobs_are_steered_and_told() {
+    if !ready("jobs_are_steered_and_told") {
+        return;
+    }
+    let daemon = Daemon::start("127.0.0.1", &[]);
+    assert_eq!(daemon.post("/api/pause", None).status, 200);
+    let names = ["a film.mkv", "sub/b.mkv", "c.mkv"];
+    for name in names {
+        film(&daemon.root.input(name), 12, "64x48");
+    }
+    let queue = || daemon.get("/api/jobs").json()["jobs"].as_array().unwrap().clone();
+    assert!(within(30, || queue().len() == 3), "{}", daemon.root.console());
+    assert_eq!(daemon.get("/api/jobs").json()["daemon"]["paused"], true);
+    let first = queue()[0]["job"].clone();
+    let moved = daemon.post("/api/jobs/sub%2Fb.mkv/move", Some(json!({"place": 1})));
+    assert!(moved.status == 200 && moved.json()["message"].as_str().unwrap().contains("number 1"), "{}", moved.body);
+    assert_eq!((&queue()[0]["job"], &queue()[1]["job"]), (&json!("sub/b.mkv"), &first));
+    assert_eq!(daemon.post("/api/jobs/c.mkv/cancel", None).status, 200);
+    assert_eq!(daemon.job("c.mkv")["state"], "cancelled");
+    assert_eq!(daemon.post("/api/jobs/a%20film.mkv/pause", None).status, 200);
+    assert_eq!(daemon.job("a film.mkv")["state"], "paused");
+    // Whoever listens hears of each change
+    let (tell, heard) = std::sync::mpsc::channel();
+    let events = daemon.agent.get(format!("{}/api/events", daemon.at)).call().unwrap();
+    assert_eq!(events.headers()["content-type"], "text/event-stream");
+    std::thread::spawn(move || {
+        for line in BufReader::new(events.into_body().into_reader()).lines().map_while(Result::ok) {
+            if let Some(data) = line.strip_prefix("data: ")
+                && tell.send(serde_json::from_str::<Value>(data).unwrap()).is_err()
+            {
+                return;
+            }
+        }
+    });
+    let first = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(first["jobs"].as_array().unwrap().len(), 3);
+    assert_eq!(daemon.post("/api/resume", None).status, 200);
+    assert!(within(60, || daemon.job("sub/b.mkv")["state"] == "done"), "{}", daemon.root.console());
+    assert_eq!(daemon.job("a film.mkv")["state"], "paused");
+    assert_eq!(daemon.post("/api/jobs/a%20film.mkv/resume", None).status, 200);
+    assert!(within(60, || daemon.job("a film.mkv")["state"] == "done"), "{}", daemon.root.console());
+    let last = || heard.try_iter().last().map(|told| told["daemon"]["done"].clone());
+    assert!(within(10, || last() == Some(json!(2))), "no event of the end");
+    let metrics = daemon.get("/metrics");
+    assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
+    for line in ["upscaled_jobs_ended_total{end=\"done\"} 2", "upscaled_queue_length 0", "upscaled_paused 0"] {
+        assert!(metrics.body.lines().any(|l| l == line), "{line}\n{}", metrics.body);
+    }
+    // Tried again, and queued by name
+    assert_eq!(daemon.post("/api/jobs/c.mkv/retry", None).status, 200);
+    assert!(within(60, || daemon.job("c.mkv")["state"] == "done"), "{}", daemon.root.console());
+}
+
+#[test]
+fn strangers_need_the_token() {
+    if !ready("strangers_need_the_token") {
+        return;
+    }
+    let root = Root::new("");
+    let words = ["daemon", "--listen", "0.0.0.0:0", "--root"].map(OsStr::new);
+    let words: Vec<_> = words.into_iter().chain([root.path().as_os_str()]).collect();
+    assert_eq!(finish(&mut root.spawn(&words)), Some(2));
+    assert!(root.console().contains("--token-file"), "{}", root.console());
+    let daemon = Daemon::start("0.0.0.0", &["--token", TOKEN]);
+    assert_eq!((daemon.get("/").status, daemon.get("/health").status), (200, 200));
+    for path in ["/api/jobs", "/api/events", "/metrics"] {
+        let answer = daemon.get(path);
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, "Bearer"), "{path}");
+    }
+    assert_eq!(daemon.post("/api/pause", None).status, 401);
+    let bearer = format!("Bearer {TOKEN}");
+    assert_eq!(daemon.ask("GET", "/api/jobs", &[("authorization", &bearer)], None).status, 200);
+    let wrong = daemon.post("/api/login", Some(json!({"token": "a-token-of-25-characters+"})));
+    assert_eq!((wrong.status, wrong.header("set-cookie")), (401, ""));
+    let right = daemon.post("/api/login", Some(json!({"token": TOKEN})));
+    assert_eq!(right.status, 200);
+    let cookie = right.header("set-cookie").split(';').next().unwrap();
+    assert_eq!(daemon.ask("GET", "/api/jobs", &[("cookie", cookie)], None).status, 200);
+    assert_eq!(daemon.ask("GET", "/api/jobs", &[("cookie", "upscaled_session=0")], None).status, 401);
+}
