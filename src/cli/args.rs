@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
 use crate::cli::doctor::Part;
-use crate::cli::image::ImageArguments;
 use crate::cli::model_args::ModelArguments;
+use crate::cli::pictures::ImageArguments;
 use crate::cli::worker::WorkerArguments;
 use crate::config::keys;
 use crate::config::layers::Layer;
