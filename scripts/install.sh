@@ -30,15 +30,18 @@ else
   say "lib/ holds no ONNX Runtime; the daemon will look for one on the system"
 fi
 
-for page in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/settings.md; do
+for page in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/settings.md docs/worker.md; do
   install -D -m 644 "$page" "$DESTDIR$PREFIX/share/doc/upscaled/$(basename "$page")"
 done
 
-unit=$DESTDIR/etc/systemd/system/upscaled.service
-install -d -m 755 "$(dirname "$unit")"
-sed "s|/usr/local/|$PREFIX/|g" systemd/upscaled.service >"$unit.new"
-chmod 644 "$unit.new"
-mv -f "$unit.new" "$unit"
+units=$DESTDIR/etc/systemd/system
+install -d -m 755 "$units"
+# The worker's unit is a template: an instance a port, none of them started here.
+for name in upscaled.service upscaled-worker@.service; do
+  sed "s|/usr/local/|$PREFIX/|g" "systemd/$name" >"$units/$name.new"
+  chmod 644 "$units/$name.new"
+  mv -f "$units/$name.new" "$units/$name"
+done
 
 if [ -n "$DESTDIR" ]; then
   say "staged in $DESTDIR"

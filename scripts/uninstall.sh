@@ -16,8 +16,12 @@ fi
 
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
   systemctl disable --now upscaled.service 2>/dev/null || true
+  # Instances that run, and those that would at the next start.
+  systemctl stop 'upscaled-worker@*.service' 2>/dev/null || true
+  systemctl disable 'upscaled-worker@.service' 2>/dev/null || true
 fi
-rm -f "$DESTDIR/etc/systemd/system/upscaled.service" "$DESTDIR$PREFIX/bin/upscaled"
+rm -f "$DESTDIR/etc/systemd/system/upscaled.service" "$DESTDIR/etc/systemd/system/upscaled-worker@.service"
+rm -f "$DESTDIR$PREFIX/bin/upscaled"
 rm -rf "$DESTDIR$PREFIX/lib/upscaled" "$DESTDIR$PREFIX/share/doc/upscaled"
 [ -n "$DESTDIR" ] && exit 0
 if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -1,11 +1,11 @@
 //! The image worker and its client: the real program, asked over HTTP as other programs ask it.
 
-#[allow(dead_code)] // films are made there too, and none is needed here
-mod common;
 #[path = "worker/answers.rs"]
 mod answers;
 #[path = "worker/client.rs"]
 mod client;
+#[allow(dead_code)] // films are made there too, and none is needed here
+mod common;
 #[path = "worker/crowd.rs"]
 mod crowd;
 #[path = "worker/kit.rs"]

@@ -8,10 +8,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
 use crate::cli::doctor::Part;
-use crate::cli::image::ImageArguments;
 use crate::cli::model_args::ModelArguments;
-use crate::cli::worker::TokenArguments;
-use crate::cli::worker::WorkerArguments;
+use crate::cli::pictures::ImageArguments;
+use crate::cli::worker::{TokenArguments, WorkerArguments};
 use crate::config::keys;
 use crate::config::layers::Layer;
 use crate::config::nearest::nearest;

@@ -13,8 +13,6 @@ mod doctor_folders;
 mod doctor_machine;
 mod doctor_media;
 mod exit;
-mod image;
-mod image_batch;
 mod job;
 mod model;
 mod model_args;
@@ -26,6 +24,8 @@ mod model_sheet;
 mod model_show;
 mod output;
 mod parts;
+mod pictures;
+mod pictures_batch;
 mod probe;
 mod queue;
 mod run;
@@ -39,7 +39,7 @@ use args::{Arguments, Command};
 
 /// The program.
 pub fn main() -> ExitCode {
-    let Arguments { place, command } = match Arguments::try_parse_from(image::with_long_names(std::env::args_os())) {
+    let Arguments { place, command } = match Arguments::try_parse_from(pictures::with_long_names(std::env::args_os())) {
         Ok(arguments) => arguments,
         // Help, version and usage errors; a reader that is gone is nobody's failure.
         Err(words) => {
@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&place, arguments),
         Command::Model(arguments) => model::run(&place, arguments),
         Command::Worker(arguments) => worker::run(&place, arguments),
-        Command::Image(arguments) => image::run(arguments),
+        Command::Image(arguments) => pictures::run(arguments),
         Command::Job => job::run(),
         Command::Parts(arguments) => parts::run(&place, arguments),
         Command::Probe { file } => probe::run(file),

@@ -192,7 +192,8 @@ impl Answer {
 
 /// A picture with something in it.
 pub fn picture(width: u32, height: u32) -> DynamicImage {
-    let pixel = |x: u32, y: u32| image::Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, ((x * 7 + y * 3) % 256) as u8]);
+    let pixel =
+        |x: u32, y: u32| image::Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, ((x * 7 + y * 3) % 256) as u8]);
     image::RgbImage::from_fn(width, height, pixel).into()
 }
 

@@ -13,7 +13,7 @@ use crate::base::shutdown::Shutdown;
 use crate::base::{atomic_file, file_name};
 use crate::cli::exit::Ended;
 use crate::cli::worker::TokenArguments;
-use crate::cli::{image_batch, output, signals};
+use crate::cli::{output, pictures_batch, signals};
 use crate::http::client::{self, Fleet, Outcome, Wish, Worker};
 
 /// Most bytes of a picture that is sent.
@@ -128,7 +128,7 @@ impl WishArguments {
 pub fn run(arguments: &ImageArguments) -> Result<Ended> {
     match &arguments.command {
         ImageCommand::Upscale(arguments) => upscale(arguments),
-        ImageCommand::Batch(arguments) => image_batch::run(arguments),
+        ImageCommand::Batch(arguments) => pictures_batch::run(arguments),
         ImageCommand::Health(arguments) => health(arguments),
         ImageCommand::Info(arguments) => ask(arguments, "/info"),
         ImageCommand::Stats(arguments) => ask(arguments, "/stats"),

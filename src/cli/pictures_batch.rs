@@ -15,7 +15,7 @@ use crate::base::fault::{Fault, one_line};
 use crate::base::logging::{self, Console};
 use crate::base::path_text::escape;
 use crate::cli::exit::Ended;
-use crate::cli::image::{self, BatchArguments, UPSCALED};
+use crate::cli::pictures::{self, BatchArguments, UPSCALED};
 use crate::cli::{output, signals};
 use crate::http::client::Fleet;
 
@@ -59,7 +59,7 @@ pub fn run(arguments: &BatchArguments) -> Result<Ended> {
     let (done, failed) = (tally.done, tally.failed);
     let already = if skipped > 0 { format!(", {skipped} were done already") } else { String::new() };
     output::line(&format!("{done} pictures made larger{already}, {failed} failed"))?;
-    image::stopped(&shutdown)?;
+    pictures::stopped(&shutdown)?;
     Ok(match (done, failed) {
         (_, 0) => Ended::Done,
         (0, _) if skipped == 0 => Ended::Told(Fault::BadInput),
@@ -102,7 +102,7 @@ fn items(arguments: &BatchArguments) -> Result<(Vec<Item>, usize)> {
         if same && is_result(&source) {
             continue;
         }
-        let named = if arguments.keep_names { file } else { image::upscaled_name(&source)? };
+        let named = if arguments.keep_names { file } else { pictures::upscaled_name(&source)? };
         let target = into.join(named);
         match target.symlink_metadata() {
             Ok(_) => skipped += 1,
@@ -142,7 +142,7 @@ fn work(fleet: &Fleet, items: Vec<Item>, arguments: &BatchArguments, progress: &
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(item) = next else { return };
-            let sent = image::send(fleet, &item.source, &item.target, wish);
+            let sent = pictures::send(fleet, &item.source, &item.target, wish);
             let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
             match sent {
                 Ok(_) => tally.done += 1,
