@@ -208,8 +208,8 @@ impl Stage {
     /// How a job ended; `None` when history.jsonl has no word of it.
     pub fn ending(&self, job: &str) -> Option<Ended> {
         let text = self.history();
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let entry = lines.filter(|line| line["job"] == job).last()?;
+        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let entry = lines.rfind(|line| line["job"] == job)?;
         match entry["state"].as_str()? {
             "done" => Some(Ended::Done),
             "removed" => Some(Ended::Removed),
