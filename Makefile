@@ -11,8 +11,11 @@ PICTURES ?= ../shared/images/eval
 MODELS ?= ../shared/models
 N ?= 50
 SEED ?=
+CUTS ?= 200
+MUTANTS ?= 10000
+JOBS ?= 1000
 
-.PHONY: models help setup gpu gpu-check build demo run test lint media kill syscalls bench install uninstall
+.PHONY: models help setup gpu gpu-check build demo run test lint media kill syscalls torture bench install uninstall
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +53,14 @@ kill: build      ## kill the program at N random moments; the output must not ch
 
 syscalls: build  ## trace a job: each published file is written, fsynced, renamed, its folder fsynced
 	@scripts/syscall_order.py --bin target/release/upscaled
+
+torture: build   ## all of docs/reliability.md at length (hours): faults, damage, power cuts, kills, mutants, soak
+	@! grep -q "planned panic at" target/release/upscaled || { echo "the release has planned failures in it"; exit 1; }
+	@export UPSCALED_FAULTS=all; $(CARGO) test --locked --test faults -- --nocapture --test-threads 1
+	@scripts/power_cut.py --bin target/release/upscaled --cuts "$(CUTS)" $(if $(SEED),--seed "$(SEED)")
+	@scripts/kill_loop.py --bin target/release/upscaled --kills "$(if $(filter file,$(origin N)),1000,$(N))" $(if $(SEED),--seed "$(SEED)")
+	@scripts/mutants.py --bin target/release/upscaled --count "$(MUTANTS)" $(if $(SEED),--seed "$(SEED)")
+	@scripts/soak.py --bin target/release/upscaled --jobs "$(JOBS)"
 
 models: build    ## the table of docs/models.md: closeness and speed of every model; PICTURES=folder MODELS=folder
 	@scripts/model_table.py --bin target/release/upscaled --pictures "$(PICTURES)" --models "$(MODELS)" --write

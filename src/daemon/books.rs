@@ -150,9 +150,12 @@ impl Books {
         }
     }
 
-    /// Finishes edits of queue.txt that a crash interrupted.
+    /// Finishes edits of queue.txt that a crash interrupted, and removes what is left of other writes. The
+    /// caller holds the daemon's lock.
     pub fn recover_queue(&self) -> Result<()> {
-        self.queue.recover()
+        self.queue.recover()?;
+        atomic_file::remove_stale(&self.seen_file())?;
+        atomic_file::remove_stale(&self.layout.history())
     }
 
     /// The lines that were there when this was last called; `None` when it never was. So it is known

@@ -82,13 +82,16 @@ fn move_file(from: &Path, to: &Path) -> Result<()> {
         atomic_file::sync_dir(parent)?;
         return atomic_file::remove(from).context("removing the link");
     }
-    let moved = atomic_file::seal_new(from, &target);
+    // Only renamed: what a failed fsync says of the file is no reason to touch it.
+    let moved = atomic_file::rename_new(from, &target);
     match moved {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::Busy.because(format!("{} appeared meanwhile; the source stays", escape(&target)))),
         Err(_) => {
             let part = parent.join(format!(".moving-{}.part", std::process::id()));
-            std::fs::copy(from, &part).with_context(|| format!("copying the source to {}", escape(parent)))?;
+            std::fs::copy(from, &part)
+                .inspect_err(|_| drop(std::fs::remove_file(&part)))
+                .with_context(|| format!("copying the source to {}", escape(parent)))?;
             if !atomic_file::seal_new(&part, &target)? {
                 atomic_file::remove(&part)?;
                 return Err(Fault::Busy.because(format!("{} appeared meanwhile; the source stays", escape(&target))));
@@ -128,6 +131,20 @@ mod tests {
         move_file(&link, &to).unwrap();
         assert!(link.symlink_metadata().is_err());
         assert_eq!(std::fs::read(&to).unwrap(), b"1");
+    }
+
+    #[test]
+    fn whatever_fails_the_source_is_somewhere() {
+        let points = ["atomic_file.fsync", "atomic_file.rename", "atomic_file.sync_dir", "atomic_file.unlink"];
+        for (point, nth) in points.iter().flat_map(|point| [(point, 1), (point, 2)]) {
+            let dir = tempfile::tempdir().unwrap();
+            let (from, to) = (dir.path().join("a.mkv"), dir.path().join("done/a.mkv"));
+            std::fs::write(&from, b"film").unwrap();
+            let _plan = crate::base::failpoint::scoped(&format!("{point}=eio@{nth}"));
+            let moved = move_file(&from, &to);
+            let there = [from, to].iter().any(|path| std::fs::read(path).is_ok_and(|bytes| bytes == b"film"));
+            assert!(there, "{point} at hit {nth}: {moved:?}");
+        }
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Keeper for JobKeeper<'_> {
         let key = &self.plan.key;
         let clip = self
             .space
-            .retry(bytes, &format!("the {name}"), || {
+            .retry_with(&encoded.clip, bytes, &format!("the {name}"), || {
                 self.dir.write_table(range.index, &table, key)?;
                 self.dir.seal_clip(&encoded.clip, range.index, encoded.frames, key, &|_| resume::beat(self.reporter))
             })

@@ -32,7 +32,7 @@ fn names<'a>(order: &'a JobOrder, extension: &'a str) -> Box<dyn Iterator<Item =
 /// Renames `made` to the first free name. publish.json is durable before, so that a crash after
 /// the rename is understood at the next start.
 pub fn publish(order: &JobOrder, dir: &JobDir, key: &str, made: &Path, extension: &str, beat: Beat) -> Result<PathBuf> {
-    let size = std::fs::metadata(made)?.len();
+    let size = std::fs::metadata(made).with_context(|| format!("looking at {}", escape(made)))?.len();
     let hash = file_hash(made, beat)?;
     for name in names(order, extension) {
         let target = order.target_dir.join(&name);

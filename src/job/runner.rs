@@ -150,7 +150,7 @@ impl Job<'_> {
         })?;
         fingerprint::check(&self.order.source, &plan.fingerprint)?;
         self.reporter.enter(Phase::Publishing, "");
-        let path = self.space.retry(0, "publish.json", || {
+        let path = self.space.retry_with(&made.path, 0, "publish.json", || {
             publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)
         })?;
         let losses = plan.info.losses.iter().chain(&made.losses).cloned().collect();

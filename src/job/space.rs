@@ -55,6 +55,25 @@ impl Space<'_> {
         }
     }
 
+    /// [`Space::retry`] of work on a file that is gone after a failed fsync: then the error is the answer, since the
+    /// file has to be made anew.
+    pub fn retry_with<T>(
+        &self,
+        file: &Path,
+        bytes: u64,
+        purpose: &str,
+        mut work: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            match work() {
+                Err(error) if Fault::of(&error) == Fault::NoSpace && file.exists() => {
+                    self.wait_after(&error, bytes, purpose)?;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// After a write that found no room and has given back what it took: waits until there is room for `bytes` and
     /// more than there was, or for a while where the free space does not tell the truth.
     pub fn wait_after(&self, error: &anyhow::Error, bytes: u64, purpose: &str) -> Result<()> {

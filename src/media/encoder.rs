@@ -55,7 +55,9 @@ pub fn choose(request: &EncoderRequest<'_>) -> Result<EncoderChoice> {
         for known in candidates(request, codec) {
             let second_set = codec == Codec::H264 && !specs.is_empty();
             let spec = spec(request, &known, second_set);
-            match try_out(&spec) {
+            // A moment's lack of memory must not choose another codec; hardware may be in use for long.
+            let tried = try_out(&spec).or_else(|why| if known.hardware { Err(why) } else { try_out(&spec) });
+            match tried {
                 Ok(()) => {
                     let software = !known.hardware;
                     specs.push(spec);

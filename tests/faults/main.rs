@@ -9,6 +9,7 @@
 mod common;
 mod damage;
 mod hangs;
+mod scripts;
 mod stage;
 mod walk;
 

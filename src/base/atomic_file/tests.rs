@@ -27,7 +27,8 @@ fn replaces_and_hands_on_the_mode() {
 #[test]
 fn a_failure_at_any_point_leaves_old_or_new_and_no_litter() {
     for point in ["create", "write", "fsync", "rename", "sync_dir"] {
-        for errno in ["eio", "enospc", "erofs"] {
+        let errors = [("eio", Fault::Io), ("enospc", Fault::NoSpace), ("erofs", Fault::ReadOnly), ("eintr", Fault::Io)];
+        for (errno, expected) in errors {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("plan.json");
             write(&path, b"old").unwrap();
@@ -35,7 +36,6 @@ fn a_failure_at_any_point_leaves_old_or_new_and_no_litter() {
             let scope = failpoint::scoped(&rule);
             let error = write(&path, b"new").unwrap_err();
             drop(scope);
-            let expected = if errno == "enospc" { Fault::NoSpace } else { Fault::Io };
             assert_eq!(Fault::of(&error), expected, "{rule}");
             let content = fs::read(&path).unwrap();
             let renamed = point == "sync_dir";
