@@ -336,7 +336,7 @@ mod tests {
             "queue move film.mkv 0",
             "cancel",
             "run a.mkv",
-            "daemon --listen 1",
+            "daemon --serve 1",
             "worker --upscale 3",
             "image batch",
         ] {
