@@ -147,23 +147,25 @@ impl Still {
         // TIFF has no gray with alpha here.
         let gray = self.gray && !(alpha.is_some() && self.kind == StillKind::Tiff);
         let channels = if gray { 1 } else { 3 } + usize::from(alpha.is_some());
-        let mut bytes = Vec::with_capacity(count * channels * if deep { 2 } else { 1 });
-        let mut put = |sample: f32| {
-            let clamped = sample.clamp(0.0, 1.0);
-            if deep {
-                bytes.extend_from_slice(&((clamped * 65535.0).round() as u16).to_ne_bytes());
-            } else {
-                bytes.push((clamped * 255.0).round() as u8);
-            }
-        };
-        for i in 0..count {
+        let size = if deep { 2 } else { 1 };
+        let top = if deep { f32::from(u16::MAX) } else { f32::from(u8::MAX) };
+        let code = |sample: f32| (sample.clamp(0.0, 1.0) * top + 0.5) as u16;
+        let mut bytes = vec![0u8; count * channels * size];
+        for (i, pixel) in bytes.chunks_exact_mut(channels * size).enumerate() {
+            let mut codes = [0u16; 4];
             if gray {
-                put(self.luma[i]);
+                codes[0] = code(self.luma[i]);
             } else {
-                to_rgb([self.luma[i], self.cb[i], self.cr[i]]).into_iter().for_each(&mut put);
+                codes[..3].copy_from_slice(&to_rgb([self.luma[i], self.cb[i], self.cr[i]]).map(code));
             }
             if let Some(alpha) = alpha {
-                put(alpha[i]);
+                codes[channels - 1] = code(alpha[i]);
+            }
+            for (to, code) in pixel.chunks_exact_mut(size).zip(codes) {
+                match to {
+                    [byte] => *byte = code as u8,
+                    two => two.copy_from_slice(&code.to_ne_bytes()),
+                }
             }
         }
         let colour = match (channels, deep) {

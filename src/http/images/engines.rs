@@ -100,9 +100,8 @@ impl Engines {
     /// tiles of all their pictures stand in the same queues.
     pub fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Still> {
         let station = self.station_for(picture.depth);
-        station.busy.fetch_add(1, Ordering::SeqCst);
+        let _visit = Visit::begin(&station.busy);
         let enlarged = still::enlarge(&station.engine, pin, picture, &|| {});
-        station.busy.fetch_sub(1, Ordering::SeqCst);
         // The ladder has told it to the log; nobody else is to be told.
         drop(station.engine.take_words());
         enlarged
@@ -120,6 +119,22 @@ impl Engines {
 impl Station {
     fn open(pin: EnginePin) -> Result<Station> {
         Ok(Station { engine: Engine::open(&pin)?, pin, busy: AtomicUsize::new(0) })
+    }
+}
+
+/// A picture in an engine, until dropped.
+struct Visit<'a>(&'a AtomicUsize);
+
+impl<'a> Visit<'a> {
+    fn begin(busy: &'a AtomicUsize) -> Visit<'a> {
+        busy.fetch_add(1, Ordering::SeqCst);
+        Visit(busy)
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -153,7 +168,7 @@ pub fn device(pin: &EnginePin) -> String {
     if pin.provider.is_gpu() { format!("cuda:{}", pin.device) } else { "cpu".into() }
 }
 
-/// The reason why a picture is too large, where that is what an error says.
+/// Whether an error of [`Engines::pin_for`] is about the picture's size, and not the program's own.
 pub fn is_too_large(error: &anyhow::Error) -> bool {
     Fault::of(error) == Fault::Unsupported
 }
