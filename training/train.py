@@ -42,7 +42,8 @@ RECIPES = {
     "fast-clean": Recipe("fast", 16_000, 8e-4, start=True),
     "fast-film": Recipe("fast", 25_000, 5e-4, film=True, pool=40_000, start=True),
     "quality-base": Recipe("quality", 20_000, 6e-4, batch=8),
-    "quality-clean": Recipe("quality", 24_000, 6e-4, batch=8, start=True, seed=2),
+    "quality-middle": Recipe("quality", 24_000, 6e-4, batch=8, start=True, seed=2),
+    "quality-clean": Recipe("quality", 68_000, 5e-4, batch=8, start=True, seed=3, fall=0.5, pool=120_000),
     "quality-film-base": Recipe("quality", 12_000, 3e-4, film=True, pool=40_000, batch=8, start=True),
     "quality-film": Recipe("quality", 14_000, 3e-4, film=True, pool=40_000, batch=8, start=True, seed=2),
 }
