@@ -107,6 +107,8 @@ function current(job) {
       : []),
   );
   const p = job?.progress;
+  // While frames are made the figures below say it all.
+  $("activity").hidden = p?.phase === "upscaling";
   if (p) {
     const share = p.frames ? p.frame / p.frames : 0;
     $("bar").value = share;
