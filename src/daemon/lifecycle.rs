@@ -158,6 +158,7 @@ impl Service {
         self.lineup.leaves(job);
         if let Err(error) = self.books.fail(job, stamp, fault, reason) {
             tracing::error!("{}: its failure cannot be noted: {}", escape(job), one_line(&error));
+            self.lineup.stays(job);
             // Not in a circle: it stays in the queue, and waits.
             let until = self.now() + scheduler::SPACE_AGAIN;
             self.memory.insert(job.to_path_buf(), Memory { standing: Standing::Waiting { until }, deaths: 0 });
@@ -191,6 +192,7 @@ impl Service {
             }
             Err(error) => {
                 // The job process will find its output published, and this is tried again.
+                self.lineup.stays(&job);
                 self.wait(&job, Fault::of(&error), &one_line(&error), scheduler::SPACE_AGAIN);
             }
         }

@@ -13,7 +13,7 @@ pub const REMOVAL_REST: Duration = Duration::from_secs(2);
 pub struct Lineup {
     jobs: Vec<PathBuf>,
     known: HashSet<PathBuf>,
-    /// Taken out by this program since the last reading.
+    /// Being taken out by this program; until they are seen to be gone.
     leaving: HashSet<PathBuf>,
     /// Gone by another hand, and since when.
     vanished: HashMap<PathBuf, Duration>,
@@ -39,6 +39,11 @@ impl Lineup {
         self.vanished.remove(job);
     }
 
+    /// It could not take the line out.
+    pub fn stays(&mut self, job: &Path) {
+        self.leaving.remove(job);
+    }
+
     /// queue.txt was damaged and made anew with these jobs: nobody took out the others.
     pub fn lost(&mut self, rebuilt: &[PathBuf]) {
         let kept: HashSet<&PathBuf> = rebuilt.iter().collect();
@@ -54,7 +59,8 @@ impl Lineup {
                 self.vanished.entry(job).or_insert(now);
             }
         }
-        self.leaving.clear();
+        // The file may be read for another reason before the line is out.
+        self.leaving.retain(|job| known.contains(job));
         self.vanished.retain(|job, _| !known.contains(job));
         (self.jobs, self.known) = (jobs, known);
     }
@@ -94,9 +100,20 @@ mod tests {
         lineup.lost(&jobs("b"));
         lineup.replace(jobs("b"), at(13));
         assert!(lineup.take_removed(at(19)).is_empty(), "damage is no person's hand");
+        // A line that leaves is still there when others come.
+        lineup.leaves(Path::new("b"));
+        lineup.replace(jobs("b d e"), at(20));
+        lineup.replace(jobs("d e"), at(21));
+        assert!(lineup.take_removed(at(30)).is_empty(), "it was this program's own hand");
+        lineup.replace(jobs("b d"), at(31));
+        lineup.leaves(Path::new("d"));
+        lineup.stays(Path::new("d"));
+        lineup.replace(jobs("b"), at(32));
+        assert_eq!(lineup.take_removed(at(35)), jobs("d e"));
+        lineup.replace(jobs("b d"), at(36));
         // An editor that empties the file and fills it again.
-        lineup.replace(vec![], at(20));
-        lineup.replace(jobs("b d"), at(21));
-        assert!(lineup.take_removed(at(30)).is_empty());
+        lineup.replace(vec![], at(40));
+        lineup.replace(jobs("b d"), at(41));
+        assert!(lineup.take_removed(at(50)).is_empty());
     }
 }

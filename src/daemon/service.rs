@@ -363,6 +363,7 @@ impl Service {
             self.memory.remove(&job);
         }
         self.read_queue();
+        ops::leaving(&request).iter().for_each(|job| self.lineup.stays(job));
         for job in ops::leaving(&request).iter().filter(|job| !self.lineup.contains(job)) {
             if let Ok((_, run)) = (self.options.settings_for)(job) {
                 self.sweep_areas(run);
