@@ -12,7 +12,7 @@ MODELS ?= ../shared/models
 N ?= 50
 SEED ?=
 
-.PHONY: models help setup gpu gpu-check build demo run test lint media kill syscalls bench install uninstall
+.PHONY: models load help setup gpu gpu-check build demo run test lint media kill syscalls bench install uninstall
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ syscalls: build  ## trace a job: each published file is written, fsynced, rename
 
 models: build    ## the table of docs/models.md: closeness and speed of every model; PICTURES=folder MODELS=folder
 	@scripts/model_table.py --bin target/release/upscaled --pictures "$(PICTURES)" --models "$(MODELS)" --write
+
+load: build      ## 8 clients for a minute on the image worker: errors, memory, rate beside the engine's own
+	@scripts/worker_load.py --bin target/release/upscaled
 
 bench: build     ## speed and memory against the PNG way, in interleaved pairs
 	@scripts/bench.py --bin target/release/upscaled
