@@ -15,7 +15,7 @@ CUTS ?= 200
 MUTANTS ?= 10000
 JOBS ?= 1000
 
-.PHONY: models help setup gpu gpu-check build demo run test lint media kill syscalls torture bench install uninstall
+.PHONY: models load help setup gpu gpu-check build demo run test lint media kill syscalls torture bench install uninstall
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ torture: build   ## all of docs/reliability.md at length (hours): faults, damage
 
 models: build    ## the table of docs/models.md: closeness and speed of every model; PICTURES=folder MODELS=folder
 	@scripts/model_table.py --bin target/release/upscaled --pictures "$(PICTURES)" --models "$(MODELS)" --write
+
+load: build      ## 8 clients for a minute on the image worker: errors, memory, rate beside the engine's own
+	@scripts/worker_load.py --bin target/release/upscaled
 
 bench: build     ## speed and memory against the PNG way, in interleaved pairs
 	@scripts/bench.py --bin target/release/upscaled

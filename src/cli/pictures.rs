@@ -15,9 +15,8 @@ use crate::cli::exit::Ended;
 use crate::cli::worker::TokenArguments;
 use crate::cli::{output, pictures_batch, signals};
 use crate::http::client::{self, Fleet, Outcome, Wish, Worker};
+use crate::http::limits::Limits;
 
-/// Most bytes of a picture that is sent.
-const PICTURE_MAX: u64 = 1 << 30;
 /// What stands behind the stem of an enlarged picture's name.
 pub const UPSCALED: &str = "_upscaled";
 
@@ -179,12 +178,15 @@ pub fn upscaled_name(picture: &Path) -> Result<std::ffi::OsString> {
 /// Sends a picture and writes what comes back, as it is.
 pub fn send(fleet: &Fleet, source: &Path, target: &Path, wish: Wish) -> Result<client::Picture> {
     let name = escape(source);
-    let length = std::fs::metadata(source).with_context(|| format!("opening {name}"))?;
-    if !length.is_file() {
+    let about = std::fs::metadata(source).with_context(|| format!("opening {name}"))?;
+    if !about.is_file() {
         return Err(Fault::BadInput.because(format!("{name} is not a file")));
     }
-    if length.len() > PICTURE_MAX {
-        return Err(Fault::Unsupported.because(format!("{name} is larger than {} MiB", PICTURE_MAX >> 20)));
+    let most = Limits::default().file_bytes;
+    if about.len() > most {
+        return Err(
+            Fault::Unsupported.because(format!("{name} is larger than the {} MiB that workers take", most >> 20))
+        );
     }
     let bytes = std::fs::read(source).with_context(|| format!("reading {name}"))?;
     let plain = source.file_name().unwrap_or_default().to_string_lossy();
