@@ -10,13 +10,16 @@ with sizes in multiples of 16 pixels, noise from the generator of src/engine/dif
 this program's own tiles for the VAE.
 
     model/              the exported folder
+    *_embeds.pt         embeddings as PyTorch saves them
     cases.json          sizes and settings of each case
     NAME.rgb            bytes of the picture, then of the result without, with the wavelet and with
-                        the AdaIN colour fix
+                        the AdaIN colour fix, rounded once; then the same three as the original rounds
+                        them: downwards, after every step
     arithmetic.json/.f32    planes of floats: bicubic, wavelet, AdaIN and noise from NumPy
 """
 
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -202,7 +205,7 @@ def in_tiles(run, value, tile, overlap, grows, shrinks):
 
 
 def upscaled(parts, conditions, picture, case):
-    """The result without colour fix, as bytes (height, width, 3)."""
+    """What the decoder makes, in -1..1 (height, width, 3)."""
     transformer, vae = parts
     height, width = picture.shape[:2]
     scale = case["scale"]
@@ -221,21 +224,35 @@ def upscaled(parts, conditions, picture, case):
     z = sample * SCALING
     x0 = z - velocity(transformer, conditions, z)
     image = in_tiles(vae.decoder, x0 / SCALING, decode_tile, overlap, FACTOR, 1).clamp(-1, 1)
-    image = (image[0] / 2 + 0.5).mul(255).byte().permute(1, 2, 0).numpy()
-    if to != (width * scale, height * scale):
-        image = np.asarray(Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.BICUBIC))
+    return image[0].permute(1, 2, 0)
+
+
+def finished(decoded, picture, scale):
+    """In floats, 0..1: without, with the wavelet, with the AdaIN colour fix; rounded at the end."""
+    size = (picture.shape[1] * scale, picture.shape[0] * scale)
+    image = resized((decoded / 2 + 0.5).numpy(), size)
+    source = picture.astype(np.float32) / 255
+    parts = image, wavelet(image, resized(source, size)), adain(image, source)
+    return [(part.clip(0, 1) * 255).round().astype(np.uint8) for part in parts]
+
+
+def resized(image, size):
+    """Pillow's bicubic on floats, held to 0..1 after each axis as on bytes."""
+    for to in ((size[0], image.shape[0]), size):
+        planes = [Image.fromarray(plane).resize(to, Image.Resampling.BICUBIC) for plane in np.moveaxis(image, 2, 0).copy()]
+        image = np.stack([np.asarray(plane) for plane in planes], axis=2).clip(0, 1)
     return image
 
 
-def fixed(kind, image, picture):
-    """The colour fix on bytes."""
-    size = (image.shape[1], image.shape[0])
-    if kind == "wavelet":
-        source = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
-        out = wavelet(image.astype(np.float32) / 255, source.astype(np.float32) / 255)
-    else:
-        out = adain(image.astype(np.float32) / 255, picture.astype(np.float32) / 255)
-    return (out.clip(0, 1) * 255).astype(np.uint8)
+def finished_in_bytes(decoded, picture, scale):
+    """The same as the original does it."""
+    size = (picture.shape[1] * scale, picture.shape[0] * scale)
+    image = (decoded / 2 + 0.5).mul(255).byte().numpy()
+    if image.shape[1::-1] != size:
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    source = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    fixed = [wavelet(image / 255.0, source / 255.0), adain(image / 255.0, picture / 255.0)]
+    return [image, *((part.clip(0, 1) * 255).astype(np.uint8) for part in fixed)]
 
 
 # The arithmetic in NumPy; planes are (height, width, channels).
@@ -318,14 +335,17 @@ def main():
         work = Path(work)
         parts = networks(work)
         export_tsdsr.export(work / "sd3", work / "lora", work, FOLDER / "model", "f32", TILE, OVERLAP)
+        for name in ("prompt_embeds.pt", "pool_embeds.pt"):
+            shutil.copy(work / name, FOLDER / name)
         conditions = [torch.load(work / f"{name}_embeds.pt", weights_only=True) for name in ("prompt", "pool")]
     for case in CASES:
         source = picture(*case["size"], case["seed"] % 1000)
         with torch.no_grad():
-            image = upscaled(parts, conditions, source, case)
-        print(case["name"], "mean and deviation", image.mean().round(1), image.std().round(1))
-        out = [source, image, fixed("wavelet", image, source), fixed("adain", image, source)]
-        (FOLDER / f"{case['name']}.rgb").write_bytes(b"".join(part.tobytes() for part in out))
+            decoded = upscaled(parts, conditions, source, case)
+        once = finished(decoded, source, case["scale"])
+        often = finished_in_bytes(decoded, source, case["scale"])
+        print(case["name"], "mean", once[0].mean().round(1), "deviation", once[0].std().round(1))
+        (FOLDER / f"{case['name']}.rgb").write_bytes(b"".join(part.tobytes() for part in (source, *once, *often)))
     (FOLDER / "cases.json").write_text(json.dumps(CASES, indent=1) + "\n")
 
     random = np.random.default_rng(7)
