@@ -214,7 +214,12 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
 fn lock_for_append(path: &Path) -> Result<(Flock<File>, bool)> {
     loop {
         let is_new = !path.exists();
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        // Not blocking: a FIFO in its place must not hang this process.
+        let flags = libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).append(true).create(true).custom_flags(flags).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(Fault::DamagedState.because(format!("{} is not a plain file: move it away", escape(path))));
+        }
         let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
         let held = file.metadata()?;
         match fs::metadata(path) {

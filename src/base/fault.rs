@@ -25,6 +25,8 @@ pub enum Fault {
     DamagedState,
     /// No space on a disk: wait for room, then go on.
     NoSpace,
+    /// A disk is read-only, perhaps since it failed: wait until it can be written again.
+    ReadOnly,
     /// No room on the RAM disk: spill, then wait.
     NoRamDisk,
     /// The inference device ran out of memory: smaller batches, then smaller tiles.
@@ -85,6 +87,7 @@ impl Fault {
             if let Some(io) = cause.downcast_ref::<std::io::Error>() {
                 return match io.kind() {
                     std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Fault::NoSpace,
+                    std::io::ErrorKind::ReadOnlyFilesystem => Fault::ReadOnly,
                     std::io::ErrorKind::NotFound => Fault::NotFound,
                     _ => Fault::Io,
                 };
@@ -92,6 +95,7 @@ impl Fault {
             if let Some(errno) = cause.downcast_ref::<nix::errno::Errno>() {
                 return match errno {
                     nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT => Fault::NoSpace,
+                    nix::errno::Errno::EROFS => Fault::ReadOnly,
                     nix::errno::Errno::ENOENT => Fault::NotFound,
                     _ => Fault::Io,
                 };
@@ -113,6 +117,7 @@ impl Fault {
             Fault::SourceChanged
             | Fault::DamagedState
             | Fault::NoSpace
+            | Fault::ReadOnly
             | Fault::NoRamDisk
             | Fault::DeviceMemory
             | Fault::Device
@@ -124,6 +129,17 @@ impl Fault {
             | Fault::Internal => false,
         }
     }
+}
+
+/// Does the work; a panic in it becomes an error that names it ("the job", "a scan of input/").
+pub fn caught<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    result.unwrap_or_else(|_| Err(panicked(what)))
+}
+
+/// The error of what panicked. Its place is on standard error.
+pub fn panicked(what: &str) -> anyhow::Error {
+    Fault::Internal.because(format!("{what} panicked; the log has the place"))
 }
 
 /// The whole chain of an error in one line, outermost first, for logs and state files.

@@ -46,6 +46,7 @@ fn of_fault(fault: Fault) -> u8 {
         | Fault::NewerState
         | Fault::DamagedState
         | Fault::NoSpace
+        | Fault::ReadOnly
         | Fault::NoRamDisk
         | Fault::DeviceMemory
         | Fault::Device

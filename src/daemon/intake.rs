@@ -13,7 +13,7 @@ use super::probe;
 use super::scan::{self, Found, Scan, ScanRules};
 use super::settle::{Checked, FileStamp, Rules, Settle, Verdict};
 use super::spawn::Spawner;
-use crate::base::fault::one_line;
+use crate::base::fault::{caught, one_line, panicked};
 use crate::base::path_text::escape;
 use crate::config::settings::DaemonSettings;
 
@@ -134,7 +134,7 @@ impl Intake {
         let (rules, messages) = (self.rules.clone(), self.messages.clone());
         tokio::task::spawn_blocking(move || {
             // The receiver is gone only when the daemon ends.
-            let _ = messages.blocking_send(Message::Scanned(scan::scan(&rules)));
+            let _ = messages.blocking_send(Message::Scanned(caught("a scan of input/", || scan::scan(&rules))));
         });
     }
 
@@ -192,15 +192,19 @@ impl Intake {
         self.probing += 1;
         let (spawner, messages) = (self.spawner.clone(), self.messages.clone());
         let path = self.rules.input.join(&relative);
-        tokio::spawn(async move {
+        let check = async move {
             let stamp = {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || scan::stamp_of(&path)).await
             };
-            let checked = match stamp {
+            match stamp {
                 Ok(Ok(stamp)) => probe::check(&spawner, &path).await.map(|checked| Some((stamp, checked))),
                 _ => Ok(None),
-            };
+            }
+        };
+        tokio::spawn(async move {
+            // A task of its own: whatever happens in it, the loop hears of its end.
+            let checked = tokio::spawn(check).await.unwrap_or_else(|_| Err(panicked("a probe")));
             let _ = messages.send(Message::Checked { relative, checked }).await;
         });
     }

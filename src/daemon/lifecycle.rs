@@ -12,7 +12,7 @@ use super::service::{Memory, Service};
 use super::settle::FileStamp;
 use super::supervise::Report;
 use super::{Message, progress_log};
-use crate::base::fault::{Fault, one_line};
+use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::config::settings::RunSettings;
 use crate::job::order::JobOrder;
@@ -175,7 +175,7 @@ impl Service {
         let (books, order, stamp) = (self.books.clone(), running.order.clone(), running.stamp);
         let messages = self.messages.clone();
         tokio::task::spawn_blocking(move || {
-            let done = books.finish(&order, &outcome, stamp);
+            let done = caught("the end of a job", || books.finish(&order, &outcome, stamp));
             // The receiver is gone only when the daemon ends.
             let _ = messages.blocking_send(Message::Finished(done));
         });

@@ -18,6 +18,10 @@ impl Service {
     /// Settled files become jobs.
     pub(super) fn flush(&mut self) {
         let now = self.now();
+        // An edit that failed may have come through: its jobs may be at work or done by now.
+        let (books, running) = (&self.books, &self.running);
+        let over = |job: &Path, stamp| running.as_ref().is_some_and(|r| r.is(job)) || books.is_settled(job, stamp);
+        self.ready.retain(|(job, stamp)| !over(job, *stamp));
         let mut jobs: Vec<PathBuf> = self.ready.iter().map(|(job, _)| job.clone()).collect();
         jobs.sort_unstable();
         match self.books.enqueue(&jobs) {

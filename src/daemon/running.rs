@@ -13,6 +13,7 @@ use super::progress_log::{self, ProgressLog};
 use super::settle::FileStamp;
 use super::spawn::Spawner;
 use super::supervise::{self, Attempt};
+use crate::base::fault::panicked;
 use crate::base::path_text::escape;
 use crate::job::order::JobOrder;
 use crate::model::progress::{Event, Phase, Progress};
@@ -70,7 +71,9 @@ impl Running {
         };
         let (spawner, messages) = (spawner.clone(), messages.clone());
         tokio::spawn(async move {
-            let report = supervise::attempt(&spawner, attempt).await;
+            // A task of its own: whatever happens in it, the loop hears of its end.
+            let report = tokio::spawn(async move { supervise::attempt(&spawner, attempt).await }).await;
+            let report = report.unwrap_or_else(|_| Err(panicked("the supervision of a job process")));
             // The receiver is gone only when the daemon ends.
             let _ = messages.send(Message::Ended(report)).await;
         });

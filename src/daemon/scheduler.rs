@@ -99,6 +99,11 @@ pub fn after(report: &Report, deaths: u32, attempts_max: u32) -> Next {
     }
     match fault {
         Fault::NoSpace | Fault::NoRamDisk => return Next::Wait { fault, reason, pause: SPACE_AGAIN },
+        Fault::ReadOnly => {
+            // Not one job after the other is to fail for it.
+            let reason = format!("{reason}: make that disk writable again; the job goes on by itself");
+            return Next::Wait { fault, reason, pause: SPACE_AGAIN };
+        }
         Fault::Busy | Fault::SourceChanged => return Next::Wait { fault, reason, pause: BUSY_AGAIN },
         _ => {}
     }
@@ -166,6 +171,10 @@ mod tests {
     fn faults_decide() {
         assert!(matches!(after(&report(failed(Fault::BadInput), 9), 0, 3), Next::Fail { .. }));
         assert!(matches!(after(&report(failed(Fault::NoSpace), 0), 2, 3), Next::Wait { pause: SPACE_AGAIN, .. }));
+        let Next::Wait { reason, .. } = after(&report(failed(Fault::ReadOnly), 0), 2, 3) else {
+            panic!("it should wait")
+        };
+        assert!(reason.contains("writable again"), "{reason}");
         assert!(matches!(after(&report(failed(Fault::NoRamDisk), 0), 2, 3), Next::Wait { .. }));
         assert!(matches!(after(&report(failed(Fault::Busy), 0), 2, 3), Next::Wait { pause: BUSY_AGAIN, .. }));
         assert!(matches!(after(&report(failed(Fault::Device), 0), 0, 3), Next::Again { .. }));

@@ -26,7 +26,7 @@ use super::spawn::Spawner;
 use super::watch::Watch;
 use super::{ExitSummary, Message, Options, ops, recover, views};
 use crate::base::clock;
-use crate::base::fault::{Fault, one_line};
+use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::store::paths::Layout;
 
@@ -154,7 +154,8 @@ async fn recovered(
     terminate: &mut Signal,
 ) -> Result<bool> {
     let (books, settings_for) = (books.clone(), options.settings_for.clone());
-    let mut work = tokio::task::spawn_blocking(move || recover::recover(&books, &settings_for));
+    let work = move || caught("setting right what was left", || recover::recover(&books, &settings_for));
+    let mut work = tokio::task::spawn_blocking(work);
     let mut watchdog = interval(systemd.interval().unwrap_or(Duration::from_secs(3600)));
     loop {
         tokio::select! {

@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
 use super::child::PARENT_ENV;
-use crate::base::fault::Fault;
+use crate::base::failpoint;
+use crate::base::fault::{Fault, caught};
 
 /// Starts asked for and not yet served.
 const WAITING_MAX: usize = 64;
@@ -37,7 +38,7 @@ impl Program {
 
 struct Start {
     arguments: Vec<OsString>,
-    reply: oneshot::Sender<std::io::Result<Child>>,
+    reply: oneshot::Sender<Result<Child>>,
 }
 
 /// Asks the thread for children.
@@ -50,8 +51,10 @@ impl Spawner {
         let (sender, receiver) = mpsc::sync_channel::<Start>(WAITING_MAX);
         let serve = move || {
             for start in receiver {
+                // This thread must not end: with it would all children.
+                let child = caught("starting a job process", || spawn(&program, &start.arguments));
                 // A child nobody waits for any more is dead at once, not lost.
-                if let Err(Ok(mut orphan)) = start.reply.send(spawn(&program, &start.arguments)) {
+                if let Err(Ok(mut orphan)) = start.reply.send(child) {
                     let _ = orphan.kill().and_then(|()| orphan.wait());
                 }
             }
@@ -70,9 +73,10 @@ impl Spawner {
     }
 }
 
-fn spawn(program: &Program, arguments: &[OsString]) -> std::io::Result<Child> {
+fn spawn(program: &Program, arguments: &[OsString]) -> Result<Child> {
     use std::os::unix::process::CommandExt;
-    Command::new(&program.path)
+    failpoint::hit("spawn")?;
+    let child = Command::new(&program.path)
         .args(&program.arguments)
         .args(arguments)
         .envs(program.environment.iter().map(|(key, value)| (key, value)))
@@ -88,5 +92,6 @@ fn spawn(program: &Program, arguments: &[OsString]) -> std::io::Result<Child> {
         .stderr(Stdio::piped())
         // Ctrl-C at a terminal is for the supervisor, which then stops its children in order.
         .process_group(0)
-        .spawn()
+        .spawn()?;
+    Ok(child)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::config::settings::VerifyMode;
@@ -129,10 +130,13 @@ impl Output<'_> {
             .retry(clip_bytes, "the output file", || {
                 self.reporter.enter(Phase::Assembling, "");
                 let made = self.reporter.meter.time(Stage::Assemble, || assemble::assemble(&request, &beat));
+                // Once the file is there: what is left of it has to go.
+                let made = made.and_then(|report| failpoint::hit("assemble").map(|()| report));
                 made.inspect_err(|_| drop(std::fs::remove_file(target)))
             })
             .with_context(|| format!("assembling {}", escape(target)))?;
         self.reporter.enter(Phase::Verifying, "");
+        failpoint::hit("verify")?;
         let spec = &specs[clips.last().map_or(0, |c| c.spec)];
         let request = VerifyRequest {
             output: target,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::base::atomic_file;
-use crate::base::fault::{Fault, one_line};
+use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
 use crate::job::keeper::JobKeeper;
@@ -48,13 +48,7 @@ const ESTIMATED_LOSSLESS_BITS_PER_PIXEL: f64 = 5.0;
 /// # Errors
 /// Any [`Fault`]; state on disk is always such that the same order can be given again.
 pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdown) -> Result<Outcome> {
-    caught(|| attempt(order, events, shutdown))
-}
-
-/// A panic becomes an error.
-fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    result.unwrap_or_else(|_| Err(Fault::Internal.because("the job panicked; the log has the place")))
+    caught("the job", || attempt(order, events, shutdown))
 }
 
 fn attempt(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdown) -> Result<Outcome> {
@@ -80,7 +74,7 @@ fn attempt(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdow
             space: space(order, dir.path(), &reporter, shutdown),
         };
         // Caught here already, or the ticker would go on for ever.
-        let result = caught(|| job.run());
+        let result = caught("the job", || job.run());
         done.store(true, Ordering::Release);
         ticker.thread().unpark();
         result

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use crossbeam_channel::Sender;
 
+use crate::base::failpoint;
 use crate::base::shutdown::Shutdown;
 use crate::media::decoder::{Damage, DecodeOptions, Decoder};
 use crate::media::seek::SeekPoint;
@@ -64,6 +65,7 @@ impl Decode<'_> {
         let mut may_seek = self.plan.info.video.safe_seek;
         loop {
             self.shutdown.check()?;
+            failpoint::hit("decode")?;
             let batch = self.plan.batches.batch_of(next);
             let Some(table) = self.sealed.get(&batch) else {
                 match self.meter.time(Stage::Decode, || decoder.next())? {

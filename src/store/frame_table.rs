@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::model::frame::Stamp;
 use crate::model::plan::BatchRange;
@@ -96,7 +97,7 @@ pub fn parse_table_name(name: &str) -> Option<u64> {
 impl JobDir {
     /// Seals the frame table of a batch. Comes before the clip.
     pub fn write_table(&self, index: u64, table: &FrameTable, key: &str) -> Result<()> {
-        crate::base::failpoint::hit("seal.table")?;
+        failpoint::hit("seal.table")?;
         self.make_clips_folder()?;
         versions::write_checked(&self.table_path(index), table, key)
     }
@@ -108,6 +109,7 @@ impl JobDir {
     }
 
     pub fn write_end(&self, end: &End, key: &str) -> Result<()> {
+        failpoint::hit("end.json")?;
         versions::write_checked(&self.path().join("end.json"), end, key)
     }
 
@@ -116,7 +118,7 @@ impl JobDir {
     }
 
     pub fn write_publish(&self, publish: &Publish, key: &str) -> Result<()> {
-        crate::base::failpoint::hit("publish.json")?;
+        failpoint::hit("publish.json")?;
         versions::write_checked(&self.path().join("publish.json"), publish, key)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -108,7 +108,8 @@ impl History {
     /// A torn last line is left for the next time.
     pub fn refresh(&mut self) -> Result<()> {
         let what = || format!("cannot read {}", escape(&self.path));
-        let mut file = match File::open(&self.path) {
+        // Not blocking: a FIFO in its place must not hang this process.
+        let mut file = match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.forget();
@@ -118,7 +119,8 @@ impl History {
         };
         let meta = file.metadata().with_context(what)?;
         if !meta.is_file() {
-            return Err(Fault::DamagedState.because(format!("{} is not a plain file", escape(&self.path))));
+            let message = format!("{} is not a plain file: move it away", escape(&self.path));
+            return Err(Fault::DamagedState.because(message));
         }
         let inode = (meta.dev(), meta.ino());
         if self.seen != Some(inode) || meta.len() < self.offset || !self.ends_as_seen(&mut file).with_context(what)? {

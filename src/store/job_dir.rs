@@ -164,6 +164,7 @@ impl JobDir {
 
     /// Gives the plan its key (the hash of everything else in it) and writes it.
     pub fn write_plan(&self, plan: &mut Plan) -> Result<()> {
+        failpoint::hit("plan.json")?;
         plan.key = plan_key(&serde_json::to_value(&*plan)?);
         versions::write(&self.path.join("plan.json"), plan, Access::Shared)
     }
@@ -184,6 +185,7 @@ impl JobDir {
     }
 
     pub fn write_status(&self, status: &Status) -> Result<()> {
+        failpoint::hit("status.json")?;
         versions::write(&self.path.join("status.json"), status, Access::Shared)
     }
 

@@ -74,7 +74,9 @@ impl Root {
 
     /// The program with arguments, apart from settings of the person who runs the tests.
     pub fn program(&self, args: &[&OsStr]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_upscaled"));
+        // Another build with the same features, where one is named
+        let other = std::env::var_os("UPSCALED_TEST_PROGRAM");
+        let mut command = Command::new(other.as_deref().unwrap_or(OsStr::new(env!("CARGO_BIN_EXE_upscaled"))));
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with("UPSCALED_") {
                 command.env_remove(key);
@@ -134,7 +136,7 @@ impl Root {
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).expect("a folder").flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if name.contains(".job") || name.ends_with(".part") {
+                if name.contains(".job") || name.contains(".upscaled-") || name.ends_with(".part") {
                     found.push(entry.path().display().to_string());
                 } else if entry.path().is_dir() {
                     folders.push(entry.path());

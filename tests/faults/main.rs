@@ -1,0 +1,18 @@
+//! The real program, with everything going wrong that can be made to: planned failures at every fault point, and
+//! damage to every file it keeps. Whatever happens, an output is right, or the job has failed with words, the queue
+//! goes on, the source is as it was and nothing is left lying about.
+//!
+//! `UPSCALED_FAULTS=all` makes the walks whole (`make torture`); without it a chosen part of them is done.
+
+#[path = "../common/mod.rs"]
+#[allow(dead_code)] // shared with tests/daemon.rs, which uses the rest
+mod common;
+mod damage;
+mod hangs;
+mod stage;
+mod walk;
+
+/// Whether everything is to be tried.
+fn everything() -> bool {
+    std::env::var("UPSCALED_FAULTS").is_ok_and(|word| word == "all")
+}
