@@ -105,7 +105,7 @@ fn load(path: &Path, part: Part, device: &str) -> Result<String> {
     let setup = Setup { device: device.into(), keep: Keep::One, asked: Asked::default(), ..Setup::default() };
     let mut model = Upscaler::open(path, &setup)?;
     model.load_part(part)?;
-    Ok(format!("loads on {}", model.device()))
+    Ok(format!("loads on {}", model.label()))
 }
 
 /// The files that the export reads, and whose they are.
@@ -131,4 +131,48 @@ fn sources(path: &Path) -> Answer {
         format!("{name} has no exported model, and not all that one is made from; docs/diffusion.md has the way")
     };
     Answer { folder: name, kind: "original", right, files, next }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::runtime_is_here;
+
+    #[test]
+    fn whole_damaged_and_empty_folders_are_told_apart() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/diffusion/model");
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&fixture).unwrap().flatten() {
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        if runtime_is_here() {
+            let answer = exported(folder.path(), "cpu").unwrap();
+            assert!(answer.right && answer.files.len() == 7 && answer.next.contains("--model"), "{}", answer.next);
+            // Its bytes are as they were exported, and still it is no graph.
+            let path = folder.path().join("vae_encoder.onnx");
+            let (old, new) = (std::fs::read(&path).unwrap(), vec![7; 100]);
+            std::fs::write(&path, &new).unwrap();
+            let facts = folder.path().join("model.toml");
+            let text = std::fs::read_to_string(&facts).unwrap();
+            let hash = |bytes: &[u8]| crate::network::model_file::sha256(bytes);
+            let changed =
+                text.replace(&hash(&old), &hash(&new)).replace(&format!("bytes = {}", old.len()), "bytes = 100");
+            std::fs::write(&facts, changed).unwrap();
+            let answer = exported(folder.path(), "cpu").unwrap();
+            let wrong = answer.files.iter().find(|file| file.state == "wrong").unwrap();
+            assert!(!answer.right && wrong.words.contains("vae_encoder.onnx"), "{}", wrong.words);
+            std::fs::write(&path, old).unwrap();
+            std::fs::write(&facts, text).unwrap();
+        }
+        std::fs::remove_file(folder.path().join("vae_decoder.onnx")).unwrap();
+        let answer = exported(folder.path(), "cpu").unwrap();
+        let missing = answer.files.iter().find(|file| file.state == "missing").unwrap();
+        assert!(!answer.right && missing.file == "vae_decoder.onnx" && answer.files.len() == 4);
+        assert!(answer.next.contains("export_tsdsr.py"));
+
+        let empty = sources(tempfile::tempdir().unwrap().path());
+        assert!(!empty.right && empty.files.len() == 8 && empty.files.iter().all(|file| file.state == "missing"));
+        let from = |n: usize| &empty.files[n].words;
+        assert!(from(0).contains("stable-diffusion-3-medium-diffusers") && from(7).contains("TSD-SR"));
+    }
 }

@@ -9,5 +9,6 @@ pub mod plane;
 pub mod rgb;
 pub mod run;
 pub mod segments;
+pub mod still_diffusion;
 pub mod upscale;
 pub mod upscale_stage;

@@ -60,9 +60,11 @@ fn cases() -> Vec<Case> {
     serde_json::from_slice(&std::fs::read(folder().join("cases.json")).unwrap()).unwrap()
 }
 
-/// On the processor, everything in one tile of the VAE where nothing else is asked.
+/// On the processor, everything in one tile of the VAE where nothing else is asked, and several
+/// tiles in a call.
 fn setup() -> Setup {
-    Setup { device: "cpu".into(), threads: 1, ..Setup::default() }
+    let asked = Asked { batch: Some(16), ..Asked::default() };
+    Setup { device: "cpu".into(), threads: 1, asked, ..Setup::default() }
 }
 
 fn open(setup: &Setup) -> Upscaler {
@@ -91,7 +93,7 @@ fn the_same_pixels_as_pytorch() {
             encode_tile: case.encode_tile,
             decode_tile: case.decode_tile,
             vae_overlap: case.vae_overlap,
-            batch: None,
+            batch: Some(4),
         };
         let mut model = open(&Setup { asked, ..setup() });
         let (source, wanted) = case.pictures();
@@ -103,8 +105,8 @@ fn the_same_pixels_as_pytorch() {
             let name = format!("{} {colours:?}", case.name);
             println!("{name}: at most {worst}, {share:.3} % within 1; original {worst_often}, {share_often:.3} %");
             assert!(worst <= 1 && near == 1.0, "{name}: {worst}, {near}");
-            // Rounding down up to three times makes one code value more often than not.
-            assert!(worst_often <= 3 && near_often >= 0.98, "{name}: {worst_often}, {near_often}");
+            // The original rounds down up to three times, and AdaIN makes that larger with the contrast.
+            assert!(worst_often <= 3 && near_often >= 0.9, "{name}: {worst_often}, {near_often}");
         }
     }
 }

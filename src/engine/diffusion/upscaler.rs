@@ -93,8 +93,8 @@ impl Upscaler {
     pub fn open(path: &Path, setup: &Setup) -> Result<Upscaler> {
         let folder = Folder::open(path)?;
         let embeddings = folder.embeddings()?;
-        let plan = Plan::new(&folder, setup.memory, setup.keep, setup.asked);
         let (target, parts, words) = choose(&folder, setup)?;
+        let plan = Plan::new(&folder, target.provider.is_gpu(), setup.memory, setup.keep, setup.asked);
         Ok(Upscaler { folder, embeddings, plan, target, parts, words })
     }
 
@@ -127,9 +127,16 @@ impl Upscaler {
         self.ready(part)
     }
 
-    /// Its device for people: `the processor`, `CUDA`.
-    pub fn device(&self) -> &'static str {
-        provider::name(self.target.provider)
+    /// Device and precision for people: `cpu/f32`, `cuda:0/f16`.
+    pub fn label(&self) -> String {
+        let Target { provider, device, .. } = self.target;
+        let device = match provider {
+            Provider::Cuda => format!("cuda:{device}"),
+            Provider::Tensorrt => format!("tensorrt:{device}"),
+            Provider::Openvino => "cpu/openvino".into(),
+            Provider::Cpu => "cpu".into(),
+        };
+        format!("{device}/{}", self.folder.precision)
     }
 
     /// Gives the memory of all parts back; they are loaded again when they are needed.

@@ -280,7 +280,7 @@ impl Facts {
                 return Err(format!("{name}: it must be from {least} to {most}"));
             }
         }
-        if latent.tile % latent.patch != 0 {
+        if !latent.tile.is_multiple_of(latent.patch) {
             return Err("latent.tile: it must be a multiple of latent.patch".into());
         }
         let numbers = [latent.scaling, latent.shift, self.step.timestep];
