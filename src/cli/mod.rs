@@ -17,6 +17,7 @@ mod job;
 mod model;
 mod model_args;
 mod model_bench;
+mod model_check;
 mod model_import;
 mod model_list;
 mod model_measure;

@@ -5,13 +5,14 @@ use anyhow::Result;
 use crate::cli::args::Place;
 use crate::cli::exit::Ended;
 use crate::cli::model_args::{ModelArguments, ModelCommand};
-use crate::cli::{model_bench, model_import, model_list, model_measure, model_sheet, model_show};
+use crate::cli::{model_bench, model_check, model_import, model_list, model_measure, model_sheet, model_show};
 
 pub fn run(place: &Place, arguments: &ModelArguments) -> Result<Ended> {
     match &arguments.command {
         ModelCommand::List { json } => model_list::run(place, *json),
         ModelCommand::Show { name, json } => model_show::run(place, name, *json),
         ModelCommand::Import(arguments) => model_import::run(place, arguments),
+        ModelCommand::Check(arguments) => model_check::run(arguments),
         ModelCommand::Bench(arguments) => model_bench::run(place, arguments),
         ModelCommand::Measure(arguments) => model_measure::run(place, arguments),
         ModelCommand::Sheet(arguments) => model_sheet::run(place, arguments),

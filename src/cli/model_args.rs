@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cli::model_bench::BenchArguments;
+use crate::cli::model_check::CheckArguments;
 use crate::cli::model_measure::MeasureArguments;
 use crate::cli::model_sheet::SheetArguments;
 
@@ -32,6 +33,8 @@ pub enum ModelCommand {
     },
     /// Take a network that is at hand: ONNX, or weights of PyTorch (.pth, .safetensors)
     Import(ImportArguments),
+    /// Check the files of a diffusion model, or of those that one is made from
+    Check(CheckArguments),
     /// Measure how fast models run here, on every device
     Bench(BenchArguments),
     /// Tell how close models come to pictures that were made half as large

@@ -84,11 +84,43 @@ pub struct JobSettings {
     pub autotune: bool,
     /// Tile core in source pixels (`240x216`); `None` chooses.
     pub tile: Option<(u32, u32)>,
+    /// Of diffusion models, as the next four: length in pixels that the shorter side has at least
+    /// inside the networks.
+    #[serde(default = "process_size")]
+    pub process_size: u32,
+    /// Of the noise.
+    #[serde(default)]
+    pub seed: u64,
+    /// `sample`, `mean`.
+    #[serde(default = "sample")]
+    pub latent: String,
+    /// `wavelet`, `adain`, `none`.
+    #[serde(default = "wavelet")]
+    pub colour_fix: String,
+    /// MiB of the device that tiles are planned for.
+    #[serde(default = "device_memory_mb")]
+    pub device_memory_mb: u64,
     pub max_job_hours: Option<f64>,
 }
 
 fn on() -> bool {
     true
+}
+
+fn process_size() -> u32 {
+    512
+}
+
+fn sample() -> String {
+    "sample".into()
+}
+
+fn wavelet() -> String {
+    "wavelet".into()
+}
+
+fn device_memory_mb() -> u64 {
+    8192
 }
 
 impl Default for JobSettings {
@@ -116,6 +148,11 @@ impl Default for JobSettings {
             threads: 0,
             autotune: true,
             tile: None,
+            process_size: process_size(),
+            seed: 0,
+            latent: sample(),
+            colour_fix: wavelet(),
+            device_memory_mb: device_memory_mb(),
             max_job_hours: None,
         }
     }
@@ -141,6 +178,8 @@ pub struct RunSettings {
     pub move_to: Option<PathBuf>,
     /// MiB that must stay free on the output disk.
     pub min_free_mb: u64,
+    /// When the parts of a diffusion model are in memory: `auto`, `together`, `one_by_one`.
+    pub model_parts: String,
 }
 
 impl Default for RunSettings {
@@ -155,6 +194,7 @@ impl Default for RunSettings {
             on_success: OnSuccess::Keep,
             move_to: None,
             min_free_mb: 512,
+            model_parts: "auto".into(),
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod autotune;
 pub mod cache;
 pub mod cascade;
 pub mod cut;
+pub mod diffusion;
 pub mod enlarge;
 #[cfg(test)]
 mod imported_tests;

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use ort::environment::Environment;
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch};
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::base::fault::Fault;
 use crate::engine::{cache, runtime};
@@ -71,26 +72,40 @@ pub fn open_with(network: &Network, target: Target, form: Form) -> Result<Sessio
         _ => None,
     };
     let network = halved.as_ref().unwrap_or(network);
-    let session = || -> ort::Result<Session> {
-        let on_cpu = target.provider == Provider::Cpu;
-        let mut builder = Session::builder(&environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            // Other providers bring their own threads.
-            .with_intra_threads(if on_cpu { target.threads.max(1) as usize } else { 1 })?
-            .with_inter_threads(1)?
-            // Decoder, encoder and inference share the cores: no thread may burn one waiting.
-            .with_intra_op_spinning(false)?
-            .with_inter_op_spinning(false)?;
-        if let Some(provider) = dispatch(target, engines.as_deref()) {
-            builder = builder.with_execution_providers([provider.error_on_failure()])?;
-        }
-        if target.provider == Provider::Openvino {
-            // Pixels must not depend on which part of a graph a provider happened to take.
-            builder = builder.with_disable_cpu_fallback()?;
-        }
-        builder.commit_from_memory(&prelu::written(&network.bytes, form))
-    };
+    let session =
+        || builder(&environment, target, engines.as_deref())?.commit_from_memory(&prelu::written(&network.bytes, form));
     session().map_err(|error| failure(target.provider, &error))
+}
+
+/// Opens a graph as it is in its file, with the weights that lie beside it.
+pub fn open_file(path: &Path, target: Target) -> Result<Session> {
+    let environment = runtime::init()?;
+    if target.provider.is_gpu() {
+        runtime::preload_gpu();
+    }
+    let session = || builder(&environment, target, None)?.commit_from_file(path);
+    session().map_err(|error| failure(target.provider, &error))
+}
+
+/// What all sessions on a target have in common.
+fn builder(environment: &Environment, target: Target, engines: Option<&Path>) -> ort::Result<SessionBuilder> {
+    let on_cpu = target.provider == Provider::Cpu;
+    let mut builder = Session::builder(environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        // Other providers bring their own threads.
+        .with_intra_threads(if on_cpu { target.threads.max(1) as usize } else { 1 })?
+        .with_inter_threads(1)?
+        // Decoder, encoder and inference share the cores: no thread may burn one waiting.
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?;
+    if let Some(provider) = dispatch(target, engines) {
+        builder = builder.with_execution_providers([provider.error_on_failure()])?;
+    }
+    if target.provider == Provider::Openvino {
+        // Pixels must not depend on which part of a graph a provider happened to take.
+        builder = builder.with_disable_cpu_fallback()?;
+    }
+    Ok(builder)
 }
 
 /// The folder for engines that TensorRT builds of this network: in the user's cache.

@@ -36,11 +36,16 @@ pub fn is_opening() -> bool {
     count > 0 && since.is_some_and(|since| since.elapsed() < OPENING_LIMIT)
 }
 
+/// A call of a network has ended.
+pub(super) fn count() {
+    CALLS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Held while a session is opened.
-struct Opening;
+pub(super) struct Opening;
 
 impl Opening {
-    fn begin() -> Opening {
+    pub(super) fn begin() -> Opening {
         let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         *opening = (opening.0 + 1, opening.1.filter(|_| opening.0 > 0).or_else(|| Some(Instant::now())));
         Opening
@@ -116,7 +121,7 @@ impl Net {
         let provider = self.provider;
         let told = |error: ort::Error| provider::failure(provider, &error);
         let outputs = self.session.run_with_options(ort::inputs![&self.input], &self.options).map_err(told)?;
-        CALLS.fetch_add(1, Ordering::Relaxed);
+        count();
         let (shape, output) = outputs[0].try_extract_tensor::<f32>().map_err(told)?;
         if !shape.iter().zip(self.output_dims).all(|(&a, b)| a == b as i64) || shape.len() != 4 {
             let message = format!("a network gave {shape:?} where its graph says {:?}", self.output_dims);

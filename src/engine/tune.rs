@@ -270,7 +270,7 @@ fn tile(asked: Option<(u32, u32)>, width: u32, height: u32, threads: u32, facts:
 }
 
 /// What to try, in order: provider and device number.
-fn devices(device: &str) -> Result<Vec<(Provider, u32)>> {
+pub(super) fn devices(device: &str) -> Result<Vec<(Provider, u32)>> {
     let bad = || Fault::Config.because(format!("device: `{device}` is not auto, cpu, openvino, cuda:N or tensorrt:N"));
     let (kind, number) = device.split_once(':').map_or((device, None), |(kind, number)| (kind, Some(number)));
     let number = number.map(|n| n.parse::<u32>().map_err(|_| bad())).transpose()?;

@@ -2,6 +2,7 @@
 
 pub mod canonical;
 pub mod cost;
+pub mod diffusion;
 pub mod facts;
 pub mod footprint;
 pub mod import;

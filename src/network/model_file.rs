@@ -10,6 +10,7 @@ use prost::Message;
 use crate::base::fault::Fault;
 use crate::base::path_text;
 use crate::model::engine::EnginePin;
+use crate::network::diffusion::Folder;
 use crate::network::facts::{self, ModelFacts, Open};
 use crate::network::notes::{self, Given};
 use crate::network::onnx::{GraphProto, ModelProto, ValueInfoProto};
@@ -254,6 +255,12 @@ fn load(name: &str) -> Result<Loaded> {
     let text = path_text::escape(&path);
     let size = match std::fs::metadata(&path) {
         Ok(meta) if meta.is_file() => meta.len(),
+        Ok(meta) if meta.is_dir() => {
+            // What it lacks to be one, or that it is one.
+            let words = "a diffusion model takes pictures only, and cannot be used here";
+            let whole = |_| Fault::Unsupported.because(format!("model {text}: {words}"));
+            return Err(Folder::open(&path).map_or_else(|error| error, whole));
+        }
         Ok(_) => return Err(Fault::BadInput.because(format!("model {text}: is not a file"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let known = "name an ONNX file, or a model that `upscaled model list` shows";

@@ -10,5 +10,6 @@ pub mod rgb;
 pub mod run;
 pub mod segments;
 pub mod still;
+pub mod still_diffusion;
 pub mod upscale;
 pub mod upscale_stage;

@@ -10,13 +10,24 @@ pub enum Filter {
     Lanczos3,
     /// The cubic of Keys with a = -1/2: hardly overshoots, so networks are not shown rings.
     CatmullRom,
+    /// The same with a = -3/4, as PyTorch enlarges.
+    Bicubic,
+}
+
+/// What stands beyond the ends of a plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// The outermost sample, again and again.
+    Repeated,
+    /// Nothing: the weights inside make up for those outside, as Pillow has it.
+    Left,
 }
 
 impl Filter {
     fn radius(self) -> f64 {
         match self {
             Filter::Lanczos3 => 3.0,
-            Filter::CatmullRom => 2.0,
+            Filter::CatmullRom | Filter::Bicubic => 2.0,
         }
     }
 
@@ -30,6 +41,8 @@ impl Filter {
             Filter::Lanczos3 if x < 3.0 => sinc(x) * sinc(x / 3.0),
             Filter::CatmullRom if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
             Filter::CatmullRom if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            Filter::Bicubic if x < 1.0 => (1.25 * x - 2.25) * x * x + 1.0,
+            Filter::Bicubic if x < 2.0 => ((-0.75 * x + 3.75) * x - 6.0) * x + 3.0,
             _ => 0.0,
         }
     }
@@ -56,7 +69,7 @@ pub fn axes(siting: (Siting, Siting), samples: (u32, u32), pixels: (u32, u32)) -
     (axis(siting.0, samples.0, pixels.0), axis(siting.1, samples.1, pixels.1))
 }
 
-/// The filter between two axes. Edges are repeated; a filter that reduces is widened.
+/// The filter between two axes; one that reduces is widened.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// Weights of an output sample; some at its end may be zero.
@@ -75,8 +88,13 @@ pub struct Kernel {
 impl Kernel {
     /// The pixels of `from` become those of `to`: position p goes to
     /// `(p + 1/2) * to.pixels / from.pixels - 1/2`, chroma samples as they are sited.
-    /// The number of taps is brought to a multiple of `lanes`.
+    /// The number of taps is brought to a multiple of `lanes`. Edges are repeated.
     pub fn new(filter: Filter, from: Axis, to: Axis, lanes: usize) -> Kernel {
+        Kernel::with(filter, Edge::Repeated, from, to, lanes)
+    }
+
+    /// The same with the edge of one's choice.
+    pub fn with(filter: Filter, edge: Edge, from: Axis, to: Axis, lanes: usize) -> Kernel {
         let factor = to.pixels as f64 / from.pixels as f64;
         let position = |j: usize| {
             let pixel = to.siting.step() * j as f64 + to.siting.first();
@@ -87,7 +105,11 @@ impl Kernel {
         let reach = 2 * half as usize;
         let whole = to.pixels / from.pixels;
         let period = Some(whole).filter(|&s| {
-            from.siting == to.siting && s <= MAX_SCALE && s * from.pixels == to.pixels && to.samples <= s * from.samples
+            edge == Edge::Repeated
+                && from.siting == to.siting
+                && s <= MAX_SCALE
+                && s * from.pixels == to.pixels
+                && to.samples <= s * from.samples
         });
         let taps = reach.next_multiple_of(lanes.max(1));
         let count = period.unwrap_or(to.samples).min(to.samples);
@@ -95,7 +117,10 @@ impl Kernel {
         for j in 0..count {
             let position = position(j);
             let first = position.floor() as isize - half + 1;
-            let raw = (0..reach).map(|t| filter.weight((position - (first + t as isize) as f64) / stretch));
+            let raw = (0..reach as isize).map(|t| match edge {
+                Edge::Left if !(0..from.samples as isize).contains(&(first + t)) => 0.0,
+                _ => filter.weight((position - (first + t) as f64) / stretch),
+            });
             let sum: f64 = raw.clone().sum();
             firsts.push(first);
             weights.extend(raw.map(|w| (w / sum) as f32));

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use multiversion::multiversion;
 
-use super::kernel::{Axis, Filter, Kernel};
+use super::kernel::{Axis, Edge, Filter, Kernel};
 use super::sample::{self, Coding};
 use super::shuffle::{self, MAX_SCALE};
 
@@ -37,11 +37,16 @@ pub struct Scratch {
 impl Resampler {
     /// `from` and `to`: the axes of the planes, across and down.
     pub fn new(filter: Filter, from: (Axis, Axis), to: (Axis, Axis)) -> Resampler {
-        let mut across = Kernel::new(filter, from.0, to.0, ROWS);
+        Resampler::with(filter, Edge::Repeated, from, to)
+    }
+
+    /// The same with the edge of one's choice.
+    pub fn with(filter: Filter, edge: Edge, from: (Axis, Axis), to: (Axis, Axis)) -> Resampler {
+        let mut across = Kernel::with(filter, edge, from.0, to.0, ROWS);
         if across.period().is_none() || across.taps() != ROWS {
-            across = Kernel::new(filter, from.0, to.0, LANES);
+            across = Kernel::with(filter, edge, from.0, to.0, LANES);
         }
-        let down = Kernel::new(filter, from.1, to.1, ROWS);
+        let down = Kernel::with(filter, edge, from.1, to.1, ROWS);
         let (width, out_width) = (from.0.samples, to.0.samples);
         let ends = || (0..out_width).map(|j| across.at(j).0);
         let left = ends().min().unwrap_or(0).min(0).unsigned_abs();
@@ -221,8 +226,23 @@ fn dots(kernel: &Kernel, row: &[f32], left: usize, out: &mut [f32]) {
 
 /// A whole plane of floats brought to another size, edges repeated: for still pictures. `plane`: rows of `from.0` samples, `from.1` of them.
 pub fn resized(filter: Filter, plane: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
+    with(filter, Edge::Repeated, plane, from, to)
+}
+
+/// The same as Pillow's bicubic has it: nothing beyond the edges, and held to 0..1 after each axis.
+pub fn resized_as_pillow(plane: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
+    let between = (to.0, from.1);
+    let held = |mut plane: Vec<f32>| {
+        plane.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+        plane
+    };
+    let wide = held(with(Filter::CatmullRom, Edge::Left, plane, from, between));
+    held(with(Filter::CatmullRom, Edge::Left, &wide, between, to))
+}
+
+fn with(filter: Filter, edge: Edge, plane: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
     let axes = |(width, height)| (Axis::full(width), Axis::full(height));
-    let resampler = Resampler::new(filter, axes(from), axes(to));
+    let resampler = Resampler::with(filter, edge, axes(from), axes(to));
     let mut out = Vec::with_capacity(to.0 * to.1);
     let mut scratch = Scratch::default();
     // In bands, so that only a few rows are held twice.

@@ -26,7 +26,9 @@ mod value;
 mod weights;
 
 pub use self::build::constant;
+pub use self::weights::Tensor;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -35,6 +37,7 @@ use crate::base::fault::Fault;
 use crate::base::path_text;
 use crate::network::onnx::ModelProto;
 
+use self::state::State;
 use self::weights::{MAX_FILE, refused};
 
 /// First byte of a pickle of protocol 2 and above, and of no ONNX file.
@@ -73,6 +76,15 @@ pub fn read(path: &Path) -> Result<Imported> {
     parse(&bytes, &name).with_context(|| format!("weights {text}"))
 }
 
+/// Reads the tensors of such a file, whatever network they are of, or of none. A lone tensor
+/// has the name `tensor`.
+pub fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let text = path_text::escape(path);
+    let bytes = load(path, &text)?;
+    let state = state_of(&bytes).with_context(|| format!("weights {text}"))?;
+    Ok(state.weights.tensors)
+}
+
 fn load(path: &Path, text: &str) -> Result<Vec<u8>> {
     let size = match std::fs::metadata(path) {
         Ok(meta) if meta.is_file() => meta.len(),
@@ -91,21 +103,26 @@ fn load(path: &Path, text: &str) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading weights {text}"))
 }
 
-/// Reads weights from the bytes of a file; its name tells a scale that they do not.
-pub fn parse(bytes: &[u8], name: &str) -> Result<Imported> {
-    let state = if torch_zip::is(bytes) {
-        torch_zip::read(bytes)?
+/// The tensors in the bytes of a file.
+fn state_of(bytes: &[u8]) -> Result<State> {
+    if torch_zip::is(bytes) {
+        torch_zip::read(bytes)
     } else if torch_legacy::is(bytes) {
-        torch_legacy::read(bytes)?
+        torch_legacy::read(bytes)
     } else if safetensors::is(bytes) {
-        safetensors::read(bytes)?
+        safetensors::read(bytes)
     } else if bytes.first() == Some(&PICKLE) {
         // A plain pickle: say what it holds, it cannot be weights of torch.save.
         pickle::read(bytes)?;
-        return Err(refused("is a pickle that torch.save did not write"));
+        Err(refused("is a pickle that torch.save did not write"))
     } else {
-        return Err(Fault::BadInput.because("neither a file of torch.save nor safetensors"));
-    };
+        Err(Fault::BadInput.because("neither a file of torch.save nor safetensors"))
+    }
+}
+
+/// Reads weights from the bytes of a file; its name tells a scale that they do not.
+pub fn parse(bytes: &[u8], name: &str) -> Result<Imported> {
+    let state = state_of(bytes)?;
     let network = recognise::recognise(&state.weights, name)?;
     let mut remarks = state.remarks;
     remarks.extend(network.remarks);

@@ -71,6 +71,9 @@ impl<T> Chosen<T> {
 
 /// The state within a pickle.
 pub fn of_pickle<'p>(pickle: &'p Pickle) -> Result<Chosen<&'p View>> {
+    if let Some(Object::Tensor(view)) = pickle.object(pickle.root) {
+        return Ok(Chosen { tensors: vec![("tensor".into(), view)], taken: Vec::new(), remarks: Vec::new() });
+    }
     let mut dict = pickle.dict(pickle.root).ok_or_else(|| refused("holds no dictionary of tensors"))?;
     let (mut taken, mut remarks) = (Vec::new(), Vec::new());
     for _ in 0..MAX_DEPTH {

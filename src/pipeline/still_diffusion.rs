@@ -1,0 +1,148 @@
+//! A still picture through a diffusion model: settings in, a larger picture out.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::base::path_text::unescape;
+use crate::config::settings::{JobSettings, RunSettings};
+use crate::engine::diffusion::colour_fix::ColourFix;
+use crate::engine::diffusion::encode::Latent;
+use crate::engine::diffusion::field::Field;
+use crate::engine::diffusion::memory::{Asked, Keep};
+use crate::engine::diffusion::upscaler::{BYTES_PER_PIXEL, Done, Options, SCALE_MAX, Setup, Upscaler};
+use crate::engine::tune;
+use crate::media::still::{self, Still};
+use crate::network::diffusion::folder;
+use crate::pixel::kernel::Filter;
+use crate::pixel::resample::resized;
+
+/// The folder of the diffusion model that a setting names, if it names one.
+pub fn folder(model: &str) -> Option<PathBuf> {
+    let path = unescape(model).unwrap_or_else(|| Path::new(model).to_owned());
+    folder::is_model(&path).then_some(path)
+}
+
+/// How the settings want the model to run.
+pub fn setup(job: &JobSettings, run: &RunSettings) -> Setup {
+    let keep = match run.model_parts.as_str() {
+        "together" => Keep::All,
+        "one_by_one" => Keep::One,
+        _ => Keep::Auto,
+    };
+    let memory = job.device_memory_mb << 20;
+    Setup { device: job.device.clone(), threads: tune::threads(job), memory, keep, asked: Asked::default() }
+}
+
+/// What the settings want of a picture that becomes so many times as large.
+fn options(job: &JobSettings, scale: usize) -> Options {
+    Options {
+        scale,
+        process: job.process_size as usize,
+        seed: job.seed,
+        latent: Latent::of(&job.latent).unwrap_or_default(),
+        colours: ColourFix::of(&job.colour_fix).unwrap_or_default(),
+    }
+}
+
+/// The whole scale at which a picture is at least as large as it shall be.
+fn scale((width, height): (u32, u32), to: (u32, u32)) -> usize {
+    let factor = to.0.div_ceil(width.max(1)).max(to.1.div_ceil(height.max(1)));
+    (factor as usize).clamp(1, SCALE_MAX)
+}
+
+/// Bytes of memory for a picture that becomes so large, beside the model's own.
+pub fn bytes(from: (u32, u32), to: (u32, u32)) -> u64 {
+    let scale = scale(from, to) as u64;
+    (u64::from(from.0) * u64::from(from.1)).saturating_mul(scale * scale).saturating_mul(BYTES_PER_PIXEL)
+}
+
+/// The picture in its new size. Alpha, and what is left to the size, by Lanczos.
+pub fn enlarge(
+    model: &mut Upscaler,
+    job: &JobSettings,
+    source: Still,
+    (width, height): (u32, u32),
+    beat: &mut dyn FnMut(Done) -> Result<()>,
+) -> Result<Still> {
+    let from = (source.width as usize, source.height as usize);
+    let to = (width as usize, height as usize);
+    let options = options(job, scale((source.width, source.height), (width, height)));
+    let field = Field::new(3, from.0, from.1, source.rgb().concat())?;
+    let mut made = model.upscale(&[field], &options, beat)?;
+    let made = made.remove(0);
+    let grown = (made.width, made.height);
+    let fitted = |plane: &[f32]| match grown == to {
+        true => plane.to_vec(),
+        false => resized(Filter::Lanczos3, plane, grown, to),
+    };
+    let mut planes = made.planes().map(fitted);
+    let mut next = || planes.next().unwrap_or_default();
+    let [luma, cb, cr] = still::ycc([next(), next(), next()]);
+    let alpha = source.alpha.as_ref().map(|alpha| resized(Filter::Lanczos3, alpha, from, to));
+    Ok(Still { width, height, luma, cb, cr, alpha, ..source.bare() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::runtime_is_here;
+    use crate::media::still::StillKind;
+
+    #[test]
+    fn a_picture_comes_out_in_any_size_with_its_alpha() {
+        if !runtime_is_here() {
+            return;
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/diffusion/model");
+        let job = JobSettings { device: "cpu".into(), process_size: 64, ..JobSettings::default() };
+        let mut model = Upscaler::open(&path, &setup(&job, &RunSettings::default())).unwrap();
+        let (width, height) = (21u32, 18u32);
+        let plane = |seed| crate::engine::sample::plane(width as usize, height as usize, seed, 0);
+        let still = Still {
+            kind: StillKind::Png,
+            width,
+            height,
+            luma: plane(1),
+            cb: vec![0.5; 21 * 18],
+            cr: vec![0.5; 21 * 18],
+            alpha: Some(plane(2)),
+            depth: 8,
+            gray: false,
+            icc: None,
+            exif: None,
+        };
+        for (wide, high) in [(42, 36), (50, 43), (84, 72)] {
+            let mut beats = 0;
+            let beat = &mut |_| {
+                beats += 1;
+                Ok(())
+            };
+            let source = Still {
+                luma: still.luma.clone(),
+                alpha: still.alpha.clone(),
+                cb: still.cb.clone(),
+                cr: still.cr.clone(),
+                ..still.bare()
+            };
+            let made = enlarge(&mut model, &job, source, (wide, high), beat).unwrap();
+            assert_eq!((made.width, made.height), (wide, high));
+            let count = (wide * high) as usize;
+            assert!([&made.luma, &made.cb, &made.cr].iter().all(|plane| plane.len() == count) && beats >= 3);
+            assert_eq!(made.alpha.as_ref().map(Vec::len), Some(count));
+            // The wavelet fix keeps the tones.
+            let mean = |plane: &[f32]| plane.iter().sum::<f32>() / plane.len() as f32;
+            assert!((mean(&made.luma) - mean(&still.luma)).abs() < 0.03);
+        }
+    }
+
+    #[test]
+    fn scales_are_whole_and_large_enough() {
+        assert_eq!(scale((100, 50), (200, 100)), 2);
+        assert_eq!(scale((100, 50), (250, 125)), 3);
+        assert_eq!(scale((100, 50), (100, 50)), 1);
+        assert_eq!(scale((1, 1), (100, 100)), SCALE_MAX);
+        assert_eq!(bytes((100, 50), (250, 125)), 100 * 50 * 9 * BYTES_PER_PIXEL);
+        assert_eq!(folder("fast"), None);
+    }
+}
