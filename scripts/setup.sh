@@ -91,6 +91,8 @@ packages() {
   libclang_found || missing+=(libclang-dev)
   command -v ffmpeg >/dev/null || missing+=(ffmpeg)
   command -v python3 >/dev/null || missing+=(python3)
+  # The test of power cuts follows the program's system calls.
+  command -v strace >/dev/null || missing+=(strace)
   local library
   for library in avcodec avformat avfilter avutil swscale swresample; do
     pkg-config --exists "lib$library" 2>/dev/null || missing+=("lib$library-dev")
