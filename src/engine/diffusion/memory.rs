@@ -212,8 +212,8 @@ mod tests {
         assert_eq!(tiles(&plan("f16", true, 8 * GIB, Keep::One)), (128, 128, true));
         assert_eq!(tiles(&plan("f16", true, 5 * GIB, Keep::Auto)), (64, 64, false));
         // 8 GB of weights: one by one, and then there is room.
-        assert_eq!(tiles(&plan("f32", true, 8 * GIB, Keep::Auto)), (128, 128, true));
-        assert_eq!(tiles(&plan("f32", true, 8 * GIB, Keep::All)), (128, 128, false));
+        assert_eq!(tiles(&plan("f32", true, 8 * GIB, Keep::Auto)), (128, 96, true));
+        assert_eq!(tiles(&plan("f32", true, 8 * GIB, Keep::All)), (128, 96, false));
         assert_eq!(tiles(&plan("f32", true, 24 * GIB, Keep::Auto)), (128, 128, false));
         // The processor's calls are short.
         let processor = plan("f32", false, 24 * GIB, Keep::Auto);
