@@ -10,7 +10,7 @@ use crate::base::fault::Fault;
 use crate::cli::doctor::Part;
 use crate::cli::model_args::ModelArguments;
 use crate::cli::pictures::ImageArguments;
-use crate::cli::worker::{TokenArguments, WorkerArguments};
+use crate::cli::worker::{AccessArguments, WorkerArguments};
 use crate::config::keys;
 use crate::config::layers::Layer;
 use crate::config::nearest::nearest;
@@ -86,10 +86,7 @@ pub struct DaemonArguments {
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
     #[command(flatten)]
-    pub token: TokenArguments,
-    /// Serve other machines without a token
-    #[arg(long)]
-    pub insecure: bool,
+    pub access: AccessArguments,
     #[command(flatten)]
     pub set: SetArguments,
 }

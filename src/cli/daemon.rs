@@ -54,6 +54,7 @@ fn front(listen: &str, arguments: &DaemonArguments) -> Result<Front> {
         return Err(Fault::Config.because(format!("--listen {listen}: write HOST:PORT, such as 127.0.0.1:8088")));
     };
     let listener = Listener::bind(host, port, "--listen")?;
-    let guard = Guard::new(listener.address, arguments.token.read()?.as_deref(), arguments.insecure)?;
+    let access = &arguments.access;
+    let guard = Guard::new(listener.address, access.token.read()?.as_deref(), access.insecure)?;
     Ok(control::front(listener, guard))
 }

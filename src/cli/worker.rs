@@ -11,7 +11,7 @@ use crate::base::logging::{self, Console, LogFiles};
 use crate::base::path_text::escape;
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
-use crate::cli::signals;
+use crate::cli::{model_show, signals};
 use crate::http::images::{self, Defaults, Options};
 use crate::network::library;
 
@@ -47,12 +47,19 @@ pub struct WorkerArguments {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(64..=256))]
     pub process_size: u32,
     #[command(flatten)]
+    pub access: AccessArguments,
+    #[command(flatten)]
+    pub set: SetArguments,
+}
+
+/// Who may ask a listener.
+#[derive(Args, Default)]
+pub struct AccessArguments {
+    #[command(flatten)]
     pub token: TokenArguments,
     /// Serve other machines without a token
     #[arg(long)]
     pub insecure: bool,
-    #[command(flatten)]
-    pub set: SetArguments,
 }
 
 /// The secret that client and worker share.
@@ -99,10 +106,9 @@ pub fn run(place: &Place, arguments: &WorkerArguments) -> Result<Ended> {
     let shutdown = signals::shutdown_on_signals()?;
     let flags = [("model", arguments.model.as_ref()), ("device", arguments.device.as_ref())];
     let settings = arguments.set.resolve(place, &flags)?;
-    let sources = place.sources(crate::config::layers::Layer::default())?;
-    let token = arguments.token.read()?;
+    let token = arguments.access.token.read()?;
     let mut job = settings.job;
-    job.model = library::resolve(&job.model, Some(&sources.root))?;
+    job.model = library::resolve(&job.model, Some(&model_show::root(place)?))?;
     let name = format!("worker-{}", arguments.port);
     let files = LogFiles { folder: &settings.folders.logs, name: &name, days: settings.daemon.log_days };
     // Kept to the end: what is still to be logged is written when it goes.
@@ -119,7 +125,7 @@ pub fn run(place: &Place, arguments: &WorkerArguments) -> Result<Ended> {
         settings: job,
         run: settings.run,
         token,
-        insecure: arguments.insecure,
+        insecure: arguments.access.insecure,
     };
     images::run(options, &shutdown)?;
     Ok(Ended::Done)

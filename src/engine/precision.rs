@@ -10,7 +10,6 @@
 use anyhow::Result;
 
 use crate::base::fault::{Fault, one_line};
-use crate::config::settings::JobSettings;
 use crate::engine::cache::{Asked, Cache};
 use crate::engine::provider::{self, Target};
 use crate::engine::sample;
@@ -45,9 +44,8 @@ pub fn wanted(asked: &str, provider: Provider, depth: u8, facts: &ModelFacts, bf
 }
 
 /// What the precision that was asked for needs, in words.
-pub fn needs(settings: &JobSettings) -> String {
-    let asked = &settings.precision;
-    let what = match asked.as_str() {
+pub fn needs(asked: &str) -> String {
+    let what = match asked {
         "f16" => "an NVIDIA device (--device cuda:N or tensorrt:N)",
         "bf16" => "OpenVINO (--device openvino)",
         _ => "another device",

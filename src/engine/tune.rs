@@ -73,7 +73,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
         let Some(wanted) = precision::wanted(&settings.precision, provider, depth, facts, provider::cpu_has_bf16())?
         else {
             if asked {
-                return Err(Fault::Config.because(format!("precision: {}", precision::needs(settings))));
+                return Err(Fault::Config.because(format!("precision: {}", precision::needs(&settings.precision))));
             }
             continue;
         };
@@ -104,7 +104,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
     }
     let mut error = last.unwrap_or_else(|| Fault::Config.because("precision: take auto or f32"));
     if !asked && settings.precision != "auto" {
-        error = error.context(precision::needs(settings));
+        error = error.context(precision::needs(&settings.precision));
     }
     Err(error.context(format!("model {} cannot be run on device `{}`", model.name, settings.device)))
 }

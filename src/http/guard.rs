@@ -16,8 +16,9 @@ use crate::http::error::ApiError;
 
 /// Fewest bytes of a token.
 const TOKEN_MIN: usize = 16;
-/// Paths that ask for no token: `/health`, and links whose names are secrets themselves.
-const OPEN: [&str; 2] = ["/health", "/files/"];
+/// What asks for no token: this path, and links, whose names are secrets themselves.
+const HEALTH: &str = "/health";
+const LINKS: &str = "/files/";
 
 /// The cookie of a browser that has told the token once.
 const COOKIE_NAME: &str = "upscaled_session";
@@ -32,7 +33,7 @@ pub struct Guard {
     /// What a logged-in browser's cookie holds, where there are browsers. It follows from the
     /// token: another token ends all sessions.
     session: Option<String>,
-    /// Paths besides [`OPEN`] that ask for no token.
+    /// Paths besides [`HEALTH`] and [`LINKS`] that ask for no token.
     open: &'static [&'static str],
     /// Bound to this machine alone.
     loopback: bool,
@@ -102,8 +103,8 @@ impl Guard {
             }
         }
         let Some(wanted) = &self.token else { return Ok(()) };
-        let is = |open: &&&str| path == **open || (open.len() > 1 && open.ends_with('/') && path.starts_with(**open));
-        if OPEN.iter().chain(self.open).any(|open| is(&open)) || self.is_logged_in(headers) {
+        let open = path == HEALTH || path.starts_with(LINKS) || self.open.contains(&path);
+        if open || self.is_logged_in(headers) {
             return Ok(());
         }
         let given = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes())).unwrap_or_default();

@@ -12,10 +12,9 @@ use crate::engine::diffusion::field::Field;
 use crate::engine::diffusion::memory::{Asked, Keep};
 use crate::engine::diffusion::upscaler::{BYTES_PER_PIXEL, Done, Options, SCALE_MAX, Setup, Upscaler};
 use crate::engine::tune;
-use crate::media::still::{self, Still};
+use crate::media::still::Still;
 use crate::network::diffusion::folder;
-use crate::pixel::kernel::Filter;
-use crate::pixel::resample::resized;
+use crate::pipeline::still;
 
 /// The folder of the diffusion model that a setting names, if it names one.
 pub fn folder(model: &str) -> Option<PathBuf> {
@@ -71,16 +70,7 @@ pub fn enlarge(
     let field = Field::new(3, from.0, from.1, source.rgb().concat())?;
     let mut made = model.upscale(&[field], &options, beat)?;
     let made = made.remove(0);
-    let grown = (made.width, made.height);
-    let fitted = |plane: &[f32]| match grown == to {
-        true => plane.to_vec(),
-        false => resized(Filter::Lanczos3, plane, grown, to),
-    };
-    let mut planes = made.planes().map(fitted);
-    let mut next = || planes.next().unwrap_or_default();
-    let [luma, cb, cr] = still::ycc([next(), next(), next()]);
-    let alpha = source.alpha.as_ref().map(|alpha| resized(Filter::Lanczos3, alpha, from, to));
-    Ok(Still { width, height, luma, cb, cr, alpha, ..source.bare() })
+    Ok(still::of_rgb(&source, made.planes().map(<[f32]>::to_vec), (made.width, made.height), to))
 }
 
 #[cfg(test)]
