@@ -173,6 +173,10 @@ class Root:
         return sorted(str(p.relative_to(self.path)) for p in self.path.rglob("*.job*") if p.is_dir())
 
     def remove(self):
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            point = line.split()[1]
+            if point.startswith(f"{self.path}/"):
+                subprocess.run(["umount", "-l", point], check=False)
         shutil.rmtree(self.path, ignore_errors=True)
 
 
