@@ -8,6 +8,8 @@ mod client;
 mod common;
 #[path = "worker/crowd.rs"]
 mod crowd;
+#[path = "worker/diffusion.rs"]
+mod diffusion;
 #[path = "worker/kit.rs"]
 mod kit;
 #[path = "worker/refusals.rs"]

@@ -34,7 +34,7 @@ pub fn setup(job: &JobSettings, run: &RunSettings) -> Setup {
 }
 
 /// What the settings want of a picture that becomes so many times as large.
-fn options(job: &JobSettings, scale: usize) -> Options {
+pub fn options(job: &JobSettings, scale: usize) -> Options {
     Options {
         scale,
         process: job.process_size as usize,
@@ -56,21 +56,29 @@ pub fn bytes(from: (u32, u32), to: (u32, u32)) -> u64 {
     (u64::from(from.0) * u64::from(from.1)).saturating_mul(scale * scale).saturating_mul(BYTES_PER_PIXEL)
 }
 
-/// The picture in its new size. Alpha, and what is left to the size, by Lanczos.
+/// The picture as the model takes it: R, G and B.
+pub fn field(source: &Still) -> Result<Field> {
+    Field::new(3, source.width as usize, source.height as usize, source.rgb().concat())
+}
+
+/// The picture from what the model made of it, brought to a size. Alpha, and what the model left
+/// to the size, by Lanczos.
+pub fn of_field(source: &Still, made: &Field, (width, height): (u32, u32)) -> Still {
+    let planes = made.planes().map(<[f32]>::to_vec);
+    still::of_rgb(source, planes, (made.width, made.height), (width as usize, height as usize))
+}
+
+/// The picture in its new size.
 pub fn enlarge(
     model: &mut Upscaler,
     job: &JobSettings,
     source: Still,
-    (width, height): (u32, u32),
+    to: (u32, u32),
     beat: &mut dyn FnMut(Done) -> Result<()>,
 ) -> Result<Still> {
-    let from = (source.width as usize, source.height as usize);
-    let to = (width as usize, height as usize);
-    let options = options(job, scale((source.width, source.height), (width, height)));
-    let field = Field::new(3, from.0, from.1, source.rgb().concat())?;
-    let mut made = model.upscale(&[field], &options, beat)?;
-    let made = made.remove(0);
-    Ok(still::of_rgb(&source, made.planes().map(<[f32]>::to_vec), (made.width, made.height), to))
+    let options = options(job, scale((source.width, source.height), to));
+    let made = model.upscale(&[field(&source)?], &options, beat)?;
+    Ok(of_field(&source, &made[0], to))
 }
 
 #[cfg(test)]

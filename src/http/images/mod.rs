@@ -3,8 +3,10 @@
 mod about;
 mod archive;
 mod batch;
+mod diffusion;
 mod engines;
 mod gpu;
+mod networks;
 mod picture;
 mod queue;
 mod request;
@@ -126,7 +128,7 @@ pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
     limits.uploads_bytes = limits.uploads_bytes.min(whole / UPLOADS_SHARE);
     limits.form_bytes = limits.form_bytes.min(limits.uploads_bytes);
     limits.file_bytes = limits.file_bytes.min(limits.form_bytes);
-    let slots = engines::pictures_at_once(options.workers);
+    let slots = engines::pictures_at_once(&options.settings.model, options.workers);
     let worker = Arc::new(Worker {
         engines: OnceLock::new(),
         queue: Queue::new(slots, options.waiting, budget::engine_bytes(&options.run)),
@@ -158,8 +160,8 @@ async fn serve(
     let app = router::guarded(resources(worker.clone()), guard, &worker.limits);
     let address = listener.address;
     let (fail, failed) = oneshot::channel();
-    let (settings, workers) = (options.settings.clone(), options.workers);
-    let loading = tokio::spawn(load(worker.clone(), settings, workers, address, fail));
+    let open = Open { settings: options.settings.clone(), run: options.run.clone(), workers: options.workers };
+    let loading = tokio::spawn(load(worker.clone(), open, address, fail));
     let telling = tokio::spawn(tell(worker.clone()));
     let mut failure = None;
     let stop = async {
@@ -189,16 +191,17 @@ async fn told_to_stop(shutdown: &Shutdown) {
     }
 }
 
-/// Opens the engines beside the listener, which says "loading" until then.
-async fn load(
-    worker: Arc<Worker>,
+/// What the engines are opened with.
+struct Open {
     settings: JobSettings,
+    run: RunSettings,
     workers: u32,
-    address: std::net::SocketAddr,
-    fail: oneshot::Sender<anyhow::Error>,
-) {
+}
+
+/// Opens the engines beside the listener, which says "loading" until then.
+async fn load(worker: Arc<Worker>, open: Open, address: std::net::SocketAddr, fail: oneshot::Sender<anyhow::Error>) {
     let start = Instant::now();
-    let opened = tokio::task::spawn_blocking(move || Engines::open(&settings, workers)).await;
+    let opened = tokio::task::spawn_blocking(move || Engines::open(&open.settings, &open.run, open.workers)).await;
     let opened = opened.unwrap_or_else(|error| Err(Fault::Internal.because(format!("loading the model: {error}"))));
     match opened {
         Ok(engines) => {
