@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod decode;
 pub mod encode;
+pub mod frame_diffusion;
 pub mod frames;
 pub mod meter;
 pub mod plane;

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::base::path_text::unescape;
 use crate::config::settings::{JobSettings, RunSettings};
+use crate::engine::cascade;
 use crate::engine::diffusion::colour_fix::ColourFix;
 use crate::engine::diffusion::encode::Latent;
 use crate::engine::diffusion::field::Field;
@@ -24,11 +25,7 @@ pub fn folder(model: &str) -> Option<PathBuf> {
 
 /// How the settings want the model to run.
 pub fn setup(job: &JobSettings, run: &RunSettings) -> Setup {
-    let keep = match run.model_parts.as_str() {
-        "together" => Keep::All,
-        "one_by_one" => Keep::One,
-        _ => Keep::Auto,
-    };
+    let keep = Keep::of(&run.model_parts);
     let memory = job.device_memory_mb << 20;
     Setup { device: job.device.clone(), threads: tune::threads(job), memory, keep, asked: Asked::default() }
 }
@@ -45,9 +42,19 @@ pub fn options(job: &JobSettings, scale: usize) -> Options {
 }
 
 /// The whole scale at which a picture is at least as large as it shall be.
-fn scale((width, height): (u32, u32), to: (u32, u32)) -> usize {
+pub fn scale((width, height): (u32, u32), to: (u32, u32)) -> usize {
     let factor = to.0.div_ceil(width.max(1)).max(to.1.div_ceil(height.max(1)));
     (factor as usize).clamp(1, SCALE_MAX)
+}
+
+/// Whether a picture may become as large as the model makes it on the way to a size.
+///
+/// # Errors
+/// [`Fault::Unsupported`](crate::base::fault::Fault::Unsupported) for more pixels than a picture may have.
+pub fn check(model: &str, from: (u32, u32), to: (u32, u32)) -> Result<()> {
+    let scale = scale(from, to) as u64;
+    let grown = (u64::from(from.0) * scale, u64::from(from.1) * scale);
+    cascade::within(model, grown, to)
 }
 
 /// Bytes of memory for a picture that becomes so large, beside the model's own.

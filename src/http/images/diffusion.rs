@@ -122,7 +122,8 @@ impl Diffusion {
     /// # Errors
     /// [`Fault::Unsupported`] where it becomes too large.
     pub fn options(&self, size: (u32, u32), wish: Wish) -> Result<Options> {
-        Size::Scale(wish.scale).size(size, false, (1, 1))?;
+        let to = Size::Scale(wish.scale).size(size, false, (1, 1))?;
+        still_diffusion::check(&self.model, size, to)?;
         let options = still_diffusion::options(&self.settings, wish.scale as usize);
         Ok(Options { process: wish.process_size as usize, ..options })
     }
