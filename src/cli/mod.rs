@@ -18,6 +18,7 @@ mod model;
 mod model_args;
 mod model_bench;
 mod model_check;
+mod model_diffusion;
 mod model_import;
 mod model_list;
 mod model_measure;
