@@ -12,5 +12,7 @@ mod crowd;
 mod diffusion;
 #[path = "worker/kit.rs"]
 mod kit;
+#[path = "worker/manifests.rs"]
+mod manifests;
 #[path = "worker/refusals.rs"]
 mod refusals;

@@ -31,6 +31,7 @@ pub async fn health(State(worker): State<Arc<Worker>>) -> Response {
         "status": "ok",
         "model_loaded": true,
         "models_loaded": engines.state(),
+        "processing_status": worker.manifests.word(),
         "workers": engines.count(),
     });
     if let (Some(parts), Some(fields)) = (engines.parts(), body.as_object_mut()) {
@@ -54,6 +55,9 @@ pub async fn info(State(worker): State<Arc<Worker>>) -> Json<Value> {
         "endpoints": {
             "POST /upscale": "Upscale a single image",
             "POST /upscale_batch": "Upscale multiple images",
+            "POST /process_manifest": "Upscale the frames that a manifest lists",
+            "GET /status": "Progress of the manifest",
+            "POST /reset": "Give the manifest up",
             "GET /health": "Health check",
             "GET /info": "Server information",
             "GET /stats": "Device and queue at this moment",

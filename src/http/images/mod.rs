@@ -6,18 +6,22 @@ mod batch;
 mod diffusion;
 mod engines;
 mod gpu;
+mod manifest;
 mod networks;
 mod picture;
 mod queue;
 mod request;
+mod shared;
 mod upscale;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use tokio::sync::oneshot;
@@ -35,13 +39,17 @@ use crate::http::router;
 use crate::http::server::Listener;
 use crate::work::{budget, memory};
 use engines::Engines;
+use manifest::Manifests;
 use queue::Queue;
+use shared::Shared;
 
 /// Life of the links of a batch's results, and bytes of them on the disk.
 const LINK_LIFE: Duration = Duration::from_secs(3600);
 const LINK_BYTES: u64 = 2 << 30;
 /// Share of the memory that uploads may take.
 const UPLOADS_SHARE: u64 = 8;
+/// Bytes of a request that names a manifest.
+const MANIFEST_REQUEST_BYTES: usize = 64 << 10;
 /// How often the word to stop is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often what was done is told, and old links are forgotten.
@@ -63,6 +71,8 @@ pub struct Options {
     pub token: Option<String>,
     /// Serve other machines without a token.
     pub insecure: bool,
+    /// Folders that manifests may name.
+    pub shared: Vec<PathBuf>,
 }
 
 /// What a request that does not say otherwise gets.
@@ -87,6 +97,7 @@ struct Worker {
     queue: Queue,
     uploads: Uploads,
     links: Arc<Links>,
+    manifests: Manifests,
     limits: Limits,
     defaults: Defaults,
     counts: Counts,
@@ -108,6 +119,9 @@ fn resources(worker: Arc<Worker>) -> Router {
     Router::new()
         .route("/upscale", post(upscale::post))
         .route("/upscale_batch", post(batch::post))
+        .route("/process_manifest", post(manifest::process).layer(DefaultBodyLimit::max(MANIFEST_REQUEST_BYTES)))
+        .route("/status", get(manifest::status))
+        .route("/reset", post(manifest::reset))
         .route("/health", get(about::health))
         .route("/info", get(about::info))
         .route("/stats", get(about::stats))
@@ -123,6 +137,7 @@ fn resources(worker: Arc<Worker>) -> Router {
 pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
     let listener = Listener::bind(&options.host, options.port, "--host and --port")?;
     let guard = Guard::new(listener.address, options.token.as_deref(), options.insecure)?;
+    let shared = Shared::new(&options.shared)?;
     let whole = memory::whole();
     let mut limits = Limits::default();
     limits.uploads_bytes = limits.uploads_bytes.min(whole / UPLOADS_SHARE);
@@ -134,6 +149,7 @@ pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
         queue: Queue::new(slots, options.waiting, budget::engine_bytes(&options.run)),
         uploads: Uploads::default(),
         links: Arc::new(Links::new(LINK_LIFE, LINK_BYTES, limits.clone())),
+        manifests: Manifests::new(shared),
         limits,
         defaults: options.defaults,
         counts: Counts::default(),

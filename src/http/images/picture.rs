@@ -58,7 +58,7 @@ async fn work(worker: &Arc<Worker>, file: File, wish: Wish) -> Result<Enlarged, 
 }
 
 /// Runs work on a thread of its own; a panic in it is this picture's alone.
-async fn off_the_loop<T: Send + 'static>(
+pub async fn off_the_loop<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let lost = |error| ApiError::kept(&Fault::Internal.because(format!("a picture's thread was lost: {error}")));
