@@ -14,6 +14,7 @@ mod doctor_machine;
 mod doctor_media;
 mod exit;
 mod job;
+mod manifest;
 mod model;
 mod model_args;
 mod model_bench;
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Model(arguments) => model::run(&place, arguments),
         Command::Worker(arguments) => worker::run(&place, arguments),
         Command::Image(arguments) => pictures::run(arguments),
+        Command::Manifest(arguments) => manifest::run(&place, arguments),
         Command::Job => job::run(),
         Command::Parts(arguments) => parts::run(&place, arguments),
         Command::Probe { file } => probe::run(file),

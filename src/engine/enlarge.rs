@@ -42,14 +42,14 @@ impl Picture {
 pub struct Engine {
     pin: EnginePin,
     pool: Pool<Worker>,
-    /// `None` for a diffusion model, which the threads only work beside.
+    /// `None` where the threads only work beside what makes the pictures.
     ladder: Option<Arc<Ladder>>,
 }
 
 impl Engine {
-    /// Opens the pin's model and its sessions; of a diffusion model the threads alone.
+    /// Opens the pin's model and its sessions; where pictures are made whole the threads alone.
     pub fn open(pin: &EnginePin) -> Result<Engine> {
-        if pin.diffusion.is_some() {
+        if !pin.is_tiled() {
             let pool = Pool::start(pin.threads as usize, || Ok(Worker::default()))?;
             return Ok(Engine { pin: pin.clone(), pool, ladder: None });
         }

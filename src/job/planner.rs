@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::base::clock;
 use crate::base::fault::Fault;
+use crate::base::path_text::escape;
 use crate::config::settings::JobSettings;
 use crate::config::target::Target;
 use crate::engine::autotune::{self, Around};
@@ -18,7 +19,7 @@ use crate::model::engine::EnginePin;
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
 use crate::model::source::{SourceInfo, VideoInfo};
-use crate::pipeline::{frame_diffusion, still_diffusion};
+use crate::pipeline::{frame_diffusion, frame_files, still_diffusion};
 use crate::work::budget;
 
 /// A batch of output frames may take this much of the RAM disk, bytes, ..
@@ -52,9 +53,11 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         reporter.remark(&format!("odd output size rounded up to {width}x{height} by repeating the last row or column"));
     }
     let frame_bytes = video.format.frame_bytes(width, height) as u64;
-    let (engine, remarks) = match still_diffusion::folder(&settings.model) {
-        Some(folder) => diffusion_engine(&folder, order, &video, picture, frame_bytes),
-        None => network_engine(order, &video, picture, frame_bytes, reporter),
+    let (engine, remarks) = match (still_diffusion::folder(&settings.model), frame_files::folder(&settings.model)) {
+        (Some(folder), _) => diffusion_engine(&folder, order, &video, picture, frame_bytes),
+        (None, Some(folder)) => frame_files::pin(&folder, settings, (video.width, video.height), picture)
+            .map(|pin| (pin, vec![format!("frames are taken from {}", escape(&folder))])),
+        (None, None) => network_engine(order, &video, picture, frame_bytes, reporter),
     }
     .context("choosing the upscaling engine")?;
     for remark in remarks {
@@ -100,11 +103,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         container: chosen.muxer,
         extension: chosen.extension,
         decoder_threads: threads.min(DECODER_THREADS_MAX),
-        deinterlace: match settings.deinterlace.as_str() {
-            "on" => true,
-            "off" => false,
-            _ => video.interlaced,
-        },
+        deinterlace: deinterlaces(settings, &video),
         engine,
         encoder: choice,
         max_size_mb: settings.max_size_mb,
@@ -113,6 +112,15 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         key: String::new(),
         info,
     })
+}
+
+/// Whether a video is deinterlaced.
+pub fn deinterlaces(settings: &JobSettings, video: &VideoInfo) -> bool {
+    match settings.deinterlace.as_str() {
+        "on" => true,
+        "off" => false,
+        _ => video.interlaced,
+    }
 }
 
 /// The pin of a network, as fast as it was found to be on this machine; with it words for the log.

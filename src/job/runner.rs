@@ -170,9 +170,9 @@ impl Job<'_> {
         let spec = &plan.encoder.specs[0];
         let video = &plan.info.video;
         let engine = &plan.engine;
-        let tiles = match engine.diffusion {
-            Some(_) => String::new(),
-            None => format!(" tiles of {}x{}", engine.tile_width, engine.tile_height),
+        let tiles = match engine.is_tiled() {
+            false => String::new(),
+            true => format!(" tiles of {}x{}", engine.tile_width, engine.tile_height),
         };
         self.reporter.log(
             "info",

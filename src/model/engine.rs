@@ -105,7 +105,15 @@ fn one() -> u32 {
     1
 }
 
+/// Before the folder of frames that are made elsewhere, in place of a model.
+pub const FRAMES: &str = "frames:";
+
 impl EnginePin {
+    /// Whether a network makes the pictures tile by tile.
+    pub fn is_tiled(&self) -> bool {
+        self.diffusion.is_none() && !self.model.starts_with(FRAMES)
+    }
+
     /// `cpu/openvino-bf16`, `cuda:0/f16`: for the log line.
     pub fn label(&self) -> String {
         let precision = self.precision.name();

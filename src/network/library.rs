@@ -8,6 +8,7 @@ use crate::base::fault::Fault;
 use crate::base::path_text;
 pub use crate::config::keys::is_model_name as is_name;
 use crate::config::nearest::nearest;
+use crate::model::engine::FRAMES;
 use crate::network::diffusion::folder;
 
 /// A network in the program.
@@ -152,6 +153,11 @@ fn files(folder: &Path) -> Vec<(String, Place)> {
 /// # Errors
 /// [`Fault::NotFound`] with the nearest known name.
 pub fn resolve(name: &str, root: Option<&Path>) -> Result<String> {
+    if let Some(folder) = name.strip_prefix(FRAMES) {
+        let folder = path_text::unescape(folder).unwrap_or_else(|| folder.into());
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
+        return Ok(format!("{FRAMES}{}", path_text::escape(&folder)));
+    }
     let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
     let bare = path.file_name() == Some(path.as_os_str());
     if bare || !path.exists() {

@@ -10,9 +10,9 @@ use crate::engine::worker::Counts;
 use crate::model::engine::EnginePin;
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
-use crate::pipeline::frame_diffusion::FrameModel;
 use crate::pipeline::plane::{Blend, OutputPlane, Planes, Recipe};
 use crate::pipeline::rgb::RgbSource;
+use crate::pipeline::whole::Whole;
 use crate::pixel::colour::YuvCoding;
 use crate::pixel::kernel::{self, Axis, Filter};
 use crate::pixel::resample::Resampler;
@@ -50,7 +50,7 @@ pub struct FrameUpscaler {
     /// How an RGB network's input is made; luma goes in as it is.
     rgb: Option<RgbSource>,
     /// What enlarges the picture in place of passes.
-    diffusion: Option<FrameModel>,
+    whole: Option<Whole>,
     passes: Vec<Pass>,
     /// Output planes made of the source's own (chroma beside a luma network).
     beside: Vec<OutputPlane>,
@@ -94,8 +94,8 @@ impl FrameUpscaler {
             (false, false) => (own, engine.fine()),
         };
         let size = (shape.width, shape.height);
-        let diffusion = pin.diffusion.as_ref().map(|own| FrameModel::open(pin, own, size)).transpose()?;
-        let passes = match diffusion {
+        let whole = Whole::open(pin, size)?;
+        let passes = match whole {
             Some(_) => Vec::new(),
             None => engine.passes((size.0 as usize, size.1 as usize), first, last),
         };
@@ -116,7 +116,7 @@ impl FrameUpscaler {
             out_height,
             picture,
             rgb,
-            diffusion,
+            whole,
             passes,
             beside,
             after,
@@ -128,7 +128,7 @@ impl FrameUpscaler {
 
     /// Words for people about a device that ran out of memory, once.
     pub fn take_words(&mut self) -> Option<String> {
-        self.diffusion.as_mut().and_then(FrameModel::take_words).or_else(|| self.engine.take_words())
+        self.whole.as_mut().and_then(Whole::take_words).or_else(|| self.engine.take_words())
     }
 
     /// Whether unchanged parts are taken from the frame before.
@@ -136,8 +136,13 @@ impl FrameUpscaler {
         self.reuse = reuse;
     }
 
-    /// Enlarges a frame.
+    /// Enlarges a frame, whichever it is.
     pub fn upscale(&mut self, frame: &Frame) -> Result<(Frame, UpscaleStats)> {
+        self.upscale_nth(0, frame)
+    }
+
+    /// Enlarges a frame of the source; `index` counts for those that are made elsewhere.
+    pub fn upscale_nth(&mut self, index: u64, frame: &Frame) -> Result<(Frame, UpscaleStats)> {
         let shape = &self.shape;
         if (frame.format, frame.width, frame.height) != (shape.format, shape.width, shape.height) {
             let message = format!(
@@ -149,7 +154,7 @@ impl FrameUpscaler {
         // Taken away until all is well: after an error nothing is reused.
         let before = self.before.take().filter(|_| self.reuse);
         if let Some(same) = before.as_ref().filter(|b| b.frame.data == frame.data) {
-            let whole = self.diffusion.as_ref().map_or(0, FrameModel::tiles);
+            let whole = self.whole.as_ref().map_or(0, Whole::tiles);
             let tiles = whole + self.passes.iter().map(Pass::tiles).sum::<u64>();
             self.before = Some(Before { frame: same.frame.clone(), pictures: same.pictures.clone() });
             return Ok((self.assemble(), UpscaleStats { tiles, reused: tiles }));
@@ -176,9 +181,9 @@ impl FrameUpscaler {
                 pictures.push(Picture::Planes(Arc::new(self.passes[n].planes())));
             }
         }
-        if let Some(model) = &mut self.diffusion {
-            pictures.push(Picture::Planes(Arc::new(model.planes(pictures[0].samples())?)));
-            counts.tiles += model.tiles();
+        if let Some(whole) = &mut self.whole {
+            pictures.push(Picture::Planes(Arc::new(whole.planes(index, pictures[0].samples())?)));
+            counts.tiles += whole.tiles();
         }
         let planes = |picture: Option<&Picture>| match picture {
             Some(Picture::Planes(planes)) => Some(Planes::Bytes(planes.clone())),
