@@ -180,10 +180,16 @@ mod tests {
             for (index, level) in [(0, 16), (1, 100), (2, 235)] {
                 writer.write(index, frame(level)).unwrap();
                 let path = folder.path().join(name(index));
-                let picture = image::open(&path).unwrap();
-                assert_eq!(picture.color().bytes_per_pixel(), if format.depth > 8 { 6 } else { 3 });
-                let large = picture.resize_exact(2 * width, 2 * height, image::imageops::FilterType::Nearest);
-                large.save(&path).unwrap();
+                let small = Opened::new(&std::fs::read(&path).unwrap(), "a frame").unwrap().decode().unwrap();
+                assert_eq!(small.depth, if format.depth > 8 { 16 } else { 8 });
+                let wide = width as usize;
+                let twice = |plane: &[f32]| -> Vec<f32> {
+                    (0..plane.len() * 4).map(|n| plane[n / (4 * wide) * wide + n % (2 * wide) / 2]).collect()
+                };
+                let planes = [&small.luma, &small.cb, &small.cr].map(|plane| twice(plane));
+                let [luma, cb, cr] = planes;
+                let large = Still { width: 2 * width, height: 2 * height, luma, cb, cr, ..small.bare() };
+                std::fs::write(&path, large.encode().unwrap().0).unwrap();
             }
             let job = JobSettings::default();
             let pin = pin(folder.path(), &job, (width, height), (2 * width, 2 * height)).unwrap();

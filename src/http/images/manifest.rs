@@ -299,14 +299,16 @@ fn is_done(source: &[u8], target: &Path, scale: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::still::{Still, StillKind};
 
     #[test]
     fn results_are_looked_at() {
         let folder = tempfile::tempdir().unwrap();
         let picture = |side: u32| {
-            let mut bytes = std::io::Cursor::new(Vec::new());
-            image::DynamicImage::new_rgb8(side, side).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-            bytes.into_inner()
+            let plane = || vec![0.5; (side * side) as usize];
+            let (luma, cb, cr, alpha, icc, exif) = (plane(), plane(), plane(), None, None, None);
+            let (kind, width, height, depth, gray) = (StillKind::Png, side, side, 8, false);
+            Still { kind, width, height, luma, cb, cr, alpha, depth, gray, icc, exif }.encode().unwrap().0
         };
         let (source, target) = (picture(8), folder.path().join("a.png"));
         assert!(!is_done(&source, &target, 2));
