@@ -12,7 +12,7 @@ mod lines;
 mod lineup;
 pub mod notify_systemd;
 pub mod ops;
-mod probe;
+pub mod probe;
 pub mod progress_log;
 mod queueing;
 mod recover;
@@ -30,7 +30,7 @@ mod watch;
 #[cfg(test)]
 mod testing;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,10 +93,7 @@ impl ExitSummary {
 /// What reaches the daemon's loop from its own tasks.
 enum Message {
     Scanned(Result<scan::Scan>),
-    Checked {
-        relative: PathBuf,
-        checked: Result<Option<(settle::FileStamp, settle::Checked)>>,
-    },
+    Checked(intake::Probed),
     /// The attempt at the running job is over.
     Ended(Result<supervise::Report>),
     /// The running job's last steps are done.

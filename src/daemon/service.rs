@@ -271,7 +271,7 @@ impl Service {
         let now = self.now();
         match message {
             Message::Scanned(scan) => self.scanned(scan, now),
-            Message::Checked { relative, checked } => match self.intake.checked(relative, checked, now) {
+            Message::Checked(probed) => match self.intake.checked(probed, now) {
                 Some(Arrival::Ready(job, stamp)) => {
                     if self.ready.is_empty() {
                         self.flush_at = self.flush_at.max(now + FLUSH_EVERY);

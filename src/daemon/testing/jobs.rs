@@ -139,12 +139,11 @@ fn ten_thousand_files_keep_the_daemon_awake() {
     }
     let daemon = house.start(false);
     house.wait_for("the first job", || house.begun("00000.mkv") == 1);
-    for _ in 0..10 {
+    house.wait_for("all to be jobs", || {
         let begun = std::time::Instant::now();
-        let response = house.ask(crate::daemon::control::Request::List).unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-        assert!(response.daemon.unwrap().settling > 0);
-        std::thread::sleep(Duration::from_millis(100));
-    }
+        let view = house.ask(crate::daemon::control::Request::List).unwrap().daemon.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        view.queued == 10_000
+    });
     drop(daemon);
 }
