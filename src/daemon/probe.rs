@@ -158,6 +158,6 @@ fn end(child: &mut Child) {
 }
 
 /// Opens for reading without ever waiting: a name may have become a pipe since it was scanned.
-fn open(path: &Path) -> std::io::Result<File> {
+pub(super) fn open(path: &Path) -> std::io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
