@@ -130,6 +130,10 @@ fn act(word: &str, times: u64, order: &JobOrder, pipe: &EventPipe) {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
+        "swap" if times == 1 => {
+            std::fs::write(&order.source, "film of another").unwrap();
+            fail(Fault::BadInput)
+        }
         "slow-once" if times == 1 => act("slow", times, order, pipe),
         "gate" => {
             let gate = order.source.with_file_name(".gate");

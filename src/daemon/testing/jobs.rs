@@ -115,6 +115,26 @@ fn a_file_being_copied_is_waited_for() {
 }
 
 #[test]
+fn a_source_that_is_written_to_is_not_begun() {
+    use std::io::Write;
+    let house = House::new();
+    let film = house.drop_in("a.mkv", "film");
+    house.drop_in("b.mkv", "film swap");
+    let mut writer = std::fs::File::options().append(true).open(&film).unwrap();
+    std::fs::write(house.root().join("queue.txt"), "a.mkv\nb.mkv\n").unwrap();
+    let daemon = house.start(false);
+    house.wait_for("the words", || house.log().contains("somebody is writing to its source"));
+    house.wait_for("the other one", || house.ending("b.mkv").is_some());
+    assert_eq!((house.ending("b.mkv"), house.begun("b.mkv")), (Some(Ending::Done), 2), "{}", house.log());
+    assert_eq!(house.begun("a.mkv"), 0);
+    writer.write_all(b" and more").unwrap();
+    drop(writer);
+    house.wait_for("the film", || house.ending("a.mkv") == Some(Ending::Done));
+    assert_eq!(house.log().matches("somebody is writing to its source; looking").count(), 1, "said again and again");
+    drop(daemon);
+}
+
+#[test]
 fn three_deaths_fail_a_job_and_the_queue_goes_on() {
     let house = House::new();
     house.drop_in("a.mkv", "film crash");
