@@ -183,7 +183,9 @@ impl Service {
         self.lineup.leaves(job);
         if let Err(error) = self.books.fail(job, stamp, fault, reason) {
             tracing::error!("{}: its failure cannot be noted: {}", escape(job), one_line(&error));
-            self.lineup.stays(job);
+            if !self.still_listed(job) {
+                self.summary.failed += 1;
+            }
             // Not in a circle: it stays in the queue, and waits.
             let until = self.now() + scheduler::SPACE_AGAIN;
             self.memory.insert(job.to_path_buf(), Memory { standing: Standing::Waiting { until }, deaths: 0 });
@@ -191,6 +193,14 @@ impl Service {
             self.summary.failed += 1;
         }
         self.read_queue();
+    }
+
+    /// A job's end did not come through: whether its line is still there. One that is gone was taken out by this
+    /// program's own hand.
+    fn still_listed(&mut self, job: &Path) -> bool {
+        self.read_queue();
+        self.lineup.stays(job);
+        self.lineup.contains(job)
     }
 
     /// The output is published: history, source, queue line, job folder, apart from the loop.
@@ -218,8 +228,11 @@ impl Service {
                 self.memory.remove(&job);
             }
             Err(error) => {
-                // The job process will find its output published, and this is tried again.
-                self.lineup.stays(&job);
+                if !self.still_listed(&job) {
+                    // Only its folder is left; the next start removes it.
+                    self.summary.done += 1;
+                }
+                // Else the job process will find its output published, and this is tried again.
                 self.wait(&job, Fault::of(&error), &one_line(&error), scheduler::SPACE_AGAIN);
             }
         }

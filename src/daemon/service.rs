@@ -293,6 +293,8 @@ impl Service {
                     }
                     self.ready.push((job, stamp));
                 }
+                // It comes again when that can be noted.
+                Some(Arrival::GivenUp(..)) if self.away().is_some() => {}
                 Some(Arrival::GivenUp(job, stamp, reason)) => {
                     let reason = format!("does not open as media: {reason}");
                     self.fail(&job, Some(stamp), Fault::BadInput, &reason);
