@@ -255,11 +255,11 @@ impl Service {
 
     /// Gives back the RAM disk of jobs that are not queued any more.
     pub(super) fn sweep_areas(&self, run: RunSettings) {
-        let layout = self.books.layout();
-        let keep: Vec<String> = self.lineup.jobs().iter().map(|job| layout.job_key(job)).collect();
-        let scope = layout.scope();
+        let (books, jobs) = (self.books.clone(), self.lineup.jobs().to_vec());
         tokio::task::spawn_blocking(move || {
-            for word in area::remove_stale(&run, &scope, &keep) {
+            let layout = books.layout();
+            let keep: Vec<String> = jobs.iter().map(|job| layout.job_key(job)).collect();
+            for word in area::remove_stale(&run, &layout.scope(), &keep) {
                 tracing::info!("{word}");
             }
         });
