@@ -35,6 +35,11 @@ pub fn unix_ns(time: SystemTime) -> i64 {
     }
 }
 
+/// From a moment to now, either way: a file of an hour ahead was not written just now either, the clock was set back.
+pub fn distance(time: SystemTime) -> Duration {
+    time.elapsed().unwrap_or_else(|ahead| ahead.duration())
+}
+
 /// A time of RFC 3339 as seconds before now; `None` when it is malformed.
 pub fn age_of(rfc3339: &str) -> Option<Duration> {
     let then: Timestamp = rfc3339.parse().ok()?;
@@ -45,6 +50,14 @@ pub fn age_of(rfc3339: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_ahead_is_as_far_as_one_behind() {
+        let hour = Duration::from_secs(3600);
+        for time in [SystemTime::now() - hour, SystemTime::now() + hour] {
+            assert!(distance(time).abs_diff(hour) < Duration::from_secs(60));
+        }
+    }
 
     #[test]
     fn stamps_are_rfc3339_in_utc() {

@@ -199,15 +199,24 @@ struct DailyFile {
     name: String,
     days: u32,
     open: Option<(Date, File)>,
+    /// Lines that could not be written, since the last one that could.
+    lost: u64,
+    /// The last line is not whole.
+    torn: bool,
 }
 
 impl DailyFile {
     fn open(&LogFiles { folder, name, days }: &LogFiles<'_>) -> Result<Self> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("the log folder {} cannot be made; choose another with logs", escape(folder)))?;
-        let mut log = DailyFile { folder: folder.into(), name: name.into(), days, open: None };
-        log.current(today())
-            .with_context(|| format!("no log can be written in {}; choose another folder with logs", escape(folder)))?;
+        let mut log = DailyFile { folder: folder.into(), name: name.into(), days, open: None, lost: 0, torn: false };
+        match log.current(today()) {
+            // Work does not wait for its log.
+            Err(error) if is_full(&error) => log.losing(&error),
+            opened => drop(opened.with_context(|| {
+                format!("no log can be written in {}; choose another folder with logs", escape(folder))
+            })?),
+        }
         Ok(log)
     }
 
@@ -239,9 +248,49 @@ impl DailyFile {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl DailyFile {
+    /// The whole line or an error; what was lost before it is told first.
+    fn line(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (lost, torn) = (self.lost, self.torn);
+        let file = self.current(today())?;
+        let mut text = if torn { b"\n".to_vec() } else { Vec::new() };
+        if lost > 0 {
+            text.extend(format!("{lost} lines before this one could not be written\n").bytes());
+        }
+        text.extend(bytes);
+        let before = file.metadata()?.len();
+        if let Err(error) = file.write_all(&text) {
+            // Half a line is none.
+            self.torn = file.set_len(before).is_err() || torn;
+            return Err(error);
+        }
+        (self.lost, self.torn) = (0, false);
+        Ok(())
+    }
+
+    fn losing(&mut self, error: &io::Error) {
+        if self.lost == 0 {
+            let folder = escape(&self.folder);
+            let _ = writeln!(
+                io::stderr().lock(),
+                "no log can be written in {folder} ({error}): work goes on without it until that is mended"
+            );
+        }
+        self.lost += 1;
+    }
+}
+
 impl Write for DailyFile {
+    /// Takes whole lines, and always takes them: nobody could do anything about an error.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.current(today())?.write(bytes)
+        if let Err(error) = self.line(bytes) {
+            self.losing(&error);
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -260,6 +309,7 @@ fn day_of(name: &str, file: &str) -> Option<Date> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::small_disk::SmallDisk;
     use std::sync::Mutex;
 
     #[test]
@@ -269,7 +319,14 @@ mod tests {
         for old in ["upscaled.2025-12-18.log", "upscaled.2025-12-19.log", "upscaled.x.log", "other.2020-01-01.log"] {
             std::fs::write(dir.path().join(old), "x").unwrap();
         }
-        let mut log = DailyFile { folder: dir.path().into(), name: "upscaled".into(), days: 14, open: None };
+        let mut log = DailyFile {
+            folder: dir.path().into(),
+            name: "upscaled".into(),
+            days: 14,
+            open: None,
+            lost: 0,
+            torn: false,
+        };
         log.current(day("2026-01-01")).unwrap().write_all(b"a\n").unwrap();
         log.current(day("2026-01-01")).unwrap().write_all(b"b\n").unwrap();
         log.current(day("2026-01-02")).unwrap().write_all(b"c\n").unwrap();
@@ -282,6 +339,25 @@ mod tests {
         std::fs::remove_file(dir.path().join("upscaled.2026-01-02.log")).unwrap();
         log.current(day("2026-01-02")).unwrap().write_all(b"d\n").unwrap();
         assert_eq!(read("upscaled.2026-01-02.log").unwrap(), "d\n");
+    }
+
+    #[test]
+    fn a_full_disk_costs_whole_lines_and_they_are_counted() {
+        let Some(disk) = SmallDisk::mount(64 << 10) else { return };
+        let folder = disk.path().join("logs");
+        let mut log = DailyFile::open(&LogFiles { folder: &folder, name: "upscaled", days: 14 }).unwrap();
+        let line = |n: u32| format!("{n} {}\n", "x".repeat(3000));
+        log.write_all(line(0).as_bytes()).unwrap();
+        disk.fill_but(0);
+        (1..4).for_each(|n| log.write_all(line(n).as_bytes()).unwrap());
+        std::fs::remove_file(disk.path().join("ballast")).unwrap();
+        log.write_all(line(4).as_bytes()).unwrap();
+        let text = std::fs::read_to_string(folder.join(format!("upscaled.{}.log", today()))).unwrap();
+        let begins: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+        let lost: u32 = begins[begins.len() - 2].parse().unwrap();
+        assert!((2..=3).contains(&lost), "{begins:?}");
+        assert!(text.contains("lines before this one could not be written\n4 x") && text.starts_with("0 x"));
+        assert!(text.lines().all(|line| line.len() == 3002 || line.contains("could not be written")), "a torn line");
     }
 
     #[test]

@@ -27,6 +27,11 @@ impl SmallDisk {
         self.dir.path()
     }
 
+    /// Takes it away; the folder under it stays.
+    pub fn unmount(&self) {
+        umount2(self.dir.path(), MntFlags::MNT_DETACH).unwrap();
+    }
+
     /// Fills it up but for about `bytes`.
     pub fn fill_but(&self, bytes: u64) {
         let free = nix::sys::statvfs::statvfs(self.path()).unwrap();

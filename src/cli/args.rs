@@ -75,9 +75,9 @@ pub enum Command {
     /// (for measuring) Tell what decoding, upscaling and encoding a file cost alone
     #[command(hide = true)]
     Parts(PartsArguments),
-    /// (for the daemon) Tell what a media file holds
+    /// (for the daemon) Tell what a media file holds, or whether the files named on standard input open
     #[command(hide = true)]
-    Probe { file: PathBuf },
+    Probe { file: Option<PathBuf> },
 }
 
 #[derive(Args)]

@@ -66,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Manifest(arguments) => manifest::run(&place, arguments),
         Command::Job => job::run(),
         Command::Parts(arguments) => parts::run(&place, arguments),
-        Command::Probe { file } => probe::run(file),
+        Command::Probe { file: Some(file) } => probe::run(file),
+        Command::Probe { file: None } => probe::serve(),
     })
 }

@@ -1,14 +1,17 @@
-//! `upscaled probe`: the child that opens a file for the daemon, as JSON on standard output.
+//! `upscaled probe`: what a file holds, as JSON on standard output; without a file the child that opens one file
+//! after the other for the daemon.
 
+use std::io::BufRead;
 use std::path::Path;
 
 use anyhow::Result;
 
 use crate::base::fault::{Fault, one_line};
 use crate::base::logging::{self, Console};
+use crate::base::path_text;
 use crate::cli::exit::Ended;
 use crate::cli::output;
-use crate::daemon::child;
+use crate::daemon::{child, probe::Answer};
 use crate::media;
 
 /// Why a file does not open.
@@ -34,4 +37,20 @@ pub fn run(file: &Path) -> Result<Ended> {
             Ok(Ended::Told(refusal.fault))
         }
     }
+}
+
+/// Reads a path a line, escaped as in queue.txt, and answers each with one line, until standard input ends.
+pub fn serve() -> Result<Ended> {
+    child::guard()?;
+    let _log = logging::init(None, Console::Child)?;
+    media::init();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let refused = match path_text::unescape(&line) {
+            Some(path) => media::probe::probe(&path).err().map(|error| one_line(&error)),
+            None => Some("its name could not be read".to_string()),
+        };
+        output::line(&serde_json::to_string(&Answer { opens: refused.is_none(), reason: refused })?)?;
+    }
+    Ok(Ended::Done)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::home::Home;
 use super::scan::stamp_of;
 use super::settle::FileStamp;
 use crate::base::atomic_file;
@@ -39,6 +40,7 @@ pub type FileMark = (u64, u64, i64, i64);
 /// Opens the books of one installation.
 pub struct Books {
     layout: Layout,
+    output: Home,
     queue: QueueFile,
     history: Mutex<History>,
     control: Mutex<(Option<FileMark>, Control)>,
@@ -53,19 +55,32 @@ impl Books {
             tracing::warn!("{} lines of {path} are damaged and count for nothing", history.damaged_lines());
         }
         let queue = QueueFile::new(&layout);
-        Ok(Books { queue, history: Mutex::new(history), control: Mutex::default(), layout })
+        let output = Home::new(layout.output());
+        Ok(Books { output, queue, history: Mutex::new(history), control: Mutex::default(), layout })
     }
 
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
+    /// Why nothing may be written to output/, in words.
+    pub fn output_away(&self) -> Option<String> {
+        self.output.away()
+    }
+
+    fn must_be_there(&self) -> Result<()> {
+        self.output_away().map_or(Ok(()), |words| Err(Fault::Busy.because(words)))
+    }
+
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes in what other processes have written to the history.
+    /// Takes in what other processes have written to the history. What is known of it stays while its disk is away.
     pub fn refresh(&self) {
+        if self.output_away().is_some() {
+            return;
+        }
         if let Err(error) = self.history().refresh() {
             tracing::error!("the history cannot be read: {}", one_line(&error));
         }
@@ -196,6 +211,7 @@ impl Books {
         let stamp = stamp.or_else(|| stamp_of(&self.layout.source(job)).ok());
         let (size, mtime_ns) = stamp.map_or((0, 0), |stamp| (stamp.size, stamp.mtime_ns));
         let mut entry = Entry::new(job, ending, size, mtime_ns);
+        self.must_be_there()?;
         (entry.fault, entry.reason) = (why.map(|(fault, _)| fault), why.map(|(_, reason)| reason.to_string()));
         self.history().append(&entry).with_context(|| format!("noting the end of {}", escape(job)))
     }
@@ -275,6 +291,7 @@ impl Books {
 
     /// The output is published: what comes after.
     pub fn finish(&self, order: &JobOrder, outcome: &Outcome, stamp: FileStamp) -> Result<()> {
+        self.must_be_there()?;
         let source = (stamp.size, stamp.mtime_ns);
         let mut remove_line = || self.dequeue(&order.relative);
         // A history of its own: a source that is moved to another disk must not hold up the daemon.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::Message;
 use super::filesystem::locality;
-use super::probe;
+use super::probe::{self, Prober};
 use super::scan::{self, Found, Scan, ScanRules};
 use super::settle::{Checked, FileStamp, Rules, Settle, Verdict};
 use super::spawn::Spawner;
@@ -19,6 +19,8 @@ use crate::config::settings::DaemonSettings;
 
 /// Files probed at once.
 const PROBES_MAX: usize = 2;
+/// A child that waits for files to probe is ended when none came for so long.
+const PROBER_REST: Duration = Duration::from_secs(5);
 /// Between the end of a scan and the next, however often events wake it; and this many times as
 /// long as the scan took.
 const SCAN_PAUSE: Duration = Duration::from_millis(500);
@@ -31,6 +33,15 @@ const NOTED_MAX: usize = 10_000;
 pub enum Arrival {
     Ready(PathBuf, FileStamp),
     GivenUp(PathBuf, FileStamp, String),
+}
+
+/// What a look at a due file came to.
+pub struct Probed {
+    relative: PathBuf,
+    /// `None` when the file is gone.
+    checked: Result<Option<(FileStamp, Checked)>>,
+    /// The child that probed it, ready for the next one.
+    prober: Option<Prober>,
 }
 
 /// What has been seen in input/ and is no job yet.
@@ -48,6 +59,9 @@ pub struct Intake {
     /// When the last finished scan began.
     seen_at: Option<Duration>,
     probing: usize,
+    /// Children that wait for files, and since when they have nothing to do.
+    idle: Vec<Prober>,
+    idle_since: Duration,
     noted: HashSet<PathBuf>,
     unreadable: bool,
     /// The folder that is input/, as last scanned.
@@ -80,6 +94,8 @@ impl Intake {
             scanning: None,
             seen_at: None,
             probing: 0,
+            idle: Vec::new(),
+            idle_since: Duration::ZERO,
             noted: HashSet::new(),
             unreadable: false,
             identity: None,
@@ -125,6 +141,9 @@ impl Intake {
         let free = PROBES_MAX.saturating_sub(self.probing);
         for path in self.settle.take_due(now, free) {
             self.start_probe(path);
+        }
+        if self.probing == 0 && now.saturating_sub(self.idle_since) >= PROBER_REST {
+            self.idle.clear();
         }
     }
 
@@ -192,31 +211,31 @@ impl Intake {
         self.probing += 1;
         let (spawner, messages) = (self.spawner.clone(), self.messages.clone());
         let path = self.rules.input.join(&relative);
+        let mut prober = self.idle.pop();
         let check = async move {
             let stamp = {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || scan::stamp_of(&path)).await
             };
-            match stamp {
-                Ok(Ok(stamp)) => probe::check(&spawner, &path).await.map(|checked| Some((stamp, checked))),
+            let checked = match stamp {
+                Ok(Ok(stamp)) => probe::check(&spawner, &mut prober, &path).await.map(|checked| Some((stamp, checked))),
                 _ => Ok(None),
-            }
+            };
+            (checked, prober)
         };
         tokio::spawn(async move {
             // A task of its own: whatever happens in it, the loop hears of its end.
-            let checked = tokio::spawn(check).await.unwrap_or_else(|_| Err(panicked("a probe")));
-            let _ = messages.send(Message::Checked { relative, checked }).await;
+            let (checked, prober) = tokio::spawn(check).await.unwrap_or_else(|_| (Err(panicked("a probe")), None));
+            let _ = messages.send(Message::Checked(Probed { relative, checked, prober })).await;
         });
     }
 
-    /// A probe has ended; `None` when the file is gone.
-    pub fn checked(
-        &mut self,
-        relative: PathBuf,
-        checked: Result<Option<(FileStamp, Checked)>>,
-        now: Duration,
-    ) -> Option<Arrival> {
+    /// A probe has ended.
+    pub fn checked(&mut self, probed: Probed, now: Duration) -> Option<Arrival> {
+        let Probed { relative, checked, prober } = probed;
         self.probing = self.probing.saturating_sub(1);
+        self.idle.extend(prober);
+        self.idle_since = now;
         let (stamp, checked) = match checked {
             Ok(Some(found)) => found,
             Ok(None) => {

@@ -11,11 +11,12 @@ use super::scheduler::{self, Choice, Next, Standing};
 use super::service::{Memory, Service};
 use super::settle::FileStamp;
 use super::supervise::Report;
-use super::{Message, progress_log};
+use super::{Message, probe, progress_log, writable};
 use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::config::settings::RunSettings;
 use crate::job::order::JobOrder;
+use crate::media::lease;
 use crate::model::progress::Outcome;
 use crate::model::status::State;
 use crate::work::area;
@@ -60,6 +61,10 @@ impl Service {
             self.missing(job);
             return Ok(false);
         };
+        if is_written(&source) {
+            self.wait(job, Fault::Busy, "somebody is writing to its source", scheduler::BUSY_AGAIN);
+            return Ok(false);
+        }
         let (settings, run) = (self.options.settings_for)(job).context("reading its settings")?;
         let attempt = self.memory.entry(job.to_path_buf()).or_default().deaths + 1;
         let order = JobOrder {
@@ -88,6 +93,7 @@ impl Service {
 
     /// The attempt at the running job is over.
     pub(super) fn ended(&mut self, report: Result<Report>) {
+        let away = self.away();
         let Some(running) = self.running.as_mut() else { return };
         let job = running.job.clone();
         let report = match report {
@@ -100,18 +106,35 @@ impl Service {
         };
         let deaths = self.memory.get(&job).map_or(0, |memory| memory.deaths);
         match scheduler::after(&report, deaths, self.options.settings.attempts_max) {
+            // What came of it without its disk says nothing.
+            next if next != Next::Stay && away.is_some() => {
+                self.wait(&job, Fault::Busy, &away.unwrap_or_default(), scheduler::BUSY_AGAIN);
+            }
             Next::Finish(outcome) => return self.finish(*outcome),
             // Its source was taken away under it, or the disk of input/: that is no failure of the job.
             Next::Fail { reason, .. } if stamp_of(&running.order.source).is_err() => {
                 tracing::warn!("{}: its source is gone, waiting for it: {reason}", escape(&job));
                 self.missing(&job);
             }
+            Next::Fail { reason, .. } if stamp_of(&running.order.source).is_ok_and(|stamp| stamp != running.stamp) => {
+                let reason = format!("its source was changed while it was worked on ({reason}): starting over");
+                self.wait(&job, Fault::SourceChanged, &reason, scheduler::BUSY_AGAIN);
+            }
+            Next::Fail { fault: Fault::NotFound, reason } if !running.order.job_dir.exists() => {
+                let reason = format!("its job folder was removed ({reason}): starting over");
+                self.wait(&job, Fault::Busy, &reason, scheduler::BUSY_AGAIN);
+            }
             Next::Fail { fault, reason } => {
                 let stamp = running.stamp;
                 self.fail(&job, Some(stamp), fault, &reason);
             }
             Next::Stay => self.stopped(&job),
-            Next::Wait { fault, reason, pause } => self.wait(&job, fault, &reason, pause),
+            Next::Wait { fault, reason, pause } => {
+                if fault == Fault::ReadOnly && self.options.once {
+                    self.hopeless = writable(self.books.layout().output()).err();
+                }
+                self.wait(&job, fault, &reason, pause);
+            }
             Next::Again { fault, reason, pause, deaths } => {
                 let until = self.now() + pause;
                 let of = self.options.settings.attempts_max;
@@ -128,7 +151,7 @@ impl Service {
         let (state, words) = match why {
             _ if self.held.is_some() && self.books.is_paused() => (State::Paused, "paused"),
             _ if self.books.paused_jobs().contains(job) => (State::Paused, "paused"),
-            Some(Why::Held) => (State::Waiting, "outside the hours of work"),
+            Some(Why::Held) => (State::Waiting, self.held.as_deref().unwrap_or("held")),
             _ => (State::Queued, "stopped; goes on by itself"),
         };
         self.books.transition(job, state, words, None);
@@ -146,24 +169,38 @@ impl Service {
         let until = self.now() + pause;
         let memory = self.memory.entry(job.to_path_buf()).or_default();
         memory.standing = Standing::Waiting { until };
-        tracing::warn!("{}: {reason}; looking again in {} s", escape(job), pause.as_secs());
+        // Once, however long it takes.
+        if self.told.insert(job.to_path_buf(), reason.to_string()).as_deref() != Some(reason) {
+            tracing::warn!("{}: {reason}; looking again every {} s", escape(job), pause.as_secs());
+        }
         self.books.transition(job, State::Waiting, reason, Some((fault, reason)));
     }
 
     /// Failed for good: history first, then the queue.
     pub(super) fn fail(&mut self, job: &Path, stamp: Option<FileStamp>, fault: Fault, reason: &str) {
         tracing::error!("{}: failed: {reason}", escape(job));
-        self.summary.failed += 1;
         self.memory.remove(job);
         self.lineup.leaves(job);
         if let Err(error) = self.books.fail(job, stamp, fault, reason) {
             tracing::error!("{}: its failure cannot be noted: {}", escape(job), one_line(&error));
-            self.lineup.stays(job);
+            if !self.still_listed(job) {
+                self.summary.failed += 1;
+            }
             // Not in a circle: it stays in the queue, and waits.
             let until = self.now() + scheduler::SPACE_AGAIN;
             self.memory.insert(job.to_path_buf(), Memory { standing: Standing::Waiting { until }, deaths: 0 });
+        } else {
+            self.summary.failed += 1;
         }
         self.read_queue();
+    }
+
+    /// A job's end did not come through: whether its line is still there. One that is gone was taken out by this
+    /// program's own hand.
+    fn still_listed(&mut self, job: &Path) -> bool {
+        self.read_queue();
+        self.lineup.stays(job);
+        self.lineup.contains(job)
     }
 
     /// The output is published: history, source, queue line, job folder, apart from the loop.
@@ -191,8 +228,11 @@ impl Service {
                 self.memory.remove(&job);
             }
             Err(error) => {
-                // The job process will find its output published, and this is tried again.
-                self.lineup.stays(&job);
+                if !self.still_listed(&job) {
+                    // Only its folder is left; the next start removes it.
+                    self.summary.done += 1;
+                }
+                // Else the job process will find its output published, and this is tried again.
                 self.wait(&job, Fault::of(&error), &one_line(&error), scheduler::SPACE_AGAIN);
             }
         }
@@ -215,13 +255,18 @@ impl Service {
 
     /// Gives back the RAM disk of jobs that are not queued any more.
     pub(super) fn sweep_areas(&self, run: RunSettings) {
-        let layout = self.books.layout();
-        let keep: Vec<String> = self.lineup.jobs().iter().map(|job| layout.job_key(job)).collect();
-        let scope = layout.scope();
+        let (books, jobs) = (self.books.clone(), self.lineup.jobs().to_vec());
         tokio::task::spawn_blocking(move || {
-            for word in area::remove_stale(&run, &scope, &keep) {
+            let layout = books.layout();
+            let keep: Vec<String> = jobs.iter().map(|job| layout.job_key(job)).collect();
+            for word in area::remove_stale(&run, &layout.scope(), &keep) {
                 tracing::info!("{word}");
             }
         });
     }
+}
+
+/// Whether some process has the file open for writing.
+fn is_written(source: &Path) -> bool {
+    probe::open(source).is_ok_and(|file| lease::has_writer(&file) == Some(true))
 }

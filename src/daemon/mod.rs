@@ -5,6 +5,7 @@ pub mod books;
 pub mod child;
 pub mod control;
 mod filesystem;
+mod home;
 mod hours;
 mod intake;
 mod lifecycle;
@@ -12,7 +13,7 @@ mod lines;
 mod lineup;
 pub mod notify_systemd;
 pub mod ops;
-mod probe;
+pub mod probe;
 pub mod progress_log;
 mod queueing;
 mod recover;
@@ -30,7 +31,7 @@ mod watch;
 #[cfg(test)]
 mod testing;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,14 +94,23 @@ impl ExitSummary {
 /// What reaches the daemon's loop from its own tasks.
 enum Message {
     Scanned(Result<scan::Scan>),
-    Checked {
-        relative: PathBuf,
-        checked: Result<Option<(settle::FileStamp, settle::Checked)>>,
-    },
+    Checked(intake::Probed),
     /// The attempt at the running job is over.
     Ended(Result<supervise::Report>),
     /// The running job's last steps are done.
     Finished(Result<()>),
+}
+
+/// [`Fault::ReadOnly`] where a folder is on a file system that is mounted read-only.
+fn writable(folder: &Path) -> Result<()> {
+    match nix::unistd::access(folder, nix::unistd::AccessFlags::W_OK) {
+        Err(nix::errno::Errno::EROFS) => Err(Fault::ReadOnly.because(format!(
+            "{} is on a disk that is mounted read-only, so that nothing can be upscaled: make it writable, or choose \
+             another folder",
+            escape(folder)
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Runs the daemon until it is told to stop, or with `once` until all is done.
@@ -114,6 +124,10 @@ pub fn run(options: Options) -> Result<ExitSummary> {
         std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", escape(folder)))?;
     }
     let layout = Layout::new(folders);
+    if options.once {
+        // A daemon waits until it can be written again; one that is to come to an end cannot.
+        [&folders.root, &folders.output].into_iter().try_for_each(|folder| writable(folder))?;
+    }
     let _lock = FileLock::try_take(&layout.daemon_lock())?.ok_or_else(|| {
         let root = escape(&folders.root);
         Fault::Busy.because(format!("another daemon is at work in {root}: use that one, or give --root another folder"))

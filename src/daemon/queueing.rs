@@ -77,6 +77,7 @@ impl Service {
         self.lineup.replace(jobs, now);
         let lineup = &self.lineup;
         self.memory.retain(|job, _| lineup.contains(job));
+        self.told.retain(|job, _| lineup.contains(job));
         if let Err(error) = self.books.remember_lines(self.lineup.jobs()) {
             tracing::warn!("the lines of queue.txt cannot be remembered: {}", one_line(&error));
         }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::books::{Books, FileMark};
 use super::control::{Asked, REQUESTS_MAX, Request, Server};
 use super::filesystem::{listens, locality};
+use super::home::Home;
 use super::hours::Hours;
 use super::intake::{Arrival, Intake};
 use super::lineup::Lineup;
@@ -53,6 +54,7 @@ pub(super) struct Service {
     pub(super) intake: Intake,
     pub(super) running: Option<Running>,
     pub(super) held: Option<String>,
+    input: Home,
     hours: Option<Hours>,
     pub(super) spawner: Spawner,
     pub(super) messages: mpsc::Sender<Message>,
@@ -68,6 +70,10 @@ pub(super) struct Service {
     stopping: Option<Duration>,
     /// When the last thing changed that may have let a file go unseen.
     pub(super) stirred: Duration,
+    /// Why jobs wait, each told once.
+    pub(super) told: HashMap<PathBuf, String>,
+    /// With `once`: what there is no end of to wait for.
+    pub(super) hopeless: Option<anyhow::Error>,
     /// Remarks about lines of queue.txt, each made once.
     pub(super) remarked: HashSet<String>,
     pub(super) summary: ExitSummary,
@@ -101,6 +107,7 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
     };
     let intake = Intake::new(rules, &options.settings, spawner.clone(), messages.clone());
     let mut service = Service {
+        input: Home::new(&options.folders.input),
         books,
         options,
         lineup: Lineup::default(),
@@ -119,6 +126,8 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
         queue_mark: None,
         stopping: None,
         stirred: Duration::ZERO,
+        told: HashMap::new(),
+        hopeless: None,
         remarked: HashSet::new(),
         summary: ExitSummary::default(),
     };
@@ -138,7 +147,10 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
             _ = tick.tick() => {}
         }
         if service.turn() {
-            return Ok(service.end());
+            return match service.hopeless.take() {
+                Some(error) => Err(error),
+                None => Ok(service.end()),
+            };
         }
         if service.intake.take_moved() {
             tracing::info!("input/ is another folder now");
@@ -233,6 +245,9 @@ impl Service {
         if let Some(since) = self.stopping {
             return self.running.is_none() || now.saturating_sub(since) >= STOP_LIMIT;
         }
+        if self.hopeless.is_some() && self.running.is_none() {
+            return true;
+        }
         if self.books.queue_mark() != self.queue_mark {
             self.read_queue();
         }
@@ -271,13 +286,15 @@ impl Service {
         let now = self.now();
         match message {
             Message::Scanned(scan) => self.scanned(scan, now),
-            Message::Checked { relative, checked } => match self.intake.checked(relative, checked, now) {
+            Message::Checked(probed) => match self.intake.checked(probed, now) {
                 Some(Arrival::Ready(job, stamp)) => {
                     if self.ready.is_empty() {
                         self.flush_at = self.flush_at.max(now + FLUSH_EVERY);
                     }
                     self.ready.push((job, stamp));
                 }
+                // It comes again when that can be noted.
+                Some(Arrival::GivenUp(..)) if self.away().is_some() => {}
                 Some(Arrival::GivenUp(job, stamp, reason)) => {
                     let reason = format!("does not open as media: {reason}");
                     self.fail(&job, Some(stamp), Fault::BadInput, &reason);
@@ -307,10 +324,19 @@ impl Service {
         }
     }
 
+    /// Why the folder of sources or that of outputs is not to be used now, in words.
+    pub(super) fn away(&self) -> Option<String> {
+        self.books.output_away().or_else(|| self.input.away())
+    }
+
     /// Whether work may be done now; the running job is stopped when not.
     fn hold(&mut self) {
+        let away = self.away();
+        let is_away = away.is_some();
         let held = if self.books.is_paused() {
             Some("paused".to_string())
+        } else if is_away {
+            away
         } else {
             match self.hours {
                 Some(hours) if !hours.contains(clock::local_minutes()) => {
@@ -320,8 +346,13 @@ impl Service {
             }
         };
         if held != self.held {
-            tracing::info!("{}", held.as_deref().unwrap_or("working again"));
+            match &held {
+                Some(words) if is_away => tracing::error!("{words}; goes on by itself then"),
+                words => tracing::info!("{}", words.as_deref().unwrap_or("working again")),
+            }
             self.held = held;
+            self.stirred = self.now();
+            self.intake.wake();
         }
         if let Some(running) = self.running.as_mut()
             && running.why.is_none()

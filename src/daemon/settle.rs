@@ -5,7 +5,7 @@
 //! A file that rests but does not open is asked again, until it has rested so long that it is
 //! given up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,16 +87,27 @@ struct Resting {
     checking: bool,
 }
 
+impl Resting {
+    fn is_due(&self, now: Duration, scans: u32) -> bool {
+        !self.checking && self.not_before <= now && self.scans >= scans
+    }
+}
+
 /// All files that are not jobs yet.
 #[derive(Debug)]
 pub struct Settle {
     rules: Rules,
     files: HashMap<PathBuf, Resting>,
+    /// Files that were due when all were last looked through, in order: with ten thousand of them that is not done
+    /// for each one anew.
+    due: VecDeque<PathBuf>,
+    /// Before this nothing else becomes due.
+    look_at: Duration,
 }
 
 impl Settle {
     pub fn new(rules: Rules) -> Settle {
-        Settle { rules, files: HashMap::new() }
+        Settle { rules, files: HashMap::new(), due: VecDeque::new(), look_at: Duration::ZERO }
     }
 
     pub fn len(&self) -> usize {
@@ -109,6 +120,7 @@ impl Settle {
 
     /// A scan saw the file so. `now` is any clock that never goes back.
     pub fn seen(&mut self, path: &Path, stamp: FileStamp, now: Duration) {
+        self.look_at = Duration::ZERO;
         let room = self.files.len() < PENDING_MAX;
         match self.files.get_mut(path) {
             Some(file) if file.stamp == stamp => file.scans = file.scans.saturating_add(1),
@@ -138,32 +150,35 @@ impl Settle {
     /// At most `max` files that have rested long enough, by path; they are being looked at until
     /// [`Settle::checked`].
     pub fn take_due(&mut self, now: Duration, max: usize) -> Vec<PathBuf> {
-        if max == 0 {
-            return Vec::new();
+        if self.due.is_empty() && max > 0 && now >= self.look_at {
+            self.look_through(now);
         }
         let scans = self.rules.scans();
-        let mut due: Vec<&PathBuf> = self
-            .files
-            .iter()
-            .filter(|(_, file)| !file.checking && file.not_before <= now && file.scans >= scans)
-            .map(|(path, _)| path)
-            .collect();
-        if due.len() > max {
-            due.select_nth_unstable(max - 1);
-            due.truncate(max);
-        }
-        due.sort_unstable();
-        let due: Vec<PathBuf> = due.into_iter().cloned().collect();
-        for path in &due {
-            if let Some(file) = self.files.get_mut(path) {
+        let mut due = Vec::new();
+        while due.len() < max {
+            let Some(path) = self.due.pop_front() else { break };
+            // It may have changed, or be gone, since they were looked through.
+            if let Some(file) = self.files.get_mut(&path).filter(|file| file.is_due(now, scans)) {
                 file.checking = true;
+                due.push(path);
             }
         }
         due
     }
 
+    fn look_through(&mut self, now: Duration) {
+        let scans = self.rules.scans();
+        let waiting = self.files.values().filter(|file| !file.checking && file.not_before > now);
+        self.look_at = waiting.map(|file| file.not_before).min().unwrap_or(Duration::MAX);
+        let due = self.files.iter().filter(|(_, file)| file.is_due(now, scans));
+        let mut due: Vec<PathBuf> = due.map(|(path, _)| path.clone()).collect();
+        due.sort_unstable();
+        self.due = due.into();
+    }
+
     /// What a due file turned out to be; `stamp` as it was when looked at.
     pub fn checked(&mut self, path: &Path, stamp: FileStamp, result: Checked, now: Duration) -> Verdict {
+        self.look_at = Duration::ZERO;
         let Some(file) = self.files.get_mut(path) else { return Verdict::Wait };
         file.checking = false;
         if file.stamp != stamp {

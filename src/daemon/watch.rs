@@ -15,7 +15,16 @@ impl Watch {
     /// Wakes `wake` whenever anything changes below `folder`. The channel holds one word: more say
     /// no more. Fails for example when the limit of inotify watches is reached; polling goes on then.
     pub fn start(folder: &Path, wake: mpsc::Sender<()>) -> Result<Watch> {
+        let mut told = false;
         let listen = move |event: notify::Result<Event>| {
+            if matches!(&event, Err(error) if matches!(error.kind, notify::ErrorKind::MaxFilesWatch))
+                && !std::mem::replace(&mut told, true)
+            {
+                tracing::warn!(
+                    "not all of input/ can be watched, what is not is looked for every rescan_seconds: raise \
+                     fs.inotify.max_user_watches to hear of it at once"
+                );
+            }
             // Reading a file is no news; an error (queue overflow) is a reason to look.
             if !matches!(event, Ok(Event { kind: EventKind::Access(_), .. })) || closed_after_write(&event) {
                 let _ = wake.try_send(());

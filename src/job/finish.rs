@@ -87,6 +87,10 @@ fn move_file(from: &Path, to: &Path) -> Result<()> {
     match moved {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::Busy.because(format!("{} appeared meanwhile; the source stays", escape(&target)))),
+        // A copy would have to stay beside a source that cannot be removed.
+        Err(error) if Fault::of(&error) == Fault::ReadOnly || !removable(from) => {
+            Err(error.context("the source stays where it is: its folder is read-only"))
+        }
         Err(_) => {
             let part = parent.join(format!(".moving-{}.part", std::process::id()));
             std::fs::copy(from, &part)
@@ -99,6 +103,11 @@ fn move_file(from: &Path, to: &Path) -> Result<()> {
             atomic_file::remove(from).context("removing the source after its copy")
         }
     }
+}
+
+/// Whether the folder lets a file of it go.
+fn removable(file: &Path) -> bool {
+    nix::unistd::access(atomic_file::parent(file), nix::unistd::AccessFlags::W_OK).is_ok()
 }
 
 fn free_name(path: &Path) -> PathBuf {

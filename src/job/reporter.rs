@@ -1,6 +1,6 @@
 //! What a running job tells: progress events for its supervisor and status.json for everyone.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,8 @@ struct Inner {
     phase: Phase,
     /// Threads that wait for space, and the words of the last that began to.
     waiting: u32,
+    /// For what it has said that it waits, since it last said that there is room.
+    told: HashSet<String>,
     activity: String,
     started: Instant,
     sealed_batches: u64,
@@ -87,6 +89,7 @@ impl<'a> Reporter<'a> {
         let inner = Inner {
             phase: Phase::Probing,
             waiting: 0,
+            told: HashSet::new(),
             activity: Phase::Probing.words().into(),
             started: Instant::now(),
             sealed_batches: 0,
@@ -124,6 +127,7 @@ impl<'a> Reporter<'a> {
             std::mem::replace(&mut inner.phase, phase)
         };
         self.beat();
+        self.nobody_waits();
         tracing::debug!("{} -> {}", old.words(), phase.words());
         if !message.is_empty() {
             self.log("info", message);
@@ -133,17 +137,34 @@ impl<'a> Reporter<'a> {
     }
 
     /// The calling thread waits for space until the answer is dropped; the supervisor's stall clock stands still
-    /// meanwhile.
-    pub fn waiting(&self, message: &str) -> Waiting<'_, 'a> {
-        {
+    /// meanwhile. Said once for each purpose until there is room again.
+    pub fn waiting(&self, purpose: &str, message: &str) -> Waiting<'_, 'a> {
+        let is_new = {
             let mut inner = self.inner();
             inner.waiting += 1;
             inner.activity = message.into();
+            inner.told.insert(purpose.into())
+        };
+        if is_new {
+            self.log("warn", message);
         }
-        self.log("warn", message);
         self.write_status();
         self.tick();
         Waiting(self)
+    }
+
+    /// Says so, where it was said that there is none.
+    pub fn room_again(&self) {
+        if !std::mem::take(&mut self.inner().told).is_empty() {
+            self.log("info", "room again on the disk: going on");
+        }
+    }
+
+    /// Something was written: with a quota nothing else says that there is room.
+    fn nobody_waits(&self) {
+        if self.inner().waiting == 0 {
+            self.room_again();
+        }
     }
 
     /// A line for the supervisor's log.
@@ -202,6 +223,7 @@ impl<'a> Reporter<'a> {
             inner.sealed_frames += frames;
         }
         (self.events)(Event::Sealed { batch, frames });
+        self.nobody_waits();
         self.write_status();
     }
 
@@ -265,7 +287,7 @@ impl<'a> Reporter<'a> {
     /// Writes status.json: what is sealed, never what is only on the RAM disk. A failure is
     /// told in the log and stops nothing.
     pub fn write_status(&self) {
-        let status = {
+        let (status, waiting) = {
             let mut inner = self.inner();
             inner.written = Instant::now();
             let sealed = (inner.sealed_batches, inner.sealed_frames);
@@ -278,10 +300,13 @@ impl<'a> Reporter<'a> {
             status.updated = clock::now_rfc3339();
             (status.batches_sealed, status.frames_sealed) = sealed;
             (status.batches_total, status.frames_total) = totals;
-            status.clone()
+            (status.clone(), waiting)
         };
-        if let Err(error) = self.dir.write_status(&status) {
-            tracing::warn!("status.json could not be written: {}", one_line(&error));
+        match self.dir.write_status(&status) {
+            Ok(()) => {}
+            // The disk that is waited for is its own.
+            Err(error) if waiting => tracing::debug!("status.json could not be written: {}", one_line(&error)),
+            Err(error) => tracing::warn!("status.json could not be written: {}", one_line(&error)),
         }
     }
 }

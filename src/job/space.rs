@@ -42,7 +42,7 @@ impl Space<'_> {
             return Ok(());
         }
         let needs = format!("{purpose} needs {}, {} are free", words(wanted), words(free_now));
-        self.wait(&needs, &|free, _| free >= wanted)
+        self.wait(purpose, &needs, &|free, _| (free >= wanted).then_some(true))
     }
 
     /// Repeats `work`, which writes about `bytes` for `purpose`, until the disk has room for it.
@@ -80,20 +80,29 @@ impl Space<'_> {
         let before = free(self.folder)?;
         let wanted = bytes.saturating_add(self.reserve);
         let needs = format!("no room for {purpose} ({}), {} are free", one_line(error), words(before));
-        self.wait(&needs, &|free, waited| free >= wanted && (free > before + GROWTH || waited > RETRY))
+        self.wait(purpose, &needs, &|free, waited| {
+            let grown = free > before + GROWTH;
+            (free >= wanted && (grown || waited > RETRY)).then_some(grown)
+        })
     }
 
-    fn wait(&self, needs: &str, enough: &dyn Fn(u64, Duration) -> bool) -> Result<()> {
+    /// `enough`: of the free bytes and the time waited, `Some` ends the wait, and whether there is room or only hope.
+    fn wait(&self, purpose: &str, needs: &str, enough: &dyn Fn(u64, Duration) -> Option<bool>) -> Result<()> {
         let place = escape(self.folder);
         let message =
             format!("waiting for space on the disk of {place}: {needs}; goes on by itself when there is room");
-        let _waiting = self.reporter.waiting(&message);
+        let _waiting = self.reporter.waiting(purpose, &message);
         let start = Instant::now();
         loop {
             self.shutdown.check()?;
-            if enough(free(self.folder)?, start.elapsed()) {
-                self.reporter.log("info", "room again on the disk: going on");
-                return Ok(());
+            match enough(free(self.folder)?, start.elapsed()) {
+                Some(true) => {
+                    self.reporter.room_again();
+                    return Ok(());
+                }
+                // What was written says whether there is: with a quota this comes again and again.
+                Some(false) => return Ok(()),
+                None => {}
             }
             std::thread::sleep(POLL);
             self.reporter.beat();

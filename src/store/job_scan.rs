@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::base::atomic_file;
+use crate::base::clock;
 use crate::base::fault::{Fault, one_line};
 use crate::base::lock::FileLock;
 use crate::base::path_text::escape;
@@ -80,7 +81,7 @@ pub fn sweep(leftovers: &[PathBuf]) -> Vec<String> {
 
 fn sweep_one(dir: &Path) -> Result<bool> {
     let is_new = dir.file_name().is_some_and(|n| n.as_bytes().starts_with(NEW_PREFIX.as_bytes()));
-    let age = fs::symlink_metadata(dir)?.modified()?.elapsed().unwrap_or_default();
+    let age = clock::distance(fs::symlink_metadata(dir)?.modified()?);
     if is_new && age < NEW_AGE {
         return Ok(false);
     }

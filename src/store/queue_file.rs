@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::base::atomic_file::{self, Access};
+use crate::base::clock;
 use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::lock::FileLock;
@@ -309,7 +310,7 @@ impl QueueFile {
 
 /// Time since the last change; none when it is not known or lies in the future.
 fn age(path: &Path) -> Duration {
-    fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok()).unwrap_or_default()
+    fs::metadata(path).and_then(|m| m.modified()).map(clock::distance).unwrap_or_default()
 }
 
 fn hash(text: &[u8]) -> String {

@@ -7,11 +7,14 @@
 #[path = "../common/mod.rs"]
 #[allow(dead_code)] // shared with tests/daemon.rs, which uses the rest
 mod common;
+mod crowd;
 mod damage;
+mod disks;
 mod hangs;
 mod scripts;
 mod stage;
 mod walk;
+mod world;
 
 /// Whether everything is to be tried.
 fn everything() -> bool {

@@ -141,8 +141,12 @@ impl Stage {
     }
 
     pub fn daemon(&self, once: bool) -> Child {
-        let console = fs::OpenOptions::new().append(true).create(true).open(self.root.path().join("console.txt"));
-        let console = console.expect("a file for its words");
+        self.command(once).spawn().expect("the program starts")
+    }
+
+    /// The daemon's command line; its words go to the console's file.
+    pub fn command(&self, once: bool) -> Command {
+        let console = self.console();
         let mut command = self.root.program(&["daemon", "--root"].map(OsStr::new));
         command.arg(self.root.path()).stdin(Stdio::null());
         if once {
@@ -152,7 +156,7 @@ impl Stage {
         folder.push(&self.failures);
         command.env("UPSCALED_FAILPOINTS", folder);
         command.stdout(console.try_clone().expect("a handle")).stderr(console);
-        command.spawn().expect("the program starts")
+        command
     }
 
     /// `daemon --once`, started again when it dies, as a service manager does. The number of starts.
@@ -304,6 +308,116 @@ impl Stage {
         left.extend(names(self.root.path().into()).into_iter().filter(|name| name.ends_with(".part")));
         left
     }
+}
+
+/// A daemon that runs until it is stopped; killed when dropped.
+pub struct Serving<'a> {
+    stage: &'a Stage,
+    daemon: Child,
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        let _ = (self.daemon.kill(), self.daemon.wait());
+    }
+}
+
+impl Stage {
+    pub fn serve(&self) -> Serving<'_> {
+        Serving { stage: self, daemon: self.daemon(false) }
+    }
+
+    /// [`Stage::serve`], the daemon started by another program that becomes it.
+    pub fn serve_under(&self, program: &[&str]) -> Serving<'_> {
+        let inner = self.command(false);
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(inner.get_program()).args(inner.get_args());
+        for (key, value) in inner.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        let console = self.console();
+        command.current_dir(self.root.path()).stdin(Stdio::null());
+        command.stdout(console.try_clone().expect("a handle")).stderr(console);
+        Serving { stage: self, daemon: command.spawn().expect("the program starts") }
+    }
+
+    fn console(&self) -> fs::File {
+        let console = fs::OpenOptions::new().append(true).create(true).open(self.root.path().join("console.txt"));
+        console.expect("a file for its words")
+    }
+
+    /// The history has an end of each of these jobs.
+    pub fn all_ended(&self, jobs: &[&str]) -> bool {
+        jobs.iter().all(|job| self.ending(job).is_some())
+    }
+}
+
+impl Serving<'_> {
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// Waits until something is so; how long it took.
+    pub fn until(&mut self, seconds: u64, what: &str, mut is: impl FnMut() -> bool) -> Result<Duration, String> {
+        let begun = Instant::now();
+        while !is() {
+            if let Ok(Some(status)) = self.daemon.try_wait() {
+                return Err(format!("the daemon ended with {status}: {}", self.stage.last_words()));
+            }
+            if begun.elapsed() > Duration::from_secs(seconds) {
+                return Err(format!("waited in vain for {what}: {}", self.stage.last_words()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Waits until the console says something.
+    pub fn until_told(&mut self, seconds: u64, words: &str) -> Result<Duration, String> {
+        let stage = self.stage;
+        self.until(seconds, &format!("the words {words:?}"), || stage.root.console().contains(words))
+    }
+
+    /// Ends it as a service manager does.
+    pub fn stop(mut self) -> Result<(), String> {
+        let _ = Command::new("kill").arg(self.daemon.id().to_string()).status();
+        match wait(&mut self.daemon) {
+            Some(0) => Ok(()),
+            other => Err(format!("the daemon was stopped and ended with {other:?}: {}", self.stage.last_words())),
+        }
+    }
+}
+
+/// Mounts a tmpfs of so many bytes on a folder, which is made. It goes with the stage.
+pub fn mount_disk(folder: &Path, bytes: u64) {
+    fs::create_dir_all(folder).expect("a folder");
+    mount(&["-t", "tmpfs", "-o", &format!("size={bytes},mode=0755"), "none"], folder);
+}
+
+pub fn mount(arguments: &[&str], folder: &Path) {
+    let status = Command::new("mount").args(arguments).arg(folder).status();
+    assert!(status.is_ok_and(|status| status.success()), "mount {arguments:?} {}", folder.display());
+}
+
+pub fn unmount(folder: &Path) {
+    let status = Command::new("umount").arg("-l").arg(folder).status();
+    assert!(status.is_ok_and(|status| status.success()), "umount {}", folder.display());
+}
+
+/// Takes all room of the disk of a folder.
+pub fn fill(folder: &Path) {
+    let mut ballast = fs::File::create(folder.join("ballast")).expect("a file");
+    for block in [1 << 20, 4096, 1] {
+        while std::io::Write::write_all(&mut ballast, &vec![1; block]).is_ok() {}
+    }
+}
+
+/// Gives back what [`fill`] took.
+pub fn relieve(folder: &Path) {
+    fs::remove_file(folder.join("ballast")).expect("the ballast");
 }
 
 /// The exit code, -1 after a signal; killed when it takes too long.

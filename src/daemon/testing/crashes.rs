@@ -50,6 +50,23 @@ fn a_job_without_space_goes_on_by_itself() {
 }
 
 #[test]
+fn a_job_whose_folder_cannot_be_removed_was_not_taken_out_by_hand() {
+    let mut house = House::new();
+    house.failures = "job_dir.remove=erofs:1";
+    house.drop_in("a.mkv", "film");
+    house.drop_in("b.mkv", "film gate");
+    let mut daemon = house.start(false);
+    house.wait_for("the second job", || house.begun("b.mkv") == 1);
+    // Longer than a line that vanishes is waited for.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    std::fs::write(house.root().join("input/.gate"), "").unwrap();
+    house.wait_for("its end", || house.ending("b.mkv").is_some());
+    assert_eq!(house.ending("a.mkv"), Some(Ending::Done), "{}", house.log());
+    assert!(house.log().contains("planned failure at job_dir.remove"), "{}", house.log());
+    daemon.stop();
+}
+
+#[test]
 fn a_damaged_or_missing_queue_is_rebuilt() {
     let house = House::new();
     for name in ["a.mkv", "b.mkv", "c.mkv"] {

@@ -6,22 +6,23 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::base::fault::Fault;
+use crate::base::path_text::unescape;
 use crate::daemon::child::{self, EventPipe};
+use crate::daemon::probe::Answer;
 use crate::daemon::spawn::Program;
 use crate::job::order::JobOrder;
 use crate::model::progress::{Event, Outcome, Phase, Progress};
 use crate::store::job_dir::JobDir;
 
 const ROLE: &str = "UPSCALED_FAKE_ROLE";
-const FILE: &str = "UPSCALED_FAKE_FILE";
 
-/// A program that starts the stand-in. The shell hands over names that a test program's own
+/// A program that starts the stand-in. The shell hands over a role that a test program's own
 /// arguments cannot carry.
 pub fn program(dir: &Path) -> Program {
     let script = dir.join(".fake-job.sh");
     let me = std::env::current_exe().unwrap();
     let text = format!(
-        "#!/bin/sh\n{ROLE}=\"$1\" {FILE}=\"$2\" exec '{}' daemon::testing::fake::stand_in --exact --ignored --nocapture\n",
+        "#!/bin/sh\n{ROLE}=\"$1\" exec '{}' daemon::testing::fake::stand_in --exact --ignored --nocapture\n",
         me.display()
     );
     std::fs::write(&script, text).unwrap();
@@ -55,19 +56,23 @@ fn stand_in() {
     let Ok(role) = std::env::var(ROLE) else { return };
     child::guard().unwrap();
     match role.as_str() {
-        "probe" => probe(Path::new(&std::env::var_os(FILE).unwrap())),
+        "probe" => probe(),
         _ => job(),
     }
 }
 
-fn probe(file: &Path) {
-    let text = std::fs::read(file).unwrap();
-    if text.starts_with(b"film") {
-        println!("\n{{}}");
-        std::process::exit(0);
+fn probe() {
+    println!();
+    for line in std::io::stdin().lines() {
+        let text = std::fs::read(unescape(&line.unwrap()).unwrap()).unwrap();
+        if text.starts_with(b"deadly") {
+            std::process::abort();
+        }
+        let opens = text.starts_with(b"film");
+        let reason = (!opens).then(|| "this is no film".to_string());
+        println!("{}", serde_json::to_string(&Answer { opens, reason }).unwrap());
     }
-    println!("\n{{\"fault\":\"bad_input\",\"reason\":\"this is no film\"}}");
-    std::process::exit(1);
+    std::process::exit(0);
 }
 
 /// How often this job was begun, this time included.
@@ -124,6 +129,10 @@ fn act(word: &str, times: u64, order: &JobOrder, pipe: &EventPipe) {
                 pipe.send(&progress(Phase::Upscaling, beat));
                 std::thread::sleep(Duration::from_millis(50));
             }
+        }
+        "swap" if times == 1 => {
+            std::fs::write(&order.source, "film of another").unwrap();
+            fail(Fault::BadInput)
         }
         "slow-once" if times == 1 => act("slow", times, order, pipe),
         "gate" => {

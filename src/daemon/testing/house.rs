@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct House {
     pub dir: tempfile::TempDir,
     pub settings: DaemonSettings,
+    /// Planned failures.
+    pub failures: &'static str,
 }
 
 fn folders(root: &Path) -> Folders {
@@ -74,7 +76,7 @@ impl House {
             stall_timeout: 2,
             ..DaemonSettings::default()
         };
-        House { dir, settings }
+        House { dir, settings, failures: "" }
     }
 
     pub fn root(&self) -> &Path {
@@ -104,6 +106,7 @@ impl House {
         command
             .args(["daemon::testing::house::stand_in_daemon", "--exact", "--ignored", "--nocapture"])
             .env(ROOT, self.root())
+            .env("UPSCALED_FAILPOINTS", self.failures)
             .env(SETTINGS, serde_json::to_string(&self.settings).unwrap())
             .stdout(Stdio::null());
         if once {

@@ -120,14 +120,20 @@ async fn probes_tell_films_writers_and_the_rest() {
     let spawner = Spawner::start(fake::program(dir.path())).unwrap();
     let odd = dir.path().join(std::ffi::OsString::from_vec(b"-odd\n\xff.mkv".to_vec()));
     std::fs::write(&odd, "film").unwrap();
-    assert_eq!(probe::check(&spawner, &odd).await.unwrap(), Checked::Opens);
-    let text = dir.path().join("text.mkv");
+    let mut prober = None;
+    let mut check = async |path: &Path| probe::check(&spawner, &mut prober, path).await.unwrap();
+    assert_eq!(check(&odd).await, Checked::Opens);
+    let (text, deadly) = (dir.path().join("text.mkv"), dir.path().join("deadly.mkv"));
     std::fs::write(&text, "text").unwrap();
-    assert_eq!(probe::check(&spawner, &text).await.unwrap(), Checked::Refused("this is no film".into()));
+    std::fs::write(&deadly, "deadly").unwrap();
+    assert_eq!(check(&text).await, Checked::Refused("this is no film".into()));
+    let died = check(&deadly).await;
+    assert!(matches!(&died, Checked::Refused(how) if how.contains("SIGABRT")), "{died:?}");
+    assert_eq!(check(&odd).await, Checked::Opens, "a file pays for another one");
     let writer = std::fs::File::options().append(true).open(&odd).unwrap();
-    assert_eq!(probe::check(&spawner, &odd).await.unwrap(), Checked::Written);
+    assert_eq!(check(&odd).await, Checked::Written);
     drop(writer);
-    assert!(matches!(probe::check(&spawner, &dir.path().join("gone")).await.unwrap(), Checked::Refused(_)));
+    assert!(matches!(check(&dir.path().join("gone")).await, Checked::Refused(_)));
 }
 
 /// The supervisor of a supervisor's test: starts a slow job and tells its process id.
