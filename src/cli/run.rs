@@ -168,6 +168,7 @@ pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
         crowded: false,
         key: paths::run_job_key(&target),
         attempt: 0,
+        lean: 0,
         settings: job,
         run,
         target_file: target,

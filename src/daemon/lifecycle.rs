@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::running::{Running, Why};
 use super::scan::stamp_of;
-use super::scheduler::{self, Choice, Next, Standing};
+use super::scheduler::{self, Choice, Next, Record, Standing};
 use super::service::{Memory, Service};
 use super::settle::FileStamp;
 use super::supervise::Report;
@@ -61,7 +61,7 @@ impl Service {
             return Ok(false);
         };
         let (settings, run) = (self.options.settings_for)(job).context("reading its settings")?;
-        let attempt = self.memory.entry(job.to_path_buf()).or_default().deaths + 1;
+        let record = self.memory.entry(job.to_path_buf()).or_default().record;
         let order = JobOrder {
             source,
             relative: job.to_path_buf(),
@@ -70,7 +70,8 @@ impl Service {
             crowded: self.books.is_crowded(job, self.lineup.jobs()),
             target_file: PathBuf::new(),
             key: layout.job_key(job),
-            attempt,
+            attempt: record.deaths + 1,
+            lean: record.lean,
             settings,
             run,
         };
@@ -98,8 +99,8 @@ impl Service {
                 return self.release();
             }
         };
-        let deaths = self.memory.get(&job).map_or(0, |memory| memory.deaths);
-        match scheduler::after(&report, deaths, self.options.settings.attempts_max) {
+        let before = self.memory.get(&job).map_or_else(Record::default, |memory| memory.record);
+        match scheduler::after(&report, before, self.options.settings.attempts_max) {
             Next::Finish(outcome) => return self.finish(*outcome),
             // Its source was taken away under it, or the disk of input/: that is no failure of the job.
             Next::Fail { reason, .. } if stamp_of(&running.order.source).is_err() => {
@@ -112,11 +113,16 @@ impl Service {
             }
             Next::Stay => self.stopped(&job),
             Next::Wait { fault, reason, pause } => self.wait(&job, fault, &reason, pause),
-            Next::Again { fault, reason, pause, deaths } => {
+            Next::Again { fault, reason, pause, record } => {
                 let until = self.now() + pause;
                 let of = self.options.settings.attempts_max;
-                tracing::warn!("{}: {reason}; attempt {} of {of} in {} s", escape(&job), deaths + 1, pause.as_secs());
-                self.memory.insert(job.clone(), Memory { standing: Standing::Backoff { until }, deaths });
+                let again = match fault {
+                    Fault::Stopped => "going on".into(),
+                    _ => format!("attempt {} of {of}", record.deaths + 1),
+                };
+                let less = if record.lean > before.lean { ", with less memory" } else { "" };
+                tracing::warn!("{}: {reason}; {again}{less} in {} s", escape(&job), pause.as_secs());
+                self.memory.insert(job.clone(), Memory { standing: Standing::Backoff { until }, record });
                 self.books.transition(&job, State::Queued, "going on after a failure", Some((fault, &reason)));
             }
         }
@@ -161,7 +167,8 @@ impl Service {
             self.lineup.stays(job);
             // Not in a circle: it stays in the queue, and waits.
             let until = self.now() + scheduler::SPACE_AGAIN;
-            self.memory.insert(job.to_path_buf(), Memory { standing: Standing::Waiting { until }, deaths: 0 });
+            self.memory
+                .insert(job.to_path_buf(), Memory { standing: Standing::Waiting { until }, record: Record::default() });
         }
         self.read_queue();
     }

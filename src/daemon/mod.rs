@@ -4,6 +4,7 @@
 pub mod books;
 pub mod child;
 pub mod control;
+mod death;
 mod filesystem;
 mod hours;
 mod intake;

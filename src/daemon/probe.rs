@@ -10,12 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::death::Death;
 use super::lines::Lines;
 use super::settle::Checked;
 use super::spawn::Spawner;
-use super::supervise::death;
 use crate::base::fault::Fault;
 use crate::media::lease;
+use crate::work::oom::OomWatch;
 
 /// A probe that takes longer is killed.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -39,6 +40,7 @@ pub async fn check(spawner: &Spawner, path: &Path) -> Result<Checked> {
     }
     let arguments = [OsString::from("probe"), path.as_os_str().to_os_string()].to_vec();
     let mut child = spawner.spawn(arguments).await?;
+    let memory = OomWatch::of(child.id());
     let missing = || Fault::Internal.because("a probe was started without its pipes");
     drop(child.stdin.take());
     let mut answer = Lines::new(OwnedFd::from(child.stdout.take().ok_or_else(missing)?), ANSWER_MAX)?;
@@ -77,7 +79,7 @@ pub async fn check(spawner: &Spawner, path: &Path) -> Result<Checked> {
     Ok(match refusal {
         _ if status.success() => Checked::Opens,
         Some(refusal) => Checked::Refused(refusal.reason),
-        None => Checked::Refused(death(status, last_word.as_deref())),
+        None => Checked::Refused(Death::of(status, memory.look(), last_word.as_deref()).words),
     })
 }
 

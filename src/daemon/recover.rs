@@ -101,6 +101,7 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
         target_file: PathBuf::new(),
         key: layout.job_key(&job),
         attempt: 1,
+        lean: 0,
         settings,
         run,
     };

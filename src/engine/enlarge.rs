@@ -48,6 +48,12 @@ pub struct Engine {
 impl Engine {
     /// Opens the pin's model and its sessions.
     pub fn open(pin: &EnginePin) -> Result<Engine> {
+        Engine::open_lean(pin, 0)
+    }
+
+    /// The same with less memory, in so many steps: a quarter of the sessions each, and a rung lower on the ladder.
+    /// The pixels are the same.
+    pub fn open_lean(pin: &EnginePin, steps: u32) -> Result<Engine> {
         let model = Arc::new(ModelFile::open_pinned(pin)?);
         let facts = &model.facts;
         if pin.tile_width == 0 || pin.tile_height == 0 || pin.passes == 0 {
@@ -55,12 +61,14 @@ impl Engine {
         }
         let own = pin.clone();
         let ladder = Arc::new(Ladder::new(pin, facts));
+        ladder.step_down(steps);
         let (shared, plans) = (ladder.clone(), failpoint::carry());
         let open = move || {
             plans.here();
             Worker::open(&model, &own, &shared)
         };
-        let pool = Pool::start(pin.sessions as usize, open)?;
+        let sessions = pin.sessions.checked_shr(2 * steps).unwrap_or(0);
+        let pool = Pool::start(sessions as usize, open)?;
         Ok(Engine { pin: pin.clone(), pool, ladder })
     }
 

@@ -8,6 +8,7 @@
 #[allow(dead_code)] // shared with tests/daemon.rs, which uses the rest
 mod common;
 mod damage;
+mod dying;
 mod hangs;
 mod scripts;
 mod stage;
