@@ -22,6 +22,7 @@ use crate::media::still::{self, StillKind};
 use crate::network::library;
 use crate::store::job_dir::JobDir;
 use crate::store::paths;
+use crate::work::area;
 
 pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
     let shutdown = signals::shutdown_on_signals()?;
@@ -33,6 +34,9 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
         anew(&order)?;
     } else {
         same_wishes(&order, &arguments.layer()?)?;
+    }
+    for word in area::remove_abandoned(&order.run, &paths::run_scope(), Some(&order.key)) {
+        tracing::info!("{word}");
     }
     let result = runner::run(&order, &|event| show.event(&event), &shutdown);
     show.end();
@@ -120,7 +124,8 @@ fn drop_hopeless(order: &JobOrder, fault: Fault) {
     let Ok(Some(dir)) = JobDir::open(&order.job_dir) else { return };
     let planned = !matches!(dir.read_plan(), Ok(None));
     let sealed = std::fs::read_dir(dir.clips_dir()).is_ok_and(|mut clips| clips.next().is_some());
-    if (!planned || (fault.is_final() && !sealed))
+    // What a newer program began is its own.
+    if (!planned || (fault.is_final() && fault != Fault::NewerState && !sealed))
         && let Err(error) = finish::remove_folder(order)
     {
         tracing::warn!("{}", one_line(&error));

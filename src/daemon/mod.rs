@@ -5,6 +5,7 @@ pub mod books;
 pub mod child;
 pub mod control;
 mod death;
+pub mod environment;
 mod filesystem;
 mod hours;
 mod intake;

@@ -89,7 +89,7 @@ fn move_file(from: &Path, to: &Path) -> Result<()> {
         Ok(false) => Err(Fault::Busy.because(format!("{} appeared meanwhile; the source stays", escape(&target)))),
         Err(_) => {
             let part = parent.join(format!(".moving-{}.part", std::process::id()));
-            std::fs::copy(from, &part)
+            copy(from, &part)
                 .inspect_err(|_| drop(std::fs::remove_file(&part)))
                 .with_context(|| format!("copying the source to {}", escape(parent)))?;
             if !atomic_file::seal_new(&part, &target)? {
@@ -99,6 +99,13 @@ fn move_file(from: &Path, to: &Path) -> Result<()> {
             atomic_file::remove(from).context("removing the source after its copy")
         }
     }
+}
+
+/// A copy with the mode of its source.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let (mut source, mut target) = (std::fs::File::open(from)?, atomic_file::create_fresh(to)?);
+    std::io::copy(&mut source, &mut target)?;
+    target.set_permissions(source.metadata()?.permissions())
 }
 
 fn free_name(path: &Path) -> PathBuf {

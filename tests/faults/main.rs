@@ -12,6 +12,7 @@ mod dying;
 mod hangs;
 mod scripts;
 mod stage;
+mod surface;
 mod walk;
 
 /// Whether everything is to be tried.

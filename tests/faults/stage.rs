@@ -141,6 +141,11 @@ impl Stage {
     }
 
     pub fn daemon(&self, once: bool) -> Child {
+        self.command(once).spawn().expect("the program starts")
+    }
+
+    /// The daemon, to be started.
+    pub fn command(&self, once: bool) -> Command {
         let console = fs::OpenOptions::new().append(true).create(true).open(self.root.path().join("console.txt"));
         let console = console.expect("a file for its words");
         let mut command = self.root.program(&["daemon", "--root"].map(OsStr::new));
@@ -152,7 +157,7 @@ impl Stage {
         folder.push(&self.failures);
         command.env("UPSCALED_FAILPOINTS", folder);
         command.stdout(console.try_clone().expect("a handle")).stderr(console);
-        command.spawn().expect("the program starts")
+        command
     }
 
     /// `daemon --once`, started again when it dies, as a service manager does. The number of starts.
