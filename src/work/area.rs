@@ -180,14 +180,23 @@ impl WorkArea {
     }
 }
 
-/// Makes the area's folder; one that is there must be this user's alone: an empty one of ours.
+/// Makes the area's folder, or takes an empty one of this user alone: a crash left it before it had its marker.
 fn make(dir: &Path) -> Result<()> {
     failpoint::hit("work.mkdir")?;
     let what = || format!("cannot make the work area {}", escape(dir));
     match fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => place::must_be_private(dir).with_context(what),
-        other => other.with_context(what),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other.with_context(what),
     }
+    place::must_be_private(dir).with_context(what)?;
+    if fs::read_dir(dir).with_context(what)?.next().is_some() {
+        return Err(Fault::Config.because(format!(
+            "{} holds files and no marker of this program: remove it, or set work_area to another folder",
+            escape(dir)
+        )));
+    }
+    // Another mount on top of it would never be given back.
+    if mount::is_mount_point(dir) { mount::unmount(dir) } else { Ok(()) }
 }
 
 fn lock(base: &Base, path: PathBuf, kind: Kind, limit: u64) -> Result<WorkArea> {

@@ -8,6 +8,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::common::{self, ready, within};
+use crate::damage::{JOB, in_the_middle, place, start};
 use crate::stage::{self, Ended, JOBS, Stage};
 
 /// Several calls of the network a frame.
@@ -194,4 +195,138 @@ fn a_second_daemon_on_one_root_refuses() {
     stage.plan("");
     assert_eq!(stage::wait(&mut first), Some(0), "{}", stage.root.console());
     assert_eq!(stage.judge(&JOBS[..1], &reference), Ok(vec![Ended::Done]));
+}
+
+/// `upscaled run` of a film, stopped in the middle of its first batch for ever.
+fn run_and_hang(stage: &Stage, output: &str) -> Child {
+    let run = [OsStr::new("run"), stage.root.input(JOBS[0]).as_os_str(), stage.root.path().join(output).as_os_str()]
+        .map(OsStr::to_owned);
+    let mut command = stage.root.program(&run.each_ref().map(|word| word.as_os_str()));
+    command.env("UPSCALED_FAILPOINTS", "frame_store.write=delay(100000)@3");
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("the program starts")
+}
+
+fn areas(stage: &Stage) -> Vec<PathBuf> {
+    let entries = fs::read_dir(stage.root.path().join("ram")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|area| area.join("batch-000000.y4m").exists()).collect()
+}
+
+#[test]
+fn work_areas_of_dead_runs_are_swept_and_those_of_the_living_stay() {
+    if !ready("work_areas_of_dead_runs_are_swept_and_those_of_the_living_stay") {
+        return;
+    }
+    let stage = Stage::new("");
+    stage.put(JOBS[0]);
+    let mut living = run_and_hang(&stage, "living.mkv");
+    assert!(within(60, || areas(&stage).len() == 1), "{:?}", areas(&stage));
+    let kept = areas(&stage);
+    // Swept by another run, and by a daemon's start.
+    for sweeper in ["run", "daemon"] {
+        let mut dead = run_and_hang(&stage, &format!("dead-{sweeper}.mkv"));
+        assert!(within(60, || areas(&stage).len() == 2), "{:?}", areas(&stage));
+        let _ = (dead.kill(), dead.wait());
+        let path = stage.root.path().join(format!("swept-by-{sweeper}.mkv"));
+        let source = stage.root.input(JOBS[0]);
+        let command: Vec<&OsStr> = match sweeper {
+            "run" => vec![OsStr::new("run"), source.as_os_str(), path.as_os_str()],
+            _ => vec![OsStr::new("daemon"), OsStr::new("--once")],
+        };
+        let out = stage.root.program(&command).output().expect("the program starts");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(String::from_utf8_lossy(&out.stderr).contains("removed the stale work area"), "nothing was swept");
+        assert_eq!(areas(&stage), kept, "after {sweeper}");
+    }
+    let _ = (living.kill(), living.wait());
+    // What was swept costs time only: the same command goes on, to the same bytes.
+    let (source, path) = (stage.root.input(JOBS[0]), stage.root.path().join("dead-run.mkv"));
+    let run = [OsStr::new("run"), source.as_os_str(), path.as_os_str()];
+    assert!(stage.root.program(&run).output().is_ok_and(|out| out.status.success()));
+    let bytes = |name: &str| fs::read(stage.root.path().join(name)).expect("an output");
+    assert!(bytes("dead-run.mkv") == bytes("swept-by-run.mkv"), "the outputs differ");
+    assert!(areas(&stage).is_empty(), "{:?}", areas(&stage));
+}
+
+/// All files of a folder with their content, but for what only repeats the rest.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).expect("a folder").flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name() != Some(OsStr::new("status.json")) {
+                let bytes = fs::read(&path).expect("a file");
+                found.push((path, bytes));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_newer_plan_is_refused_and_kept_and_an_unreadable_one_begun_anew() {
+    if !ready("a_newer_plan_is_refused_and_kept_and_an_unreadable_one_begun_anew") {
+        return;
+    }
+    let calm = in_the_middle(0);
+    assert_eq!(calm.drain(), Ok(1), "{}", calm.root.console());
+    let reference = fs::read(calm.output(JOB)).expect("an output");
+
+    // Of a newer program: failed with words, and everything is still there for that program.
+    let stage = in_the_middle(0);
+    let (plan, folder) = (place(&stage, "plan.json"), stage.root.output("sub/a.mkv.job"));
+    let text = fs::read_to_string(&plan).expect("a plan");
+    let newer = text.replace("\"version\": 1,", "\"version\": 99,");
+    assert_ne!(newer, text);
+    fs::write(&plan, &newer).expect("a plan");
+    let before = contents(&folder);
+    let (code, words) = start(&stage).unwrap();
+    let Some(Ended::Failed(reason)) = stage.ending(JOB) else { panic!("{code}{words}") };
+    assert!(reason.contains("plan.json is of version 99") && reason.contains("newer program"), "{reason}");
+    assert!(contents(&folder) == before, "something of a newer program's work was changed");
+    // With that program (its plan in our words), it goes on where it was.
+    fs::write(&plan, &text).expect("a plan");
+    stage.retry(JOB).unwrap();
+    assert!(stage.root.console().contains("resuming: 1 batches"), "{}", stage.root.console());
+    assert!(fs::read(stage.output(JOB)).expect("an output") == reference, "a wrong output");
+
+    // Whole, and of a shape that this program does not know: begun anew, with words.
+    let stage = in_the_middle(0);
+    let plan = place(&stage, "plan.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&plan).expect("a plan")).expect("JSON");
+    let fields = value.as_object_mut().expect("an object");
+    fields.remove("batches");
+    fields.remove("key");
+    let key = upscaled::store::versions::value_hash(&value);
+    value["key"] = key.into();
+    fs::write(&plan, serde_json::to_vec_pretty(&value).expect("JSON")).expect("a plan");
+    assert_eq!(start(&stage).unwrap().0, 0, "{}", stage.root.console());
+    let words = stage.root.console();
+    assert!(words.contains("plan.json has an unknown shape") && words.contains("starting over"), "{words}");
+    assert!(fs::read(stage.output(JOB)).expect("an output") == reference, "a wrong output");
+    assert_eq!(stage.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_leaves_a_newer_plan_alone() {
+    if !ready("a_run_leaves_a_newer_plan_alone") {
+        return;
+    }
+    let stage = Stage::new("");
+    stage.put(JOBS[0]);
+    let mut hung = run_and_hang(&stage, "out.mkv");
+    let folder = stage.root.path().join("out.mkv.job");
+    assert!(within(60, || !areas(&stage).is_empty()), "it does not begin");
+    let _ = (hung.kill(), hung.wait());
+    let plan = folder.join("plan.json");
+    let newer = fs::read_to_string(&plan).expect("a plan").replace("\"version\": 1,", "\"version\": 99,");
+    fs::write(&plan, newer).expect("a plan");
+    let before = contents(&folder);
+    let (source, path) = (stage.root.input(JOBS[0]), stage.root.path().join("out.mkv"));
+    let out =
+        stage.root.program(&[OsStr::new("run"), source.as_os_str(), path.as_os_str()]).output().expect("it starts");
+    let words = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && words.contains("version 99"), "{words}");
+    assert!(contents(&folder) == before, "something of a newer program's work was changed");
 }

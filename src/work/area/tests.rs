@@ -196,6 +196,24 @@ fn what_somebody_planted_is_not_taken() {
 }
 
 #[test]
+fn a_crash_between_mount_and_marker_leaves_no_second_mount() {
+    if !may_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let area = dir.path().join(KEY);
+    fs::create_dir(&area).unwrap();
+    assert!(mount::mount_tmpfs(&area, MIB).unwrap());
+    WorkArea::open(&settings(dir.path(), 1), KEY, MIB).unwrap().destroy().unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    // Not ours to clear.
+    fs::create_dir(&area).unwrap();
+    fs::write(area.join("precious"), "").unwrap();
+    assert_eq!(Fault::of(&WorkArea::open(&settings(dir.path(), 1), KEY, MIB).unwrap_err()), Fault::Config);
+    assert!(area.join("precious").exists());
+}
+
+#[test]
 fn only_the_base_in_use_stays() {
     let dir = tempfile::tempdir().unwrap();
     let bases = ["a", "b"].map(|name| Base { path: dir.path().join(name), own: true });
