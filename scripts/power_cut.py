@@ -336,9 +336,7 @@ def main():
     root = None
     try:
         need_tools("ffmpeg", "strace")
-        root = Root(binary(args.bin), None, SETTINGS, "upscaled-cut-")
-        with open(root.path / "upscaled.toml", "a") as settings:
-            settings.write(f'work_area = "{root.path}/ram"\n')
+        root = Root(binary(args.bin), None, SETTINGS, "upscaled-cut-", inside=True)
         sample_video.make(root.input / FILM, 64, 48, rate="25", seconds=0.8)
         calls, disk = trace(root)
         calm = {p.name: p.read_bytes() for p in root.output.iterdir() if p.is_file() and p.name != "history.jsonl"}
