@@ -64,7 +64,7 @@ pub fn of_child(all: impl Iterator<Item = (OsString, OsString)>) -> impl Iterato
 fn is_for_child(name: &OsStr) -> bool {
     let among = |names: &[&str]| names.iter().any(|known| name == *known);
     let begins = |known: &&str| name.as_bytes().starts_with(known.as_bytes());
-    !among(NEVER) && (among(NAMES) || BEGINNINGS.iter().any(|known| begins(&known)))
+    !among(NEVER) && (among(NAMES) || BEGINNINGS.iter().any(begins))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub(super) fn prepare(base: &Base) -> Result<()> {
         return nix::unistd::access(&base.path, nix::unistd::AccessFlags::W_OK).with_context(what);
     }
     match fs::DirBuilder::new().mode(0o700).create(&base.path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).with_context(what),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e).with_context(what),
         _ => must_be_private(&base.path).with_context(what),
     }
 }
