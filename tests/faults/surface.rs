@@ -155,6 +155,11 @@ impl Victim {
     }
 }
 
+/// Puts links into a stopped job.
+type Plant = dyn Fn(&Stage, &Victim);
+/// A place in one.
+type At = dyn Fn(&Stage) -> PathBuf;
+
 #[test]
 fn planted_links_are_not_followed() {
     if !ready("planted_links_are_not_followed") {
@@ -167,7 +172,7 @@ fn planted_links_are_not_followed() {
     let area = |stage: &Stage| place(stage, "frame store").parent().expect("a folder").to_path_buf();
     let key = |stage: &Stage| area(stage).file_name().expect("a name").to_string_lossy().into_owned();
     // Replaced or removed, and the result is the same.
-    let rounds: [&dyn Fn(&Stage, &Victim); 2] = [
+    let rounds: [&Plant; 2] = [
         &|stage, victim| {
             for name in ["clip", "frame table", ".part", "frame store", "status.json"] {
                 victim.plant(&place(stage, name), false);
@@ -206,7 +211,7 @@ fn planted_links_are_not_followed() {
         assert_eq!(stage.leftovers(), Vec::<String>::new());
     }
     // Refused with words.
-    let refused: [(&str, &dyn Fn(&Stage) -> PathBuf, bool); 4] = [
+    let refused: [(&str, &At, bool); 4] = [
         ("work area", &|stage| area(stage), true),
         ("history.jsonl", &|stage| place(stage, "history.jsonl"), false),
         (".upscaled.lock", &|stage| stage.root.path().join(".upscaled.lock"), false),
