@@ -187,7 +187,7 @@ def main():
     parser.add_argument("videos", nargs="*", type=Path, help="default: those of sample_films.py, and some of the shared ones")
     parser.add_argument("-n", "--kills", type=int, default=50)
     parser.add_argument("--minutes", type=float, help="go on for so long, however many kills that makes")
-    parser.add_argument("--films", help="of sample_films.py these alone, with commas between: vfr,tenbit")
+    parser.add_argument("--films", help="of sample_films.py these alone, with commas between (vfr,tenbit), or made: all of them")
     parser.add_argument("--size", default="320x180", help="of the films that are made")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of the films that are made")
     parser.add_argument("--most", type=int, default=KILLS_A_ROUND, help="kills a round")
@@ -199,6 +199,8 @@ def main():
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 32)
     dice = random.Random(seed)
+    # Told to stop, it leaves nothing behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     settings = dict(SETTINGS)
     for pair in args.set:
         key, _, value = pair.partition("=")
@@ -209,11 +211,12 @@ def main():
             program = binary(args.bin)
             videos = args.videos
             if not videos:
-                size, only = tuple(int(n) for n in args.size.split("x")), args.films and args.films.split(",")
+                size = tuple(int(n) for n in args.size.split("x"))
+                only = None if args.films == "made" else args.films and args.films.split(",")
                 videos, absent = sample_films.make(folder, size, args.seconds, only)
                 if absent:
                     print(f"without {', '.join(absent)}: this ffmpeg has no encoder for them")
-                if not only:
+                if not args.films:
                     videos += [p for name in CHOICE if (p := SHARED_VIDEOS / name).is_file()]
             for video in videos:
                 if not video.is_file():
@@ -275,7 +278,7 @@ def loop(program, videos, settings, dice, args):
         idle = 0 if count else idle + 1
         done += count
         faults += bool(turn.faults)
-        if turn.faults or index % len(videos) == 0:
+        if turn.faults or index % 10 == 0:
             print(f"{done}{'' if end else f'/{wanted}'} {video.name}: {'; '.join(turn.faults) or 'same'}", flush=True)
     return films, faults, done
 

@@ -155,6 +155,14 @@ impl Victim {
     }
 }
 
+fn job_folder(stage: &Stage) -> PathBuf {
+    stage.root.output("sub/a.mkv.job")
+}
+
+fn area(stage: &Stage) -> PathBuf {
+    place(stage, "frame store").parent().expect("a folder").to_path_buf()
+}
+
 /// Puts links into a stopped job.
 type Plant = dyn Fn(&Stage, &Victim);
 /// A place in one.
@@ -168,9 +176,6 @@ fn planted_links_are_not_followed() {
     let calm = in_the_middle(0);
     assert_eq!(calm.drain(), Ok(1), "{}", calm.root.console());
     let reference = fs::read(calm.output(JOB)).expect("an output");
-    let folder = |stage: &Stage| stage.root.output("sub/a.mkv.job");
-    let area = |stage: &Stage| place(stage, "frame store").parent().expect("a folder").to_path_buf();
-    let key = |stage: &Stage| area(stage).file_name().expect("a name").to_string_lossy().into_owned();
     // Replaced or removed, and the result is the same.
     let rounds: [&Plant; 2] = [
         &|stage, victim| {
@@ -186,18 +191,19 @@ fn planted_links_are_not_followed() {
                 "scratch",
                 "spill",
             ] {
-                victim.plant(&folder(stage).join(name), name == "scratch" || name == "spill");
+                victim.plant(&job_folder(stage).join(name), name == "scratch" || name == "spill");
             }
             victim.plant(&area(stage).join("batch-000001.nut.part"), false);
             victim.plant(&area(stage).join("000002.part"), false);
-            let temp = format!("sub/.a.mkv.{}.upscaled.part", key(stage));
+            let key = area(stage).file_name().expect("a name").to_string_lossy().into_owned();
+            let temp = format!("sub/.a.mkv.{key}.upscaled.part");
             victim.plant(&stage.root.output(temp), false);
             victim.plant(&stage.root.path().join(".upscaled-queue.seen"), false);
             victim.plant(&stage.root.path().join(".upscaled-state.json"), false);
         },
         &|stage, victim| {
             victim.plant(&place(stage, "plan.json"), false);
-            victim.plant(&folder(stage).join("clips"), true);
+            victim.plant(&job_folder(stage).join("clips"), true);
             victim.plant(&stage.root.path().join(".upscaled-queue.damaged"), false);
         },
     ];
