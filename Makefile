@@ -14,6 +14,7 @@ SEED ?=
 CUTS ?= 200
 MUTANTS ?= 10000
 JOBS ?= 1000
+MINUTES ?=
 
 .PHONY: models load help setup gpu gpu-check build demo run test lint media kill syscalls torture bench install uninstall
 
@@ -54,13 +55,17 @@ kill: build      ## kill the program at N random moments; the output must not ch
 syscalls: build  ## trace a job: each published file is written, fsynced, renamed, its folder fsynced
 	@scripts/syscall_order.py --bin target/release/upscaled
 
-torture: build   ## all of docs/reliability.md at length (hours): faults, damage, power cuts, kills, mutants, soak
+torture: build   ## all of docs/reliability.md at length (hours): faults, damage, power cuts, kills, mutants, soak; MINUTES=60: by chance, so long
 	@! grep -q "planned panic at" target/release/upscaled || { echo "the release has planned failures in it"; exit 1; }
+ifneq ($(MINUTES),)
+	@scripts/torture.py --bin target/release/upscaled --minutes "$(MINUTES)"
+else
 	@export UPSCALED_FAULTS=all; $(CARGO) test --locked --test faults -- --nocapture --test-threads 1
 	@scripts/power_cut.py --bin target/release/upscaled --cuts "$(CUTS)" $(if $(SEED),--seed "$(SEED)")
 	@scripts/kill_loop.py --bin target/release/upscaled --kills "$(if $(filter file,$(origin N)),1000,$(N))" $(if $(SEED),--seed "$(SEED)")
 	@scripts/mutants.py --bin target/release/upscaled --count "$(MUTANTS)" $(if $(SEED),--seed "$(SEED)")
 	@scripts/soak.py --bin target/release/upscaled --jobs "$(JOBS)"
+endif
 
 models: build    ## the table of docs/models.md: closeness and speed of every model; PICTURES=folder MODELS=folder
 	@scripts/model_table.py --bin target/release/upscaled --pictures "$(PICTURES)" --models "$(MODELS)" --write

@@ -12,8 +12,8 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 SHARED_VIDEOS = REPO.parent / "shared" / "videos"
 
-# Where the program puts work areas when no setting says otherwise.
-AREA_PARENTS = ["/dev/shm", "/run", os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"]
+# In RAM, and a place where every user may make a folder.
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class Unready(Exception):
@@ -92,15 +92,18 @@ def environment(program):
 
 
 class Root:
-    """A daemon's folder, made fresh."""
+    """A daemon's folder, made fresh, with a work area of its own: in RAM, or with `inside` in the folder `ram` there."""
 
-    def __init__(self, program, parent=None, settings=None, prefix="upscaled-check-"):
+    def __init__(self, program, parent=None, settings=None, prefix="upscaled-check-", inside=False):
         self.program = Path(program)
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         self.input, self.output = self.path / "input", self.path / "output"
         for folder in ("input", "output", "logs"):
             (self.path / folder).mkdir()
-        lines = [f"{key} = {json.dumps(value)}" for key, value in (settings or {}).items()]
+        inside = inside or not os.access(SHARED_MEMORY, os.W_OK)
+        self.ram = self.path / "ram" if inside else Path(tempfile.mkdtemp(prefix=prefix, dir=SHARED_MEMORY))
+        settings = {"work_area": str(self.ram), **(settings or {})}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         (self.path / "upscaled.toml").write_text("\n".join(lines) + "\n")
         self.env = environment(program)
 
@@ -172,12 +175,19 @@ class Root:
     def job_folders(self):
         return sorted(str(p.relative_to(self.path)) for p in self.path.rglob("*.job*") if p.is_dir())
 
+    def areas(self):
+        """Work areas that are there now, and mounts of them, as text."""
+        return sorted({*map(str, self.ram.glob("*")), *(f"mount {point}" for point in self.mounts())})
+
+    def mounts(self):
+        points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        return [p for p in points if p.startswith((f"{self.path}/", f"{self.ram}/"))]
+
     def remove(self):
-        for line in Path("/proc/self/mounts").read_text().splitlines():
-            point = line.split()[1]
-            if point.startswith(f"{self.path}/"):
-                subprocess.run(["umount", "-l", point], check=False)
+        for point in self.mounts():
+            subprocess.run(["umount", "-l", point], check=False)
         shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self.ram, ignore_errors=True)
 
 
 def outcome_of(entry):
@@ -226,18 +236,6 @@ def job_child(pid):
     return None
 
 
-def running_in(program):
-    """Processes of this binary, by id."""
-    own = []
-    for pid in processes():
-        try:
-            if os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") == str(program):
-                own.append(pid)
-        except OSError:
-            continue
-    return own
-
-
 def kill(pid, number=signal.SIGKILL):
     try:
         os.kill(pid, number)
@@ -255,27 +253,6 @@ def kill_tree(process):
     for pid in below:
         kill(pid)
     process.wait()
-
-
-def work_areas():
-    """Work areas and mounts of the program that exist now: folders two levels deep, as text."""
-    found = set()
-    for parent in dict.fromkeys(AREA_PARENTS):
-        for top in Path(parent).glob("upscaled*"):
-            inner = []
-            try:
-                inner = [p for p in top.iterdir() if p.is_dir()]
-            except OSError:
-                pass
-            found.update(str(p) for p in inner)
-            if top.name != "upscaled" and not inner:
-                found.add(str(top))
-    with open("/proc/self/mounts") as mounts:
-        for line in mounts:
-            words = line.split()
-            if "upscaled" in words[0] or "/upscaled" in words[1]:
-                found.add("mount " + words[1])
-    return found
 
 
 def wait_until(test, seconds, step=0.05):

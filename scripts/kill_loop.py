@@ -2,12 +2,14 @@
 """Kills the program at random moments, as often as wanted, and compares the result with that of an undisturbed run.
 
     make kill N=50 [VIDEO=film.mkv] [SEED=1]
-    kill_loop.py [--kills N] [--seed S] [VIDEO ..]
+    kill_loop.py [--kills N | --minutes M] [--seed S] [VIDEO ..]
 
-Each round takes a video: the daemon is started, killed (the whole group, the supervisor alone, or the job process
+Goes round a set of films, those of sample_films.py and, where they are, some of the shared ones. Each round takes one:
+the daemon is started, killed (the whole group, the supervisor alone, or the job process
 alone), started again, until the job is done. Two moments of three are random; the third follows at once on a change
 in the job folder or in output/, where the delicate steps are. Afterwards the output must be the undisturbed one, by
-framemd5 of all streams and by its bytes, and nothing may be left. Exit code 0 when all rounds hold, 77 when something
+framemd5 of all streams and by its bytes, and nothing may be left. Kills are no attempts of a job: attempts_max is as it
+comes. Exit code 0 when all rounds hold, 77 when something
 needed is missing."""
 
 import argparse
@@ -21,12 +23,12 @@ import time
 from pathlib import Path
 
 import ffmedia
-import sample_video
+import sample_films
 from daemon_runs import SHARED_VIDEOS, Root, Unready, binary, descendants, escape, job_child, kill, kill_tree, need_tools
-from daemon_runs import outcome_of, processes, running_in, table, wait_until, work_areas
+from daemon_runs import outcome_of, processes, table, wait_until
 
-# Small batches give many moments at which something is sealed. Attempts are not what is tested here.
-SETTINGS = {"settle_ms": 200, "eta_frames": 12, "batch_frames": 24, "attempts_max": 1000, "rescan_seconds": 1}
+# Small batches give many moments at which something is sealed.
+SETTINGS = {"settle_ms": 200, "eta_frames": 12, "batch_frames": 24, "rescan_seconds": 1}
 # From the shared folder where it is there: film with 5.1 sound; every kind of stream; MP4 with two videos; TS.
 CHOICE = ["d-kitchen-sink.mkv", "rabbit-240p30-h264-aac.mp4", "sintel-110p24-chapter-track.mp4", "d-theora-vorbis.ogv",
           "nasa-2video-2audio-2subs.mp4", "d-hevc-hdr10-mastering.mp4", "d-mpeg2-576i-tff-ac3.vob"]  # fmt: skip
@@ -98,6 +100,11 @@ class Round:
         """One kill. Gives the daemon that goes on, a new one where the old one is dead."""
         child = job_child(process.pid)
         if kind == "child":
+            # Between two attempts there is none; the daemon has it again after a pause.
+            end = time.monotonic() + 3
+            while child is None and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.01)
+                child = job_child(process.pid)
             if child is None:
                 kind = "supervisor"
             else:
@@ -126,10 +133,9 @@ class Round:
         self.root.env["MALLOC_PERTURB_"] = str(self.dice.randint(1, 255))
         return self.root.start()
 
-    def run(self, kills_left):
-        areas = work_areas()
+    def run(self, kills_left, most):
         self.root.put(self.video)
-        budget = min(kills_left, self.dice.randint(4, KILLS_A_ROUND))
+        budget = min(kills_left, self.dice.randint(min(4, most), most))
         process = self.start()
         deadline = time.monotonic() + self.limit
         try:
@@ -144,11 +150,11 @@ class Round:
                 self.faults.append(f"not done {self.limit} s after the start; {self.root.console()[-300:]}")
             elif process.returncode != 0:
                 self.faults.append(f"daemon ended with {process.returncode}: {self.root.console()[-300:]}")
-            self.check(areas)
+            self.check()
         finally:
             kill_tree(process)
 
-    def check(self, areas):
+    def check(self):
         entry = self.root.history().get(escape(os.fsencode(self.video.name)))
         if not entry or entry.get("state") != "done":
             self.faults.append(f"history: {entry and (entry.get('state'), entry.get('reason'))}")
@@ -172,15 +178,19 @@ class Round:
         ours = lambda: [p for p, (_, _, words) in processes().items() if pattern in b" ".join(words) and p != os.getpid()]
         if not wait_until(lambda: not ours(), 10):
             self.faults.append(f"processes left: {ours()}")
-        if not running_in(self.program):  # with other daemons on the machine theirs cannot be told apart
-            if not wait_until(lambda: not work_areas() - areas, 5):
-                self.faults.append(f"work area left: {sorted(work_areas() - areas)}")
+        if not wait_until(lambda: not self.root.areas(), 5):
+            self.faults.append(f"work area left: {self.root.areas()}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("videos", nargs="*", type=Path, help="default: several of the shared videos, or a sample made here")
+    parser.add_argument("videos", nargs="*", type=Path, help="default: those of sample_films.py, and some of the shared ones")
     parser.add_argument("-n", "--kills", type=int, default=50)
+    parser.add_argument("--minutes", type=float, help="go on for so long, however many kills that makes")
+    parser.add_argument("--films", help="of sample_films.py these alone, with commas between (vfr,tenbit), or made: all of them")
+    parser.add_argument("--size", default="320x180", help="of the films that are made")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of the films that are made")
+    parser.add_argument("--most", type=int, default=KILLS_A_ROUND, help="kills a round")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--bin", help="the program; default: the newest build")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=NUMBER", help="a setting of the daemon")
@@ -189,6 +199,8 @@ def main():
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 32)
     dice = random.Random(seed)
+    # Told to stop, it leaves nothing behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     settings = dict(SETTINGS)
     for pair in args.set:
         key, _, value = pair.partition("=")
@@ -197,50 +209,78 @@ def main():
         try:
             need_tools("ffmpeg", "ffprobe")
             program = binary(args.bin)
-            videos = args.videos or [p for name in CHOICE if (p := SHARED_VIDEOS / name).is_file()]
+            videos = args.videos
             if not videos:
-                videos = [sample_video.make(Path(folder) / "sample.mkv", seconds=8), sample_video.make(Path(folder) / "sample.mp4", 426, 240, "30000/1001", 6)]
+                size = tuple(int(n) for n in args.size.split("x"))
+                only = None if args.films == "made" else args.films and args.films.split(",")
+                videos, absent = sample_films.make(folder, size, args.seconds, only)
+                if absent:
+                    print(f"without {', '.join(absent)}: this ffmpeg has no encoder for them")
+                if not args.films:
+                    videos += [p for name in CHOICE if (p := SHARED_VIDEOS / name).is_file()]
             for video in videos:
                 if not video.is_file():
                     raise Unready(f"{video} is not there")
-            print(f"{args.kills} kills over {len(videos)} videos, seed {seed} (SEED={seed} repeats the same dice)", flush=True)
-            rows, faults, done = loop(program, videos, settings, dice, args)
+            much = f"{args.minutes:g} minutes of kills" if args.minutes else f"{args.kills} kills"
+            print(f"{much} over {len(videos)} films, seed {seed} (SEED={seed} repeats the same dice)", flush=True)
+            films, faults, done = loop(program, videos, settings, dice, args)
         except Unready as error:
             print(error)
             sys.exit(77)
-    header = ["", "video", "frames", "calm s", "took s", "group", "supervisor", "child", "aimed", "starts", "result"]
-    print(table(rows, header))
-    sums = [sum(int(r[i]) for r in rows) for i in (5, 6, 7, 8)]
-    print(f"\n{done} kills ({sums[0]} group, {sums[1]} supervisor, {sums[2]} child; {sums[3]} aimed) in {len(rows)} jobs: "
+    rows = [film.row() for film in films.values()]
+    sums = [sum(row[i] for row in rows) for i in range(2, 9)]
+    print(table(rows + [["all", "", *sums, ""]], ["film", "frames", "jobs", "kills", *KINDS, "aimed", "starts", "result"]))
+    jobs, kills, group, supervisor, child, aimed, _ = sums
+    print(f"\n{kills} kills ({group} group, {supervisor} supervisor, {child} child; {aimed} aimed) in {jobs} jobs: "
           f"{'every output is that of the undisturbed run' if not faults else f'{faults} jobs WRONG'}; seed {seed}")  # fmt: skip
-    sys.exit(1 if faults else 0)
+    sys.exit(1 if faults or not done else 0)
+
+
+class Film:
+    """What was done to one film so far."""
+
+    def __init__(self, name, calm):
+        self.name, self.calm = name, calm
+        self.pictures = sum(line.startswith("0,") for line in calm[3]) // 2
+        self.jobs = self.aimed = self.starts = 0
+        self.kills, self.faults = dict.fromkeys(KINDS, 0), []
+
+    def add(self, turn, faults):
+        self.jobs, self.aimed, self.starts = self.jobs + 1, self.aimed + turn.aimed, self.starts + turn.starts
+        self.faults += faults
+        for kind in KINDS:
+            self.kills[kind] += turn.kills[kind]
+
+    def row(self):
+        result = "same" if not self.faults else "** " + "; ".join(self.faults)
+        return [self.name, self.pictures, self.jobs, sum(self.kills.values()), *self.kills.values(), self.aimed, self.starts, result]
 
 
 def loop(program, videos, settings, dice, args):
-    calm, rows, faults, done, index, idle = {}, [], 0, 0, 0, 0
-    while done < args.kills and idle < 2 * len(videos):
+    films, faults, done, index, idle = {}, 0, 0, 0, 0
+    end = args.minutes and time.monotonic() + 60 * args.minutes
+    wanted = sys.maxsize if end else args.kills
+    while done < wanted and idle < 2 * len(videos) and not (end and time.monotonic() > end):
         video = videos[index % len(videos)]
         index += 1
-        if video not in calm:
-            calm[video] = undisturbed(program, video, settings, args.limit)
-        turn = Round(program, video, settings, calm[video], dice, args.limit)
-        started = time.monotonic()
+        if video not in films:
+            films[video] = Film(escape(os.fsencode(video.name)), undisturbed(program, video, settings, args.limit))
+        turn = Round(program, video, settings, films[video].calm, dice, args.limit)
+        keep = False
         try:
-            turn.run(args.kills - done)
+            turn.run(wanted - done, args.most)
         finally:
             keep = args.keep and turn.faults
             if not keep:
                 turn.root.remove()
+        films[video].add(turn, [*turn.faults, *([f"kept: {turn.root.path}"] if keep else [])])
         count = sum(turn.kills.values())
         idle = 0 if count else idle + 1
         done += count
         faults += bool(turn.faults)
-        pictures = sum(line.startswith("0,") for line in calm[video][3]) // 2
-        result = "same" if not turn.faults else "** " + "; ".join(turn.faults) + (f" [{turn.root.path}]" if keep else "")
-        rows.append(["FAIL" if turn.faults else "ok", escape(os.fsencode(video.name)), pictures, f"{calm[video][0]:.1f}",
-                     f"{time.monotonic() - started:.1f}", *[turn.kills[k] for k in KINDS], turn.aimed, turn.starts, result])  # fmt: skip
-        print(f"{done}/{args.kills} {video.name}: {result}", flush=True)
-    return rows, faults, done
+        if turn.faults or index % 10 == 0:
+            print(f"{done}{'' if end else f'/{wanted}'} {video.name}: {'; '.join(turn.faults) or 'same'}", flush=True)
+    return films, faults, done
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ffmedia
-from daemon_runs import Root, Unready, binary, escape, kill_tree, need_tools, outcome_of, running_in, table
-from daemon_runs import wait_until, work_areas
+from daemon_runs import Root, Unready, binary, escape, kill_tree, need_tools, outcome_of, table
+from daemon_runs import wait_until
 from media_compare import compare
 
 SKIPPED_TAILS = (".part", ".tmp", ".crdownload", ".!qB", "~", ".toml", ".txt", ".md", ".json", ".jsonl", ".srt", ".nfo")
@@ -124,7 +124,7 @@ def check_one(source, relative, root, entry, before, options):
     return "done", verdict, faults, notes
 
 
-def left_behind(root, areas_before):
+def left_behind(root):
     """What a finished run must not leave: job folders, temp files, queue lines, processes, work areas."""
     ended = root.history()
     # A failed job keeps its folder, for a retry
@@ -133,9 +133,8 @@ def left_behind(root, areas_before):
     faults = [f"job folder left: {p}" for p in folders]
     faults += [f"temp file left: {p.relative_to(root.path)}" for p in root.output.rglob("*.part")]
     faults += [f"queue line left: {line}" for line in root.queue_lines()]
-    if not running_in(root.program):
-        wait_until(lambda: not work_areas() - areas_before, 3)
-        faults += [f"work area left: {area}" for area in sorted(work_areas() - areas_before)]
+    wait_until(lambda: not root.areas(), 3)
+    faults += [f"work area left: {area}" for area in root.areas()]
     return faults
 
 
@@ -175,7 +174,6 @@ def main():
             settings[key] = json.loads(value)
         except ValueError:
             settings[key] = value
-    areas = work_areas()
     root = Root(program, args.work, settings, "upscaled-media-")
     if args.reuse_root:
         root.remove()
@@ -196,7 +194,7 @@ def main():
         failed = sum(e.get("state") == "failed" for e in history.values())
         if code not in (None, 3 if failed else 0):
             faults.append(f"daemon: exit code {code} with {failed} failed files; its last words: {root.console()[-600:]}")
-        faults += left_behind(root, areas)
+        faults += left_behind(root)
     history = root.history()
     spent = time.monotonic() - started
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Cuts the power at random moments of a job, on paper: what was not fsynced is lost.
 
-    power_cut.py [--cuts N] [--seed S] [--bin PROGRAM]
+    power_cut.py [--cuts N] [--again M] [--seed S] [--bin PROGRAM]
 
 A job is traced with strace, the data it writes included. For each cut a moment of the trace is chosen, and the folder
 is built as a disk may have it then: files hold what was fsynced, and of what was written since a part, torn, or zeros;
 names are those of the last fsync of their folder, and of the changes since a part. Either in the order in which they
 were made, as a journal keeps it, or for each folder on its own, which is all that is promised. The work area, which is
 in RAM, is gone. Then the program is started on that folder: the output must be, bit for bit, that of the traced run,
-and nothing else may be left. Exit code 0 when all cuts hold, 77 when something needed is missing."""
+and nothing else may be left. Behind every fourth cut that start is traced too, and cut in its turn, twice. Exit code 0 when all cuts hold, 77 when something needed is missing."""
 
 import argparse
 import os
@@ -33,6 +33,9 @@ FILM = "film.mkv"
 # A start on what a cut left takes a second or two.
 LIMIT = 120
 SECTOR = 512
+# Every so manieth start that follows a cut is cut itself.
+AGAIN_EVERY = 4
+TWICE = "cut twice: "
 
 
 class File:
@@ -275,6 +278,7 @@ def trace(root):
     command = ["strace", "-f", "-y", "-xx", "-s", str(64 << 20), "-qq", "-e", f"trace={TRACED}", "-e", "signal=none", "-o", str(log)]
     command += [str(root.program), "daemon", "--root", str(root.path), "--once"]
     done = subprocess.run(command, env=root.env, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
+    (root.path / "console.txt").write_bytes(done.stderr)
     if done.returncode != 0:
         raise Unready(f"the traced run ended with {done.returncode}: {done.stderr[-600:].decode(errors='replace')}")
     lines = log.read_text(errors="surrogateescape").splitlines()
@@ -308,9 +312,15 @@ def start_again(root, calm):
         process.kill()
         process.wait()
         return [f"the daemon hangs: {root.console()[-400:]}"], ""
-    faults = []
+    faults, state = outcome(root, calm)
     if process.returncode != 0:
         faults.append(f"the daemon ended with {process.returncode}: {root.console()[-400:]}")
+    return faults, state
+
+
+def outcome(root, calm):
+    """Faults of a start that has ended, and how it went on."""
+    faults = []
     entry = root.history().get(FILM, {})
     if entry.get("state") != "done":
         faults.append(f"history: {entry.get('state')} {entry.get('reason')}: {root.console()[-400:]}")
@@ -329,6 +339,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", help="the program; default: the newest build")
     parser.add_argument("--cuts", type=int, default=200)
+    parser.add_argument("--again", type=int, default=2, help="cuts of each traced start that follows a cut; 0: none")
     parser.add_argument("--seed", type=int, help="for the same cuts again")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.randrange(10**6)
@@ -336,15 +347,13 @@ def main():
     root = None
     try:
         need_tools("ffmpeg", "strace")
-        root = Root(binary(args.bin), None, SETTINGS, "upscaled-cut-")
-        with open(root.path / "upscaled.toml", "a") as settings:
-            settings.write(f'work_area = "{root.path}/ram"\n')
+        root = Root(binary(args.bin), None, SETTINGS, "upscaled-cut-", inside=True)
         sample_video.make(root.input / FILM, 64, 48, rate="25", seconds=0.8)
         calls, disk = trace(root)
         calm = {p.name: p.read_bytes() for p in root.output.iterdir() if p.is_file() and p.name != "history.jsonl"}
         if len(calm) != 1:
             raise Unready(f"the traced run made {sorted(calm)}")
-        rows, counts = cut(root, calls, disk, calm, args.cuts, dice)
+        rows, counts = cut(root, calls, disk, calm, args.cuts, dice, args.again)
     except Unready as error:
         print(error)
         sys.exit(77)
@@ -354,19 +363,23 @@ def main():
     print(table([(str(n), state) for state, n in sorted(counts.items())], ["cuts", "after the start"]))
     for row in rows:
         print(*row)
-    print(f"{args.cuts} cuts, seed {seed}, {len(rows)} wrong, {time.monotonic() - started:.0f} s")
+    twice = sum(n for state, n in counts.items() if state.startswith(TWICE))
+    print(f"{args.cuts} cuts and {twice} of the start that follows one, seed {seed}, {len(rows)} wrong, {time.monotonic() - started:.0f} s")
     sys.exit(1 if rows or not counts else 0)
 
 
-def cut(root, calls, disk, calm, cuts, dice):
-    """Follows the calls and cuts at moments chosen by chance: what went wrong, and how the starts went on."""
+def cut(root, calls, disk, calm, cuts, dice, again=0):
+    """Follows the calls and cuts at moments chosen by chance: what went wrong, and how the starts went on. Behind every
+    so manieth cut the start is cut too, `again` times."""
     # The moments behind calls that change something; all of them are as likely
     before = Disk(disk.root, disk.outside)
     seed_disk_from(before, disk)
     moments = [n for n, call in enumerate(calls) if before.take(call)]
-    wrong = same_as_traced(before, disk.root, ("logs", "ram", "input"))
+    wrong = same_as_traced(before, disk.root, ("logs", "ram", "input", "console.txt"))
     if wrong:
         raise Unready(f"the trace was not followed rightly: {wrong[:5]}")
+    if not moments:
+        return [], {}
     chosen = sorted(dice.choices(moments, k=cuts))
     rows, counts, at = [], {}, 0
     for number, moment in enumerate(chosen):
@@ -375,11 +388,30 @@ def cut(root, calls, disk, calm, cuts, dice):
             at += 1
         how = disk.build(random.Random(dice.random()), ("input", "upscaled.toml", "logs"))
         call = calls[moment]
-        faults, state = start_again(root, calm)
-        counts[state] = counts.get(state, 0) + 1
-        if faults:
-            rows.append((f"cut {number} behind call {moment} ({call.name} {call.path or ''}), {how}:", "; ".join(faults)))
+        place = f"cut {number} behind call {moment} ({call.name} {call.path or ''}), {how}:"
+        if again and number % AGAIN_EVERY == 0:
+            wrong, found = cut_again(root, calm, again, dice)
+            rows += [(place, *row) for row in wrong]
+        else:
+            faults, state = start_again(root, calm)
+            rows += [(place, "; ".join(faults))] if faults else []
+            found = {state: 1}
+        for state, count in found.items():
+            counts[state] = counts.get(state, 0) + count
     return rows, counts
+
+
+def cut_again(root, calm, cuts, dice):
+    """Cuts the start on what a cut left."""
+    try:
+        calls, disk = trace(root)
+    except subprocess.TimeoutExpired:
+        return [("the traced start hangs",)], {}
+    except Unready as error:
+        return [(str(error),)], {}
+    faults, _ = outcome(root, calm)
+    rows, counts = cut(root, calls, disk, calm, cuts, dice)
+    return [*rows, *[(fault,) for fault in faults]], {"cut once: traced": 1, **{TWICE + state: n for state, n in counts.items()}}
 
 
 def seed_disk_from(target, source):

@@ -86,9 +86,7 @@ def main():
     started, faults, root = time.monotonic(), [], None
     try:
         need_tools("ffmpeg")
-        root = Root(binary(args.bin), None, SETTINGS, "upscaled-soak-")
-        with open(root.path / "upscaled.toml", "a") as settings:
-            settings.write(f'work_area = "{root.path}/ram"\n')
+        root = Root(binary(args.bin), None, SETTINGS, "upscaled-soak-", inside=True)
         film(root.path / "film.mkv")
         for n in range(args.jobs):
             root.put(root.path / "film.mkv", f"{n:05}.mkv")

@@ -127,6 +127,16 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     sync_both(from, to)
 }
 
+/// Makes a file that is written in place, as the umask says. Whatever has its name goes first: nothing is ever written
+/// through a link that somebody planted there.
+pub fn create_fresh(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    File::create_new(path)
+}
+
 /// Removes a file and makes that durable; nothing happens when it is absent.
 pub fn remove(path: &Path) -> Result<()> {
     failpoint::hit("atomic_file.unlink")?;
@@ -215,10 +225,14 @@ fn lock_for_append(path: &Path) -> Result<(Flock<File>, bool)> {
     loop {
         let is_new = !path.exists();
         // Not blocking: a FIFO in its place must not hang this process.
-        let flags = libc::O_NONBLOCK;
-        let file = OpenOptions::new().read(true).append(true).create(true).custom_flags(flags).open(path)?;
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let not_plain = || Fault::DamagedState.because(format!("{} is not a plain file: move it away", escape(path)));
+        let file = match OpenOptions::new().read(true).append(true).create(true).custom_flags(flags).open(path) {
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(not_plain()),
+            opened => opened?,
+        };
         if !file.metadata()?.is_file() {
-            return Err(Fault::DamagedState.because(format!("{} is not a plain file: move it away", escape(path))));
+            return Err(not_plain());
         }
         let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
         let held = file.metadata()?;
@@ -277,7 +291,8 @@ fn part_path(target: &Path) -> PathBuf {
 
 fn create_part(part: &Path, target: &Path, access: Access) -> Result<File> {
     failpoint::hit("atomic_file.create")?;
-    let replaced = fs::metadata(target).ok().filter(|m| m.is_file() && access == Access::Shared);
+    // Of a link nothing is handed on: it may lead anywhere.
+    let replaced = fs::symlink_metadata(target).ok().filter(|m| m.is_file() && access == Access::Shared);
     let mode = if access == Access::Private { 0o600 } else { 0o666 };
     let open = || OpenOptions::new().write(true).create_new(true).mode(mode).open(part);
     let file = match open() {

@@ -5,7 +5,7 @@
 //! from the Nth hit on (default 1), for `count` hits (default without end; `once` is 1),
 //! the action happens; where a command is named (`job`, `daemon`, ..), only in its processes.
 //! Actions: `eio`, `enospc`, `erofs`, `eintr` (the point returns that error), `panic`, `abort`,
-//! `kill` (SIGKILL to this process), `delay(ms)`, `once` (short for `eio:once`).
+//! `kill` (SIGKILL to this process), `delay(ms)`, `memory(MiB)` (taken and kept), `once` (short for `eio:once`).
 //! Example: `job/atomic_file.rename=kill@3;seal.copy=enospc:2`.
 //!
 //! `@folder` in place of rules: they stand in its file `rules`, which is read at each hit and may

@@ -31,6 +31,8 @@ pub enum Fault {
     NoRamDisk,
     /// The inference device ran out of memory: smaller batches, then smaller tiles.
     DeviceMemory,
+    /// The kernel killed the work for lack of memory: again, with less.
+    Memory,
     /// The inference device or its library failed.
     Device,
     /// The hardware encoder failed: retry, then fall back.
@@ -120,6 +122,7 @@ impl Fault {
             | Fault::ReadOnly
             | Fault::NoRamDisk
             | Fault::DeviceMemory
+            | Fault::Memory
             | Fault::Device
             | Fault::Encoder
             | Fault::Mismatch

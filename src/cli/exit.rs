@@ -49,6 +49,7 @@ fn of_fault(fault: Fault) -> u8 {
         | Fault::ReadOnly
         | Fault::NoRamDisk
         | Fault::DeviceMemory
+        | Fault::Memory
         | Fault::Device
         | Fault::Encoder
         | Fault::Mismatch

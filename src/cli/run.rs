@@ -23,6 +23,7 @@ use crate::media::still::{self, StillKind};
 use crate::network::library;
 use crate::store::job_dir::JobDir;
 use crate::store::paths;
+use crate::work::area;
 
 pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
     let shutdown = signals::shutdown_on_signals()?;
@@ -43,6 +44,9 @@ pub fn perform(order: &JobOrder, arguments: &RunArguments, show: &Show, shutdown
         anew(order)?;
     } else {
         same_wishes(order, &arguments.layer()?)?;
+    }
+    for word in area::remove_abandoned(&order.run, &paths::run_scope(), Some(&order.key)) {
+        tracing::info!("{word}");
     }
     let result = runner::run(order, &|event| show.event(&event), shutdown);
     show.end();
@@ -130,7 +134,8 @@ fn drop_hopeless(order: &JobOrder, fault: Fault) {
     let Ok(Some(dir)) = JobDir::open(&order.job_dir) else { return };
     let planned = !matches!(dir.read_plan(), Ok(None));
     let sealed = std::fs::read_dir(dir.clips_dir()).is_ok_and(|mut clips| clips.next().is_some());
-    if (!planned || (fault.is_final() && !sealed))
+    // What a newer program began is its own.
+    if (!planned || (fault.is_final() && fault != Fault::NewerState && !sealed))
         && let Err(error) = finish::remove_folder(order)
     {
         tracing::warn!("{}", one_line(&error));
@@ -178,6 +183,7 @@ pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
         crowded: false,
         key: paths::run_job_key(&target),
         attempt: 0,
+        lean: 0,
         settings: job,
         run,
         target_file: target,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::running::{Running, Why};
 use super::scan::stamp_of;
-use super::scheduler::{self, Choice, Next, Standing};
+use super::scheduler::{self, Choice, Next, Record, Standing};
 use super::service::{Memory, Service};
 use super::settle::FileStamp;
 use super::supervise::Report;
@@ -66,7 +66,7 @@ impl Service {
             return Ok(false);
         }
         let (settings, run) = (self.options.settings_for)(job).context("reading its settings")?;
-        let attempt = self.memory.entry(job.to_path_buf()).or_default().deaths + 1;
+        let record = self.memory.entry(job.to_path_buf()).or_default().record;
         let order = JobOrder {
             source,
             relative: job.to_path_buf(),
@@ -75,7 +75,8 @@ impl Service {
             crowded: self.books.is_crowded(job, self.lineup.jobs()),
             target_file: PathBuf::new(),
             key: layout.job_key(job),
-            attempt,
+            attempt: record.deaths + 1,
+            lean: record.lean,
             settings,
             run,
         };
@@ -104,8 +105,8 @@ impl Service {
                 return self.release();
             }
         };
-        let deaths = self.memory.get(&job).map_or(0, |memory| memory.deaths);
-        match scheduler::after(&report, deaths, self.options.settings.attempts_max) {
+        let before = self.memory.get(&job).map_or_else(Record::default, |memory| memory.record);
+        match scheduler::after(&report, before, self.options.settings.attempts_max) {
             // What came of it without its disk says nothing.
             next if next != Next::Stay && away.is_some() => {
                 self.wait(&job, Fault::Busy, &away.unwrap_or_default(), scheduler::BUSY_AGAIN);
@@ -135,11 +136,16 @@ impl Service {
                 }
                 self.wait(&job, fault, &reason, pause);
             }
-            Next::Again { fault, reason, pause, deaths } => {
+            Next::Again { fault, reason, pause, record } => {
                 let until = self.now() + pause;
                 let of = self.options.settings.attempts_max;
-                tracing::warn!("{}: {reason}; attempt {} of {of} in {} s", escape(&job), deaths + 1, pause.as_secs());
-                self.memory.insert(job.clone(), Memory { standing: Standing::Backoff { until }, deaths });
+                let again = match fault {
+                    Fault::Stopped => "going on".into(),
+                    _ => format!("attempt {} of {of}", record.deaths + 1),
+                };
+                let less = if record.lean > before.lean { ", with less memory" } else { "" };
+                tracing::warn!("{}: {reason}; {again}{less} in {} s", escape(&job), pause.as_secs());
+                self.memory.insert(job.clone(), Memory { standing: Standing::Backoff { until }, record });
                 self.books.transition(&job, State::Queued, "going on after a failure", Some((fault, &reason)));
             }
         }
@@ -188,7 +194,8 @@ impl Service {
             }
             // Not in a circle: it stays in the queue, and waits.
             let until = self.now() + scheduler::SPACE_AGAIN;
-            self.memory.insert(job.to_path_buf(), Memory { standing: Standing::Waiting { until }, deaths: 0 });
+            self.memory
+                .insert(job.to_path_buf(), Memory { standing: Standing::Waiting { until }, record: Record::default() });
         } else {
             self.summary.failed += 1;
         }

@@ -4,6 +4,8 @@
 pub mod books;
 pub mod child;
 pub mod control;
+mod death;
+pub mod environment;
 mod filesystem;
 mod home;
 mod hours;

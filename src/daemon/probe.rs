@@ -13,13 +13,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::death::Death;
 use super::lines::Lines;
 use super::settle::Checked;
 use super::spawn::Spawner;
-use super::supervise::death;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::lease;
+use crate::work::oom::OomWatch;
 
 /// A probe of one file that takes longer is killed.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -47,6 +48,7 @@ pub struct Prober {
     answers: Lines,
     errors: Lines,
     files: u32,
+    memory: OomWatch,
 }
 
 /// Looks for a writer, then probes, by `prober` or by a new child that is left in its place. An error means that no
@@ -93,6 +95,7 @@ async fn ask(mut child: Prober, idle: &mut Option<Prober>, path: &Path) -> Resul
 impl Prober {
     async fn start(spawner: &Spawner) -> Result<Prober> {
         let mut child = spawner.spawn(vec!["probe".into()]).await?;
+        let memory = OomWatch::of(child.id());
         let mut pipes = || -> Result<_> {
             let missing = || Fault::Internal.because("a probe was started without its pipes");
             let orders = Sender::from_owned_fd(OwnedFd::from(child.stdin.take().ok_or_else(missing)?))?;
@@ -102,7 +105,7 @@ impl Prober {
         };
         let pipes = pipes();
         let (orders, answers, errors) = pipes.inspect_err(|_| end(&mut child))?;
-        Ok(Prober { child, orders, answers, errors, files: 0 })
+        Ok(Prober { child, orders, answers, errors, files: 0, memory })
     }
 
     /// The next answer; `None` when the child has closed its output.
@@ -140,7 +143,7 @@ impl Prober {
             Ok(other) => return other.context("waiting for a probe").map(|_| "the probe ended".into()),
             Err(_) => return Ok("the probe closed its output and did not end".into()),
         };
-        Ok(death(status, last_word))
+        Ok(Death::of(status, self.memory.look(), last_word).words)
     }
 }
 

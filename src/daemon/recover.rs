@@ -22,6 +22,7 @@ use crate::model::status::State;
 use crate::store::history::Ending;
 use crate::store::job_dir::{JobDir, MARKER, NEW_PREFIX, remove_marked};
 use crate::store::job_scan;
+use crate::store::paths;
 use crate::store::queue_file::Queue;
 use crate::work::area;
 
@@ -101,6 +102,7 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
         target_file: PathBuf::new(),
         key: layout.job_key(&job),
         attempt: 1,
+        lean: 0,
         settings,
         run,
     };
@@ -195,8 +197,8 @@ fn stale_outputs(books: &Books, keep: &HashSet<String>) {
     }
 }
 
-/// Removes the work areas of jobs that are not queued any more, wherever the settings of input/ and of
-/// the jobs known put them.
+/// Removes the work areas of jobs that are not queued any more and those of any `upscaled run` that is gone, wherever the
+/// settings of input/ and of the jobs known put them.
 fn stale_areas(books: &Books, folders: &[JobDir], settings_for: &SettingsFor, keep: &HashSet<String>) {
     let jobs = folders.iter().map(|folder| folder.marker().job.as_path());
     let mut looked: Vec<RunSettings> = Vec::new();
@@ -209,7 +211,8 @@ fn stale_areas(books: &Books, folders: &[JobDir], settings_for: &SettingsFor, ke
     }
     let keep: Vec<String> = keep.iter().cloned().collect();
     for run in &looked {
-        for word in area::remove_stale(run, &books.layout().scope(), &keep) {
+        let stale = area::remove_stale(run, &books.layout().scope(), &keep);
+        for word in stale.into_iter().chain(area::remove_abandoned(run, &paths::run_scope(), None)) {
             tracing::info!("{word}");
         }
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::death::Cause;
 use super::supervise::{End, Report};
 use crate::base::fault::Fault;
 
@@ -13,6 +14,11 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub const SPACE_AGAIN: Duration = Duration::from_secs(30);
 /// A job whose folder is held by another process, or whose source is being changed, looks again after this.
 pub const BUSY_AGAIN: Duration = Duration::from_secs(5);
+
+/// Kills from outside in a row, without a new clip, after which a job has failed: somebody is at war with it.
+pub const KILLS_MAX: u32 = 20;
+/// A job that was killed for lack of memory takes less in this many steps, and no further.
+pub const LEAN_MAX: u32 = 4;
 
 /// How a queued job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -74,22 +80,47 @@ pub enum Next {
         reason: String,
         pause: Duration,
     },
-    /// Another attempt after a pause; so many deaths in a row.
+    /// Another attempt after a pause, with this record.
     Again {
         fault: Fault,
         reason: String,
         pause: Duration,
-        deaths: u32,
+        record: Record,
     },
 }
 
-/// Judges an attempt. `deaths`: earlier ones in a row without one new sealed clip.
-pub fn after(report: &Report, deaths: u32, attempts_max: u32) -> Next {
+/// What earlier attempts of this daemon came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Failed attempts in a row without one new sealed clip.
+    pub deaths: u32,
+    /// Kills from outside in a row, likewise. They are no attempts: the job has done nothing wrong.
+    pub kills: u32,
+    /// Steps down in memory: how often the kernel killed it for lack of memory. What did not fit once will not fit
+    /// behind the next clip either.
+    pub lean: u32,
+}
+
+/// Judges an attempt by its end and the record of those before it.
+pub fn after(report: &Report, record: Record, attempts_max: u32) -> Next {
+    let mut record = if report.sealed > 0 { Record { lean: record.lean, ..Record::default() } } else { record };
     let (fault, reason) = match &report.end {
         End::Done(outcome) => return Next::Finish(Box::new(outcome.clone())),
         End::Stopped => return Next::Stay,
         End::Failed { fault, reason } => (*fault, reason.clone()),
-        End::Died(how) => (Fault::Internal, how.clone()),
+        End::Died(death) if death.cause == Cause::Outside => {
+            record.kills = record.kills.saturating_add(1);
+            let (fault, reason) = (death.fault(), death.words.clone());
+            if record.kills >= KILLS_MAX {
+                let reason = format!("{reason} (without a new clip, {KILLS_MAX} times in a row): find out by whom");
+                return Next::Fail { fault, reason };
+            }
+            return Next::Again { fault, reason, pause: backoff(record.kills), record };
+        }
+        End::Died(death) => {
+            record.lean = (record.lean + u32::from(death.cause == Cause::Memory)).min(LEAN_MAX);
+            (death.fault(), death.words.clone())
+        }
         End::Stalled(time) => {
             (Fault::Device, format!("nothing moved for {} s: the job process was killed", time.as_secs()))
         }
@@ -107,19 +138,35 @@ pub fn after(report: &Report, deaths: u32, attempts_max: u32) -> Next {
         Fault::Busy | Fault::SourceChanged => return Next::Wait { fault, reason, pause: BUSY_AGAIN },
         _ => {}
     }
-    let deaths = if report.sealed > 0 { 1 } else { deaths.saturating_add(1) };
+    record.deaths = record.deaths.saturating_add(1);
+    let deaths = record.deaths;
     if deaths >= attempts_max.max(1) {
         let times = if deaths == 1 { "in the only attempt".into() } else { format!("{deaths} times in a row") };
-        let reason = format!("{reason} (without a new clip, {times})");
+        let reason = format!("{reason} (without a new clip, {times}){}", advice(fault));
         return Next::Fail { fault, reason };
     }
-    let pause = BACKOFF.saturating_mul(1 << (deaths - 1).min(6)).min(BACKOFF_MAX);
-    Next::Again { fault, reason, pause, deaths }
+    Next::Again { fault, reason, pause: backoff(deaths), record }
+}
+
+fn backoff(times: u32) -> Duration {
+    BACKOFF.saturating_mul(1 << times.saturating_sub(1).min(6)).min(BACKOFF_MAX)
+}
+
+/// What a person can do where the next attempt cannot help itself.
+fn advice(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Memory => {
+            ": give it more memory (MemoryMax= of the service, the container's limit), or ask for less (memory_limit_mb, \
+             ramdisk_limit_mb, tile, a faster preset), then `upscaled retry`"
+        }
+        _ => "",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::death::Death;
 
     const NOW: Duration = Duration::from_secs(100);
     const LATER: Duration = Duration::from_secs(110);
@@ -156,31 +203,73 @@ mod tests {
         End::Failed { fault, reason: "because".into() }
     }
 
+    fn died(cause: Cause) -> End {
+        End::Died(Death { cause, words: "killed".into() })
+    }
+
+    fn deaths(deaths: u32) -> Record {
+        Record { deaths, ..Record::default() }
+    }
+
     #[test]
     fn deaths_count_only_in_a_row() {
-        let died = || End::Died("killed".into());
-        let Next::Again { deaths: 1, pause: BACKOFF, .. } = after(&report(died(), 0), 0, 3) else { panic!() };
-        let Next::Again { deaths: 2, pause, .. } = after(&report(died(), 0), 1, 3) else { panic!() };
-        assert_eq!(pause, BACKOFF * 2);
-        assert!(matches!(after(&report(died(), 0), 2, 3), Next::Fail { fault: Fault::Internal, .. }));
-        assert!(matches!(after(&report(died(), 4), 2, 3), Next::Again { deaths: 1, .. }), "a clip was sealed");
-        assert!(matches!(after(&report(died(), 0), u32::MAX - 1, u32::MAX), Next::Fail { .. }));
+        let died = || died(Cause::Crash);
+        let Next::Again { record, pause: BACKOFF, .. } = after(&report(died(), 0), deaths(0), 3) else { panic!() };
+        assert_eq!(record, deaths(1));
+        let Next::Again { record, pause, .. } = after(&report(died(), 0), deaths(1), 3) else { panic!() };
+        assert_eq!((record, pause), (deaths(2), BACKOFF * 2));
+        assert!(matches!(after(&report(died(), 0), deaths(2), 3), Next::Fail { fault: Fault::Internal, .. }));
+        let Next::Again { record, .. } = after(&report(died(), 4), deaths(2), 3) else { panic!("a clip was sealed") };
+        assert_eq!(record, deaths(1));
+        assert!(matches!(after(&report(died(), 0), deaths(u32::MAX - 1), u32::MAX), Next::Fail { .. }));
+    }
+
+    #[test]
+    fn kills_from_outside_are_no_attempts() {
+        let mut record = deaths(2);
+        for kill in 1..KILLS_MAX {
+            let Next::Again { record: next, fault, pause, .. } = after(&report(died(Cause::Outside), 0), record, 3)
+            else {
+                panic!("kill {kill}")
+            };
+            assert_eq!((next.deaths, next.kills, fault), (2, kill, Fault::Stopped));
+            assert!((BACKOFF..=BACKOFF_MAX).contains(&pause));
+            record = next;
+        }
+        let again = after(&report(died(Cause::Outside), 1), record, 3);
+        assert!(matches!(again, Next::Again { record: Record { kills: 1, deaths: 0, .. }, .. }), "{again:?}");
+        let Next::Fail { reason, .. } = after(&report(died(Cause::Outside), 0), record, 3) else { panic!() };
+        assert!(reason.contains("20 times in a row"), "{reason}");
+    }
+
+    #[test]
+    fn lack_of_memory_is_answered_with_less() {
+        let killed = |sealed, record| after(&report(died(Cause::Memory), sealed), record, 3);
+        let Next::Again { record, fault: Fault::Memory, .. } = killed(0, Record::default()) else { panic!() };
+        assert_eq!(record, Record { deaths: 1, kills: 0, lean: 1 });
+        let Next::Again { record, .. } = killed(5, Record { deaths: 2, kills: 3, lean: 3 }) else { panic!() };
+        assert_eq!(record, Record { deaths: 1, kills: 0, lean: LEAN_MAX }, "clips forgive deaths, not hunger");
+        let Next::Fail { reason, .. } = killed(0, Record { deaths: 2, kills: 0, lean: 4 }) else { panic!() };
+        assert!(reason.contains("memory_limit_mb") && reason.contains("upscaled retry"), "{reason}");
     }
 
     #[test]
     fn faults_decide() {
-        assert!(matches!(after(&report(failed(Fault::BadInput), 9), 0, 3), Next::Fail { .. }));
-        assert!(matches!(after(&report(failed(Fault::NoSpace), 0), 2, 3), Next::Wait { pause: SPACE_AGAIN, .. }));
-        let Next::Wait { reason, .. } = after(&report(failed(Fault::ReadOnly), 0), 2, 3) else {
+        assert!(matches!(after(&report(failed(Fault::BadInput), 9), deaths(0), 3), Next::Fail { .. }));
+        assert!(matches!(
+            after(&report(failed(Fault::NoSpace), 0), deaths(2), 3),
+            Next::Wait { pause: SPACE_AGAIN, .. }
+        ));
+        let Next::Wait { reason, .. } = after(&report(failed(Fault::ReadOnly), 0), deaths(2), 3) else {
             panic!("it should wait")
         };
         assert!(reason.contains("writable again"), "{reason}");
-        assert!(matches!(after(&report(failed(Fault::NoRamDisk), 0), 2, 3), Next::Wait { .. }));
-        assert!(matches!(after(&report(failed(Fault::Busy), 0), 2, 3), Next::Wait { pause: BUSY_AGAIN, .. }));
-        assert!(matches!(after(&report(failed(Fault::Device), 0), 0, 3), Next::Again { .. }));
-        assert_eq!(after(&report(End::Stopped, 0), 2, 3), Next::Stay);
-        assert!(matches!(after(&report(End::Done(Default::default()), 0), 2, 3), Next::Finish(_)));
+        assert!(matches!(after(&report(failed(Fault::NoRamDisk), 0), deaths(2), 3), Next::Wait { .. }));
+        assert!(matches!(after(&report(failed(Fault::Busy), 0), deaths(2), 3), Next::Wait { pause: BUSY_AGAIN, .. }));
+        assert!(matches!(after(&report(failed(Fault::Device), 0), deaths(0), 3), Next::Again { .. }));
+        assert_eq!(after(&report(End::Stopped, 0), deaths(2), 3), Next::Stay);
+        assert!(matches!(after(&report(End::Done(Default::default()), 0), deaths(2), 3), Next::Finish(_)));
         let stalled = End::Stalled(Duration::from_secs(300));
-        assert!(matches!(after(&report(stalled, 0), 0, 3), Next::Again { fault: Fault::Device, .. }));
+        assert!(matches!(after(&report(stalled, 0), deaths(0), 3), Next::Again { fault: Fault::Device, .. }));
     }
 }

@@ -21,7 +21,7 @@ use super::notify_systemd::Systemd;
 use super::queueing::FLUSH_EVERY;
 use super::running::{Running, Why};
 use super::scan::ScanRules;
-use super::scheduler::Standing;
+use super::scheduler::{Record, Standing};
 use super::settle::FileStamp;
 use super::spawn::Spawner;
 use super::watch::Watch;
@@ -42,8 +42,7 @@ const STOP_LIMIT: Duration = Duration::from_millis(4700);
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
     pub(super) standing: Standing,
-    /// Deaths in a row without a new clip.
-    pub(super) deaths: u32,
+    pub(super) record: Record,
 }
 
 /// The whole state of a daemon.

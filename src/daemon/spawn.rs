@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
 use super::child::PARENT_ENV;
+use super::environment;
 use crate::base::failpoint;
 use crate::base::fault::{Fault, caught};
 
@@ -79,14 +80,13 @@ fn spawn(program: &Program, arguments: &[OsString]) -> Result<Child> {
     let child = Command::new(&program.path)
         .args(&program.arguments)
         .args(arguments)
+        // Service descriptors, secrets and whatever else is the supervisor's alone.
+        .env_clear()
+        .envs(environment::of_child(std::env::vars_os()))
         .envs(program.environment.iter().map(|(key, value)| (key, value)))
         .env(PARENT_ENV, std::process::id().to_string())
         // SVT-AV1 writes to stderr unless told not to before it loads: errors only.
         .env("SVT_LOG", "1")
-        // Service descriptors are the supervisor's alone.
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("WATCHDOG_USEC")
-        .env_remove("WATCHDOG_PID")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

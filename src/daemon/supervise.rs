@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -16,11 +15,13 @@ use tokio::net::unix::pipe::Sender;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::death::Death;
 use super::lines::Lines;
 use super::spawn::Spawner;
 use crate::base::fault::Fault;
 use crate::engine::session;
 use crate::model::progress::{Event, Outcome, Phase, Progress};
+use crate::work::oom::OomWatch;
 
 /// From SIGTERM to SIGKILL. Under the 5 s that a stop of the daemon may take.
 pub const STOP_GRACE: Duration = Duration::from_secs(4);
@@ -47,8 +48,8 @@ pub enum End {
     Failed { fault: Fault, reason: String },
     /// Stopped because it was asked to.
     Stopped,
-    /// Gone without a word, and how.
-    Died(String),
+    /// Gone without a word.
+    Died(Death),
     /// Killed, having moved nothing for so long.
     Stalled(Duration),
 }
@@ -88,6 +89,7 @@ struct Supervisor {
     errors: Option<Lines>,
     attempt: Attempt,
     told: Told,
+    memory: OomWatch,
     killed_for_stall: bool,
     /// When SIGTERM was sent.
     asked: Option<Instant>,
@@ -122,8 +124,8 @@ impl Supervisor {
         let errors = Lines::new(OwnedFd::from(child.stderr.take().ok_or_else(missing)?), STDERR_LINE_MAX)?;
         let told =
             Told { end: None, sealed: 0, beat: None, phase: None, moved: Instant::now(), last_words: VecDeque::new() };
-        let (stdin, errors) = (Some(stdin), Some(errors));
-        Ok(Supervisor { child, stdin, events, errors, attempt, told, killed_for_stall: false, asked: None })
+        let (stdin, errors, memory) = (Some(stdin), Some(errors), OomWatch::of(child.id()));
+        Ok(Supervisor { child, stdin, events, errors, attempt, told, memory, killed_for_stall: false, asked: None })
     }
 
     async fn run(mut self) -> Result<Report> {
@@ -243,7 +245,10 @@ impl Supervisor {
             Some(end) => end,
             None if self.asked.is_some() || status.code() == Some(EXIT_STOPPED) => End::Stopped,
             None if self.killed_for_stall => End::Stalled(self.patience()),
-            None => End::Died(death(status, self.told.last_words.back().map(String::as_str))),
+            None => {
+                let last_word = self.told.last_words.back().map(String::as_str);
+                End::Died(Death::of(status, self.memory.look(), last_word))
+            }
         };
         Report { end, sealed: self.told.sealed }
     }
@@ -264,21 +269,5 @@ async fn next_of(lines: &mut Option<Lines>) -> Option<Vec<u8>> {
     match lines {
         Some(lines) => lines.next().await,
         None => None,
-    }
-}
-
-/// A child's end in words.
-pub fn death(status: ExitStatus, last_word: Option<&str>) -> String {
-    let how = match (status.signal(), status.code()) {
-        (Some(signal), _) => {
-            let name = Signal::try_from(signal).map(|s| s.as_str().to_string()).unwrap_or_else(|_| signal.to_string());
-            let hint = if name == "SIGKILL" { ", perhaps for lack of memory" } else { "" };
-            format!("the job process was killed by {name}{hint}")
-        }
-        (None, code) => format!("the job process ended with status {} and without a word", code.unwrap_or(-1)),
-    };
-    match last_word {
-        Some(word) => format!("{how}; its last line: {word}"),
-        None => how,
     }
 }

@@ -49,6 +49,12 @@ pub struct Engine {
 impl Engine {
     /// Opens the pin's model and its sessions; where pictures are made whole the threads alone.
     pub fn open(pin: &EnginePin) -> Result<Engine> {
+        Engine::open_lean(pin, 0)
+    }
+
+    /// The same with less memory, in so many steps: a quarter of the sessions each, and a rung lower on the ladder.
+    /// The pixels are the same.
+    pub fn open_lean(pin: &EnginePin, steps: u32) -> Result<Engine> {
         if !pin.is_tiled() {
             let pool = Pool::start(pin.threads as usize, || Ok(Worker::default()))?;
             return Ok(Engine { pin: pin.clone(), pool, ladder: None });
@@ -60,12 +66,14 @@ impl Engine {
         }
         let own = pin.clone();
         let ladder = Arc::new(Ladder::new(pin, facts));
+        ladder.step_down(steps);
         let (shared, plans) = (ladder.clone(), failpoint::carry());
         let open = move || {
             plans.here();
             Worker::open(&model, &own, &shared)
         };
-        let pool = Pool::start(pin.sessions as usize, open)?;
+        let sessions = pin.sessions.checked_shr(2 * steps).unwrap_or(0);
+        let pool = Pool::start(sessions as usize, open)?;
         Ok(Engine { pin: pin.clone(), pool, ladder: Some(ladder) })
     }
 

@@ -61,6 +61,14 @@ impl Ladder {
         }
     }
 
+    /// Begins so many rungs lower, where no pixel comes out otherwise for it: on the processor.
+    pub fn step_down(&self, steps: u32) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..if self.by_shape { 0 } else { steps } {
+            *now = self.lower(*now).unwrap_or(*now);
+        }
+    }
+
     pub fn now(&self) -> Rung {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,6 +211,21 @@ mod tests {
             ladder.below(ladder.now(), &anyhow::anyhow!("full")).unwrap();
             assert!(ladder.take_words().is_some_and(|words| words.contains(wanted)), "{provider:?}");
         }
+    }
+
+    #[test]
+    fn less_is_taken_from_the_start_where_it_changes_nothing() {
+        let model = ModelFile::open("fast").unwrap();
+        let stepped = |provider, steps| {
+            let ladder = Ladder::new(&EnginePin { provider, batch: 2, ..pin(&model, (64, 48)) }, &model.facts);
+            ladder.step_down(steps);
+            ladder.now()
+        };
+        let top = Rung { batch: 2, core: (64, 48) };
+        assert_eq!(stepped(Provider::Cpu, 0), top);
+        assert_eq!(stepped(Provider::Cpu, 2), Rung { batch: 1, core: (32, 48) });
+        assert_eq!(stepped(Provider::Openvino, 99), Rung { batch: 1, core: (16, 24) });
+        assert_eq!(stepped(Provider::Cuda, 2), top);
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn answer(fault: Fault) -> (StatusCode, &'static str) {
         }
         Fault::NotFound => (StatusCode::NOT_FOUND, "Not Found"),
         Fault::Busy => (StatusCode::TOO_MANY_REQUESTS, "Busy; try again later"),
-        Fault::NoSpace | Fault::ReadOnly | Fault::NoRamDisk | Fault::DeviceMemory => {
+        Fault::NoSpace | Fault::ReadOnly | Fault::NoRamDisk | Fault::DeviceMemory | Fault::Memory => {
             (StatusCode::SERVICE_UNAVAILABLE, "Out of memory or space at the moment; try again later")
         }
         Fault::Stopped | Fault::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "Stopping"),

@@ -93,7 +93,7 @@ fn move_file(from: &Path, to: &Path) -> Result<()> {
         }
         Err(_) => {
             let part = parent.join(format!(".moving-{}.part", std::process::id()));
-            std::fs::copy(from, &part)
+            copy(from, &part)
                 .inspect_err(|_| drop(std::fs::remove_file(&part)))
                 .with_context(|| format!("copying the source to {}", escape(parent)))?;
             if !atomic_file::seal_new(&part, &target)? {
@@ -108,6 +108,13 @@ fn move_file(from: &Path, to: &Path) -> Result<()> {
 /// Whether the folder lets a file of it go.
 fn removable(file: &Path) -> bool {
     nix::unistd::access(atomic_file::parent(file), nix::unistd::AccessFlags::W_OK).is_ok()
+}
+
+/// A copy with the mode of its source.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let (mut source, mut target) = (std::fs::File::open(from)?, atomic_file::create_fresh(to)?);
+    std::io::copy(&mut source, &mut target)?;
+    target.set_permissions(source.metadata()?.permissions())
 }
 
 fn free_name(path: &Path) -> PathBuf {

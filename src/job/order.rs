@@ -30,6 +30,9 @@ pub struct JobOrder {
     pub key: String,
     /// How often the job was tried before without a new sealed clip, for status.json.
     pub attempt: u32,
+    /// How often the kernel killed it for lack of memory: it takes less in so many steps. No bit depends on it.
+    #[serde(default)]
+    pub lean: u32,
     pub settings: JobSettings,
     pub run: RunSettings,
 }

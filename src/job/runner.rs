@@ -28,7 +28,7 @@ use crate::pipeline::run::Pipeline;
 use crate::store::frame_table::{End, TABLE_VERSION};
 use crate::store::job_dir::JobDir;
 use crate::work::area::WorkArea;
-use crate::work::budget::Budget;
+use crate::work::budget::{self, Budget};
 use crate::work::frame_store;
 
 /// A source whose decoder delivers other frames than before is decoded anew this often.
@@ -305,7 +305,14 @@ impl Job<'_> {
     fn upscale(&self, plan: &Plan, sealed: Sealed, encoder: usize) -> Result<(Ended, Sealed)> {
         let batch_bytes = plan.format().frame_bytes(plan.width, plan.height) as u64 * plan.batches.following;
         // One batch is filled while the one before is being sealed.
-        let area = WorkArea::open(&self.order.run, &self.order.key, 2 * batch_bytes + CLIPS_ROOM)?;
+        let lean = self.order.lean;
+        let run = budget::with_smaller_disk(&self.order.run, lean);
+        if lean > 0 {
+            let words = "killed for lack of memory before: goes on with fewer frames in memory, a smaller RAM disk and \
+                         smaller calls of the model, more slowly and to the same result";
+            self.reporter.log("warn", &format!("{words} (step {lean})"));
+        }
+        let area = WorkArea::open(&run, &self.order.key, (2 * batch_bytes + CLIPS_ROOM) >> lean)?;
         let tables = sealed.tables.clone();
         // Of what an earlier attempt left there only the frames of unsealed batches are of use.
         let unsealed = |name: &OsStr| {
@@ -333,11 +340,12 @@ impl Job<'_> {
             first_encoder: encoder,
             sealed: &tables,
             area: &area,
-            memory: Budget::new(&self.order.run).left(),
+            memory: Budget::new(&run).leaner(lean).left(),
             keeper: &keeper,
             meter: self.reporter.meter,
             shutdown: self.shutdown,
-            checkpoint_seconds: self.order.run.checkpoint_seconds,
+            checkpoint_seconds: run.checkpoint_seconds,
+            lean,
             haste: haste(),
         };
         let ended = pipeline.run()?;

@@ -1,6 +1,5 @@
 //! Still pictures as planes of floats, and how they become PNG, JPEG, WebP and TIFF files.
 
-use std::fs::File;
 use std::io::{BufWriter, Cursor, Write};
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use anyhow::{Context, Result};
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, tiff::TiffEncoder, webp::WebPEncoder};
 use image::{DynamicImage, ExtendedColorType, ImageEncoder};
 
+use crate::base::atomic_file;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 
@@ -222,7 +222,7 @@ impl Still {
     pub fn write(&self, path: &Path) -> Result<Vec<String>> {
         let (bytes, losses) = self.encode()?;
         let name = escape(path);
-        let mut file = BufWriter::new(File::create(path).with_context(|| format!("creating {name}"))?);
+        let mut file = BufWriter::new(atomic_file::create_fresh(path).with_context(|| format!("creating {name}"))?);
         file.write_all(&bytes).with_context(|| format!("writing {name}"))?;
         let file = file.into_inner().map_err(|e| e.into_error()).with_context(|| format!("writing {name}"))?;
         file.sync_all().with_context(|| format!("writing {name}"))?;

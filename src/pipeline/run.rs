@@ -78,6 +78,8 @@ pub struct Pipeline<'a> {
     pub meter: &'a Meter,
     pub shutdown: &'a Shutdown,
     pub checkpoint_seconds: u64,
+    /// Steps down in memory for the engine; `memory` and `area` are as small already.
+    pub lean: u32,
     pub haste: Haste,
 }
 
@@ -121,6 +123,7 @@ impl Pipeline<'_> {
             deserted: &deserted,
             durable: durable_in.clone(),
             checkpoint_seconds: self.checkpoint_seconds,
+            lean: self.lean,
         };
         let encode = EncodeStage {
             plan: self.plan,

@@ -45,6 +45,8 @@ pub struct UpscaleStage<'a> {
     pub deserted: &'a AtomicBool,
     pub durable: Sender<Durable>,
     pub checkpoint_seconds: u64,
+    /// Steps down in memory.
+    pub lean: u32,
 }
 
 /// The frame before and what became of it, so that an equal frame costs nothing.
@@ -58,7 +60,8 @@ impl UpscaleStage<'_> {
     pub fn run(&self, frames: Receiver<SourceFrame>, out: Sender<Upscaled>) -> Result<()> {
         let info = &self.plan.info.video;
         let shape = FrameShape { format: info.format, width: info.width, height: info.height, colour: info.colour };
-        let mut upscaler = FrameUpscaler::open(&self.plan.engine, shape, self.plan.width, self.plan.height)
+        let size = (self.plan.width, self.plan.height);
+        let mut upscaler = FrameUpscaler::open_lean(&self.plan.engine, shape, size, self.lean)
             .context("opening the upscaling engine")?;
         let mut batch: Option<Arc<BatchFrames>> = None;
         let mut before: Option<Before> = None;

@@ -109,18 +109,23 @@ impl History {
     pub fn refresh(&mut self) -> Result<()> {
         let what = || format!("cannot read {}", escape(&self.path));
         // Not blocking: a FIFO in its place must not hang this process.
-        let mut file = match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path) {
+        let not_plain = || {
+            let message = format!("{} is not a plain file: move it away", escape(&self.path));
+            Fault::DamagedState.because(message)
+        };
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let mut file = match File::options().read(true).custom_flags(flags).open(&self.path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.forget();
                 return Ok(());
             }
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Err(not_plain()),
             Err(e) => return Err(e).with_context(what),
         };
         let meta = file.metadata().with_context(what)?;
         if !meta.is_file() {
-            let message = format!("{} is not a plain file: move it away", escape(&self.path));
-            return Err(Fault::DamagedState.because(message));
+            return Err(not_plain());
         }
         let inode = (meta.dev(), meta.ino());
         if self.seen != Some(inode) || meta.len() < self.offset || !self.ends_as_seen(&mut file).with_context(what)? {

@@ -111,10 +111,14 @@ impl Layout {
     }
 }
 
+/// What stands for an installation in the keys of `upscaled run`, whose jobs belong to none.
+pub fn run_scope() -> String {
+    hash_digits(&[b"run"], 8)
+}
+
 /// Key of a job that belongs to no installation (`upscaled run`): from its output's path.
 pub fn run_job_key(output: &Path) -> String {
-    let folder = hash_digits(&[b"run"], 8);
-    format!("{folder}-{}", hash_digits(&[absolute(output).as_os_str().as_bytes()], 16))
+    format!("{}-{}", run_scope(), hash_digits(&[absolute(output).as_os_str().as_bytes()], 16))
 }
 
 /// Job folder of `upscaled run`: beside its output.

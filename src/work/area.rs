@@ -21,6 +21,12 @@ use crate::base::path_text::escape;
 use crate::config::settings::RunSettings;
 use crate::work::{memory, mount};
 
+mod place;
+mod sweep;
+
+use place::{Base, bases, leave_unused, prepare};
+pub use sweep::{remove_abandoned, remove_stale};
+
 /// The file that makes a folder ours; also what is locked.
 pub const MARKER: &str = ".upscaled-work";
 const MIB: u64 = 1 << 20;
@@ -30,6 +36,8 @@ const LEAST: u64 = 64 * MIB;
 const RESERVE: u64 = 256 * MIB;
 /// How long an earlier attempt of the job may take to let go.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// An area that others sweep away while it is opened is made again, so often at most.
+const OPENINGS: u32 = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -52,14 +60,6 @@ pub struct WorkArea {
     _lock: FileLock,
 }
 
-/// A folder that work areas may be in.
-#[derive(Debug)]
-struct Base {
-    path: PathBuf,
-    /// Chosen by this program: must belong to this user alone.
-    own: bool,
-}
-
 impl WorkArea {
     /// Opens the area of a job: the one an earlier attempt left, with its frames, else a new one.
     /// `want` is what the job could use, in bytes; it may get less. [`Fault::Busy`] when an earlier attempt does
@@ -73,22 +73,36 @@ impl WorkArea {
             return Err(Fault::Internal.because(format!("{job_key:?} is no name of a work area")));
         }
         let limit = limit(settings, want);
+        for _ in 1..OPENINGS {
+            match WorkArea::open_once(bases, job_key, want, limit) {
+                // Swept away by another process between finding it and locking it: it is made anew.
+                Err(error) if Fault::of(&error) == Fault::NotFound => {}
+                done => return done,
+            }
+        }
+        WorkArea::open_once(bases, job_key, want, limit)
+    }
+
+    fn open_once(bases: &[Base], job_key: &str, want: u64, limit: u64) -> Result<WorkArea> {
         if let Some(base) = bases.iter().find(|b| is_ours(&b.path.join(job_key))) {
             return adopt(base, job_key, limit);
         }
         let mut told = Vec::new();
         let mut usable = Vec::new();
         for base in bases {
-            match prepare(base) {
-                Ok(()) => usable.push(base),
-                Err(error) => told.push(one_line(&error)),
+            if let Err(error) = prepare(base) {
+                told.push(one_line(&error));
+                continue;
             }
-        }
-        for base in &usable {
+            usable.push(base);
             let dir = base.path.join(job_key);
             make(&dir)?;
             match mount::mount_tmpfs(&dir, limit) {
-                Ok(true) => return lock(base, dir, Kind::Mounted, limit),
+                Ok(true) => {
+                    let area = lock(base, dir, Kind::Mounted, limit);
+                    leave_unused(&usable, base);
+                    return area;
+                }
                 Ok(false) => {}
                 Err(error) => told.push(one_line(&error)),
             }
@@ -112,7 +126,9 @@ impl WorkArea {
             tracing::warn!("the work area {} is on a disk, not in RAM: slower, and worn by every frame", escape(&dir));
         }
         make(&dir)?;
-        lock(base, dir, kind, limit)
+        let area = lock(base, dir, kind, limit);
+        leave_unused(&usable, base);
+        area
     }
 
     pub fn path(&self) -> &Path {
@@ -164,82 +180,23 @@ impl WorkArea {
     }
 }
 
-/// Removes the areas of an installation (`scope`: see `store::paths::Layout::scope`) whose jobs are not
-/// in `keep` and that nobody holds. Returns what went or would not go, in words.
-pub fn remove_stale(settings: &RunSettings, scope: &str, keep: &[String]) -> Vec<String> {
-    bases(settings).iter().flat_map(|base| remove_stale_in(base, scope, keep)).collect()
-}
-
-fn remove_stale_in(base: &Base, scope: &str, keep: &[String]) -> Vec<String> {
-    let mut words = Vec::new();
-    let Ok(entries) = fs::read_dir(&base.path) else { return words };
-    for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        let Some(key) = name.to_str().filter(|n| is_key(n)) else { continue };
-        let of_scope = key.split_once('-').is_some_and(|(s, rest)| s == scope && rest.len() == 16);
-        if !of_scope || keep.iter().any(|k| k == key) || !entry.file_type().is_ok_and(|t| t.is_dir()) {
-            continue;
-        }
-        let dir = entry.path();
-        // Without a marker it is a half-made one of ours only if it is empty.
-        let empty = fs::read_dir(&dir).is_ok_and(|mut d| d.next().is_none());
-        let lock = if is_ours(&dir) { FileLock::try_take_existing(&dir.join(MARKER)).ok().flatten() } else { None };
-        if lock.is_none() && !empty {
-            continue;
-        }
-        words.push(match remove(&dir) {
-            Ok(()) => format!("removed the stale work area {}", escape(&dir)),
-            Err(error) => format!("cannot remove the stale work area {}: {}", escape(&dir), one_line(&error)),
-        });
-    }
-    if base.own {
-        let _ = fs::remove_dir(&base.path);
-    }
-    words
-}
-
-fn bases(settings: &RunSettings) -> Vec<Base> {
-    if let Some(dir) = &settings.work_area {
-        return vec![Base { path: dir.clone(), own: false }];
-    }
-    let uid = nix::unistd::geteuid();
-    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let service = std::env::var("RUNTIME_DIRECTORY").ok();
-    let service = service.and_then(|list| list.split(':').next().map(PathBuf::from)).filter(|p| p.is_absolute());
-    let mut bases = Vec::new();
-    bases.extend(service.map(|path| Base { path: path.join("work"), own: true }));
-    bases.push(Base { path: "/run/upscaled".into(), own: true });
-    bases.extend(variable("XDG_RUNTIME_DIR").map(|path| Base { path: path.join("upscaled"), own: true }));
-    bases.push(Base { path: format!("/dev/shm/upscaled-{uid}").into(), own: true });
-    bases.push(Base { path: format!("/var/tmp/upscaled-{uid}").into(), own: true });
-    bases
-}
-
-/// Makes the base. One of our own choice must be a folder of this user that nobody else can write to
-/// (in /dev/shm anybody could have made it).
-fn prepare(base: &Base) -> Result<()> {
-    let what = || format!("cannot use {} for work areas", escape(&base.path));
-    if !base.own {
-        fs::create_dir_all(&base.path).with_context(what)?;
-        return nix::unistd::access(&base.path, nix::unistd::AccessFlags::W_OK).with_context(what);
-    }
-    match fs::DirBuilder::new().mode(0o700).create(&base.path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).with_context(what),
-        _ => {}
-    }
-    let found = fs::symlink_metadata(&base.path).with_context(what)?;
-    if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(Fault::Config.because("it belongs to somebody else or others may write to it")).with_context(what);
-    }
-    Ok(())
-}
-
+/// Makes the area's folder, or takes an empty one of this user alone: a crash left it before it had its marker.
 fn make(dir: &Path) -> Result<()> {
     failpoint::hit("work.mkdir")?;
-    match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
-        Ok(()) => Ok(()),
-        Err(e) => Err(e).with_context(|| format!("cannot make the work area {}", escape(dir))),
+    let what = || format!("cannot make the work area {}", escape(dir));
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other.with_context(what),
     }
+    place::must_be_private(dir).with_context(what)?;
+    if fs::read_dir(dir).with_context(what)?.next().is_some() {
+        return Err(Fault::Config.because(format!(
+            "{} holds files and no marker of this program: remove it, or set work_area to another folder",
+            escape(dir)
+        )));
+    }
+    // Another mount on top of it would never be given back.
+    if mount::is_mount_point(dir) { mount::unmount(dir) } else { Ok(()) }
 }
 
 fn lock(base: &Base, path: PathBuf, kind: Kind, limit: u64) -> Result<WorkArea> {
@@ -290,9 +247,9 @@ fn remove_any(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
+/// A folder of this user alone with our marker: nobody else can have planted it, or anything in it.
 fn is_ours(dir: &Path) -> bool {
-    fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir())
-        && fs::symlink_metadata(dir.join(MARKER)).is_ok_and(|m| m.is_file())
+    place::must_be_private(dir).is_ok() && fs::symlink_metadata(dir.join(MARKER)).is_ok_and(|m| m.is_file())
 }
 
 fn is_key(name: &str) -> bool {

@@ -18,6 +18,13 @@ pub fn engine_bytes(settings: &RunSettings) -> u64 {
     }
 }
 
+/// The settings of a job whose RAM disk is to be smaller, by half in each of so many steps. No bit of an output depends
+/// on it.
+pub fn with_smaller_disk(settings: &RunSettings, steps: u32) -> RunSettings {
+    let half = |mb: u64| if mb == 0 { 0 } else { mb.checked_shr(steps).unwrap_or(0).max(1) };
+    RunSettings { ramdisk_limit_mb: half(settings.ramdisk_limit_mb), ..settings.clone() }
+}
+
 /// What is left to give out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -35,6 +42,11 @@ impl Budget {
 
     pub fn of(bytes: u64) -> Budget {
         Budget { left: bytes }
+    }
+
+    /// A quarter in each of so many steps.
+    pub fn leaner(self, steps: u32) -> Budget {
+        Budget { left: self.left.checked_shr(2 * steps).unwrap_or(0) }
     }
 
     pub fn left(&self) -> u64 {
@@ -64,6 +76,17 @@ mod tests {
         assert_eq!(budget.slots(0, 1, 3), 1);
         assert_eq!(Budget::of(u64::MAX).slots(1, 0, usize::MAX), usize::MAX);
         assert_eq!(Budget::of(9).slots(u64::MAX, 3, 8), 3);
+    }
+
+    #[test]
+    fn less_and_less_is_never_no_limit() {
+        assert_eq!((Budget::of(64).leaner(0).left(), Budget::of(64).leaner(2).left()), (64, 4));
+        assert_eq!(Budget::of(u64::MAX).leaner(40).left(), 0);
+        let disk = |mb, steps| {
+            let settings = RunSettings { ramdisk_limit_mb: mb, ..RunSettings::default() };
+            with_smaller_disk(&settings, steps).ramdisk_limit_mb
+        };
+        assert_eq!((disk(100, 0), disk(100, 2), disk(100, 99), disk(0, 3)), (100, 25, 1, 0));
     }
 
     #[test]

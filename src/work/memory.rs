@@ -44,22 +44,35 @@ fn cgroup_room(proc_self: &Path) -> Option<u64> {
 
 /// The least of something over all memory cgroups of a process.
 fn cgroup_least(proc_self: &Path, of: fn(Version, &Path) -> Option<u64>) -> Option<u64> {
-    let cgroups = fs::read_to_string(proc_self.join("cgroup")).ok()?;
-    let mounts = fs::read(proc_self.join("mountinfo")).ok()?;
-    let least = |(version, top, leaf): (Version, PathBuf, PathBuf)| {
-        leaf.ancestors().take_while(|dir| dir.starts_with(&top)).filter_map(|dir| of(version, dir)).min()
-    };
-    folders(&cgroups, &mounts).into_iter().filter_map(least).min()
+    hierarchies(proc_self).iter().filter_map(|hierarchy| least(hierarchy, of)).min()
 }
 
+/// The least of something over a cgroup and those above it.
+fn least((version, top, leaf): &Hierarchy, of: fn(Version, &Path) -> Option<u64>) -> Option<u64> {
+    leaf.ancestors().take_while(|dir| dir.starts_with(top)).filter_map(|dir| of(*version, dir)).min()
+}
+
+/// The least limit that these set, in bytes.
+pub(super) fn least_limit(hierarchies: &[Hierarchy]) -> Option<u64> {
+    hierarchies.iter().filter_map(|hierarchy| least(hierarchy, limit_of)).min()
+}
+
+/// Version, mount point, and a process's own folder in it.
+pub(super) type Hierarchy = (Version, PathBuf, PathBuf);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+pub(super) enum Version {
     One,
     Two,
 }
 
-/// Each hierarchy that can limit memory: version, its mount point, the process's own folder in it.
-fn folders(cgroups: &str, mounts: &[u8]) -> Vec<(Version, PathBuf, PathBuf)> {
+/// Each hierarchy that can limit a process's memory; `process` is its folder in /proc.
+pub(super) fn hierarchies(process: &Path) -> Vec<Hierarchy> {
+    let read = |name: &str| fs::read(process.join(name)).unwrap_or_default();
+    folders(&String::from_utf8_lossy(&read("cgroup")), &read("mountinfo"))
+}
+
+fn folders(cgroups: &str, mounts: &[u8]) -> Vec<Hierarchy> {
     let mut found = Vec::new();
     for line in cgroups.lines() {
         let mut fields = line.splitn(3, ':');

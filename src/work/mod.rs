@@ -5,3 +5,4 @@ pub mod budget;
 pub mod frame_store;
 pub mod memory;
 pub mod mount;
+pub mod oom;

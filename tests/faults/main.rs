@@ -10,9 +10,11 @@ mod common;
 mod crowd;
 mod damage;
 mod disks;
+mod dying;
 mod hangs;
 mod scripts;
 mod stage;
+mod surface;
 mod walk;
 mod world;
 

@@ -1,4 +1,4 @@
-//! The short forms of what scripts/ does at length: power cuts, damaged media, many jobs in one daemon.
+//! The short forms of what scripts/ does at length: power cuts, kills, damaged media, many jobs in one daemon.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,6 +28,14 @@ fn script(test: &str, name: &str, arguments: &[&str]) {
 #[test]
 fn power_cuts() {
     script("power_cuts", "power_cut.py", &["--cuts", "10", "--seed", "1"]);
+}
+
+#[test]
+fn kills_at_random_moments() {
+    let films = ["--films", "vfr,interlaced,tenbit", "--size", "96x64", "--seconds", "1"];
+    let kills = ["--kills", "9", "--most", "3", "--seed", "1"];
+    let quick = ["--set", "threads=1", "--set", "device=cpu", "--set", "preset=ultrafast", "--set", "min_free_mb=0"];
+    script("kills_at_random_moments", "kill_loop.py", &[&films[..], &kills, &quick].concat());
 }
 
 #[test]

@@ -15,6 +15,8 @@ enum Action {
     Abort,
     Kill,
     Delay(u64),
+    /// MiB that are taken and kept.
+    Memory(u64),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +120,11 @@ pub fn hit(name: &'static str) -> anyhow::Result<()> {
                 std::thread::park();
             }
         }
+        Some(Action::Memory(mebibytes)) => {
+            // Written to, so that it is really had.
+            std::mem::forget(std::hint::black_box(vec![1u8; (mebibytes as usize) << 20]));
+            Ok(())
+        }
         Some(Action::Delay(ms)) => {
             std::thread::sleep(Duration::from_millis(ms));
             Ok(())
@@ -211,7 +218,15 @@ fn parse_rule(text: &str) -> Option<Rule> {
         "panic" => Action::Panic,
         "abort" => Action::Abort,
         "kill" => Action::Kill,
-        other => Action::Delay(other.strip_prefix("delay(")?.strip_suffix(')')?.parse().ok()?),
+        other => {
+            let (name, number) = other.strip_suffix(')')?.split_once('(')?;
+            let number = number.parse().ok()?;
+            match name {
+                "delay" => Action::Delay(number),
+                "memory" => Action::Memory(number),
+                _ => return None,
+            }
+        }
     };
     let skip = nth.parse::<u64>().ok()?.checked_sub(1)?;
     let command = command.map(|command| command.trim().to_string());
@@ -269,6 +284,7 @@ mod tests {
         let (command, action) = (Some("job".into()), Action::Errno(libc::ENOSPC));
         assert_eq!(rules[0], Rule { command, name: "a.b".into(), action, skip: 2, left: 2 });
         assert_eq!(rules[1].action, Action::Delay(20));
+        assert_eq!(parse("a=memory(7)").unwrap()[0].action, Action::Memory(7));
         assert_eq!((rules[2].left, rules[2].action), (1, Action::Errno(libc::EIO)));
         for bad in ["a", "a=explode", "a=eio@0", "a=eio:x", "a=delay(", "a=delay(-1)"] {
             assert_eq!(parse(bad), None, "{bad}");

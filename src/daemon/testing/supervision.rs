@@ -29,6 +29,7 @@ fn order(dir: &Path, text: &str) -> Vec<u8> {
         target_file: PathBuf::new(),
         key: "key".into(),
         attempt: 1,
+        lean: 0,
         settings: JobSettings::default(),
         run: RunSettings::default(),
     };
@@ -85,10 +86,10 @@ async fn a_told_failure_is_taken_as_told() {
 async fn deaths_are_told_from_ends() {
     let (report, _) = attempt("film sealed crash", None).await;
     let End::Died(how) = report.end else { panic!("{report:?}") };
-    assert!(how.contains("SIGABRT") && report.sealed == 1, "{how}");
+    assert!(how.words.contains("SIGABRT") && report.sealed == 1, "{how:?}");
     let (report, _) = attempt("film silent", None).await;
     let End::Died(how) = report.end else { panic!("{report:?}") };
-    assert!(how.contains("status 7"), "{how}");
+    assert!(how.words.contains("status 7"), "{how:?}");
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -3,6 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::daemon::environment;
+
 /// The tool may take so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
@@ -23,6 +25,8 @@ pub fn ask(device: u32) -> Option<Gpu> {
     let mut child = Command::new("nvidia-smi")
         .args(["--query-gpu=name,memory.total,memory.used,memory.free", "--format=csv,noheader,nounits", "-i"])
         .arg(device.to_string())
+        .env_clear()
+        .envs(environment::of_child(std::env::vars_os()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

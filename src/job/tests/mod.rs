@@ -97,6 +97,7 @@ impl Bench {
             target_file: PathBuf::new(),
             key: "0badcafe-0123456789abcdef".into(),
             attempt: 0,
+            lean: 0,
             settings: JobSettings {
                 model: model.to_str().unwrap().into(),
                 device: "cpu".into(),

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // ffmpeg-next has no calls for side data, chapters or muxing to memory.
 
 use std::ffi::CString;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr;
 
@@ -10,7 +11,7 @@ use ffmpeg_next::codec::packet::Mut as _;
 use ffmpeg_next::ffi::{self, AVCodecID, AVFormatContext, AVMediaType, AVPacketSideDataType, AVStream};
 use ffmpeg_next::{Dictionary, Packet, Stream};
 
-use crate::base::path_text;
+use crate::base::{atomic_file, path_text};
 use crate::media::ffi::output::{av, checked, colour_numbers, failure, length, pixel, side_data, stream_at, url};
 use crate::model::encoder::Codec;
 use crate::model::frame::PixelFormat;
@@ -47,11 +48,14 @@ unsafe impl Send for Muxer {}
 impl Muxer {
     /// Creates the file at `path` for the muxer of that name; an existing file is replaced.
     pub fn create(path: &Path, muxer: &str) -> Result<Muxer> {
-        let url = url(path)?;
-        let made = Self::allocate(muxer, url.as_ptr(), false)?;
+        let what = || format!("cannot create {}", path_text::escape(path));
+        let fresh = atomic_file::create_fresh(path).with_context(what)?;
+        // FFmpeg opens by name: this one leads to the very file that was made, and through no link put there since.
+        let itself = url(&Path::new("/proc/self/fd").join(fresh.as_raw_fd().to_string()))?;
+        let made = Self::allocate(muxer, url(path)?.as_ptr(), false)?;
         // SAFETY: the context is ours; pb is null until opened here.
-        checked(unsafe { ffi::avio_open(&mut (*made.context).pb, url.as_ptr(), ffi::AVIO_FLAG_WRITE) })
-            .with_context(|| format!("cannot create {}", path_text::escape(path)))?;
+        checked(unsafe { ffi::avio_open(&mut (*made.context).pb, itself.as_ptr(), ffi::AVIO_FLAG_WRITE) })
+            .with_context(what)?;
         Ok(made)
     }
 

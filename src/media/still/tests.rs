@@ -2,6 +2,7 @@
 
 use super::*;
 use image::{ImageBuffer, ImageFormat, ImageReader, Luma, Rgb, Rgba};
+use std::fs::File;
 
 fn noise(count: usize, seed: u64) -> Vec<u64> {
     let mut state = seed;

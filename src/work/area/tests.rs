@@ -117,6 +117,113 @@ fn only_stale_areas_of_this_installation_go() {
 }
 
 #[test]
+fn areas_of_the_living_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), 1);
+    let name = |n: u32| format!("aaaaaaaa-{n:016x}");
+    let open = |n| WorkArea::open(&settings, &name(n), MIB).unwrap();
+    let (living, _, _) = (open(1), drop(open(2)), drop(open(3)));
+    let old = fs::FileTimes::new().set_modified(std::time::SystemTime::now() - Duration::from_secs(3600));
+    for (n, is_old) in [(4, false), (5, true)] {
+        fs::create_dir(dir.path().join(name(n))).unwrap();
+        if is_old {
+            fs::File::open(dir.path().join(name(n))).unwrap().set_times(old).unwrap();
+        }
+    }
+    // Others may write to it: who knows what is in it.
+    drop(open(6));
+    let shared = dir.path().join(name(6));
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    std::os::unix::fs::symlink(&shared, dir.path().join(name(7))).unwrap();
+    let words = remove_abandoned(&settings, "aaaaaaaa", Some(&name(3)));
+    let left: Vec<u32> = (1..=7).filter(|n| dir.path().join(name(*n)).symlink_metadata().is_ok()).collect();
+    assert_eq!(left, [1, 3, 4, 6, 7], "{words:?}");
+    living.destroy().unwrap();
+    drop(open(3).destroy());
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o700)).unwrap();
+    open(6).destroy().unwrap();
+}
+
+#[test]
+fn an_area_is_opened_though_others_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), 1);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                remove_abandoned(&settings, KEY.split_once('-').unwrap().0, None);
+            }
+        });
+        for round in 0..40 {
+            // Left as a killed process leaves it, then opened again.
+            let opened = WorkArea::open(&settings, KEY, MIB);
+            let there = opened.as_ref().map(|area| area.path().join(MARKER).is_file());
+            if round == 39
+                && let Ok(area) = opened
+            {
+                area.destroy().unwrap();
+            } else if !matches!(there, Ok(true)) {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("round {round}: {there:?}");
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn what_somebody_planted_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (elsewhere, planted) = (dir.path().join("elsewhere"), dir.path().join("areas").join(KEY));
+    fs::create_dir_all(&elsewhere).unwrap();
+    fs::create_dir_all(planted.parent().unwrap()).unwrap();
+    let settings = settings(planted.parent().unwrap(), 1);
+    let refused = || {
+        let error = WorkArea::open(&settings, KEY, MIB).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Config);
+        assert!(error.chain().any(|e| e.to_string().contains("set work_area to another folder")), "{error:#}");
+    };
+    fs::write(elsewhere.join(MARKER), "").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &planted).unwrap();
+    refused();
+    fs::remove_file(&planted).unwrap();
+    fs::create_dir(&planted).unwrap();
+    fs::set_permissions(&planted, fs::Permissions::from_mode(0o770)).unwrap();
+    fs::write(planted.join(MARKER), "").unwrap();
+    refused();
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
+}
+
+#[test]
+fn a_crash_between_mount_and_marker_leaves_no_second_mount() {
+    if !may_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let area = dir.path().join(KEY);
+    fs::create_dir(&area).unwrap();
+    assert!(mount::mount_tmpfs(&area, MIB).unwrap());
+    WorkArea::open(&settings(dir.path(), 1), KEY, MIB).unwrap().destroy().unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    // Not ours to clear.
+    fs::create_dir(&area).unwrap();
+    fs::write(area.join("precious"), "").unwrap();
+    assert_eq!(Fault::of(&WorkArea::open(&settings(dir.path(), 1), KEY, MIB).unwrap_err()), Fault::Config);
+    assert!(area.join("precious").exists());
+}
+
+#[test]
+fn only_the_base_in_use_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let bases = ["a", "b"].map(|name| Base { path: dir.path().join(name), own: true });
+    let area = WorkArea::open_among(&bases, &settings(dir.path(), 1), KEY, MIB).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the other would stay for ever");
+    area.destroy().unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_base_others_may_write_to_is_not_used() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("base");
