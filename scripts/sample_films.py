@@ -34,7 +34,8 @@ def make(folder, size=(320, 180), seconds=3.0, only=None):
         if f" {options[options.index('-c:v') + 1]} " not in encoders:
             absent.append(name)
             continue
-        picture = NOISE.format(w=width, h=height, rate=rate) + (filters if "format=" in filters else filters + ",format=yuv420p")
+        # Each field has whole rows of chroma.
+        picture = NOISE.format(w=width, h=height // 4 * 4, rate=rate) + (filters if "format=" in filters else filters + ",format=yuv420p")
         command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-bitexact", "-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", "sine=440"]
         command += ["-t", str(seconds), *EXACT, *options, "-c:a", "ac3" if name.endswith((".mkv", ".ts", ".mpg")) else "aac"]
         subprocess.run([*command, "-shortest", f"file:{folder / name}"], check=True)

@@ -10,8 +10,8 @@ use super::scan::stamp_of;
 use super::scheduler::{self, Choice, Next, Record, Standing};
 use super::service::{Memory, Service};
 use super::settle::FileStamp;
-use super::supervise::Report;
-use super::{Message, probe, progress_log, writable};
+use super::supervise::{End, Report};
+use super::{Message, probe, progress_log, recover, writable};
 use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::config::settings::RunSettings;
@@ -105,6 +105,9 @@ impl Service {
                 return self.release();
             }
         };
+        if matches!(report.end, End::Died(_) | End::Stalled(_)) {
+            recover::half_made_by(report.process, &running.order.target_dir);
+        }
         let before = self.memory.get(&job).map_or_else(Record::default, |memory| memory.record);
         match scheduler::after(&report, before, self.options.settings.attempts_max) {
             // What came of it without its disk says nothing.

@@ -111,6 +111,15 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
     books.finish(&order, &outcome, stamp)
 }
 
+/// Removes the job folder that a dead child of ours had half made in this folder. It tries again in another one.
+pub(super) fn half_made_by(process: u32, folder: &Path) {
+    let own = format!("{NEW_PREFIX}{process}-");
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries
+        .filter(|entry| entry.file_name().as_bytes().starts_with(own.as_bytes()))
+        .for_each(|entry| half_made(&entry.path()));
+}
+
 /// Removes a job folder that its maker, now dead, had not finished: at once, where the sweep waits
 /// because it knows of no lock. The makers of those in output/ are children of a daemon that is no more.
 fn half_made(folder: &Path) {
@@ -247,6 +256,10 @@ mod tests {
             half_made(folder);
         }
         assert!(!dead.exists() && !marked.exists() && full.join("stranger").exists() && alive.exists());
+        let (own, other) = (make(4_194_308), make(4_194_309));
+        std::fs::write(own.join(format!(".{MARKER}.4194308-0.part")), "{").unwrap();
+        half_made_by(4_194_308, dir.path());
+        assert!(!own.exists() && other.exists());
     }
 
     #[test]

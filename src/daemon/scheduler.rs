@@ -196,7 +196,7 @@ mod tests {
     }
 
     fn report(end: End, sealed: u64) -> Report {
-        Report { end, sealed }
+        Report { end, sealed, process: 1 }
     }
 
     fn failed(fault: Fault) -> End {

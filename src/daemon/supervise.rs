@@ -60,6 +60,8 @@ pub struct Report {
     pub end: End,
     /// Clips sealed by this attempt.
     pub sealed: u64,
+    /// The id that its process had.
+    pub process: u32,
 }
 
 /// What an attempt is given.
@@ -250,7 +252,7 @@ impl Supervisor {
                 End::Died(Death::of(status, self.memory.look(), last_word))
             }
         };
-        Report { end, sealed: self.told.sealed }
+        Report { end, sealed: self.told.sealed, process: self.child.id() }
     }
 }
 

@@ -330,3 +330,19 @@ fn a_run_leaves_a_newer_plan_alone() {
     assert!(!out.status.success() && words.contains("version 99"), "{words}");
     assert!(contents(&folder) == before, "something of a newer program's work was changed");
 }
+
+#[test]
+fn a_child_killed_at_its_first_step_leaves_nothing_to_a_living_daemon() {
+    if !ready("a_child_killed_at_its_first_step_leaves_nothing_to_a_living_daemon") {
+        return;
+    }
+    let reference = stage::reference("");
+    let stage = Stage::new("");
+    stage.put(JOBS[0]);
+    // With the job folder made and its marker on the way.
+    stage.plan("job/atomic_file.write=kill:1;job/atomic_file.rename=kill:1");
+    assert_eq!(stage.drain(), Ok(1), "{}", stage.root.console());
+    assert_eq!(stage.failures().len(), 2, "{:?}", stage.failures());
+    assert_eq!(stage.leftovers(), Vec::<String>::new(), "{}", stage.root.console());
+    assert_eq!(stage.judge(&JOBS[..1], &reference), Ok(vec![Ended::Done]));
+}
