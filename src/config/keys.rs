@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::base::path_text;
-use crate::config::target;
+use crate::config::{settings, target};
 
 /// Which struct of [`crate::config::settings`] a setting is a field of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,7 @@ pub const KEYS: &[Key] = &[
     optional(Group::Job, "size", Kind::Size(SIDE_MAX), "none"),
     optional(Group::Job, "height", Kind::Whole(2, SIDE_MAX as u64), "none"),
     optional(Group::Job, "task", Kind::Choice(target::TASK_NAMES), "none"),
+    optional(Group::Job, "profile", Kind::Choice(&[settings::VIDAIO]), "none"),
     key(Group::Job, "model", Kind::Model),
     key(Group::Job, "device", Kind::Device),
     key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16", "f16"])),

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::path_text;
 
+/// The profile of jobs whose outputs are scored by the Vidaio service.
+pub const VIDAIO: &str = "vidaio";
+
 /// What a finished job does with its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -55,6 +58,9 @@ pub struct JobSettings {
     /// `SD2HD`, `HD24K`, `4K28K`, `SD24K`.
     #[serde(default)]
     pub task: Option<String>,
+    /// A set of rules that the output has to keep: [`VIDAIO`].
+    #[serde(default)]
+    pub profile: Option<String>,
     /// A model's name, such as `fast`, or a path to an ONNX file.
     pub model: String,
     /// `auto`, `cpu`, `openvino`, `cuda:N`, `tensorrt:N`.
@@ -130,6 +136,7 @@ impl Default for JobSettings {
             size: None,
             height: None,
             task: None,
+            profile: None,
             model: "fast".into(),
             device: "auto".into(),
             precision: "auto".into(),

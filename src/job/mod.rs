@@ -8,6 +8,7 @@ pub mod order;
 pub mod output;
 pub mod parts;
 pub mod planner;
+pub mod profile;
 pub mod publish;
 pub mod reporter;
 pub mod resume;
