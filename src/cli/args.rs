@@ -85,6 +85,13 @@ pub struct DaemonArguments {
     /// Serve a page and an API at this address, such as 127.0.0.1:8088 (docs/control.md)
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// Serve clips of the video service's first contract (POST /upscale-video) at this address, such as
+    /// 127.0.0.1:29115 (docs/video-service.md)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub vidaio: Option<String>,
+    /// The same of its current contract (POST /upscale), such as 127.0.0.1:8003
+    #[arg(long, value_name = "HOST:PORT")]
+    pub vidaio_current: Option<String>,
     #[command(flatten)]
     pub access: AccessArguments,
     #[command(flatten)]

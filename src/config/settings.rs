@@ -243,6 +243,57 @@ impl Default for DaemonSettings {
     }
 }
 
+/// A word that is shown nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// The video service of a daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSettings {
+    /// What links to results begin with, such as `https://films.example`; `None`: as the request names us.
+    pub public_url: Option<String>,
+    /// Folder whose files may be named by path.
+    #[serde(with = "optional_path")]
+    pub shared_folder: Option<PathBuf>,
+    /// Seconds that results are kept.
+    pub result_seconds: u64,
+    /// MiB and seconds of one download.
+    pub fetch_max_mb: u64,
+    pub fetch_seconds: u64,
+    /// Downloads from this machine and private networks are allowed.
+    pub fetch_private: bool,
+    /// An S3-compatible store for results: bucket, address (`None`: Amazon's own) and region.
+    pub store_bucket: Option<String>,
+    pub store_endpoint: Option<String>,
+    pub store_region: String,
+    pub store_access_key: Option<Secret>,
+    pub store_secret_key: Option<Secret>,
+}
+
+impl Default for ServiceSettings {
+    fn default() -> Self {
+        ServiceSettings {
+            public_url: None,
+            shared_folder: None,
+            result_seconds: 86_400,
+            fetch_max_mb: 1024,
+            fetch_seconds: 300,
+            fetch_private: false,
+            store_bucket: None,
+            store_endpoint: None,
+            store_region: "us-east-1".into(),
+            store_access_key: None,
+            store_secret_key: None,
+        }
+    }
+}
+
 /// Where things are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Folders {

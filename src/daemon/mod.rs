@@ -62,8 +62,8 @@ pub struct Options {
     /// Wait for settling files, drain the queue, end.
     pub once: bool,
     pub settings_for: SettingsFor,
-    /// What else answers for the daemon while it runs: given the way to its loop.
-    pub front: Option<Front>,
+    /// What else answers for the daemon while it runs: each is given the way to its loop.
+    pub fronts: Vec<Front>,
     /// What is started as `<program> job` and `<program> probe FILE`.
     pub program: Program,
 }

@@ -29,6 +29,7 @@ use crate::base::clock;
 use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::store::paths::Layout;
+use crate::store::requests::key_of;
 
 /// The loop looks at clocks and files so often.
 const TICK: Duration = Duration::from_millis(200);
@@ -85,9 +86,10 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
     let systemd = Systemd::new();
     systemd.ready();
     let _server = Server::start(&layout.socket(), asked.clone())?;
-    if let Some(front) = options.front.take() {
-        tokio::spawn(front(asked));
+    for front in options.fronts.drain(..) {
+        tokio::spawn(front(asked.clone()));
     }
+    drop(asked);
     let books = Arc::new(Books::open(layout)?);
     if !recovered(&books, &options, &systemd, &mut interrupt, &mut terminate).await? {
         return Ok(ExitSummary { interrupted: true, ..ExitSummary::default() });
@@ -243,6 +245,7 @@ impl Service {
             self.flush();
         }
         self.hold();
+        self.give_way();
         let idle = self.running.is_none() && self.start_next(now);
         let line = match &self.running {
             Some(running) => format!("{}: {}", escape(&running.job), running.activity()),
@@ -329,6 +332,22 @@ impl Service {
             && (self.held.is_some() || self.books.paused_jobs().contains(&running.job))
         {
             running.stop(Why::Held);
+        }
+    }
+
+    /// A client waits for a request of the video service: a film of input/ goes on after it.
+    fn give_way(&mut self) {
+        let waits = |job: &&PathBuf| {
+            let standing = self.memory.get(*job).map_or(Standing::Ready, |memory| memory.standing);
+            standing == Standing::Ready && key_of(job).is_some()
+        };
+        let Some(running) = self.running.as_mut() else { return };
+        if running.why.is_none() && !running.finishing && key_of(&running.job).is_none() {
+            let paused = self.books.paused_jobs();
+            if self.lineup.jobs().iter().filter(waits).any(|job| !paused.contains(job)) {
+                tracing::info!("{}: stands back for a request", escape(&running.job));
+                running.stop(Why::Overtaken);
+            }
         }
     }
 

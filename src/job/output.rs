@@ -207,9 +207,14 @@ impl Output<'_> {
                         // Not every frame was kept for this rare case: out of the clip itself.
                         self.reporter.beat();
                         self.space.shutdown.check()?;
-                        return clip_transcode::transcode(&clip.path, &self.plan.encoder.specs[clip.spec], &target, &spec)
-                            .map(drop)
-                            .inspect_err(|_| drop(std::fs::remove_file(&target)));
+                        return clip_transcode::transcode(
+                            &clip.path,
+                            &self.plan.encoder.specs[clip.spec],
+                            &target,
+                            &spec,
+                        )
+                        .map(drop)
+                        .inspect_err(|_| drop(std::fs::remove_file(&target)));
                     }
                     let frames = SegmentFrames::new(resume::segments(&spills, *index));
                     self.encode_again(&spec, &target, table.stamps.len() as u64, frames)

@@ -7,7 +7,6 @@ use crate::base::fault::Fault;
 use crate::config::settings::{CodecChoice, JobSettings};
 use crate::config::target::Target;
 use crate::job::reporter::Reporter;
-use crate::media::rules::FRAMES_MIN;
 use crate::model::frame::PixelFormat;
 use crate::model::plan::Rules;
 use crate::model::source::{Rational, SourceInfo};
@@ -25,8 +24,7 @@ const RGB_FORMATS: [&str; 7] = ["rgb", "bgr", "gbr", "argb", "abgr", "0", "pal8"
 /// with square pixels. `source_bytes`: size of the source.
 ///
 /// # Errors
-/// [`Fault::Config`] for settings that go against it, [`Fault::Unsupported`] for a source of which
-/// no output can keep the rules.
+/// [`Fault::Config`] for settings that go against it.
 pub fn vidaio(
     settings: &JobSettings,
     info: &mut SourceInfo,
@@ -43,11 +41,6 @@ pub fn vidaio(
         return Err(Fault::Config.because("profile = \"vidaio\" is HEVC or AV1, and codec = \"h264\" is set"));
     }
     let video = &mut info.video;
-    if video.estimated_frames.is_some_and(|frames| frames < FRAMES_MIN) && info.duration.is_some() {
-        let frames = video.estimated_frames.unwrap_or_default();
-        let words = format!("the film has {frames} frames; at least {FRAMES_MIN} are needed");
-        return Err(Fault::Unsupported.because(words));
-    }
     video.format = PixelFormat::YUV420;
     if video.colour.range == RANGE_FULL {
         reporter.remark("full range becomes limited range, as the profile vidaio has it");

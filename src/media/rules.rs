@@ -16,7 +16,7 @@ use crate::model::plan::Rules;
 const HEVC_MAIN: i32 = 1;
 const AV1_MAIN: i32 = 0;
 /// Fewest frames that are scored.
-pub const FRAMES_MIN: u64 = 10;
+const FRAMES_MIN: u64 = 10;
 /// Frame rates may differ by this much.
 const RATE_SLACK: f64 = 0.3;
 /// What a colour tag is when nothing is said, as primaries, transfer and matrix have it.
@@ -25,9 +25,14 @@ const UNSPECIFIED: u32 = 2;
 /// Checks every rule. `video`: index of the source's video stream; `frames`: those of the output.
 ///
 /// # Errors
-/// [`Fault::Mismatch`] with the first rule that is not kept.
+/// [`Fault::Mismatch`] with the first rule that is not kept, [`Fault::Unsupported`] for a source with
+/// too few frames.
 pub fn check(source: &Path, video: usize, made: &Path, frames: u64, rules: &Rules) -> Result<()> {
     let wrong = |what: String| Err(Fault::Mismatch.because(format!("profile vidaio: {}: {what}", escape(made))));
+    if frames < FRAMES_MIN {
+        let words = format!("{} has {frames} frames; at least {FRAMES_MIN} are needed", escape(source));
+        return Err(Fault::Unsupported.because(words));
+    }
     let (from, to) = (output::open_input(source, true)?, output::open_input(made, true)?);
     let Some((old, _)) = facts(&from, video) else { return wrong("its source has no video any more".into()) };
     let mut to = to;
@@ -51,10 +56,9 @@ pub fn check(source: &Path, video: usize, made: &Path, frames: u64, rules: &Rule
     if (i64::from(new.width), i64::from(new.height)) != size {
         return wrong(format!("{}x{} in place of {}x{}", new.width, new.height, size.0, size.1));
     }
-    for (name, before, after) in [
-        ("average", old.average_rate, new.average_rate),
-        ("nominal", old.nominal_rate, new.nominal_rate),
-    ] {
+    for (name, before, after) in
+        [("average", old.average_rate, new.average_rate), ("nominal", old.nominal_rate, new.nominal_rate)]
+    {
         let rate = |(num, den): (i32, i32)| (num > 0 && den > 0).then(|| f64::from(num) / f64::from(den));
         if let Some((before, after)) = rate(before).zip(rate(after))
             && (before - after).abs() > RATE_SLACK
@@ -67,9 +71,6 @@ pub fn check(source: &Path, video: usize, made: &Path, frames: u64, rules: &Rule
         if before != UNSPECIFIED && after != UNSPECIFIED && before != after {
             return wrong(format!("{name} {after} in place of {before}"));
         }
-    }
-    if frames < FRAMES_MIN {
-        return wrong(format!("{frames} frames, at least {FRAMES_MIN} are scored"));
     }
     let bytes = std::fs::metadata(made)?.len();
     if bytes > rules.bytes_max {

@@ -13,5 +13,6 @@ pub mod line_merge;
 pub mod paths;
 pub mod queue_file;
 pub mod queue_lines;
+pub mod requests;
 pub mod spills;
 pub mod versions;

@@ -1,0 +1,453 @@
+//! Requests on their way: fetched, queued, waited for, stored. All that must outlive this process is in
+//! the request's record, the queue and the history; what is here only saves doing it twice at once.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use axum::http::StatusCode;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+
+use super::places::Places;
+use super::store::Store;
+use super::{Options, shared};
+use crate::base::fault::{Fault, one_line};
+use crate::base::path_text::{escape, unescape};
+use crate::config::settings::ServiceSettings;
+use crate::daemon::control::{Asked, Request};
+use crate::http::error::ApiError;
+use crate::http::fetch::{FetchError, FetchLimits, Fetcher};
+use crate::http::form::Uploads;
+use crate::http::limits::Limits;
+use crate::http::links;
+use crate::store::history::{Ending, Entry, History};
+use crate::store::paths::Layout;
+use crate::store::requests::{Finished, Origin, REQUEST_VERSION, Record, Requests, job};
+
+/// Requests at hand, of both contracts.
+const REQUESTS_MAX: usize = 64;
+/// Between two looks at the history.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks for results whose time is over.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+/// Hex digits of a request's key.
+const KEY_DIGITS: usize = 32;
+/// A client that found no place may come back after this.
+const FULL_RETRY: Duration = Duration::from_secs(10);
+
+/// What is made before the daemon runs, so that a wrong setting ends the program at once.
+pub struct Prepared {
+    layout: Layout,
+    settings: ServiceSettings,
+    fetcher: Fetcher,
+    store: Option<Store>,
+    model: String,
+}
+
+impl Prepared {
+    pub fn new(options: &Options) -> Result<Prepared> {
+        Ok(Prepared {
+            layout: Layout::new(&options.folders),
+            settings: options.settings.clone(),
+            fetcher: Fetcher::new(options.settings.fetch_private)?,
+            store: Store::open(&options.settings, &options.variables)?,
+            model: options.model.clone(),
+        })
+    }
+}
+
+/// What a client wants.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    pub origin: Origin,
+    pub task: Option<&'static str>,
+    pub scale: u32,
+    pub max_size_mb: Option<u64>,
+    /// Apart from the origin: what tells one payload from another.
+    pub identity: String,
+}
+
+impl Wish {
+    /// The key of the request: the same wish has the same.
+    pub fn key(&self) -> String {
+        let task = self.task.unwrap_or_default();
+        let text = format!("{}\n{task}\n{}\n{:?}", self.identity, self.scale, self.max_size_mb);
+        blake3::hash(text.as_bytes()).to_hex()[..KEY_DIGITS].to_owned()
+    }
+}
+
+/// Why a request came to nothing, fit for the client.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    pub status: StatusCode,
+    pub words: String,
+}
+
+impl From<Failed> for ApiError {
+    fn from(failed: Failed) -> ApiError {
+        match failed.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                ApiError::later(failed.status, failed.words, FULL_RETRY)
+            }
+            status => ApiError::new(status, failed.words),
+        }
+    }
+}
+
+type Ended = Result<Record, Failed>;
+
+/// What all requests share.
+pub struct Service {
+    pub requests: Requests,
+    pub layout: Layout,
+    pub settings: ServiceSettings,
+    pub limits: Limits,
+    pub places: Places,
+    pub uploads: Uploads,
+    pub model: String,
+    fetcher: Fetcher,
+    pub store: Option<Store>,
+    asked: mpsc::Sender<Asked>,
+    history: Mutex<History>,
+    at_work: Mutex<HashMap<String, watch::Receiver<Option<Ended>>>>,
+    /// Keys of finished requests by the secret of their link.
+    links: Mutex<HashMap<String, String>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Work on files, apart from the loop.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("work on files was given up")?
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Service {
+    pub fn start(prepared: Prepared, asked: mpsc::Sender<Asked>) -> Result<Service> {
+        let Prepared { layout, settings, fetcher, store, model } = prepared;
+        Ok(Service {
+            requests: Requests::new(layout.clone()),
+            history: Mutex::new(History::open(&layout.history())?),
+            layout,
+            settings,
+            limits: Limits::default(),
+            places: Places::default(),
+            uploads: Uploads::default(),
+            model,
+            fetcher,
+            store,
+            asked,
+            at_work: Mutex::default(),
+            links: Mutex::default(),
+        })
+    }
+
+    /// Goes on with what an earlier process left unfinished, and tidies from now on.
+    pub fn take_up(self: Arc<Self>) {
+        for record in self.requests.all() {
+            if record.finished.is_some() {
+                locked(&self.links).insert(record.secret, record.key);
+            } else {
+                tracing::info!("request {}: going on with it", record.key);
+                let _ = self.begin(record.key, None);
+            }
+        }
+        tokio::spawn(async move {
+            while !self.asked.is_closed() {
+                self.tidy().await;
+                sleep(TIDY_EVERY).await;
+            }
+        });
+    }
+
+    /// Requests at hand.
+    pub fn at_hand(&self) -> usize {
+        locked(&self.at_work).len()
+    }
+
+    pub fn check_url(&self, text: &str) -> Result<(), Failed> {
+        self.fetcher.check(text).map(drop).map_err(|error| failed_fetch(&error))
+    }
+
+    /// Does what is wanted, or joins those who do; whoever leaves, it goes on.
+    pub async fn fulfil(self: &Arc<Self>, wish: Wish) -> Ended {
+        let mut ended = self.begin(wish.key(), Some(wish))?;
+        loop {
+            if let Some(ended) = ended.borrow_and_update().clone() {
+                return ended;
+            }
+            ended.changed().await.map_err(|_| stopping())?;
+        }
+    }
+
+    fn begin(self: &Arc<Self>, key: String, wish: Option<Wish>) -> Result<watch::Receiver<Option<Ended>>, Failed> {
+        let mut at_work = locked(&self.at_work);
+        if let Some(ended) = at_work.get(&key) {
+            return Ok(ended.clone());
+        }
+        if at_work.len() >= REQUESTS_MAX {
+            let words = "Too many requests at the moment; try again later".into();
+            return Err(Failed { status: StatusCode::TOO_MANY_REQUESTS, words });
+        }
+        let (tell, ended) = watch::channel(None);
+        at_work.insert(key.clone(), ended.clone());
+        let service = self.clone();
+        tokio::spawn(async move {
+            let carried = tokio::spawn({
+                let (service, key) = (service.clone(), key.clone());
+                async move { service.carry(&key, wish).await }
+            });
+            let end = carried.await.unwrap_or_else(|_| Err(internal()));
+            if let Err(Failed { status, words }) = &end {
+                tracing::warn!("request {key}: {} {words}", status.as_u16());
+            }
+            // First out of the list: whoever comes now finds the record.
+            locked(&service.at_work).remove(&key);
+            tell.send_replace(Some(end));
+        });
+        Ok(ended)
+    }
+
+    async fn carry(&self, key: &str, wish: Option<Wish>) -> Ended {
+        let record = self.record(key, wish).await.map_err(|error| self.failed(&error))?;
+        let start = Instant::now();
+        match self.work(record, start).await {
+            Ok(record) => {
+                locked(&self.links).insert(record.secret.clone(), record.key.clone());
+                Ok(record)
+            }
+            Err(error) => {
+                let failed = error.downcast_ref::<FetchError>().map_or_else(|| self.failed(&error), failed_fetch);
+                if failed.status != StatusCode::SERVICE_UNAVAILABLE {
+                    self.forget(key).await;
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    /// The record as it is kept, a new one where there is none, or the result of the old is gone.
+    async fn record(&self, key: &str, wish: Option<Wish>) -> Result<Record> {
+        let (requests, key) = (self.requests.clone(), key.to_owned());
+        blocking(move || {
+            let kept = match requests.read(&key) {
+                Err(error) if Fault::of(&error) == Fault::DamagedState => None,
+                kept => kept?,
+            };
+            let whole = |finished: &Finished| finished.url.is_some() || finished.output.is_file();
+            if let Some(record) = &kept
+                && record.finished.as_ref().is_none_or(whole)
+            {
+                return Ok(record.clone());
+            }
+            let record = match (kept, wish) {
+                (Some(kept), _) => Record { finished: None, ..kept },
+                (None, Some(wish)) => Record {
+                    version: REQUEST_VERSION,
+                    key,
+                    secret: links::secret()?,
+                    origin: wish.origin,
+                    task: wish.task.map(str::to_owned),
+                    scale: wish.scale,
+                    max_size_mb: wish.max_size_mb,
+                    asked: unix_now(),
+                    finished: None,
+                },
+                (None, None) => return Err(Fault::NotFound.because("the request is not kept any more")),
+            };
+            requests.write(&record)?;
+            Ok(record)
+        })
+        .await
+    }
+
+    async fn work(&self, mut record: Record, start: Instant) -> Result<Record> {
+        if let Some(finished) = &record.finished {
+            let output = finished.output.clone();
+            shared::deliver(&record.origin, output).await?;
+            return Ok(record);
+        }
+        let key = record.key.clone();
+        let payload = self.requests.payload(&key);
+        match &record.origin {
+            _ if payload.is_file() => {}
+            Origin::Url(url) => {
+                let url = self.fetcher.check(url)?;
+                let time = Duration::from_secs(self.settings.fetch_seconds);
+                let limits = FetchLimits { bytes: self.settings.fetch_max_mb << 20, time };
+                self.fetcher.fetch(&url, &payload, limits).await?;
+            }
+            Origin::Shared { source, .. } => {
+                let (source, most) = (source.clone(), self.settings.fetch_max_mb << 20);
+                let folder = self.settings.shared_folder.clone();
+                let target = payload.clone();
+                blocking(move || shared::take(folder.as_deref(), &source, &target, most)).await?;
+            }
+            Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
+        }
+        let entry = self.upscaled(&job(&key)).await?;
+        let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
+        let output = output.filter(|_| entry.state == Ending::Done);
+        let Some(output) = output else { return Err(self.came_to_nothing(&entry)) };
+        shared::deliver(&record.origin, output.clone()).await?;
+        let (mut object, mut url) = (None, None);
+        if let (Some(store), false) = (&self.store, matches!(record.origin, Origin::Shared { .. })) {
+            let stored = store.put(&output, &record.secret).await.context("putting the result into the store")?;
+            (object, url) = (Some(stored.object), Some(stored.url));
+        }
+        let outcome = entry.outcome.unwrap_or_default();
+        record.finished = Some(Finished {
+            bytes: std::fs::metadata(&output).map_or(outcome.output_bytes, |meta| meta.len()),
+            frames: outcome.frames,
+            seconds: start.elapsed().as_secs_f64(),
+            at: unix_now(),
+            output,
+            object,
+            url,
+        });
+        let (requests, kept) = (self.requests.clone(), record.clone());
+        blocking(move || requests.write(&kept)).await?;
+        Ok(record)
+    }
+
+    /// The end of a job, which is queued where it has not ended already.
+    async fn upscaled(&self, job: &Path) -> Result<Entry> {
+        let there = |entry: &Entry| {
+            let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
+            entry.state == Ending::Done && output.is_some_and(|output| output.is_file())
+        };
+        if let Some(entry) = self.end_of(job)?.filter(there) {
+            return Ok(entry);
+        }
+        self.ask(Request::Add { jobs: vec![escape(job)] }).await?;
+        loop {
+            if let Some(entry) = self.end_of(job)? {
+                return Ok(entry);
+            }
+            if self.asked.is_closed() {
+                return Err(Fault::Stopped.because("the daemon stops"));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn end_of(&self, job: &Path) -> Result<Option<Entry>> {
+        let mut history = locked(&self.history);
+        history.refresh()?;
+        Ok(history.last(job).filter(|entry| entry.state != Ending::Retried).cloned())
+    }
+
+    /// Asks the daemon's loop.
+    pub async fn ask(&self, request: Request) -> Result<crate::daemon::control::Response> {
+        let stopping = || Fault::Stopped.because("the daemon stops");
+        let (reply, answer) = oneshot::channel();
+        self.asked.send(Asked { request, reply }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?.into_result()
+    }
+
+    /// What is told of a job that ended without an output.
+    fn came_to_nothing(&self, entry: &Entry) -> anyhow::Error {
+        let reason = entry.reason.clone().unwrap_or_default();
+        match entry.state {
+            Ending::Cancelled | Ending::Removed => Fault::Internal.because("the job was cancelled"),
+            _ => entry.fault.unwrap_or(Fault::Internal).because(self.without_paths(&reason, &entry.job)),
+        }
+    }
+
+    /// A reason without the paths of this machine.
+    fn without_paths(&self, words: &str, job: &Path) -> String {
+        let layout = &self.layout;
+        let words = words.replace(&escape(&layout.source(job)), "the payload").replace(&escape(job), "the payload");
+        let words = words.replace(&escape(&layout.output_dir(job)), "the output");
+        let folders = [layout.output(), layout.input(), layout.root()];
+        folders.iter().fold(words, |words, folder| words.replace(&escape(folder), ".."))
+    }
+
+    /// An error as the client is told it; the whole of it in the log.
+    fn failed(&self, error: &anyhow::Error) -> Failed {
+        let fault = Fault::of(error);
+        let status = match fault {
+            Fault::BadInput | Fault::Unsupported => StatusCode::BAD_REQUEST,
+            Fault::Stopped => return stopping(),
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let mut words = one_line(error);
+        for folder in [self.layout.output(), self.layout.input(), self.layout.root()] {
+            words = words.replace(&escape(folder), "..");
+        }
+        Failed { status, words }
+    }
+
+    /// Drops all that is kept of a request whose job has ended.
+    async fn forget(&self, key: &str) {
+        // Its loop is over with the job when it answers.
+        let _ = self.ask(Request::List).await;
+        let (requests, key) = (self.requests.clone(), key.to_owned());
+        if let Err(error) = blocking(move || requests.remove(&key)).await {
+            tracing::warn!("what a request left cannot be removed: {}", one_line(&error));
+        }
+    }
+
+    async fn tidy(&self) {
+        let requests = self.requests.clone();
+        let all = blocking(move || Ok(requests.all())).await.unwrap_or_default();
+        let now = unix_now();
+        for record in all {
+            let Some(finished) = &record.finished else { continue };
+            if now < finished.at.saturating_add(self.settings.result_seconds) || self.works_at(&record.key) {
+                continue;
+            }
+            if let (Some(store), Some(object)) = (&self.store, &finished.object)
+                && let Err(error) = store.delete(object).await
+            {
+                tracing::warn!("an old result stays in the store: {}", one_line(&error));
+            }
+            locked(&self.links).remove(&record.secret);
+            tracing::info!("request {}: its time is over, removed", record.key);
+            self.forget(&record.key).await;
+        }
+    }
+
+    fn works_at(&self, key: &str) -> bool {
+        locked(&self.at_work).contains_key(key)
+    }
+
+    /// The finished request behind a link.
+    pub async fn behind(&self, secret: &str) -> Option<Record> {
+        let key = locked(&self.links).get(secret).cloned()?;
+        let requests = self.requests.clone();
+        let record = blocking(move || requests.read(&key)).await.ok().flatten()?;
+        let over = |finished: &Finished| unix_now() >= finished.at.saturating_add(self.settings.result_seconds);
+        record.finished.as_ref().is_some_and(|finished| !over(finished)).then_some(record)
+    }
+}
+
+fn stopping() -> Failed {
+    Failed { status: StatusCode::SERVICE_UNAVAILABLE, words: "The service stops; ask again, and it goes on".into() }
+}
+
+fn internal() -> Failed {
+    Failed { status: StatusCode::INTERNAL_SERVER_ERROR, words: "The server failed; its log says why".into() }
+}
+
+/// A download's failure as the client is told it.
+fn failed_fetch(error: &FetchError) -> Failed {
+    let status = match error {
+        FetchError::Address(_) | FetchError::Unreachable(_) | FetchError::TooSlow(_) => StatusCode::BAD_REQUEST,
+        FetchError::Forbidden(_) => StatusCode::FORBIDDEN,
+        FetchError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        FetchError::Here(error) => {
+            tracing::error!("a download: {}", one_line(error));
+            return internal();
+        }
+    };
+    Failed { status, words: format!("The payload cannot be fetched: {error}") }
+}
