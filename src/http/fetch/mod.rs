@@ -302,3 +302,65 @@ impl FetchError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    const LIMITS: FetchLimits = FetchLimits { bytes: 1000, time: Duration::from_secs(10) };
+
+    /// A server that gives this answer to everybody, and its port.
+    fn server(answer: impl Fn(u16) -> String + Send + 'static) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer(port).as_bytes());
+            }
+        });
+        port
+    }
+
+    async fn fetched(fetcher: &Fetcher, url: &str) -> Result<Vec<u8>, FetchError> {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("payload");
+        fetcher.fetch(&fetcher.check(url)?, &target, LIMITS).await?;
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["payload"]);
+        Ok(std::fs::read(&target).unwrap())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn every_step_of_a_redirect_is_looked_at() {
+        let port = server(|port| {
+            format!(
+                "HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: http://127.0.0.1:{port}/\r\nContent-Length: 0\r\n\r\n"
+            )
+        });
+        // Names may lead here, addresses may not: so the first step is taken, and the second refused.
+        let fetcher = Fetcher { private: false, ..Fetcher::new(true).unwrap() };
+        let error = fetched(&fetcher, &format!("http://localhost:{port}/")).await.unwrap_err();
+        assert!(matches!(&error, FetchError::Forbidden(host) if host == "127.0.0.1"), "{error}");
+        // A name that leads here is refused by the resolver.
+        let error = fetched(&Fetcher::new(false).unwrap(), &format!("http://localhost:{port}/")).await.unwrap_err();
+        assert!(matches!(&error, FetchError::Forbidden(host) if host == "localhost"), "{error}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn bodies_with_and_without_a_length() {
+        let fetcher = Fetcher::new(true).unwrap();
+        for (answer, want) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc", Some("abc")),
+            ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabcd", Some("abcd")),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1001\r\nConnection: close\r\n\r\n", None),
+            ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", None),
+        ] {
+            let port = server(move |_| answer.into());
+            let got = fetched(&fetcher, &format!("http://localhost:{port}/")).await;
+            assert_eq!(got.ok(), want.map(|want| want.as_bytes().to_vec()), "{answer}");
+        }
+    }
+}

@@ -31,7 +31,7 @@ use crate::store::requests::{Finished, Origin, REQUEST_VERSION, Record, Requests
 const REQUESTS_MAX: usize = 64;
 /// Between two looks at the history.
 const LOOK: Duration = Duration::from_millis(50);
-/// Between two looks for results whose time is over.
+/// Between two looks for results whose time is over, at most.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// Hex digits of a request's key.
 const KEY_DIGITS: usize = 32;
@@ -163,7 +163,7 @@ impl Service {
         tokio::spawn(async move {
             while !self.asked.is_closed() {
                 self.tidy().await;
-                sleep(TIDY_EVERY).await;
+                sleep(TIDY_EVERY.min(Duration::from_secs(self.settings.result_seconds))).await;
             }
         });
     }
@@ -226,7 +226,8 @@ impl Service {
             }
             Err(error) => {
                 let failed = error.downcast_ref::<FetchError>().map_or_else(|| self.failed(&error), failed_fetch);
-                if failed.status != StatusCode::SERVICE_UNAVAILABLE {
+                // A result that only could not be stored is stored when it is asked for again.
+                if failed.status != StatusCode::SERVICE_UNAVAILABLE && self.published(&job(key)).is_none() {
                     self.forget(key).await;
                 }
                 Err(failed)
@@ -320,11 +321,7 @@ impl Service {
 
     /// The end of a job, which is queued where it has not ended already.
     async fn upscaled(&self, job: &Path) -> Result<Entry> {
-        let there = |entry: &Entry| {
-            let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
-            entry.state == Ending::Done && output.is_some_and(|output| output.is_file())
-        };
-        if let Some(entry) = self.end_of(job)?.filter(there) {
+        if let Some(entry) = self.published(job) {
             return Ok(entry);
         }
         self.ask(Request::Add { jobs: vec![escape(job)] }).await?;
@@ -337,6 +334,14 @@ impl Service {
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// The end of a job whose output is there.
+    fn published(&self, job: &Path) -> Option<Entry> {
+        self.end_of(job).ok().flatten().filter(|entry| {
+            let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
+            entry.state == Ending::Done && output.is_some_and(|output| output.is_file())
+        })
     }
 
     fn end_of(&self, job: &Path) -> Result<Option<Entry>> {
@@ -401,11 +406,12 @@ impl Service {
         let all = blocking(move || Ok(requests.all())).await.unwrap_or_default();
         let now = unix_now();
         for record in all {
-            let Some(finished) = &record.finished else { continue };
-            if now < finished.at.saturating_add(self.settings.result_seconds) || self.works_at(&record.key) {
+            let since = record.finished.as_ref().map_or(record.asked, |finished| finished.at);
+            if now < since.saturating_add(self.settings.result_seconds) || self.works_at(&record.key) {
                 continue;
             }
-            if let (Some(store), Some(object)) = (&self.store, &finished.object)
+            let object = record.finished.as_ref().and_then(|finished| finished.object.as_ref());
+            if let (Some(store), Some(object)) = (&self.store, object)
                 && let Err(error) = store.delete(object).await
             {
                 tracing::warn!("an old result stays in the store: {}", one_line(&error));
