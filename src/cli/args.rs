@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
+use crate::cli::bench::BenchArguments;
 use crate::cli::doctor::Part;
 use crate::cli::model_args::ModelArguments;
 use crate::cli::pictures::ImageArguments;
@@ -62,6 +63,8 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// List, show, import, measure and compare models
     Model(ModelArguments),
+    /// Measure whether the tasks of the video service are done in time here
+    Bench(BenchArguments),
     /// Serve pictures over HTTP: POST one, get it back larger
     Worker(WorkerArguments),
     /// Have pictures made larger by workers
@@ -331,6 +334,8 @@ mod tests {
             "image batch d --pattern *.jpg -o e --keep-names",
             "image batch --batch d",
             "image health --port 8090,8092 --json",
+            "daemon --vidaio 127.0.0.1:29115 --vidaio-current 127.0.0.1:8003",
+            "bench tasks SD2HD --seconds 10 --json --set device=cpu",
         ] {
             let words = std::iter::once("upscaled").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

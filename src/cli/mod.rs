@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod args;
+mod bench;
 mod client;
 mod daemon;
 mod doctor;
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Retry(arguments) => steer::retry(&place, arguments),
         Command::Doctor(arguments) => doctor::run(&place, arguments),
         Command::Model(arguments) => model::run(&place, arguments),
+        Command::Bench(arguments) => bench::run(&place, arguments),
         Command::Worker(arguments) => worker::run(&place, arguments),
         Command::Image(arguments) => pictures::run(arguments),
         Command::Job => job::run(),

@@ -1,5 +1,6 @@
 //! One job, restartable at any line: plan, resume, seal, assemble, publish, finish.
 
+pub mod bench;
 pub mod fingerprint;
 pub mod finish;
 pub mod frame_memory;

@@ -6,13 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value, json};
 
+use super::WORKERS;
 use super::places::{ACTIVE_MAX, WAITING_MAX};
 use super::service::Service;
 use super::tasks::{ALL, Task};
 use crate::daemon::control::Request;
-
-/// Jobs that the daemon does at a time: each takes all processors, or the whole device.
-const WORKERS: usize = 1;
 
 fn size((width, height): (u32, u32)) -> String {
     format!("{width}x{height}")
