@@ -72,6 +72,9 @@ pub enum Command {
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
     Job,
+    /// (for the daemon) Load the model of the settings on standard input, then do the job that is ordered there
+    #[command(hide = true)]
+    Standby,
     /// (for measuring) Tell what decoding, upscaling and encoding a file cost alone
     #[command(hide = true)]
     Parts(PartsArguments),

@@ -11,6 +11,7 @@ use crate::cli::args::{DaemonArguments, Place};
 use crate::cli::exit::Ended;
 use crate::config;
 use crate::config::layers::Layer;
+use crate::config::settings::{JobSettings, VIDAIO};
 use crate::daemon::{self, Options, Program};
 use crate::http::guard::Guard;
 use crate::http::server::Listener;
@@ -34,7 +35,11 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     }
     let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;
     let current = bound(arguments.vidaio_current.as_deref(), "--vidaio-current", arguments)?;
-    if original.is_some() || current.is_some() {
+    let serves = original.is_some() || current.is_some();
+    let mut standby = JobSettings { profile: Some(VIDAIO.into()), ..settings.job.clone() };
+    standby.model = library::resolve_or_keep(&standby.model, Some(&sources.root));
+    let standby = Some(standby).filter(|_| serves);
+    if serves {
         fronts.push(vidaio::front(vidaio::Options {
             folders: settings.folders.clone(),
             settings: settings.service,
@@ -60,6 +65,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
             Ok((job, run))
         }),
         fronts,
+        standby,
         program: Program::this()?,
     })?;
     Ok(match summary.exit_code(arguments.once) {

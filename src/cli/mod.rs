@@ -63,7 +63,8 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&place, arguments),
         Command::Worker(arguments) => worker::run(&place, arguments),
         Command::Image(arguments) => pictures::run(arguments),
-        Command::Job => job::run(),
+        Command::Job => job::run(false),
+        Command::Standby => job::run(true),
         Command::Parts(arguments) => parts::run(&place, arguments),
         Command::Probe { file } => probe::run(file),
     })

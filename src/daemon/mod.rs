@@ -64,7 +64,9 @@ pub struct Options {
     pub settings_for: SettingsFor,
     /// What else answers for the daemon while it runs: each is given the way to its loop.
     pub fronts: Vec<Front>,
-    /// What is started as `<program> job` and `<program> probe FILE`.
+    /// A process stands by for jobs with settings like these, its model tried already.
+    pub standby: Option<JobSettings>,
+    /// What is started as `<program> job`, `<program> standby` and `<program> probe FILE`.
     pub program: Program,
 }
 

@@ -15,6 +15,7 @@ pub mod reporter;
 pub mod resume;
 pub mod runner;
 pub mod space;
+pub mod standby;
 pub mod still;
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ pub fn vidaio(
     let mut settings = settings.clone();
     if settings.codec == CodecChoice::Auto && settings.encoder.is_none() {
         settings.codec = CodecChoice::Hevc;
+        // Clients wait, and the rules leave room for larger files; a hardware encoder has presets of its own.
+        settings.preset = settings.preset.or_else(|| Some("superfast".into()));
     }
     let most = settings.max_size_mb.map_or(u64::MAX, |mib| mib << 20);
     Ok((settings, Rules { scale, bytes_max: source_bytes.saturating_mul(times).min(most) }))

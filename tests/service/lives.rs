@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::common::{Root, film, is_alive, job_process, ready, result, within};
+use crate::common::{Root, film, is_alive, kill_nine, ready, result, within};
 use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes};
 use crate::origin::Origin;
 
@@ -17,7 +17,47 @@ fn ask_and_leave(service: &Service, url: &str, task: &str) {
     let head = format!("POST /upscale-video HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n");
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
-    assert!(within(30, || job_process(service.child.id()).is_some()), "{}", service.root.console());
+    let runs = || service.root.console().contains("queued -> running");
+    assert!(within(30, runs), "{}", service.root.console());
+}
+
+/// The processes that a daemon has started.
+pub fn children(daemon: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"));
+    let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).unwrap().flatten();
+    let of_threads = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let all = text
+        .into_iter()
+        .chain(of_threads)
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>());
+    all.collect::<std::collections::BTreeSet<u32>>().into_iter().collect()
+}
+
+/// The process that stands by for the next job.
+fn standby(daemon: u32) -> Option<u32> {
+    children(daemon).into_iter().find(|pid| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == b"standby")
+    })
+}
+
+#[test]
+fn a_process_stands_by() {
+    if !ready("a_process_stands_by") {
+        return;
+    }
+    let origin = Origin::start(clip_bytes("64x48", 12));
+    let service = Service::start("");
+    let daemon = service.child.id();
+    assert!(within(30, || standby(daemon).is_some()), "{}", service.root.console());
+    let first = standby(daemon).unwrap();
+    // It takes the job, and another stands by after it
+    assert_eq!(service.upscale_video(&origin.url("/clip?1"), "SD2HD").status, 200);
+    assert!(within(30, || !is_alive(first)));
+    assert!(within(30, || standby(daemon).is_some_and(|pid| pid != first)), "{}", service.root.console());
+    // Its death does no harm
+    kill_nine(standby(daemon).unwrap());
+    assert_eq!(service.upscale_video(&origin.url("/clip?2"), "SD2HD").status, 200);
 }
 
 #[test]
@@ -48,9 +88,10 @@ fn a_daemon_that_is_killed() {
     let mut service = Service::start("");
     let payload = service.keep("payload.mp4", &bytes);
     ask_and_leave(&service, &origin.url("/clip"), "SD24K");
-    let job = job_process(service.child.id()).unwrap();
+    let jobs = children(service.child.id());
+    assert!(!jobs.is_empty());
     service.kill_and_restart();
-    assert!(within(10, || !is_alive(job)));
+    assert!(within(10, || !jobs.iter().any(|job| is_alive(*job))));
     // Nobody asks, and it is finished
     assert!(within(60, || service.endings("done") == 1), "{}", service.root.console());
     let start = Instant::now();
@@ -76,7 +117,8 @@ fn a_film_stands_back() {
     let origin = Origin::start(clip_bytes("64x48", 12));
     let service = Service::start("scale = 4\n");
     film(&service.root.input("film.mkv"), 150, "160x120");
-    assert!(within(30, || job_process(service.child.id()).is_some()), "{}", service.root.console());
+    let runs = || service.root.console().contains("film.mkv: queued -> running");
+    assert!(within(30, runs), "{}", service.root.console());
     let answer = service.upscale_video(&origin.url("/clip"), "SD2HD");
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(service.root.console().contains("film.mkv: stands back for a request"), "{}", service.root.console());

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::common::{Root, ready, within};
 use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes};
+use crate::lives::children;
 use crate::origin::Origin;
 
 const ACCESS: &str = "an-access-key";
@@ -59,6 +60,7 @@ fn results_in_a_store() {
         ("BUCKET_COMPATIBLE_SECRET_KEY", SECRET),
     ];
     let service = Service::start_with(Root::new(&format!("{SETTINGS}result_seconds = 5\n")), &[], &environment);
+    assert!(within(30, || !children(service.child.id()).is_empty()));
     let answer = service.upscale_video(&origin.url("/clip"), "SD2HD");
     assert_eq!(answer.status, 200, "{}\n{}", answer.text(), service.root.console());
     let url = answer.json()["uploaded_video_url"].as_str().unwrap().to_owned();
@@ -71,7 +73,14 @@ fn results_in_a_store() {
     assert_eq!((part.status, &part.body[..]), (206, &result.body[..1]));
     // The bucket alone, without what was signed, is closed
     assert_eq!(service.get(url.split('?').next().unwrap()).status, 403);
-    // Nothing of the key in the log, nor in a job's environment
+    // Nothing of the key in the log, nor in a child's environment
+    let mut seen = 0;
+    for pid in children(service.child.id()) {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&environment).contains(SECRET));
+        seen += usize::from(!environment.is_empty());
+    }
+    assert!(seen > 0, "no child was looked at");
     assert!(!service.root.console().contains(SECRET) && !service.root.console().contains("X-Amz-Signature"));
     let again = service.upscale_video(&origin.url("/clip"), "SD2HD").json();
     assert_eq!(again["uploaded_video_url"], json!(url));
