@@ -65,7 +65,7 @@ fn a_client_that_hangs_up() {
     if !ready("a_client_that_hangs_up") {
         return;
     }
-    let origin = Origin::start(clip_bytes("320x240", 50));
+    let origin = Origin::start(clip_bytes("160x120", 50));
     let service = Service::start("");
     ask_and_leave(&service, &origin.url("/clip"), "SD24K");
     // Joined by the same request, twice
@@ -83,7 +83,7 @@ fn a_daemon_that_is_killed() {
     if !ready("a_daemon_that_is_killed") {
         return;
     }
-    let bytes = clip_bytes("320x240", 50);
+    let bytes = clip_bytes("160x120", 50);
     let origin = Origin::start(bytes.clone());
     let mut service = Service::start("");
     let payload = service.keep("payload.mp4", &bytes);
