@@ -119,6 +119,11 @@ impl Service {
         )
     }
 
+    /// How often a job of a request was begun.
+    pub fn begun(&self) -> usize {
+        self.root.console().lines().filter(|line| line.contains(".requests/") && line.ends_with("-> running")).count()
+    }
+
     /// Lines of the history that say how a request's job ended.
     pub fn endings(&self, state: &str) -> usize {
         let of_request = |line: &&Value| line["job"].as_str().is_some_and(|job| job.starts_with(".requests/"));

@@ -111,5 +111,5 @@ fn a_store_that_fails_is_told() {
     std::fs::write(file, mended).unwrap();
     service.kill_and_restart();
     let answer = service.upscale_video(&origin.url("/clip"), "SD2HD");
-    assert_eq!((answer.status, service.endings("done"), origin.asked("/clip").len()), (200, 1, 1), "{}", answer.text());
+    assert_eq!((answer.status, service.begun(), origin.asked("/clip").len()), (200, 1, 1), "{}", answer.text());
 }

@@ -38,8 +38,6 @@ use queue::Queue;
 /// Life of the links of a batch's results, and bytes of them on the disk.
 const LINK_LIFE: Duration = Duration::from_secs(3600);
 const LINK_BYTES: u64 = 2 << 30;
-/// Share of the memory that uploads may take.
-const UPLOADS_SHARE: u64 = 8;
 /// How often the word to stop is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often what was done is told, and old links are forgotten.
@@ -121,11 +119,7 @@ fn resources(worker: Arc<Worker>) -> Router {
 pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
     let listener = Listener::bind(&options.host, options.port, "--host and --port")?;
     let guard = Guard::new(listener.address, options.token.as_deref(), options.insecure)?;
-    let whole = memory::whole();
-    let mut limits = Limits::default();
-    limits.uploads_bytes = limits.uploads_bytes.min(whole / UPLOADS_SHARE);
-    limits.form_bytes = limits.form_bytes.min(limits.uploads_bytes);
-    limits.file_bytes = limits.file_bytes.min(limits.form_bytes);
+    let limits = Limits::within(memory::whole());
     let slots = engines::pictures_at_once(options.workers);
     let worker = Arc::new(Worker {
         engines: OnceLock::new(),

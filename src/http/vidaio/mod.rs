@@ -14,6 +14,7 @@ mod shared;
 mod store;
 pub mod tasks;
 mod upload;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,35 +2,32 @@
 //! the request's record, the queue and the history; what is here only saves doing it twice at once.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use axum::http::StatusCode;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
+use super::Options;
 use super::places::Places;
 use super::store::Store;
-use super::{Options, shared};
+use super::work::failed_fetch;
 use crate::base::fault::{Fault, one_line};
-use crate::base::path_text::{escape, unescape};
 use crate::config::settings::ServiceSettings;
 use crate::daemon::control::{Asked, Request};
 use crate::http::error::ApiError;
-use crate::http::fetch::{FetchError, FetchLimits, Fetcher};
+use crate::http::fetch::Fetcher;
 use crate::http::form::Uploads;
 use crate::http::limits::Limits;
-use crate::http::links;
-use crate::store::history::{Ending, Entry, History};
+use crate::store::history::History;
 use crate::store::paths::Layout;
-use crate::store::requests::{Finished, Origin, REQUEST_VERSION, Record, Requests, job};
+use crate::store::requests::{Finished, Origin, Record, Requests};
+use crate::work::memory;
 
 /// Requests at hand, of both contracts.
 const REQUESTS_MAX: usize = 64;
-/// Between two looks at the history.
-const LOOK: Duration = Duration::from_millis(50);
 /// Between two looks for results whose time is over, at most.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// Hex digits of a request's key.
@@ -97,7 +94,7 @@ impl From<Failed> for ApiError {
     }
 }
 
-type Ended = Result<Record, Failed>;
+pub type Ended = Result<Record, Failed>;
 
 /// What all requests share.
 pub struct Service {
@@ -108,16 +105,16 @@ pub struct Service {
     pub places: Places,
     pub uploads: Uploads,
     pub model: String,
-    fetcher: Fetcher,
+    pub(super) fetcher: Fetcher,
     pub store: Option<Store>,
-    asked: mpsc::Sender<Asked>,
-    history: Mutex<History>,
+    pub(super) asked: mpsc::Sender<Asked>,
+    pub(super) history: Mutex<History>,
     at_work: Mutex<HashMap<String, watch::Receiver<Option<Ended>>>>,
     /// Keys of finished requests by the secret of their link.
-    links: Mutex<HashMap<String, String>>,
+    pub(super) links: Mutex<HashMap<String, String>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -126,7 +123,7 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send
     tokio::task::spawn_blocking(work).await.context("work on files was given up")?
 }
 
-fn unix_now() -> u64 {
+pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -138,7 +135,7 @@ impl Service {
             history: Mutex::new(History::open(&layout.history())?),
             layout,
             settings,
-            limits: Limits::default(),
+            limits: Limits::within(memory::whole()),
             places: Places::default(),
             uploads: Uploads::default(),
             model,
@@ -216,140 +213,6 @@ impl Service {
         Ok(ended)
     }
 
-    async fn carry(&self, key: &str, wish: Option<Wish>) -> Ended {
-        let record = self.record(key, wish).await.map_err(|error| self.failed(&error))?;
-        let start = Instant::now();
-        match self.work(record, start).await {
-            Ok(record) => {
-                locked(&self.links).insert(record.secret.clone(), record.key.clone());
-                Ok(record)
-            }
-            Err(error) => {
-                let failed = error.downcast_ref::<FetchError>().map_or_else(|| self.failed(&error), failed_fetch);
-                // A result that only could not be stored is stored when it is asked for again.
-                if failed.status != StatusCode::SERVICE_UNAVAILABLE && self.published(&job(key)).is_none() {
-                    self.forget(key).await;
-                }
-                Err(failed)
-            }
-        }
-    }
-
-    /// The record as it is kept, a new one where there is none, or the result of the old is gone.
-    async fn record(&self, key: &str, wish: Option<Wish>) -> Result<Record> {
-        let (requests, key) = (self.requests.clone(), key.to_owned());
-        blocking(move || {
-            let kept = match requests.read(&key) {
-                Err(error) if Fault::of(&error) == Fault::DamagedState => None,
-                kept => kept?,
-            };
-            let whole = |finished: &Finished| finished.url.is_some() || finished.output.is_file();
-            if let Some(record) = &kept
-                && record.finished.as_ref().is_none_or(whole)
-            {
-                return Ok(record.clone());
-            }
-            let record = match (kept, wish) {
-                (Some(kept), _) => Record { finished: None, ..kept },
-                (None, Some(wish)) => Record {
-                    version: REQUEST_VERSION,
-                    key,
-                    secret: links::secret()?,
-                    origin: wish.origin,
-                    task: wish.task.map(str::to_owned),
-                    scale: wish.scale,
-                    max_size_mb: wish.max_size_mb,
-                    asked: unix_now(),
-                    finished: None,
-                },
-                (None, None) => return Err(Fault::NotFound.because("the request is not kept any more")),
-            };
-            requests.write(&record)?;
-            Ok(record)
-        })
-        .await
-    }
-
-    async fn work(&self, mut record: Record, start: Instant) -> Result<Record> {
-        if let Some(finished) = &record.finished {
-            let output = finished.output.clone();
-            shared::deliver(&record.origin, output).await?;
-            return Ok(record);
-        }
-        let key = record.key.clone();
-        let payload = self.requests.payload(&key);
-        match &record.origin {
-            _ if payload.is_file() => {}
-            Origin::Url(url) => {
-                let url = self.fetcher.check(url)?;
-                let time = Duration::from_secs(self.settings.fetch_seconds);
-                let limits = FetchLimits { bytes: self.settings.fetch_max_mb << 20, time };
-                self.fetcher.fetch(&url, &payload, limits).await?;
-            }
-            Origin::Shared { source, .. } => {
-                let (source, most) = (source.clone(), self.settings.fetch_max_mb << 20);
-                let folder = self.settings.shared_folder.clone();
-                let target = payload.clone();
-                blocking(move || shared::take(folder.as_deref(), &source, &target, most)).await?;
-            }
-            Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
-        }
-        let entry = self.upscaled(&job(&key)).await?;
-        let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
-        let output = output.filter(|_| entry.state == Ending::Done);
-        let Some(output) = output else { return Err(self.came_to_nothing(&entry)) };
-        shared::deliver(&record.origin, output.clone()).await?;
-        let (mut object, mut url) = (None, None);
-        if let (Some(store), false) = (&self.store, matches!(record.origin, Origin::Shared { .. })) {
-            let stored = store.put(&output, &record.secret).await.context("putting the result into the store")?;
-            (object, url) = (Some(stored.object), Some(stored.url));
-        }
-        let outcome = entry.outcome.unwrap_or_default();
-        record.finished = Some(Finished {
-            bytes: std::fs::metadata(&output).map_or(outcome.output_bytes, |meta| meta.len()),
-            frames: outcome.frames,
-            seconds: start.elapsed().as_secs_f64(),
-            at: unix_now(),
-            output,
-            object,
-            url,
-        });
-        let (requests, kept) = (self.requests.clone(), record.clone());
-        blocking(move || requests.write(&kept)).await?;
-        Ok(record)
-    }
-
-    /// The end of a job, which is queued where it has not ended already.
-    async fn upscaled(&self, job: &Path) -> Result<Entry> {
-        if let Some(entry) = self.published(job) {
-            return Ok(entry);
-        }
-        self.ask(Request::Add { jobs: vec![escape(job)] }).await?;
-        loop {
-            if let Some(entry) = self.end_of(job)? {
-                return Ok(entry);
-            }
-            if self.asked.is_closed() {
-                return Err(Fault::Stopped.because("the daemon stops"));
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// The end of a job whose output is there.
-    fn published(&self, job: &Path) -> Option<Entry> {
-        self.end_of(job).ok().flatten().filter(|entry| {
-            let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
-            entry.state == Ending::Done && output.is_some_and(|output| output.is_file())
-        })
-    }
-
-    fn end_of(&self, job: &Path) -> Result<Option<Entry>> {
-        let mut history = locked(&self.history);
-        history.refresh()?;
-        Ok(history.last(job).filter(|entry| entry.state != Ending::Retried).cloned())
-    }
-
     /// Asks the daemon's loop.
     pub async fn ask(&self, request: Request) -> Result<crate::daemon::control::Response> {
         let stopping = || Fault::Stopped.because("the daemon stops");
@@ -358,41 +221,8 @@ impl Service {
         answer.await.map_err(|_| stopping())?.into_result()
     }
 
-    /// What is told of a job that ended without an output.
-    fn came_to_nothing(&self, entry: &Entry) -> anyhow::Error {
-        let reason = entry.reason.clone().unwrap_or_default();
-        match entry.state {
-            Ending::Cancelled | Ending::Removed => Fault::Internal.because("the job was cancelled"),
-            _ => entry.fault.unwrap_or(Fault::Internal).because(self.without_paths(&reason, &entry.job)),
-        }
-    }
-
-    /// A reason without the paths of this machine.
-    fn without_paths(&self, words: &str, job: &Path) -> String {
-        let layout = &self.layout;
-        let words = words.replace(&escape(&layout.source(job)), "the payload").replace(&escape(job), "the payload");
-        let words = words.replace(&escape(&layout.output_dir(job)), "the output");
-        let folders = [layout.output(), layout.input(), layout.root()];
-        folders.iter().fold(words, |words, folder| words.replace(&escape(folder), ".."))
-    }
-
-    /// An error as the client is told it; the whole of it in the log.
-    fn failed(&self, error: &anyhow::Error) -> Failed {
-        let fault = Fault::of(error);
-        let status = match fault {
-            Fault::BadInput | Fault::Unsupported => StatusCode::BAD_REQUEST,
-            Fault::Stopped => return stopping(),
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let mut words = one_line(error);
-        for folder in [self.layout.output(), self.layout.input(), self.layout.root()] {
-            words = words.replace(&escape(folder), "..");
-        }
-        Failed { status, words }
-    }
-
     /// Drops all that is kept of a request whose job has ended.
-    async fn forget(&self, key: &str) {
+    pub(super) async fn forget(&self, key: &str) {
         // Its loop is over with the job when it answers.
         let _ = self.ask(Request::List).await;
         let (requests, key) = (self.requests.clone(), key.to_owned());
@@ -436,24 +266,10 @@ impl Service {
     }
 }
 
-fn stopping() -> Failed {
+pub fn stopping() -> Failed {
     Failed { status: StatusCode::SERVICE_UNAVAILABLE, words: "The service stops; ask again, and it goes on".into() }
 }
 
-fn internal() -> Failed {
+pub fn internal() -> Failed {
     Failed { status: StatusCode::INTERNAL_SERVER_ERROR, words: "The server failed; its log says why".into() }
-}
-
-/// A download's failure as the client is told it.
-fn failed_fetch(error: &FetchError) -> Failed {
-    let status = match error {
-        FetchError::Address(_) | FetchError::Unreachable(_) | FetchError::TooSlow(_) => StatusCode::BAD_REQUEST,
-        FetchError::Forbidden(_) => StatusCode::FORBIDDEN,
-        FetchError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        FetchError::Here(error) => {
-            tracing::error!("a download: {}", one_line(error));
-            return internal();
-        }
-    };
-    Failed { status, words: format!("The payload cannot be fetched: {error}") }
 }

@@ -17,7 +17,7 @@ use crate::base::fault::Fault;
 use crate::config::settings::{Secret, ServiceSettings};
 
 /// Addresses are good for so long, the longest that S3 knows; the object goes with its request.
-const ADDRESS_LIFE: Duration = Duration::from_secs(7 * 86_400);
+pub const ADDRESS_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// Bytes of a part of an upload, and parts under way.
 const PART: usize = 8 << 20;
 const PARTS_MAX: usize = 3;
