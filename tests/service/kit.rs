@@ -180,3 +180,19 @@ pub fn assert_rules(payload: &Path, output: &Path, scale: u64) {
     let most = if scale == 4 { 20 } else { 8 };
     assert!(bytes[1] <= most * bytes[0], "{bytes:?} bytes of {name}");
 }
+
+/// The form of `/process_video`, with its type.
+pub fn form(task: Option<&str>, file: Option<&[u8]>) -> (String, Vec<u8>) {
+    let mut form = Vec::new();
+    if let Some(task) = task {
+        form.extend(
+            format!("--B\r\nContent-Disposition: form-data; name=\"task_type\"\r\n\r\n{task}\r\n").into_bytes(),
+        );
+    }
+    if let Some(file) = file {
+        let head = "--B\r\nContent-Disposition: form-data; name=\"video_file\"; filename=\"a.mp4\"\r\n\r\n";
+        form.extend([head.as_bytes(), file, b"\r\n"].concat());
+    }
+    form.extend(b"--B--\r\n");
+    ("multipart/form-data; boundary=B".into(), form)
+}

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::ready;
-use crate::kit::{Service, assert_rules, clip_bytes};
+use crate::kit::{Service, assert_rules, clip_bytes, form};
 use crate::origin::Origin;
 
 #[test]
@@ -163,18 +163,8 @@ fn a_clip_that_is_sent() {
     let bytes = clip_bytes("64x48", 12);
     let at = format!("{}/process_video", service.original);
     let send = |task: Option<&str>, file: Option<&[u8]>| {
-        let mut form = Vec::new();
-        if let Some(task) = task {
-            form.extend(
-                format!("--B\r\nContent-Disposition: form-data; name=\"task_type\"\r\n\r\n{task}\r\n").into_bytes(),
-            );
-        }
-        if let Some(file) = file {
-            let head = "--B\r\nContent-Disposition: form-data; name=\"video_file\"; filename=\"a.mp4\"\r\n\r\n";
-            form.extend([head.as_bytes(), file, b"\r\n"].concat());
-        }
-        form.extend(b"--B--\r\n");
-        service.ask("POST", &at, &[("content-type", "multipart/form-data; boundary=B")], &form)
+        let (kind, form) = form(task, file);
+        service.ask("POST", &at, &[("content-type", &kind)], &form)
     };
     let answer = send(Some("SD2HD"), Some(&bytes));
     assert_eq!((answer.status, answer.header("content-type")), (200, "video/mp4"), "{}", service.root.console());
