@@ -8,7 +8,11 @@ mod client;
 mod common;
 #[path = "worker/crowd.rs"]
 mod crowd;
+#[path = "worker/diffusion.rs"]
+mod diffusion;
 #[path = "worker/kit.rs"]
 mod kit;
+#[path = "worker/manifests.rs"]
+mod manifests;
 #[path = "worker/refusals.rs"]
 mod refusals;

@@ -17,6 +17,11 @@ pub fn local_minutes() -> u32 {
     u32::from(now.hour().unsigned_abs()) * 60 + u32::from(now.minute().unsigned_abs())
 }
 
+/// This moment here, as Python's `datetime.now().isoformat()` writes it.
+pub fn now_local() -> String {
+    Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string()
+}
+
 /// The local date as `2025-01-31`.
 pub fn local_date() -> String {
     Zoned::now().date().to_string()

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::base::fault::Fault;
 use crate::cli::bench::BenchArguments;
 use crate::cli::doctor::Part;
+use crate::cli::manifest::ManifestArguments;
 use crate::cli::model_args::ModelArguments;
 use crate::cli::pictures::ImageArguments;
 use crate::cli::worker::{AccessArguments, WorkerArguments};
@@ -69,6 +70,8 @@ pub enum Command {
     Worker(WorkerArguments),
     /// Have pictures made larger by workers
     Image(ImageArguments),
+    /// Share a film out to workers as frames in a shared folder
+    Manifest(ManifestArguments),
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
     Job,

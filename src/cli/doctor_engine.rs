@@ -1,5 +1,6 @@
 //! Doctor: ONNX Runtime, the model, and every device on which it can run, by really upscaling.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -7,13 +8,16 @@ use anyhow::Result;
 use crate::base::fault::one_line;
 use crate::base::path_text::escape;
 use crate::cli::doctor::Finding;
-use crate::config::settings::JobSettings;
+use crate::config::settings::{JobSettings, RunSettings};
+use crate::engine::diffusion::upscaler::Upscaler;
 use crate::engine::provider::{self, Target};
 use crate::engine::{cache, precision, probe, runtime, tune};
 use crate::model::engine::{Precision, Provider};
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
+use crate::network::diffusion::Folder;
 use crate::network::model_file::ModelFile;
+use crate::pipeline::still_diffusion;
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 
 /// Size of the frame that is upscaled.
@@ -37,7 +41,10 @@ pub fn check(job: &JobSettings) -> Vec<Finding> {
             "name a folder that can be written to with XDG_CACHE_HOME",
         ),
     });
-    findings.push(short_arithmetic(job));
+    let diffusion = still_diffusion::folder(&job.model);
+    if diffusion.is_none() {
+        findings.push(short_arithmetic(job));
+    }
     for (device, part) in [("tensorrt", "tensorrt"), ("cuda", "cuda"), ("openvino", "openvino"), ("cpu", "")] {
         if !part.is_empty() && !runtime::has_provider(part) {
             let found = format!("{device}: this ONNX Runtime was built without it");
@@ -57,7 +64,12 @@ pub fn check(job: &JobSettings) -> Vec<Finding> {
             },
         );
     }
-    findings.push(match upscale(job) {
+    let chosen = match &diffusion {
+        // A frame of it takes minutes on a processor: it is opened, no more.
+        Some(folder) => opened(folder, job),
+        None => upscale(job),
+    };
+    findings.push(match chosen {
         Ok(words) => Finding::works("choice", format!("jobs with these settings run on {words}")),
         Err(error) => {
             let advice = "set device = \"auto\", precision = \"auto\" and model = \"fast\", or mend what is named";
@@ -120,6 +132,13 @@ fn completed(job: &JobSettings) -> Result<ModelFile> {
 }
 
 fn model(job: &JobSettings) -> Finding {
+    if let Some(folder) = still_diffusion::folder(&job.model) {
+        let name = escape(&folder);
+        return match Folder::open(&folder) {
+            Ok(model) => Finding::works("model", format!("{name}: a diffusion model in {}", model.precision)),
+            Err(error) => Finding::broken("model", one_line(&error), "`upscaled model check` says more"),
+        };
+    }
     match completed(job) {
         Ok(model) => {
             let facts = &model.facts;
@@ -129,6 +148,13 @@ fn model(job: &JobSettings) -> Finding {
             Finding::broken("model", one_line(&error), "set model = \"fast\", or name an ONNX file that is there")
         }
     }
+}
+
+/// Opens a diffusion model; what it runs on.
+fn opened(folder: &Path, job: &JobSettings) -> Result<String> {
+    let mut model = Upscaler::open(folder, &still_diffusion::setup(job, &RunSettings::default()))?;
+    model.load()?;
+    Ok(model.label())
 }
 
 /// Upscales one frame with these settings; what it ran on, and how long the second frame took.

@@ -15,10 +15,12 @@ mod doctor_machine;
 mod doctor_media;
 mod exit;
 mod job;
+mod manifest;
 mod model;
 mod model_args;
 mod model_bench;
 mod model_check;
+mod model_diffusion;
 mod model_import;
 mod model_list;
 mod model_measure;
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&place, arguments),
         Command::Worker(arguments) => worker::run(&place, arguments),
         Command::Image(arguments) => pictures::run(arguments),
+        Command::Manifest(arguments) => manifest::run(&place, arguments),
         Command::Job => job::run(false),
         Command::Standby => job::run(true),
         Command::Parts(arguments) => parts::run(&place, arguments),

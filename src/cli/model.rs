@@ -12,7 +12,7 @@ pub fn run(place: &Place, arguments: &ModelArguments) -> Result<Ended> {
         ModelCommand::List { json } => model_list::run(place, *json),
         ModelCommand::Show { name, json } => model_show::run(place, name, *json),
         ModelCommand::Import(arguments) => model_import::run(place, arguments),
-        ModelCommand::Check(arguments) => model_check::run(arguments),
+        ModelCommand::Check(arguments) => model_check::run(place, arguments),
         ModelCommand::Bench(arguments) => model_bench::run(place, arguments),
         ModelCommand::Measure(arguments) => model_measure::run(place, arguments),
         ModelCommand::Sheet(arguments) => model_sheet::run(place, arguments),

@@ -8,17 +8,21 @@ use serde::Serialize;
 
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
+use crate::cli::args::Place;
 use crate::cli::exit::Ended;
+use crate::cli::model_show;
 use crate::cli::output;
 use crate::engine::diffusion::memory::{Asked, Keep};
 use crate::engine::diffusion::upscaler::{Setup, Upscaler};
 use crate::network::diffusion::folder::{EXPORT, is_model};
 use crate::network::diffusion::original::{self, State};
 use crate::network::diffusion::{Folder, Part};
+use crate::network::library;
+use crate::pipeline::still_diffusion;
 
 #[derive(Args)]
 pub struct CheckArguments {
-    /// An exported folder, or the folder with Stable Diffusion 3, TSD-SR's LoRA and its embeddings
+    /// An exported folder or its name, or the folder with Stable Diffusion 3, TSD-SR's LoRA and its embeddings
     pub folder: PathBuf,
     /// Where it is loaded: auto, cpu, cuda:N
     #[arg(long, default_value = "cpu")]
@@ -49,8 +53,11 @@ struct Answer {
     next: String,
 }
 
-pub fn run(arguments: &CheckArguments) -> Result<Ended> {
-    let folder = &arguments.folder;
+pub fn run(place: &Place, arguments: &CheckArguments) -> Result<Ended> {
+    let root = model_show::root(place)?;
+    let named = || still_diffusion::folder(&library::resolve(arguments.folder.to_str()?, Some(&root)).ok()?);
+    let named = if arguments.folder.is_dir() { None } else { named() };
+    let folder = named.as_ref().unwrap_or(&arguments.folder);
     if !folder.is_dir() {
         return Err(Fault::NotFound.because(format!("{}: there is no such folder", escape(folder))));
     }

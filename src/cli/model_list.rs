@@ -9,6 +9,7 @@ use crate::cli::args::Place;
 use crate::cli::exit::Ended;
 use crate::cli::model_show::root;
 use crate::cli::output;
+use crate::network::diffusion::Folder;
 use crate::network::library::{self, Entry};
 use crate::network::model_file::ModelFile;
 
@@ -23,6 +24,8 @@ struct Line {
     scale: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     channels: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    diffusion: bool,
     /// Why it cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -40,6 +43,7 @@ pub fn run(place: &Place, json: bool) -> Result<Ended> {
         .map(|line| {
             let what = match (line.scale, line.channels, &line.error) {
                 (_, _, Some(_)) => "not usable".to_owned(),
+                _ if line.diffusion => "diffusion".to_owned(),
                 (scale, channels, None) => {
                     let scale = scale.filter(|s| *s > 0).map_or("?x".to_owned(), |scale| format!("{scale}x"));
                     format!("{scale} {}", if channels == Some(1) { "luma" } else { "RGB" })
@@ -57,17 +61,23 @@ pub fn run(place: &Place, json: bool) -> Result<Ended> {
 }
 
 fn line(entry: Entry) -> Line {
-    let (place, model) = match &entry.place {
-        library::Place::Builtin => ("builtin".to_owned(), ModelFile::open(&entry.name)),
-        library::Place::File(path) => (escape(path), ModelFile::open(&escape(path))),
+    let network = |name: &str| ModelFile::open(name).map(|model| Some((model.facts.scale, model.facts.channels)));
+    let (place, facts) = match &entry.place {
+        library::Place::Builtin => ("builtin".to_owned(), network(&entry.name)),
+        library::Place::File(path) => (escape(path), network(&escape(path))),
+        library::Place::Folder(path) => (escape(path), Folder::open(path).map(|_| None)),
     };
-    let facts = model.as_ref().ok().map(|m| (m.facts.scale, m.facts.channels));
+    let (facts, error) = match facts {
+        Ok(facts) => (facts, None),
+        Err(error) => (None, Some(one_line(&error))),
+    };
     Line {
+        diffusion: matches!(entry.place, library::Place::Folder(_)),
         name: entry.name,
         place,
         hidden: entry.hidden,
         scale: facts.map(|f| f.0),
         channels: facts.map(|f| f.1),
-        error: model.err().map(|error| one_line(&error)),
+        error,
     }
 }

@@ -8,12 +8,14 @@ use serde::Serialize;
 use crate::base::path_text::{self, escape};
 use crate::cli::args::Place;
 use crate::cli::exit::Ended;
+use crate::cli::model_diffusion;
 use crate::cli::output;
 use crate::config::layers::Layer;
 use crate::engine::probe::{self, Probed};
 use crate::network::model_file::ModelFile;
 use crate::network::notes::{self, Origin};
 use crate::network::{cost, library};
+use crate::pipeline::still_diffusion;
 
 /// What is shown of a model.
 #[derive(Serialize)]
@@ -56,7 +58,12 @@ pub struct Shown {
 }
 
 pub fn run(place: &Place, name: &str, json: bool) -> Result<Ended> {
-    let mut model = ModelFile::open(&library::resolve(name, Some(&root(place)?))?)?;
+    let resolved = library::resolve(name, Some(&root(place)?))?;
+    if let Some(folder) = still_diffusion::folder(&resolved) {
+        model_diffusion::show(&folder, json)?;
+        return Ok(Ended::Done);
+    }
+    let mut model = ModelFile::open(&resolved)?;
     let probed = probe::examine(&mut model)?;
     let shown = shown(&model, &probed);
     if json {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::base::fault::{Fault, one_line};
-use crate::base::logging::{self, Console};
+use crate::base::logging::{self, Console, LogGuard};
 use crate::base::path_text::escape;
+use crate::base::shutdown::Shutdown;
 use crate::cli::args::{Place, RunArguments};
 use crate::cli::exit::Ended;
 use crate::cli::show::Show;
@@ -26,15 +27,24 @@ use crate::store::paths;
 pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
     let shutdown = signals::shutdown_on_signals()?;
     let order = order(place, arguments)?;
-    check_extension(&order)?;
     let show = Show::new(&order.name(), arguments.json);
-    let _log = logging::init(None, Console::Through(show.sink()))?;
+    let _log = log(&show)?;
+    perform(&order, arguments, &show, &shutdown)
+}
+
+/// The log of a foreground command. Kept to its end.
+pub fn log(show: &Show) -> Result<LogGuard> {
+    logging::init(None, Console::Through(show.sink()))
+}
+
+/// Does the job of an order made from these arguments.
+pub fn perform(order: &JobOrder, arguments: &RunArguments, show: &Show, shutdown: &Shutdown) -> Result<Ended> {
     if arguments.no_resume {
-        anew(&order)?;
+        anew(order)?;
     } else {
-        same_wishes(&order, &arguments.layer()?)?;
+        same_wishes(order, &arguments.layer()?)?;
     }
-    let result = runner::run(&order, &|event| show.event(&event), &shutdown);
+    let result = runner::run(order, &|event| show.event(&event), shutdown);
     show.end();
     let outcome = match result {
         Ok(outcome) => outcome,
@@ -42,11 +52,11 @@ pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
             return Err(Fault::Stopped.because("stopped; the same command goes on from here"));
         }
         Err(error) => {
-            drop_hopeless(&order, Fault::of(&error));
+            drop_hopeless(order, Fault::of(&error));
             return Err(error.context(order.name()));
         }
     };
-    finish::drop_folder(&order)?;
+    finish::drop_folder(order)?;
     if arguments.json {
         output::line(&serde_json::to_string(&crate::model::progress::Event::Done(outcome))?)?;
     } else {
@@ -127,7 +137,7 @@ fn drop_hopeless(order: &JobOrder, fault: Fault) {
     }
 }
 
-/// The job that these arguments mean. Its folder stands beside the output.
+/// The job that these arguments mean, if it can be. Its folder stands beside the output.
 pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
     let here = std::env::current_dir().context("the current folder cannot be found")?;
     let source = absolute(&here, &arguments.input);
@@ -161,7 +171,7 @@ pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
     job.model = library::resolve(&job.model, Some(&sources.root))?;
     // What becomes of the source is for the daemon's input folder; here it is a person's file.
     run.on_success = OnSuccess::Keep;
-    Ok(JobOrder {
+    let order = JobOrder {
         relative: PathBuf::from(name),
         job_dir,
         target_dir: folder.to_path_buf(),
@@ -172,7 +182,9 @@ pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
         run,
         target_file: target,
         source,
-    })
+    };
+    check_extension(&order)?;
+    Ok(order)
 }
 
 fn absolute(here: &Path, path: &Path) -> PathBuf {

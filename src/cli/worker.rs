@@ -46,6 +46,9 @@ pub struct WorkerArguments {
     /// Side of diffusion models' tiles when a request does not say, 64 to 256; others ignore it
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(64..=256))]
     pub process_size: u32,
+    /// Folder whose manifests and frames requests may name (docs/worker.md); may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub shared: Vec<PathBuf>,
     #[command(flatten)]
     pub access: AccessArguments,
     #[command(flatten)]
@@ -126,6 +129,7 @@ pub fn run(place: &Place, arguments: &WorkerArguments) -> Result<Ended> {
         run: settings.run,
         token,
         insecure: arguments.access.insecure,
+        shared: arguments.shared.clone(),
     };
     images::run(options, &shutdown)?;
     Ok(Ended::Done)

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::base::path_text;
 use crate::config::{settings, target};
+use crate::model::engine::FRAMES;
 
 /// Which struct of [`crate::config::settings`] a setting is a field of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +193,7 @@ impl Key {
             Kind::Path if value.is_empty() => None,
             Kind::Path if self.unset.is_some_and(|unset| value == unset) => Some(Value::Null),
             Kind::Path => Some(path_value(base, Path::new(value))),
-            Kind::Model if is_model_path(value.as_bytes()) => Some(path_value(base, Path::new(value))),
+            Kind::Model if is_model_path(value.as_bytes()) => Some(model_path(base, Path::new(value))),
             _ => self.read_text(value.to_str()?, base),
         }
     }
@@ -216,7 +217,7 @@ impl Key {
             Kind::Text(check, _) => check(text).then(|| text.into()),
             Kind::Path if text.is_empty() => None,
             Kind::Path => Some(path_value(base, &path_text::unescape(text)?)),
-            Kind::Model if is_model_path(text.as_bytes()) => Some(path_value(base, &path_text::unescape(text)?)),
+            Kind::Model if is_model_path(text.as_bytes()) => Some(model_path(base, &path_text::unescape(text)?)),
             Kind::Model => is_model_name(text).then(|| text.into()),
             Kind::Size(max) => {
                 let (width, height) = text.split_once('x')?;
@@ -245,6 +246,14 @@ pub fn parse_hours(text: &str) -> Option<(u32, u32)> {
 
 fn path_value(base: &Path, path: &Path) -> Value {
     path_text::escape(&tidy(&base.join(path))).into()
+}
+
+/// The path of a model, or of a folder with frames behind [`FRAMES`].
+fn model_path(base: &Path, path: &Path) -> Value {
+    match path.as_os_str().as_bytes().strip_prefix(FRAMES.as_bytes()) {
+        Some(folder) => format!("{FRAMES}{}", path_text::escape(&tidy(&base.join(OsStr::from_bytes(folder))))).into(),
+        None => path_value(base, path),
+    }
 }
 
 /// The path without `.` and repeated slashes; `..` stays, for a link may stand before it.

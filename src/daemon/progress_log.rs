@@ -53,12 +53,17 @@ pub fn figures(p: &Progress) -> String {
                 format!("frame {} {percent:.1} %", of(p.frame, frames))
             }
         },
-        format!("{:.1} fps", p.fps),
+        pace(p.fps),
         format!("elapsed {}", duration(p.elapsed)),
     ];
     parts.extend(p.eta.map(|eta| format!("ETA {}", duration(eta))));
     parts.extend([&p.encoder, &p.device].into_iter().filter(|name| !name.is_empty()).cloned());
     parts.join("  ")
+}
+
+/// Frames a second, or seconds a frame where it takes many.
+fn pace(fps: f64) -> String {
+    if fps > 0.0 && fps < 0.1 { format!("{} a frame", duration(1.0 / fps)) } else { format!("{fps:.1} fps") }
 }
 
 fn of(done: u64, all: u64) -> String {
@@ -86,7 +91,7 @@ pub fn summary(job: &str, o: &Outcome) -> String {
     let mut parts = vec![
         format!("{job}  done  {} frames in {}", o.frames, duration(o.seconds)),
         // Nothing was left to upscale: there is no speed to tell.
-        if o.fps > 0.0 { format!("{:.1} fps ({:.2} x real time)", o.fps, o.speed) } else { String::new() },
+        if o.fps > 0.0 { format!("{} ({:.2} x real time)", pace(o.fps), o.speed) } else { String::new() },
         format!("{} to {} at {}x{}", bytes(o.source_bytes), bytes(o.output_bytes), o.width, o.height),
     ];
     parts.extend([&o.encoder, &o.device].into_iter().filter(|name| !name.is_empty()).cloned());
@@ -176,6 +181,7 @@ mod tests {
     fn unknown_totals_are_left_out() {
         let mut unknown = progress(Phase::Upscaling, None);
         (unknown.batches, unknown.frames) = (0, 0);
+        assert_eq!((pace(0.0), pace(0.1), pace(0.005)), ("0.0 fps".into(), "0.1 fps".into(), "3m20s a frame".into()));
         assert!(figures(&unknown).starts_with("batch 12  frame 1440  24.1 fps"));
     }
 

@@ -32,16 +32,24 @@ pub fn reach(pin: &mut EnginePin, source: (u32, u32), target: (u32, u32)) -> Res
         )));
     };
     let (wide, high) = grown(passes);
-    if wide.saturating_mul(high) > PIXELS_MAX {
-        let name = &pin.model;
-        return Err(Fault::Unsupported.because(format!(
-            "model {name} would make a picture of {wide}x{high} on the way to {width}x{height}, beyond {PIXELS_MAX} \
-             pixels; choose a smaller size or a model that enlarges less"
-        )));
-    }
+    within(&pin.model, (wide, high), target)?;
     pin.passes = passes;
     pin.picture = ((wide, high) != (width, height)).then_some(target);
     Ok(())
+}
+
+/// Refuses pictures that a model would make beyond what a picture may have.
+///
+/// # Errors
+/// [`Fault::Unsupported`].
+pub fn within(model: &str, (wide, high): (u64, u64), (width, height): (u32, u32)) -> Result<()> {
+    if wide.saturating_mul(high) <= PIXELS_MAX {
+        return Ok(());
+    }
+    Err(Fault::Unsupported.because(format!(
+        "model {model} would make a picture of {wide}x{high} on the way to {width}x{height}, beyond {PIXELS_MAX} \
+         pixels; choose a smaller size or a model that enlarges less"
+    )))
 }
 
 #[cfg(test)]

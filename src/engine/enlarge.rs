@@ -42,12 +42,17 @@ impl Picture {
 pub struct Engine {
     pin: EnginePin,
     pool: Pool<Worker>,
-    ladder: Arc<Ladder>,
+    /// `None` where the threads only work beside what makes the pictures.
+    ladder: Option<Arc<Ladder>>,
 }
 
 impl Engine {
-    /// Opens the pin's model and its sessions.
+    /// Opens the pin's model and its sessions; where pictures are made whole the threads alone.
     pub fn open(pin: &EnginePin) -> Result<Engine> {
+        if !pin.is_tiled() {
+            let pool = Pool::start(pin.threads as usize, || Ok(Worker::default()))?;
+            return Ok(Engine { pin: pin.clone(), pool, ladder: None });
+        }
         let model = Arc::new(ModelFile::open_pinned(pin)?);
         let facts = &model.facts;
         if pin.tile_width == 0 || pin.tile_height == 0 || pin.passes == 0 {
@@ -61,12 +66,12 @@ impl Engine {
             Worker::open(&model, &own, &shared)
         };
         let pool = Pool::start(pin.sessions as usize, open)?;
-        Ok(Engine { pin: pin.clone(), pool, ladder })
+        Ok(Engine { pin: pin.clone(), pool, ladder: Some(ladder) })
     }
 
     /// Words for people about a device that ran out of memory, once.
     pub fn take_words(&self) -> Option<String> {
-        self.ladder.take_words()
+        self.ladder.as_ref()?.take_words()
     }
 
     /// The threads, for work beside the network's.

@@ -62,6 +62,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
         sessions,
         threads: threads_each,
         reuse: settings.reuse,
+        diffusion: None,
     };
     let on_processor = Cut::of(&pin);
     let mut notes = Vec::new();

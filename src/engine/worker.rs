@@ -69,7 +69,16 @@ enum Flaw {
 }
 
 /// What each of the engine's threads owns.
+#[derive(Default)]
 pub struct Worker {
+    /// `None` where the picture itself is enlarged elsewhere.
+    tiles: Option<Tiles>,
+    /// For chroma, which shares the threads.
+    pub scratch: Scratch,
+}
+
+/// The network and what it needs for tiles.
+struct Tiles {
     model: Arc<ModelFile>,
     target: Target,
     halo: usize,
@@ -78,8 +87,6 @@ pub struct Worker {
     open: Option<Open>,
     /// A part of a tile, enlarged, where whole tiles do not fit the device.
     part: Vec<u8>,
-    /// For chroma, which shares the threads.
-    pub scratch: Scratch,
 }
 
 /// The network, open at a rung's shape.
@@ -96,19 +103,39 @@ struct Open {
 impl Worker {
     /// Opens the model at the shape that the ladder says.
     pub fn open(model: &Arc<ModelFile>, pin: &EnginePin, ladder: &Arc<Ladder>) -> Result<Worker> {
-        let mut worker = Worker {
+        let mut tiles = Tiles {
             model: model.clone(),
             target: Target::of(pin),
             halo: pin.halo as usize,
             ladder: ladder.clone(),
             open: None,
             part: Vec::new(),
-            scratch: Scratch::default(),
         };
-        worker.stand()?;
-        Ok(worker)
+        tiles.stand()?;
+        Ok(Worker { tiles: Some(tiles), scratch: Scratch::default() })
     }
 
+    /// Enlarges the tiles of a band that differ from `before`; `out` holds the band as it was.
+    ///
+    /// `before` and `now`: all planes of the job's input; `out`: [`Job::band_bytes`].
+    ///
+    /// # Errors
+    /// [`Fault::Unsupported`] for a model that gives no picture, in f32 either;
+    /// [`Fault::DeviceMemory`] when not even small parts of tiles fit the device.
+    pub fn band(
+        &mut self,
+        job: &Job,
+        band: usize,
+        before: Option<&[u8]>,
+        now: &[u8],
+        out: &mut [u8],
+    ) -> Result<Counts> {
+        let none = || Fault::Internal.because("this engine has no network");
+        self.tiles.as_mut().ok_or_else(none)?.band(job, band, before, now, out)
+    }
+}
+
+impl Tiles {
     /// Opens the network at the ladder's rung, or at the first below it that fits. Answers its
     /// core.
     fn stand(&mut self) -> Result<Rung> {
@@ -132,21 +159,8 @@ impl Worker {
         }
     }
 
-    /// Enlarges the tiles of a band that differ from `before`; `out` holds the band as it was.
-    ///
-    /// `before` and `now`: all planes of the job's input; `out`: [`Job::band_bytes`].
-    ///
-    /// # Errors
-    /// [`Fault::Unsupported`] for a model that gives no picture, in f32 either;
-    /// [`Fault::DeviceMemory`] when not even small parts of tiles fit the device.
-    pub fn band(
-        &mut self,
-        job: &Job,
-        band: usize,
-        before: Option<&[u8]>,
-        now: &[u8],
-        out: &mut [u8],
-    ) -> Result<Counts> {
+    /// As [`Worker::band`].
+    fn band(&mut self, job: &Job, band: usize, before: Option<&[u8]>, now: &[u8], out: &mut [u8]) -> Result<Counts> {
         let grid = &job.grid;
         let columns = grid.columns();
         let planes = |samples| <[u8]>::chunks_exact(samples, job.plane_bytes()).take(job.channels);

@@ -16,6 +16,7 @@ pub mod query;
 pub mod reply;
 pub mod router;
 pub mod server;
+pub mod shared;
 pub mod vidaio;
 
 /// Names the arithmetic of TLS, once for the program: clients of HTTPS ask for it by no other way.

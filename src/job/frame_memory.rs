@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use crate::base::fault::Fault;
+use crate::engine::diffusion::upscaler;
 use crate::model::engine::EnginePin;
 use crate::work::memory;
 
@@ -19,6 +20,10 @@ const STILL_RGB: u64 = 28;
 
 /// Bytes for a video whose frames of `source` size become frames of `frame_bytes`.
 pub fn of_video(pin: &EnginePin, source: (u32, u32), frame_bytes: u64) -> u64 {
+    if pin.diffusion.is_some() {
+        let model = pixels(pin, source, 1).saturating_mul(upscaler::BYTES_PER_PIXEL);
+        return frame_bytes.saturating_mul(FRAMES).saturating_add(model);
+    }
     let picture = |pass: u32| pixels(pin, source, pass).saturating_mul(u64::from(pin.channels) * SAMPLE);
     // What each pass was given for this frame and the one before, and what it makes.
     let passes = (0..pin.passes).map(|n| picture(n).saturating_mul(2).saturating_add(picture(n + 1)));

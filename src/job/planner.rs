@@ -1,9 +1,12 @@
 //! Making a plan: everything that a job's bits depend on, decided before the first frame.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 
 use crate::base::clock;
 use crate::base::fault::Fault;
+use crate::base::path_text::escape;
 use crate::config::settings::{JobSettings, VIDAIO};
 use crate::config::target::Target;
 use crate::engine::autotune::{self, Around};
@@ -12,15 +15,20 @@ use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
 use crate::job::{fingerprint, frame_memory, profile};
 use crate::media::{self, container, encoder};
+use crate::model::engine::EnginePin;
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
-use crate::model::source::{Colour, SourceInfo};
+use crate::model::source::{Colour, SourceInfo, VideoInfo};
+use crate::pipeline::{frame_diffusion, frame_files, still_diffusion};
 use crate::work::budget;
 
 /// A batch of output frames may take this much of the RAM disk, bytes, ..
 const BATCH_BYTES: u64 = 1 << 30;
 /// .. unless it would be shorter than this many frames.
 const BATCH_FRAMES_MIN: u64 = 96;
+/// Frames of the first and the following batches of a diffusion model, which takes minutes for a
+/// frame: an early ETA, and clips that are soon safe.
+const DIFFUSION_FRAMES: (u64, u64) = (2, 24);
 /// Decoder threads beyond these gain nothing.
 const DECODER_THREADS_MAX: u32 = 8;
 
@@ -51,20 +59,14 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     if (width, height) != picture {
         reporter.remark(&format!("odd output size rounded up to {width}x{height} by repeating the last row or column"));
     }
-    let (mut engine, mut remarks) = tune::choose(settings, video.width, video.height, video.format.depth)
-        .context("choosing the upscaling engine")?;
-    cascade::reach(&mut engine, (video.width, video.height), picture).context("choosing the upscaling engine")?;
     let frame_bytes = video.format.frame_bytes(width, height) as u64;
-    let need = frame_memory::of_video(&engine, (video.width, video.height), frame_bytes);
-    frame_memory::check(need, (width, height))?;
-    let around = Around {
-        settings,
-        frame: (video.width, video.height),
-        depth: video.format.depth,
-        memory: budget::engine_bytes(&order.run),
-        beat: &|| reporter.beat(),
-    };
-    remarks.extend(autotune::tune(&mut engine, &around));
+    let (engine, remarks) = match (still_diffusion::folder(&settings.model), frame_files::folder(&settings.model)) {
+        (Some(folder), _) => diffusion_engine(&folder, order, &video, picture, frame_bytes),
+        (None, Some(folder)) => frame_files::pin(&folder, settings, (video.width, video.height), picture)
+            .map(|pin| (pin, vec![format!("frames are taken from {}", escape(&folder))])),
+        (None, None) => network_engine(order, &video, picture, frame_bytes, reporter),
+    }
+    .context("choosing the upscaling engine")?;
     for remark in remarks {
         reporter.log("info", &remark);
     }
@@ -100,17 +102,16 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         created: clock::now_rfc3339(),
         source: order.source.clone(),
         fingerprint,
-        batches: batch_rule(settings, frame_bytes),
+        batches: match engine.diffusion {
+            Some(_) => BatchRule { first: DIFFUSION_FRAMES.0, following: DIFFUSION_FRAMES.1 },
+            None => batch_rule(settings, frame_bytes),
+        },
         width,
         height,
         container: chosen.muxer,
         extension: chosen.extension,
         decoder_threads: threads.min(DECODER_THREADS_MAX),
-        deinterlace: match settings.deinterlace.as_str() {
-            "on" => true,
-            "off" => false,
-            _ => video.interlaced,
-        },
+        deinterlace: deinterlaces(settings, &video),
         engine,
         encoder: choice,
         // The rules hold the size of theirs, without every frame being kept for it.
@@ -121,6 +122,52 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         key: String::new(),
         info,
     })
+}
+
+/// Whether a video is deinterlaced.
+pub fn deinterlaces(settings: &JobSettings, video: &VideoInfo) -> bool {
+    match settings.deinterlace.as_str() {
+        "on" => true,
+        "off" => false,
+        _ => video.interlaced,
+    }
+}
+
+/// The pin of a network, as fast as it was found to be on this machine; with it words for the log.
+fn network_engine(
+    order: &JobOrder,
+    video: &VideoInfo,
+    picture: (u32, u32),
+    frame_bytes: u64,
+    reporter: &Reporter,
+) -> Result<(EnginePin, Vec<String>)> {
+    let (settings, frame) = (&order.settings, (video.width, video.height));
+    let (mut engine, mut remarks) = tune::choose(settings, frame.0, frame.1, video.format.depth)?;
+    cascade::reach(&mut engine, frame, picture)?;
+    frame_memory::check(frame_memory::of_video(&engine, frame, frame_bytes), picture)?;
+    let around = Around {
+        settings,
+        frame,
+        depth: video.format.depth,
+        memory: budget::engine_bytes(&order.run),
+        beat: &|| reporter.beat(),
+    };
+    remarks.extend(autotune::tune(&mut engine, &around));
+    Ok((engine, remarks))
+}
+
+/// The pin of a diffusion model; with it words for the log.
+fn diffusion_engine(
+    folder: &Path,
+    order: &JobOrder,
+    video: &VideoInfo,
+    picture: (u32, u32),
+    frame_bytes: u64,
+) -> Result<(EnginePin, Vec<String>)> {
+    let frame = (video.width, video.height);
+    let (engine, words) = frame_diffusion::pin(folder, &order.settings, &order.run, frame, picture)?;
+    frame_memory::check(frame_memory::of_video(&engine, frame, frame_bytes), picture)?;
+    Ok((engine, words))
 }
 
 /// Lengths of the batches: the first gives an early ETA, the others fit the RAM disk.

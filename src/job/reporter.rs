@@ -239,7 +239,9 @@ impl<'a> Reporter<'a> {
         let known = measured && fps > 0.0 && total > 0 && matches!(phase, Phase::Upscaling | Phase::Resuming);
         let eta = known.then(|| (total - done) as f64 / fps);
         let (tiles, tiles_reused) = self.meter.tile_counts();
-        inner.status.fps = (fps * 100.0).round() / 100.0;
+        // A diffusion model takes minutes for a frame.
+        let digits = if fps < 1.0 { 10_000.0 } else { 100.0 };
+        inner.status.fps = (fps * digits).round() / digits;
         inner.status.eta_seconds = eta.map(f64::round);
         Progress {
             phase,

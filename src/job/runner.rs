@@ -173,10 +173,15 @@ impl Job<'_> {
         self.space.retry(0, "the plan", || self.dir.write_plan(&mut plan))?;
         let spec = &plan.encoder.specs[0];
         let video = &plan.info.video;
+        let engine = &plan.engine;
+        let tiles = match engine.is_tiled() {
+            false => String::new(),
+            true => format!(" tiles of {}x{}", engine.tile_width, engine.tile_height),
+        };
         self.reporter.log(
             "info",
             &format!(
-                "plan: {} {}x{} -> {}x{} {}, {}, {} tiles of {}x{}, {}",
+                "plan: {} {}x{} -> {}x{} {}, {}, {}{tiles}, {}",
                 video.codec,
                 video.width,
                 video.height,
@@ -184,10 +189,8 @@ impl Job<'_> {
                 plan.height,
                 plan.format().ffmpeg_name(),
                 spec.name,
-                plan.engine.model,
-                plan.engine.tile_width,
-                plan.engine.tile_height,
-                plan.engine.label(),
+                engine.model,
+                engine.label(),
             ),
         );
         Ok(Planned::Video(Box::new(plan)))

@@ -96,6 +96,7 @@ fn diffused(
     size: (u32, u32),
     reporter: &Reporter,
 ) -> Result<(Still, String)> {
+    still_diffusion::check(&order.settings.model, (source.width, source.height), size)?;
     frame_memory::check(still_diffusion::bytes((source.width, source.height), size), size)?;
     let settings = &order.settings;
     let mut model = Upscaler::open(folder, &still_diffusion::setup(settings, &order.run))?;

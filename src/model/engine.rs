@@ -75,13 +75,45 @@ pub struct EnginePin {
     /// Take unchanged tiles from the frame before: the same bits where a tile's do not depend on
     /// its neighbours in a batch, as on the processor.
     pub reuse: bool,
+    /// Of a diffusion model, which is a folder; `model_hash` is that of its list of files, which holds those of
+    /// all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<DiffusionPin>,
+}
+
+/// What the pixels of a diffusion model depend on besides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffusionPin {
+    /// Length that the shorter side of the result has at least inside the model, pixels.
+    pub process_size: u32,
+    /// Of the noise, which is the same for every frame.
+    pub seed: u64,
+    /// `sample` or `mean`.
+    pub latent: String,
+    /// `wavelet`, `adain` or `none`.
+    pub colour_fix: String,
+    /// Bytes that the calls are made to fit.
+    pub device_memory: u64,
+    /// When its parts are in memory: `auto`, `together`, `one_by_one`.
+    pub parts: String,
+    /// Sides of the VAE's tiles, in latents.
+    pub encode_tile: u32,
+    pub decode_tile: u32,
 }
 
 fn one() -> u32 {
     1
 }
 
+/// Before the folder of frames that are made elsewhere, in place of a model.
+pub const FRAMES: &str = "frames:";
+
 impl EnginePin {
+    /// Whether a network makes the pictures tile by tile.
+    pub fn is_tiled(&self) -> bool {
+        self.diffusion.is_none() && !self.model.starts_with(FRAMES)
+    }
+
     /// `cpu/openvino-bf16`, `cuda:0/f16`: for the log line.
     pub fn label(&self) -> String {
         let precision = self.precision.name();

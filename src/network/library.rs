@@ -8,6 +8,8 @@ use crate::base::fault::Fault;
 use crate::base::path_text;
 pub use crate::config::keys::is_model_name as is_name;
 use crate::config::nearest::nearest;
+use crate::model::engine::FRAMES;
+use crate::network::diffusion::folder;
 
 /// A network in the program.
 pub struct Builtin {
@@ -58,6 +60,8 @@ const FILES_MAX: usize = 4096;
 pub enum Place {
     Builtin,
     File(PathBuf),
+    /// Of a diffusion model.
+    Folder(PathBuf),
 }
 
 /// A model that has a name.
@@ -123,14 +127,17 @@ pub fn list(folders: &[PathBuf]) -> Vec<Entry> {
     entries
 }
 
-/// Model files of a folder by name, sorted.
+/// Models of a folder by name, sorted.
 fn files(folder: &Path) -> Vec<(String, Place)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().take(FILES_MAX);
     let mut found: Vec<_> = entries
         .filter_map(|entry| {
-            let file = entry.file_name().into_string().ok()?;
+            let (file, path) = (entry.file_name().into_string().ok()?, entry.path());
+            if folder::is_model(&path) {
+                return Some((file, Place::Folder(path)));
+            }
             let name = file.strip_suffix(ENDING).filter(|name| !name.is_empty())?;
-            entry.path().is_file().then(|| (name.to_owned(), Place::File(entry.path())))
+            path.is_file().then(|| (name.to_owned(), Place::File(path)))
         })
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -146,6 +153,11 @@ fn files(folder: &Path) -> Vec<(String, Place)> {
 /// # Errors
 /// [`Fault::NotFound`] with the nearest known name.
 pub fn resolve(name: &str, root: Option<&Path>) -> Result<String> {
+    if let Some(folder) = name.strip_prefix(FRAMES) {
+        let folder = path_text::unescape(folder).unwrap_or_else(|| folder.into());
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
+        return Ok(format!("{FRAMES}{}", path_text::escape(&folder)));
+    }
     let path = path_text::unescape(name).unwrap_or_else(|| PathBuf::from(name));
     let bare = path.file_name() == Some(path.as_os_str());
     if bare || !path.exists() {
@@ -182,7 +194,9 @@ pub fn known(name: &str, folders: &[PathBuf]) -> Result<String> {
     if let Some(entry) = entries.iter().find(|entry| entry.name == plain && !entry.hidden) {
         return Ok(match &entry.place {
             Place::Builtin => format!("{BUILTIN}{plain}"),
-            Place::File(path) => path_text::escape(&std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+            Place::File(path) | Place::Folder(path) => {
+                path_text::escape(&std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+            }
         });
     }
     let all: Vec<&str> = entries.iter().map(|e| e.name.as_str()).chain(BUILTINS.iter().map(|b| b.name)).collect();
@@ -198,7 +212,7 @@ pub fn known(name: &str, folders: &[PathBuf]) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn folder(files: &[&str]) -> tempfile::TempDir {
+    fn files(files: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for file in files {
             std::fs::write(folder.path().join(file), "").unwrap();
@@ -208,11 +222,14 @@ mod tests {
 
     #[test]
     fn the_first_of_a_name_is_taken() {
-        let (a, b) = (folder(&["x.onnx", "fast.onnx", "x.toml", ".onnx"]), folder(&["x.onnx", "y.onnx"]));
+        let (a, b) = (files(&["x.onnx", "fast.onnx", "x.toml", ".onnx"]), files(&["x.onnx", "y.onnx"]));
+        std::fs::create_dir(b.path().join("tsdsr")).unwrap();
+        std::fs::write(b.path().join("tsdsr/model.toml"), "").unwrap();
         let folders = [a.path().to_owned(), b.path().to_owned(), "/no/such".into()];
         let text = |folder: &tempfile::TempDir, file: &str| path_text::escape(&folder.path().join(file));
         assert_eq!(known("x", &folders).unwrap(), text(&a, "x.onnx"));
         assert_eq!(known("y.onnx", &folders).unwrap(), text(&b, "y.onnx"));
+        assert_eq!(known("tsdsr", &folders).unwrap(), text(&b, "tsdsr"));
         assert_eq!(known("fast", &folders).unwrap(), "builtin:fast");
         assert_eq!(known("fast-film", &folders).unwrap(), "builtin:fast");
         let hidden: Vec<_> = list(&folders).into_iter().filter(|e| e.hidden).map(|e| e.name).collect();
@@ -221,7 +238,7 @@ mod tests {
 
     #[test]
     fn names_from_clients_never_leave_the_folders() {
-        let a = folder(&["x.onnx"]);
+        let a = files(&["x.onnx"]);
         std::fs::create_dir(a.path().join("sub")).unwrap();
         std::fs::write(a.path().join("sub/y.onnx"), "").unwrap();
         let folders = [a.path().join("sub")];

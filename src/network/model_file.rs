@@ -257,8 +257,8 @@ fn load(name: &str) -> Result<Loaded> {
         Ok(meta) if meta.is_file() => meta.len(),
         Ok(meta) if meta.is_dir() => {
             // What it lacks to be one, or that it is one.
-            let words = "a diffusion model takes pictures only, and cannot be used here";
-            let whole = |_| Fault::Unsupported.because(format!("model {text}: {words}"));
+            let words = "is a diffusion model, of which `upscaled model check` says more; it cannot be used here";
+            let whole = |_| Fault::Unsupported.because(format!("model {text} {words}"));
             return Err(Folder::open(&path).map_or_else(|error| error, whole));
         }
         Ok(_) => return Err(Fault::BadInput.because(format!("model {text}: is not a file"))),

@@ -177,5 +177,6 @@ pub fn pin(model: &ModelFile, (tile_width, tile_height): (u32, u32)) -> EnginePi
         sessions: 1,
         threads: 1,
         reuse: true,
+        diffusion: None,
     }
 }

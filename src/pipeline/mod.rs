@@ -3,6 +3,8 @@
 pub mod bench;
 pub mod decode;
 pub mod encode;
+pub mod frame_diffusion;
+pub mod frame_files;
 pub mod frames;
 pub mod meter;
 pub mod plane;
@@ -13,3 +15,4 @@ pub mod still;
 pub mod still_diffusion;
 pub mod upscale;
 pub mod upscale_stage;
+mod whole;

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::base::path_text::unescape;
 use crate::config::settings::{JobSettings, RunSettings};
+use crate::engine::cascade;
 use crate::engine::diffusion::colour_fix::ColourFix;
 use crate::engine::diffusion::encode::Latent;
 use crate::engine::diffusion::field::Field;
@@ -24,17 +25,13 @@ pub fn folder(model: &str) -> Option<PathBuf> {
 
 /// How the settings want the model to run.
 pub fn setup(job: &JobSettings, run: &RunSettings) -> Setup {
-    let keep = match run.model_parts.as_str() {
-        "together" => Keep::All,
-        "one_by_one" => Keep::One,
-        _ => Keep::Auto,
-    };
+    let keep = Keep::of(&run.model_parts);
     let memory = job.device_memory_mb << 20;
     Setup { device: job.device.clone(), threads: tune::threads(job), memory, keep, asked: Asked::default() }
 }
 
 /// What the settings want of a picture that becomes so many times as large.
-fn options(job: &JobSettings, scale: usize) -> Options {
+pub fn options(job: &JobSettings, scale: usize) -> Options {
     Options {
         scale,
         process: job.process_size as usize,
@@ -45,9 +42,19 @@ fn options(job: &JobSettings, scale: usize) -> Options {
 }
 
 /// The whole scale at which a picture is at least as large as it shall be.
-fn scale((width, height): (u32, u32), to: (u32, u32)) -> usize {
+pub fn scale((width, height): (u32, u32), to: (u32, u32)) -> usize {
     let factor = to.0.div_ceil(width.max(1)).max(to.1.div_ceil(height.max(1)));
     (factor as usize).clamp(1, SCALE_MAX)
+}
+
+/// Whether a picture may become as large as the model makes it on the way to a size.
+///
+/// # Errors
+/// [`Fault::Unsupported`](crate::base::fault::Fault::Unsupported) for more pixels than a picture may have.
+pub fn check(model: &str, from: (u32, u32), to: (u32, u32)) -> Result<()> {
+    let scale = scale(from, to) as u64;
+    let grown = (u64::from(from.0) * scale, u64::from(from.1) * scale);
+    cascade::within(model, grown, to)
 }
 
 /// Bytes of memory for a picture that becomes so large, beside the model's own.
@@ -56,21 +63,29 @@ pub fn bytes(from: (u32, u32), to: (u32, u32)) -> u64 {
     (u64::from(from.0) * u64::from(from.1)).saturating_mul(scale * scale).saturating_mul(BYTES_PER_PIXEL)
 }
 
-/// The picture in its new size. Alpha, and what is left to the size, by Lanczos.
+/// The picture as the model takes it: R, G and B.
+pub fn field(source: &Still) -> Result<Field> {
+    Field::new(3, source.width as usize, source.height as usize, source.rgb().concat())
+}
+
+/// The picture from what the model made of it, brought to a size. Alpha, and what the model left
+/// to the size, by Lanczos.
+pub fn of_field(source: &Still, made: &Field, (width, height): (u32, u32)) -> Still {
+    let planes = made.planes().map(<[f32]>::to_vec);
+    still::of_rgb(source, planes, (made.width, made.height), (width as usize, height as usize))
+}
+
+/// The picture in its new size.
 pub fn enlarge(
     model: &mut Upscaler,
     job: &JobSettings,
     source: Still,
-    (width, height): (u32, u32),
+    to: (u32, u32),
     beat: &mut dyn FnMut(Done) -> Result<()>,
 ) -> Result<Still> {
-    let from = (source.width as usize, source.height as usize);
-    let to = (width as usize, height as usize);
-    let options = options(job, scale((source.width, source.height), (width, height)));
-    let field = Field::new(3, from.0, from.1, source.rgb().concat())?;
-    let mut made = model.upscale(&[field], &options, beat)?;
-    let made = made.remove(0);
-    Ok(still::of_rgb(&source, made.planes().map(<[f32]>::to_vec), (made.width, made.height), to))
+    let options = options(job, scale((source.width, source.height), to));
+    let made = model.upscale(&[field(&source)?], &options, beat)?;
+    Ok(of_field(&source, &made[0], to))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
 use crate::pipeline::plane::{Blend, OutputPlane, Planes, Recipe};
 use crate::pipeline::rgb::RgbSource;
+use crate::pipeline::whole::Whole;
 use crate::pixel::colour::YuvCoding;
 use crate::pixel::kernel::{self, Axis, Filter};
 use crate::pixel::resample::Resampler;
@@ -48,6 +49,8 @@ pub struct FrameUpscaler {
     picture: (u32, u32),
     /// How an RGB network's input is made; luma goes in as it is.
     rgb: Option<RgbSource>,
+    /// What enlarges the picture in place of passes.
+    whole: Option<Whole>,
     passes: Vec<Pass>,
     /// Output planes made of the source's own (chroma beside a luma network).
     beside: Vec<OutputPlane>,
@@ -90,7 +93,12 @@ impl FrameUpscaler {
             // Rounded to the output's depth once, after the final size.
             (false, false) => (own, engine.fine()),
         };
-        let passes = engine.passes((shape.width as usize, shape.height as usize), first, last);
+        let size = (shape.width, shape.height);
+        let whole = Whole::open(pin, size)?;
+        let passes = match whole {
+            Some(_) => Vec::new(),
+            None => engine.passes((size.0 as usize, size.1 as usize), first, last),
+        };
         let plan = PlanePlan { shape: &shape, picture, grown, out: (out_width, out_height), fine: engine.fine() };
         let (beside, after) = match (is_rgb, picture == grown) {
             (true, _) => (vec![], vec![plan.of_rgb(0), plan.of_rgb(1), plan.of_rgb(2)]),
@@ -108,6 +116,7 @@ impl FrameUpscaler {
             out_height,
             picture,
             rgb,
+            whole,
             passes,
             beside,
             after,
@@ -118,8 +127,8 @@ impl FrameUpscaler {
     }
 
     /// Words for people about a device that ran out of memory, once.
-    pub fn take_words(&self) -> Option<String> {
-        self.engine.take_words()
+    pub fn take_words(&mut self) -> Option<String> {
+        self.whole.as_mut().and_then(Whole::take_words).or_else(|| self.engine.take_words())
     }
 
     /// Whether unchanged parts are taken from the frame before.
@@ -127,8 +136,13 @@ impl FrameUpscaler {
         self.reuse = reuse;
     }
 
-    /// Enlarges a frame.
+    /// Enlarges a frame, whichever it is.
     pub fn upscale(&mut self, frame: &Frame) -> Result<(Frame, UpscaleStats)> {
+        self.upscale_nth(0, frame)
+    }
+
+    /// Enlarges a frame of the source; `index` counts for those that are made elsewhere.
+    pub fn upscale_nth(&mut self, index: u64, frame: &Frame) -> Result<(Frame, UpscaleStats)> {
         let shape = &self.shape;
         if (frame.format, frame.width, frame.height) != (shape.format, shape.width, shape.height) {
             let message = format!(
@@ -140,7 +154,8 @@ impl FrameUpscaler {
         // Taken away until all is well: after an error nothing is reused.
         let before = self.before.take().filter(|_| self.reuse);
         if let Some(same) = before.as_ref().filter(|b| b.frame.data == frame.data) {
-            let tiles = self.passes.iter().map(Pass::tiles).sum();
+            let whole = self.whole.as_ref().map_or(0, Whole::tiles);
+            let tiles = whole + self.passes.iter().map(Pass::tiles).sum::<u64>();
             self.before = Some(Before { frame: same.frame.clone(), pictures: same.pictures.clone() });
             return Ok((self.assemble(), UpscaleStats { tiles, reused: tiles }));
         }
@@ -166,12 +181,17 @@ impl FrameUpscaler {
                 pictures.push(Picture::Planes(Arc::new(self.passes[n].planes())));
             }
         }
+        if let Some(whole) = &mut self.whole {
+            pictures.push(Picture::Planes(Arc::new(whole.planes(index, pictures[0].samples())?)));
+            counts.tiles += whole.tiles();
+        }
         let planes = |picture: Option<&Picture>| match picture {
             Some(Picture::Planes(planes)) => Some(Planes::Bytes(planes.clone())),
             _ => None,
         };
-        if let Some(now) = planes(pictures.get(self.passes.len())) {
-            let last = before.as_ref().and_then(|b| planes(b.pictures.get(self.passes.len())));
+        let made = if self.after.is_empty() { None } else { planes(pictures.last()) };
+        if let Some(now) = made {
+            let last = before.as_ref().and_then(|b| planes(b.pictures.last()));
             self.after.iter_mut().try_for_each(|plane| plane.start(pool, &now, last.as_ref()))?;
         }
         self.beside.iter_mut().chain(&mut self.after).try_for_each(OutputPlane::finish)?;

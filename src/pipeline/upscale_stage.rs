@@ -79,7 +79,7 @@ impl UpscaleStage<'_> {
             let computed = found.is_none();
             let (frame, tiles) = match found {
                 Some(frame) => (Arc::new(frame), 0),
-                None => self.upscale(&mut upscaler, &source.frame, before.as_ref())?,
+                None => self.upscale(&mut upscaler, source.index, &source.frame, before.as_ref())?,
             };
             self.meter.time(Stage::Store, || current.put(index, &frame, !computed))?;
             self.meter.frame_ready(computed);
@@ -98,6 +98,7 @@ impl UpscaleStage<'_> {
     fn upscale(
         &self,
         upscaler: &mut FrameUpscaler,
+        index: u64,
         source: &Frame,
         before: Option<&Before>,
     ) -> Result<(Arc<Frame>, u64)> {
@@ -106,7 +107,7 @@ impl UpscaleStage<'_> {
             self.meter.tiles(before.tiles, before.tiles);
             return Ok((before.output.clone(), before.tiles));
         }
-        let upscaled = self.meter.time(Stage::Upscale, || upscaler.upscale(source));
+        let upscaled = self.meter.time(Stage::Upscale, || upscaler.upscale_nth(index, source));
         if let Some(words) = upscaler.take_words() {
             self.keeper.remark(&words);
         }

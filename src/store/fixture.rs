@@ -92,6 +92,7 @@ pub fn plan() -> Plan {
             sessions: 1,
             threads: 2,
             reuse: true,
+            diffusion: None,
         },
         encoder: EncoderChoice { specs: vec![spec], passed_over: vec![] },
         max_size_mb: None,

@@ -10,6 +10,7 @@ pub mod history;
 pub mod job_dir;
 pub mod job_scan;
 pub mod line_merge;
+pub mod manifest;
 pub mod paths;
 pub mod queue_file;
 pub mod queue_lines;

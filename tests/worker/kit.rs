@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{Cursor, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
@@ -32,14 +33,25 @@ impl Server {
     /// `upscaled worker` with more flags, ready.
     pub fn start(flags: &[&str]) -> Server {
         let server = Server::launch(flags);
-        let ready = within(120, || server.try_ask("GET", "/health", &[], b"").is_some_and(|a| a.status == 200));
-        assert!(ready, "the worker did not become ready\n{}", server.root.console());
+        server.wait();
         server
+    }
+
+    /// Waits until it is ready.
+    pub fn wait(&self) {
+        let ready = within(120, || self.try_ask("GET", "/health", &[], b"").is_some_and(|a| a.status == 200));
+        assert!(ready, "the worker did not become ready\n{}", self.root.console());
     }
 
     /// The same, without waiting.
     pub fn launch(flags: &[&str]) -> Server {
+        Server::launch_in(flags, |_| {})
+    }
+
+    /// The same in a folder with something in it.
+    pub fn launch_in(flags: &[&str], prepare: impl FnOnce(&Path)) -> Server {
         let root = Root::new("");
+        prepare(root.path());
         let port = free_port();
         let number = port.to_string();
         let words = ["worker", "--port", &number].into_iter().chain(flags.iter().copied()).map(OsStr::new);

@@ -37,6 +37,17 @@ pub enum Keep {
     One,
 }
 
+impl Keep {
+    /// Of the word in the settings.
+    pub fn of(word: &str) -> Keep {
+        match word {
+            "together" => Keep::All,
+            "one_by_one" => Keep::One,
+            _ => Keep::Auto,
+        }
+    }
+}
+
 /// What a person or test asks for in place of the plan's own; in latents.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
@@ -44,6 +55,8 @@ pub struct Asked {
     pub decode_tile: Option<usize>,
     pub vae_overlap: Option<usize>,
     pub batch: Option<usize>,
+    /// The VAE's tiles stay as they are, whatever happens: other ones would give other pixels.
+    pub pinned: bool,
 }
 
 /// Tiles and calls.
@@ -54,6 +67,7 @@ pub struct Plan {
     pub decode_tile: usize,
     overlap: Option<usize>,
     batch: Option<usize>,
+    pinned: bool,
     /// How often the calls have been halved, by part.
     halved: [u32; 3],
     pub one_by_one: bool,
@@ -106,6 +120,7 @@ impl Plan {
             decode_tile: asked.decode_tile.unwrap_or_else(|| vae(Part::Decoder, weights[2])),
             overlap: asked.vae_overlap,
             batch: asked.batch.or((!gpu).then_some(1)),
+            pinned: asked.pinned,
             halved: [0; 3],
             one_by_one,
             room,
@@ -137,6 +152,7 @@ impl Plan {
             return Some(format!("it goes on with {} tiles in a call", (batch / 2).max(1)));
         }
         let tile = match part {
+            _ if self.pinned => return None,
             Part::Encoder => &mut self.encode_tile,
             Part::Decoder => &mut self.decode_tile,
             // Its tile is the size that it was trained for.
@@ -238,5 +254,9 @@ mod tests {
             std::iter::from_fn(|| plan.lower(Part::Decoder, 1, false).map(|_| plan.decode_tile)).collect();
         assert_eq!(sides, [64, 32, 16]);
         assert_eq!((plan.encode_tile, plan.lower(Part::Transformer, 1, false)), (128, None));
+        let mut pinned =
+            Plan::new(&folder("f16"), true, 8 * GIB, Keep::Auto, Asked { pinned: true, ..Asked::default() });
+        assert!(pinned.lower(Part::Decoder, 2, false).is_some());
+        assert_eq!(pinned.lower(Part::Decoder, 1, false), None);
     }
 }

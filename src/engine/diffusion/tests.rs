@@ -94,6 +94,7 @@ fn the_same_pixels_as_pytorch() {
             decode_tile: case.decode_tile,
             vae_overlap: case.vae_overlap,
             batch: Some(4),
+            ..Asked::default()
         };
         let mut model = open(&Setup { asked, ..setup() });
         let (source, wanted) = case.pictures();

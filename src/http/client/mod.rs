@@ -1,10 +1,12 @@
 //! The client of image workers: one worker's resources, and several workers together.
 
+mod coordinator;
 mod fleet;
 mod places;
 
+pub use coordinator::{Coordinator, Film};
 pub use fleet::{Fleet, Outcome};
-pub use places::places;
+pub use places::{place, places};
 
 use std::time::Duration;
 
@@ -87,13 +89,27 @@ impl Worker {
         format!("http://{}{path}", self.place)
     }
 
-    /// The JSON of `/health`, `/info` or `/stats`, and whether its status is 200.
+    /// The JSON of `/health`, `/info`, `/stats` or `/status`, and whether its status is 200.
     ///
     /// # Errors
     /// [`Fault::NotFound`] where nobody answers, [`Fault::Unsupported`] where what answers is no worker.
     pub fn ask(&self, path: &str) -> anyhow::Result<(bool, Value)> {
         let request = self.agent.get(self.url(path)).config().timeout_global(Some(LITTLE)).build();
-        let mut response = self.signed(request).call().map_err(|error| self.gone(&error))?;
+        self.answer(self.signed(request).call())
+    }
+
+    /// The same of a POST with a JSON body.
+    ///
+    /// # Errors
+    /// As [`Worker::ask`].
+    pub fn tell(&self, path: &str, body: &Value) -> anyhow::Result<(bool, Value)> {
+        let request = self.agent.post(self.url(path)).config().timeout_global(Some(LITTLE)).build();
+        let request = self.signed(request).header("Content-Type", "application/json");
+        self.answer(request.send(body.to_string()))
+    }
+
+    fn answer(&self, answer: Result<http::Response<Body>, ureq::Error>) -> anyhow::Result<(bool, Value)> {
+        let mut response = answer.map_err(|error| self.gone(&error))?;
         let good = response.status().is_success();
         let body = response.body_mut().with_config().limit(LITTLE_MAX).read_to_vec().map_err(|e| self.gone(&e))?;
         match serde_json::from_slice(&body) {
@@ -157,6 +173,11 @@ impl Worker {
             _ => Reply::Failed(words),
         }
     }
+}
+
+/// The reason in an answer's JSON.
+fn reason(value: &Value) -> String {
+    value["detail"].as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The reason in an answer's JSON, else the beginning of its text.

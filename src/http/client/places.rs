@@ -40,6 +40,17 @@ pub fn places(host: &str, ports: &str) -> Result<Vec<String>> {
     Ok(places)
 }
 
+/// `host:port` of a worker's address, with or without `http://` before it.
+///
+/// # Errors
+/// [`Fault::Config`] for anything else.
+pub fn place(address: &str) -> Result<String> {
+    let plain = address.trim().trim_start_matches("http://").trim_end_matches('/');
+    let wrong = || Fault::Config.because(format!("--workers {address}: write http://HOST:PORT, or HOST:PORT"));
+    let (host, port) = plain.rsplit_once(':').ok_or_else(wrong)?;
+    places(host, port).ok().filter(|found| found.len() == 1).map(|mut found| found.remove(0)).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +62,11 @@ mod tests {
         assert_eq!(places("::1", "1,3, 2-3").unwrap(), ["[::1]:1", "[::1]:3", "[::1]:2"]);
         for ports in ["", "0", "80-", "-80", "90-80", "x", "70000", "1-1000", "1,,2"] {
             assert_eq!(Fault::of(&places("a", ports).unwrap_err()), Fault::Config, "{ports}");
+        }
+        assert_eq!(place("http://127.0.0.1:8090/").unwrap(), "127.0.0.1:8090");
+        assert_eq!(place("[::1]:8090").unwrap(), "[::1]:8090");
+        for address in ["", "a", "https://a:1", "a:1-2", "a:b", "a:1/x"] {
+            assert_eq!(Fault::of(&place(address).unwrap_err()), Fault::Config, "{address}");
         }
         for host in ["", "http://a", "a b", "user@a"] {
             assert!(places(host, "1").is_err(), "{host}");

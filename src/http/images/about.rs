@@ -23,45 +23,47 @@ pub async fn health(State(worker): State<Arc<Worker>>) -> Response {
         let body = json!({
             "status": "loading",
             "model_loaded": false,
-            "models_loaded": {library::title(&worker.model): false},
+            "models_loaded": engines::closed(&worker.model),
         });
         return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "2")], Json(body)).into_response();
     };
-    let pin = engines.pin();
-    let body = json!({
+    let mut body = json!({
         "status": "ok",
         "model_loaded": true,
-        "models_loaded": {
-            engines.model(): true,
-            "device": engines::device(pin),
-            "dtype": engines::dtype(pin.precision),
-        },
+        "models_loaded": engines.state(),
+        "processing_status": worker.manifests.word(),
         "workers": engines.count(),
     });
+    if let (Some(parts), Some(fields)) = (engines.parts(), body.as_object_mut()) {
+        fields.insert("parts".into(), parts);
+    }
     Json(body).into_response()
 }
 
 pub async fn info(State(worker): State<Arc<Worker>>) -> Json<Value> {
     let engines = worker.engines.get();
     let gpu = of_device(engines).await;
-    let is_gpu = engines.is_some_and(|e| e.pin().provider.is_gpu());
+    let is_gpu = engines.is_some_and(|e| e.gpu().is_some());
     Json(json!({
         "name": NAME,
         "version": env!("CARGO_PKG_VERSION"),
         "description": DESCRIPTION,
-        "device": engines.map(|e| engines::device(e.pin())),
+        "device": engines.map(|e| e.device()),
         "cuda_available": is_gpu,
         "gpu": gpu.as_ref().map_or("N/A", |gpu| gpu.name.as_str()),
         "gpu_memory_gb": gpu.as_ref().map_or(0.0, |gpu| gpu.total),
         "endpoints": {
             "POST /upscale": "Upscale a single image",
             "POST /upscale_batch": "Upscale multiple images",
+            "POST /process_manifest": "Upscale the frames that a manifest lists",
+            "GET /status": "Progress of the manifest",
+            "POST /reset": "Give the manifest up",
             "GET /health": "Health check",
             "GET /info": "Server information",
             "GET /stats": "Device and queue at this moment",
         },
         "model": library::title(&worker.model),
-        "runs_on": engines.map(|e| e.pin().label()),
+        "runs_on": engines.map(|e| e.label()),
         "workers": engines.map(|e| e.count()),
         "processors": processors::count(),
         "upscale": worker.defaults.upscale,
@@ -75,8 +77,8 @@ pub async fn stats(State(worker): State<Arc<Worker>>) -> Json<Value> {
     let Counts { done, failed, refused } = &worker.counts;
     let mut stats = json!({
         "timestamp": jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.6f").to_string(),
-        "device": engines.map(|e| engines::device(e.pin())),
-        "dtype": engines.map(|e| engines::dtype(e.pin().precision)),
+        "device": engines.map(|e| e.device()),
+        "dtype": engines.map(|e| e.dtype()),
         "uptime_seconds": worker.start.elapsed().as_secs(),
         "pictures": {
             "done": done.load(Ordering::Relaxed),
@@ -98,7 +100,6 @@ pub async fn stats(State(worker): State<Arc<Worker>>) -> Json<Value> {
 
 /// The graphics device that the engines run on, if they do.
 async fn of_device(engines: Option<&Arc<Engines>>) -> Option<Gpu> {
-    let pin = engines.map(|e| e.pin()).filter(|pin| pin.provider.is_gpu())?;
-    let device = pin.device;
+    let device = engines.and_then(|e| e.gpu())?;
     tokio::task::spawn_blocking(move || gpu::ask(device)).await.ok().flatten()
 }

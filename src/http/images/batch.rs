@@ -32,15 +32,16 @@ enum Format {
 }
 
 pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result<Response<Body>, ApiError> {
-    let format = format(&Asked::of(request.uri()), request.headers());
+    let usual = if engines::is_diffusion(&worker.model) { Format::Json } else { Format::Zip };
+    let format = format(&Asked::of(request.uri()), request.headers(), usual);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let mut call = Call::read(&worker, request, "files", true).await?;
     let format = format?;
     let files = std::mem::take(&mut call.form.files);
     let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
-    let at_once = engines::pictures_at_once(worker.engines()?.count() as u32) + AHEAD;
-    let scale = call.scale;
-    let results = stream::iter(files.into_iter().map(|file| picture::enlarge(&worker, file, scale))).buffered(at_once);
+    let at_once = engines::pictures_at_once(&worker.model, worker.engines()?.count() as u32) + AHEAD;
+    let wish = call.wish;
+    let results = stream::iter(files.into_iter().map(|file| picture::enlarge(&worker, file, wish))).buffered(at_once);
     let results = std::pin::pin!(results.zip(stream::iter(names)));
     match format {
         Format::Zip => zip(&worker, results).await,
@@ -48,8 +49,8 @@ pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result
     }
 }
 
-/// What `?format=` says, else what is accepted, else a ZIP.
-fn format(asked: &Asked, headers: &HeaderMap) -> Result<Format, ApiError> {
+/// What `?format=` says, else what is accepted, else the usual.
+fn format(asked: &Asked, headers: &HeaderMap, usual: Format) -> Result<Format, ApiError> {
     match asked.text("format") {
         Some("zip") => return Ok(Format::Zip),
         Some("json") => return Ok(Format::Json),
@@ -63,7 +64,7 @@ fn format(asked: &Asked, headers: &HeaderMap) -> Result<Format, ApiError> {
         "application/json" => Some(Format::Json),
         _ => None,
     });
-    Ok(json.unwrap_or(Format::Zip))
+    Ok(json.unwrap_or(usual))
 }
 
 type Results<'a> = std::pin::Pin<&'a mut (dyn stream::Stream<Item = (Result<Enlarged, ApiError>, String)> + Send + 'a)>;
@@ -139,7 +140,7 @@ mod tests {
     fn the_query_goes_before_what_is_accepted() {
         let chosen = |query: &'static str, accept: &'static str| {
             let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
-            format(&Asked::of(&Uri::from_static(query)), &headers).map_err(|e| e.status().as_u16())
+            format(&Asked::of(&Uri::from_static(query)), &headers, Format::Zip).map_err(|e| e.status().as_u16())
         };
         assert_eq!(chosen("/", "*/*"), Ok(Format::Zip));
         assert_eq!(chosen("/", "text/html, application/json;q=0.9"), Ok(Format::Json));

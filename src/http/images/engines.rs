@@ -1,220 +1,180 @@
-//! The engines behind a port, opened once: one shape of tiles for pictures of every size.
+//! What stands behind a port: a network's engines, or those of a diffusion model.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Weak;
 
 use anyhow::Result;
+use serde_json::{Map, Value};
 
 use crate::base::fault::Fault;
 use crate::base::processors;
-use crate::config::settings::JobSettings;
-use crate::config::target::Target;
-use crate::engine::enlarge::Engine;
-use crate::engine::{cascade, tune};
-use crate::job::frame_memory;
+use crate::config::settings::{JobSettings, RunSettings};
+use crate::engine::diffusion::upscaler;
+use crate::engine::provider::Target;
+use crate::http::images::diffusion::{self, Diffusion};
+use crate::http::images::networks::Networks;
+use crate::http::images::request::Wish;
 use crate::media::still::Still;
 use crate::model::engine::{EnginePin, Precision};
 use crate::network::library;
-use crate::network::model_file::ModelFile;
-use crate::pipeline::still;
+use crate::pipeline::still_diffusion;
 
-/// Pictures come in every size; the tiles are cut as for this one.
-const NOMINAL: (u32, u32) = (640, 480);
 /// Most engines behind one port.
 pub const WORKERS_MAX: u32 = 64;
-/// What the sessions of one engine may take, bytes.
-const SESSIONS_BYTES: u64 = 4 << 30;
-
-/// An engine, and how many pictures are in it.
-struct Station {
-    engine: Engine,
-    pin: EnginePin,
-    busy: AtomicUsize,
-}
 
 /// A model's engines.
-pub struct Engines {
-    stations: Vec<Station>,
-    /// For pictures of 16 bits, where those ask for another precision than those of 8.
-    deep: Option<Station>,
+pub enum Engines {
+    Networks(Networks),
+    Diffusion(Diffusion),
+}
+
+/// A picture's way through the engines.
+#[derive(Clone)]
+pub enum Way {
+    Network(EnginePin),
+    Diffusion(upscaler::Options),
 }
 
 /// Pictures worked on at a time: one in each engine, and one for each processor in the
-/// hands of the file formats, so that the engines never wait.
-pub fn pictures_at_once(workers: u32) -> usize {
-    (workers + processors::count()) as usize
+/// hands of the file formats, so that the engines never wait. Diffusion models take several at once.
+pub fn pictures_at_once(model: &str, workers: u32) -> usize {
+    let together = if is_diffusion(model) { diffusion::TOGETHER } else { 1 };
+    workers as usize * together + processors::count() as usize
+}
+
+/// Whether a model of the settings is a diffusion model.
+pub fn is_diffusion(model: &str) -> bool {
+    still_diffusion::folder(model).is_some()
+}
+
+/// The entry of `models_loaded` in `/health` while the model is being opened.
+pub fn closed(model: &str) -> Map<String, Value> {
+    match is_diffusion(model) {
+        true => diffusion::state(false),
+        false => Map::from_iter([(library::title(model), false.into())]),
+    }
 }
 
 impl Engines {
     /// Opens `count` engines of the settings' model, which share the threads out among them.
-    pub fn open(settings: &JobSettings, count: u32) -> Result<Engines> {
+    pub fn open(settings: &JobSettings, run: &RunSettings, count: u32) -> Result<Engines> {
         let count = count.clamp(1, WORKERS_MAX);
-        let threads = (tune::threads(settings) / count).max(1);
-        let settings = JobSettings { threads, ..settings.clone() };
-        let (pin, notes) = tune::choose(&settings, NOMINAL.0, NOMINAL.1, 8)?;
-        let (deep, _) = tune::choose(&settings, NOMINAL.0, NOMINAL.1, 16)?;
-        notes.iter().for_each(|note| tracing::info!("{note}"));
-        let pin = spread(pin)?;
-        let deep = if same_numbers(&pin, &deep) { None } else { Some(Station::open(spread(deep)?)?) };
-        let stations = (0..count).map(|_| Station::open(pin.clone())).collect::<Result<_>>()?;
-        Ok(Engines { stations, deep })
-    }
-
-    /// The pin of the engines, as for pictures of 8 bits.
-    pub fn pin(&self) -> &EnginePin {
-        &self.stations[0].pin
+        match still_diffusion::folder(&settings.model) {
+            Some(folder) => Diffusion::open(&folder, settings, run, count).map(Engines::Diffusion),
+            None => Networks::open(settings, count).map(Engines::Networks),
+        }
     }
 
     pub fn count(&self) -> usize {
-        self.stations.len()
+        match self {
+            Engines::Networks(networks) => networks.count(),
+            Engines::Diffusion(diffusion) => diffusion.count(),
+        }
     }
 
     /// The model's name for people.
     pub fn model(&self) -> String {
-        library::title(&self.pin().model)
+        match self {
+            Engines::Networks(networks) => networks.model(),
+            Engines::Diffusion(diffusion) => diffusion.model(),
+        }
     }
 
     /// One line for the log.
     pub fn words(&self) -> String {
-        let deep = self.deep.as_ref().map(|s| format!(", {} for 16 bits", s.pin.label())).unwrap_or_default();
-        format!("model {} on {}{deep}, {} engines", self.model(), self.pin().label(), self.count())
+        match self {
+            Engines::Networks(networks) => networks.words(),
+            Engines::Diffusion(diffusion) => diffusion.words(),
+        }
     }
 
-    /// The pin for a picture of a size, `scale` times as large.
+    /// Device and precision for people.
+    pub fn label(&self) -> String {
+        match self {
+            Engines::Networks(networks) => networks.pin().label(),
+            Engines::Diffusion(diffusion) => diffusion.label().to_owned(),
+        }
+    }
+
+    fn target(&self) -> Target {
+        match self {
+            Engines::Networks(networks) => Target::of(networks.pin()),
+            Engines::Diffusion(diffusion) => diffusion.target(),
+        }
+    }
+
+    /// The number of the graphics device they run on, if they do.
+    pub fn gpu(&self) -> Option<u32> {
+        let Target { provider, device, .. } = self.target();
+        provider.is_gpu().then_some(device)
+    }
+
+    /// PyTorch's name of the device, which clients know.
+    pub fn device(&self) -> String {
+        self.gpu().map_or_else(|| "cpu".into(), |device| format!("cuda:{device}"))
+    }
+
+    /// PyTorch's name of the precision, which clients know.
+    pub fn dtype(&self) -> &'static str {
+        match self.target().precision {
+            Precision::F32 => "torch.float32",
+            Precision::Bf16 => "torch.bfloat16",
+            Precision::F16 => "torch.float16",
+        }
+    }
+
+    /// `models_loaded` of `/health`.
+    pub fn state(&self) -> Map<String, Value> {
+        let mut state = match self {
+            Engines::Networks(networks) => Map::from_iter([(networks.model(), true.into())]),
+            Engines::Diffusion(_) => diffusion::state(true),
+        };
+        state.insert("device".into(), self.device().into());
+        state.insert("dtype".into(), self.dtype().into());
+        state
+    }
+
+    /// Which parts of a diffusion model are in memory, by engine.
+    pub fn parts(&self) -> Option<Value> {
+        match self {
+            Engines::Networks(_) => None,
+            Engines::Diffusion(diffusion) => Some(diffusion.parts()),
+        }
+    }
+
+    /// The way of a picture of a size.
     ///
     /// # Errors
-    /// [`Fault::Unsupported`] where that is too large, or not to be reached with the model.
-    pub fn pin_for(&self, size: (u32, u32), depth: u8, scale: u32) -> Result<EnginePin> {
-        let mut pin = self.station_for(depth).pin.clone();
-        let target = Target::Scale(scale).size(size, false, (1, 1))?;
-        cascade::reach(&mut pin, size, target)?;
-        Ok(pin)
-    }
-
-    /// Bytes of memory that a picture needs with a pin of [`Engines::pin_for`].
-    pub fn need(pin: &EnginePin, size: (u32, u32), scale: u32) -> u64 {
-        let output = (size.0.saturating_mul(scale), size.1.saturating_mul(scale));
-        frame_memory::of_still(pin, size, output)
-    }
-
-    /// Enlarges a picture, in the engine that has least to do. Several threads may ask: the
-    /// tiles of all their pictures stand in the same queues.
-    pub fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Still> {
-        let station = self.station_for(picture.depth);
-        let _visit = Visit::begin(&station.busy);
-        let enlarged = still::enlarge(&station.engine, pin, picture, &|| {});
-        // The ladder has told it to the log; nobody else is to be told.
-        drop(station.engine.take_words());
-        enlarged
-    }
-
-    fn station_for(&self, depth: u8) -> &Station {
-        if let (Some(deep), true) = (&self.deep, depth > 8) {
-            return deep;
+    /// [`Fault::Unsupported`] where it is too large, or not to be reached with the model.
+    pub fn way(&self, size: (u32, u32), depth: u8, wish: Wish) -> Result<Way> {
+        match self {
+            Engines::Networks(networks) => networks.pin_for(size, depth, wish.scale).map(Way::Network),
+            Engines::Diffusion(diffusion) => diffusion.options(size, wish).map(Way::Diffusion),
         }
-        let least = self.stations.iter().min_by_key(|station| station.busy.load(Ordering::SeqCst));
-        least.unwrap_or(&self.stations[0])
+    }
+
+    /// Bytes of memory that a picture needs on its way.
+    pub fn need(way: &Way, size: (u32, u32), scale: u32) -> u64 {
+        match way {
+            Way::Network(pin) => Networks::need(pin, size, scale),
+            Way::Diffusion(_) => {
+                let to = (size.0.saturating_mul(scale), size.1.saturating_mul(scale));
+                still_diffusion::bytes(size, to)
+            }
+        }
+    }
+
+    /// Enlarges a picture. Several threads may ask at the same time. `asker` is gone when nobody
+    /// waits for the picture any more: long work on it ends then.
+    pub fn enlarge(&self, way: &Way, picture: Still, asker: &Weak<()>) -> Result<Still> {
+        match (self, way) {
+            (Engines::Networks(networks), Way::Network(pin)) => networks.enlarge(pin, picture),
+            (Engines::Diffusion(diffusion), Way::Diffusion(options)) => diffusion.enlarge(options, picture, asker),
+            _ => Err(Fault::Internal.because("a picture was sent another model's way")),
+        }
     }
 }
 
-impl Station {
-    fn open(pin: EnginePin) -> Result<Station> {
-        Ok(Station { engine: Engine::open(&pin)?, pin, busy: AtomicUsize::new(0) })
-    }
-}
-
-/// A picture in an engine, until dropped.
-struct Visit<'a>(&'a AtomicUsize);
-
-impl<'a> Visit<'a> {
-    fn begin(busy: &'a AtomicUsize) -> Visit<'a> {
-        busy.fetch_add(1, Ordering::SeqCst);
-        Visit(busy)
-    }
-}
-
-impl Drop for Visit<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A session a thread, as far as memory goes: several pictures keep more of them at work than
-/// the bands of one would.
-fn spread(pin: EnginePin) -> Result<EnginePin> {
-    let hands = pin.sessions * pin.threads;
-    let each = tune::session_bytes(&ModelFile::open_pinned(&pin)?, &pin)?.max(1);
-    let most = u32::try_from(SESSIONS_BYTES / each).unwrap_or(u32::MAX).max(1);
-    if pin.provider.is_gpu() || hands > most {
-        return Ok(pin);
-    }
-    Ok(EnginePin { sessions: hands, threads: 1, ..pin })
-}
-
-fn same_numbers(a: &EnginePin, b: &EnginePin) -> bool {
-    (a.provider, a.device, a.precision) == (b.provider, b.device, b.precision)
-}
-
-/// PyTorch's name of a precision, which clients know.
-pub fn dtype(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "torch.float32",
-        Precision::Bf16 => "torch.bfloat16",
-        Precision::F16 => "torch.float16",
-    }
-}
-
-/// PyTorch's name of the device, which clients know.
-pub fn device(pin: &EnginePin) -> String {
-    if pin.provider.is_gpu() { format!("cuda:{}", pin.device) } else { "cpu".into() }
-}
-
-/// Whether an error of [`Engines::pin_for`] is about the picture's size, and not the program's own.
+/// Whether an error of [`Engines::way`] is about the picture's size, and not the program's own.
 pub fn is_too_large(error: &anyhow::Error) -> bool {
     Fault::of(error) == Fault::Unsupported
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::testing::runtime_is_here;
-    use crate::media::still::{Opened, StillKind};
-
-    fn picture(width: u32, height: u32, depth: u8) -> Still {
-        let plane = |of: usize| -> Vec<f32> {
-            (0..width as usize * height as usize)
-                .map(|i| 0.2 + 0.6 * (((i % width as usize) * (of + 3) + i / width as usize * 5) % 97) as f32 / 97.0)
-                .collect()
-        };
-        let (luma, cb, cr) = (plane(0), plane(1), plane(2));
-        let (kind, alpha, gray, icc, exif) = (StillKind::Png, Some(plane(3)), false, None, None);
-        Still { kind, width, height, luma, cb, cr, alpha, depth, gray, icc, exif }
-    }
-
-    #[test]
-    fn sizes_and_depths_share_the_tiles() {
-        if !runtime_is_here() {
-            return;
-        }
-        let settings = JobSettings { autotune: false, threads: 2, ..Default::default() };
-        let engines = Engines::open(&settings, 2).unwrap();
-        assert_eq!((engines.count(), engines.model().as_str()), (2, "fast"));
-        let enlarge = |width, height, depth, scale| {
-            let source = picture(width, height, depth);
-            let pin = engines.pin_for((width, height), depth, scale).unwrap();
-            let made = engines.enlarge(&pin, source).unwrap();
-            assert_eq!((made.width, made.height), (width * scale, height * scale));
-            made.encode().unwrap().0
-        };
-        let alone = [(1, 1, 8, 2), (70, 45, 8, 4), (333, 130, 16, 2)].map(|(w, h, d, s)| enlarge(w, h, d, s));
-        let together: Vec<Vec<u8>> = std::thread::scope(|scope| {
-            let enlarge = &enlarge;
-            let threads = [(1, 1, 8, 2), (70, 45, 8, 4), (333, 130, 16, 2)]
-                .map(|(w, h, d, s)| scope.spawn(move || enlarge(w, h, d, s)));
-            threads.map(|thread| thread.join().unwrap()).into()
-        });
-        assert!(alone.iter().zip(&together).all(|(a, b)| a == b), "neighbours change a picture");
-        assert_eq!(Opened::new(&alone[2], "deep").unwrap().depth(), 16);
-        let error = engines.pin_for((16_000, 8_000), 8, 4).unwrap_err();
-        assert!(is_too_large(&error), "{error:#}");
-    }
 }

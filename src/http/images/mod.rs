@@ -3,19 +3,24 @@
 mod about;
 mod archive;
 mod batch;
+mod diffusion;
 mod engines;
 mod gpu;
+mod manifest;
+mod networks;
 mod picture;
 mod queue;
 mod request;
 mod upscale;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use tokio::sync::oneshot;
@@ -31,13 +36,17 @@ use crate::http::limits::Limits;
 use crate::http::links::{self, Links};
 use crate::http::router;
 use crate::http::server::Listener;
+use crate::http::shared::Shared;
 use crate::work::{budget, memory};
 use engines::Engines;
+use manifest::Manifests;
 use queue::Queue;
 
 /// Life of the links of a batch's results, and bytes of them on the disk.
 const LINK_LIFE: Duration = Duration::from_secs(3600);
 const LINK_BYTES: u64 = 2 << 30;
+/// Bytes of a request that names a manifest.
+const MANIFEST_REQUEST_BYTES: usize = 64 << 10;
 /// How often the word to stop is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often what was done is told, and old links are forgotten.
@@ -59,6 +68,8 @@ pub struct Options {
     pub token: Option<String>,
     /// Serve other machines without a token.
     pub insecure: bool,
+    /// Folders that manifests may name.
+    pub shared: Vec<PathBuf>,
 }
 
 /// What a request that does not say otherwise gets.
@@ -83,6 +94,7 @@ struct Worker {
     queue: Queue,
     uploads: Uploads,
     links: Arc<Links>,
+    manifests: Manifests,
     limits: Limits,
     defaults: Defaults,
     counts: Counts,
@@ -104,6 +116,9 @@ fn resources(worker: Arc<Worker>) -> Router {
     Router::new()
         .route("/upscale", post(upscale::post))
         .route("/upscale_batch", post(batch::post))
+        .route("/process_manifest", post(manifest::process).layer(DefaultBodyLimit::max(MANIFEST_REQUEST_BYTES)))
+        .route("/status", get(manifest::status))
+        .route("/reset", post(manifest::reset))
         .route("/health", get(about::health))
         .route("/info", get(about::info))
         .route("/stats", get(about::stats))
@@ -119,13 +134,15 @@ fn resources(worker: Arc<Worker>) -> Router {
 pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
     let listener = Listener::bind(&options.host, options.port, "--host and --port")?;
     let guard = Guard::new(listener.address, options.token.as_deref(), options.insecure)?;
+    let shared = Shared::new(&options.shared)?;
     let limits = Limits::within(memory::whole());
-    let slots = engines::pictures_at_once(options.workers);
+    let slots = engines::pictures_at_once(&options.settings.model, options.workers);
     let worker = Arc::new(Worker {
         engines: OnceLock::new(),
         queue: Queue::new(slots, options.waiting, budget::engine_bytes(&options.run)),
         uploads: Uploads::default(),
         links: Arc::new(Links::new(LINK_LIFE, LINK_BYTES, limits.clone())),
+        manifests: Manifests::new(shared),
         limits,
         defaults: options.defaults,
         counts: Counts::default(),
@@ -152,8 +169,8 @@ async fn serve(
     let app = router::guarded(resources(worker.clone()), guard, &worker.limits);
     let address = listener.address;
     let (fail, failed) = oneshot::channel();
-    let (settings, workers) = (options.settings.clone(), options.workers);
-    let loading = tokio::spawn(load(worker.clone(), settings, workers, address, fail));
+    let open = Open { settings: options.settings.clone(), run: options.run.clone(), workers: options.workers };
+    let loading = tokio::spawn(load(worker.clone(), open, address, fail));
     let telling = tokio::spawn(tell(worker.clone()));
     let mut failure = None;
     let stop = async {
@@ -183,16 +200,17 @@ async fn told_to_stop(shutdown: &Shutdown) {
     }
 }
 
-/// Opens the engines beside the listener, which says "loading" until then.
-async fn load(
-    worker: Arc<Worker>,
+/// What the engines are opened with.
+struct Open {
     settings: JobSettings,
+    run: RunSettings,
     workers: u32,
-    address: std::net::SocketAddr,
-    fail: oneshot::Sender<anyhow::Error>,
-) {
+}
+
+/// Opens the engines beside the listener, which says "loading" until then.
+async fn load(worker: Arc<Worker>, open: Open, address: std::net::SocketAddr, fail: oneshot::Sender<anyhow::Error>) {
     let start = Instant::now();
-    let opened = tokio::task::spawn_blocking(move || Engines::open(&settings, workers)).await;
+    let opened = tokio::task::spawn_blocking(move || Engines::open(&open.settings, &open.run, open.workers)).await;
     let opened = opened.unwrap_or_else(|error| Err(Fault::Internal.because(format!("loading the model: {error}"))));
     match opened {
         Ok(engines) => {

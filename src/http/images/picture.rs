@@ -1,7 +1,7 @@
 //! One picture's way: header, memory, decoding, engine, PNG; all of it off the loop.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -11,9 +11,9 @@ use crate::base::fault::Fault;
 use crate::http::error::ApiError;
 use crate::http::form::File;
 use crate::http::images::Worker;
-use crate::http::images::engines::{self, Engines};
+use crate::http::images::engines::{self, Engines, Way};
+use crate::http::images::request::Wish;
 use crate::media::still::{Opened, Still, StillKind};
-use crate::model::engine::EnginePin;
 
 /// A picture enlarged.
 pub struct Enlarged {
@@ -25,8 +25,8 @@ pub struct Enlarged {
 }
 
 /// Enlarges an uploaded picture. It waits for its turn, and counts as done or failed.
-pub async fn enlarge(worker: &Arc<Worker>, file: File, scale: u32) -> Result<Enlarged, ApiError> {
-    let made = work(worker, file, scale).await;
+pub async fn enlarge(worker: &Arc<Worker>, file: File, wish: Wish) -> Result<Enlarged, ApiError> {
+    let made = work(worker, file, wish).await;
     match &made {
         Ok(_) => worker.counts.done.fetch_add(1, Ordering::Relaxed),
         Err(_) => worker.counts.failed.fetch_add(1, Ordering::Relaxed),
@@ -34,27 +34,31 @@ pub async fn enlarge(worker: &Arc<Worker>, file: File, scale: u32) -> Result<Enl
     made
 }
 
-async fn work(worker: &Arc<Worker>, file: File, scale: u32) -> Result<Enlarged, ApiError> {
+async fn work(worker: &Arc<Worker>, file: File, wish: Wish) -> Result<Enlarged, ApiError> {
     let engines = worker.engines()?.clone();
     let slot = worker.queue.slot().await?;
     let start = Instant::now();
     let (about, held) = (file.clone(), engines.clone());
-    let (slot, (size, pin)) = off_the_loop(move || Ok((slot, plan(&held, &about, scale)?))).await?;
-    let what = format!("a picture of {}x{} made {scale} times as large", size.0, size.1);
-    let memory = worker.queue.memory(Engines::need(&pin, size, scale), &what).await?;
+    let (slot, (size, way)) = off_the_loop(move || Ok((slot, plan(&held, &about, wish)?))).await?;
+    let what = format!("a picture of {}x{} made {} times as large", size.0, size.1, wish.scale);
+    let memory = worker.queue.memory(Engines::need(&way, size, wish.scale), &what).await?;
+    // Gone with this call, which is dropped when the client hangs up.
+    let waiting = Arc::new(());
+    let asker = Arc::downgrade(&waiting);
     let enlarged = off_the_loop(move || {
-        let enlarged = make(&engines, &file, &pin);
+        let enlarged = make(&engines, &file, &way, &asker);
         // Whoever asked may be gone: turn and memory are held as long as the work lasts.
         drop((memory, slot));
         enlarged
     })
     .await?;
+    drop(waiting);
     worker.queue.took(start.elapsed().as_secs_f64());
     Ok(enlarged)
 }
 
 /// Runs work on a thread of its own; a panic in it is this picture's alone.
-async fn off_the_loop<T: Send + 'static>(
+pub async fn off_the_loop<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let lost = |error| ApiError::kept(&Fault::Internal.because(format!("a picture's thread was lost: {error}")));
@@ -62,28 +66,31 @@ async fn off_the_loop<T: Send + 'static>(
 }
 
 /// The picture's size and its way through the engine, by its header alone.
-fn plan(engines: &Engines, file: &File, scale: u32) -> Result<((u32, u32), EnginePin), ApiError> {
+fn plan(engines: &Engines, file: &File, wish: Wish) -> Result<((u32, u32), Way), ApiError> {
     let opened = Opened::new(&file.bytes, "The picture").map_err(|error| ApiError::told(&error))?;
     let too_large = |error: anyhow::Error| ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string());
     opened.check_size().map_err(too_large)?;
     let (size, depth) = (opened.size(), opened.depth());
-    let pin = engines.pin_for(size, depth, scale).map_err(|error| match engines::is_too_large(&error) {
+    let way = engines.way(size, depth, wish).map_err(|error| match engines::is_too_large(&error) {
         true => {
             let (width, height) = size;
             tracing::debug!("refused: {error:#}");
-            too_large(anyhow::anyhow!("A picture of {width}x{height} cannot be made {scale} times as large here"))
+            too_large(anyhow::anyhow!(
+                "A picture of {width}x{height} cannot be made {} times as large here",
+                wish.scale
+            ))
         }
         false => ApiError::kept(&error),
     })?;
-    Ok((size, pin))
+    Ok((size, way))
 }
 
-fn make(engines: &Engines, file: &File, pin: &EnginePin) -> Result<Enlarged, ApiError> {
+fn make(engines: &Engines, file: &File, way: &Way, asker: &Weak<()>) -> Result<Enlarged, ApiError> {
     let source = Opened::new(&file.bytes, "The picture").and_then(Opened::decode);
     let source = source.map_err(|error| ApiError::told(&error))?;
     let from = (source.width, source.height);
     let start = Instant::now();
-    let made = engines.enlarge(pin, source).map_err(|error| ApiError::kept(&error))?;
+    let made = engines.enlarge(way, source, asker).map_err(|error| ApiError::kept(&error))?;
     let seconds = start.elapsed().as_secs_f64();
     let to = (made.width, made.height);
     let made = Still { kind: StillKind::Png, ..made };

@@ -12,9 +12,18 @@ use crate::http::images::Worker;
 use crate::http::images::queue::Place;
 use crate::http::query::Asked;
 
+/// What is wanted of each picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// 2 or 4.
+    pub scale: u32,
+    /// Of diffusion models, 64 to 256; others take no notice.
+    pub process_size: u32,
+}
+
 /// A call that has come in whole and has its place in the queue.
 pub struct Call {
-    pub scale: u32,
+    pub wish: Wish,
     pub form: Form,
     pub _place: Place,
 }
@@ -45,14 +54,13 @@ impl Call {
             4 => 4,
             _ => return refuse("Upscale factor must be 2 or 4"),
         };
-        // For diffusion models; the tiles of these are the engine's own affair.
-        if !(64..=256).contains(&process_size) {
+        let Some(process_size) = u32::try_from(process_size).ok().filter(|size| (64..=256).contains(size)) else {
             return refuse("Process size must be between 64 and 256");
-        }
+        };
         worker.engines()?;
         let place = worker.queue.enter().inspect_err(|_| {
             worker.counts.refused.fetch_add(1, Ordering::Relaxed);
         })?;
-        Ok(Call { scale, form, _place: place })
+        Ok(Call { wish: Wish { scale, process_size }, form, _place: place })
     }
 }

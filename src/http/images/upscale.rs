@@ -15,7 +15,7 @@ pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result
     let mut call = Call::read(&worker, request, "file", false).await?;
     // There is one, or reading would have failed.
     let Some(file) = call.form.files.pop() else { return Err(ApiError::fields(&[])) };
-    let made = picture::enlarge(&worker, file, call.scale).await?;
+    let made = picture::enlarge(&worker, file, call.wish).await?;
     let (from, to) = (made.from, made.to);
     let length = made.png.len() as u64;
     let mut response = reply::of(Source::Memory(made.png.into()), length, "image/png", &worker.limits);

@@ -8,11 +8,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use axum::http::StatusCode;
 
 use super::service::blocking;
 use crate::base::atomic_file;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
+use crate::http::error::ApiError;
+use crate::http::shared::Shared;
 use crate::store::requests::Origin;
 
 /// Why a path is not taken.
@@ -24,37 +27,31 @@ pub enum Refused {
     Outside,
 }
 
+/// The folder as the one that requests may name paths in.
+fn shared(folder: Option<&Path>) -> Result<Shared, Refused> {
+    let folder = folder.ok_or(Refused::Outside)?.to_path_buf();
+    Shared::new(&[folder]).map_err(|_| Refused::Outside)
+}
+
+fn refused(error: ApiError) -> Refused {
+    if error.status() == StatusCode::NOT_FOUND { Refused::Missing } else { Refused::Outside }
+}
+
 /// A file of the shared folder by its path, links resolved.
 pub fn source(folder: Option<&Path>, path: &str) -> Result<PathBuf, Refused> {
-    let folder = folder.and_then(|folder| folder.canonicalize().ok()).ok_or(Refused::Outside)?;
-    let path = Path::new(path);
-    if !path.is_absolute() {
-        return Err(Refused::Outside);
-    }
-    match path.canonicalize() {
-        Ok(real) if !real.starts_with(&folder) => Err(Refused::Outside),
-        Ok(real) if real.is_file() => Ok(real),
-        // What is not there must not be told from what is, outside.
-        Err(_) if !plainly_inside(&folder, path) => Err(Refused::Outside),
-        _ => Err(Refused::Missing),
+    match Path::new(path) {
+        path if path.is_absolute() => shared(folder)?.file(path, "the clip").map_err(refused),
+        _ => Err(Refused::Outside),
     }
 }
 
 /// A place for a result: a path whose folder is, links resolved, inside the shared folder.
 pub fn target(folder: Option<&Path>, path: &Path) -> Result<PathBuf, Refused> {
-    let folder = folder.and_then(|folder| folder.canonicalize().ok()).ok_or(Refused::Outside)?;
     let (parent, name) = path.parent().zip(path.file_name()).ok_or(Refused::Outside)?;
-    let parent = parent.canonicalize().map_err(|_| Refused::Outside)?;
-    if !path.is_absolute() || !parent.starts_with(&folder) {
-        return Err(Refused::Outside);
+    match path.is_absolute() {
+        true => shared(folder)?.folder(parent, "the folder").map(|parent| parent.join(name)).map_err(refused),
+        false => Err(Refused::Outside),
     }
-    Ok(parent.join(name))
-}
-
-/// Whether the nearest folder above that is there lies inside.
-fn plainly_inside(folder: &Path, path: &Path) -> bool {
-    let there = path.ancestors().skip(1).find_map(|above| above.canonicalize().ok());
-    there.is_some_and(|above| above.starts_with(folder)) && !path.components().any(|part| part.as_os_str() == "..")
 }
 
 /// Copies a file of the shared folder to a payload; looked at again once it is open, for a link may

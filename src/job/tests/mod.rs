@@ -2,6 +2,7 @@
 
 mod chance;
 mod damage;
+mod diffusion;
 mod encoder;
 mod limits;
 mod memory;
@@ -119,7 +120,11 @@ impl Bench {
         let mut bench = Bench::over(folder, source);
         let model = |bench: &Bench| bench.folder.path().join("model.onnx");
         std::fs::copy(model(self), model(&bench)).unwrap();
-        bench.order.settings = JobSettings { model: bench.order.settings.model.clone(), ..self.order.settings.clone() };
+        let model = match self.order.settings.model == model(self).to_str().unwrap_or_default() {
+            true => bench.order.settings.model.clone(),
+            false => self.order.settings.model.clone(),
+        };
+        bench.order.settings = JobSettings { model, ..self.order.settings.clone() };
         bench
     }
 

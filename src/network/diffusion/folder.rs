@@ -38,6 +38,11 @@ pub enum Part {
 impl Part {
     pub const ALL: [Part; 3] = [Part::Encoder, Part::Transformer, Part::Decoder];
 
+    /// What it is called, which is its file's name without the ending.
+    pub fn name(self) -> &'static str {
+        self.file().trim_end_matches(".onnx")
+    }
+
     /// Its file in the folder.
     pub fn file(self) -> &'static str {
         match self {

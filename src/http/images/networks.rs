@@ -1,0 +1,191 @@
+//! A network's engines behind a port: one shape of tiles for pictures of every size.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Result;
+
+use crate::config::settings::JobSettings;
+use crate::config::target::Target;
+use crate::engine::enlarge::Engine;
+use crate::engine::{cascade, tune};
+use crate::job::frame_memory;
+use crate::media::still::Still;
+use crate::model::engine::EnginePin;
+use crate::network::library;
+use crate::network::model_file::ModelFile;
+use crate::pipeline::still;
+
+/// Pictures come in every size; the tiles are cut as for this one.
+const NOMINAL: (u32, u32) = (640, 480);
+/// What the sessions of one engine may take, bytes.
+const SESSIONS_BYTES: u64 = 4 << 30;
+
+/// An engine, and how many pictures are in it.
+struct Station {
+    engine: Engine,
+    pin: EnginePin,
+    busy: AtomicUsize,
+}
+
+/// A network's engines.
+pub struct Networks {
+    stations: Vec<Station>,
+    /// For pictures of 16 bits, where those ask for another precision than those of 8.
+    deep: Option<Station>,
+}
+
+impl Networks {
+    /// Opens `count` engines of the settings' model, which share the threads out among them.
+    pub fn open(settings: &JobSettings, count: u32) -> Result<Networks> {
+        let threads = (tune::threads(settings) / count).max(1);
+        let settings = JobSettings { threads, ..settings.clone() };
+        let (pin, notes) = tune::choose(&settings, NOMINAL.0, NOMINAL.1, 8)?;
+        let (deep, _) = tune::choose(&settings, NOMINAL.0, NOMINAL.1, 16)?;
+        notes.iter().for_each(|note| tracing::info!("{note}"));
+        let pin = spread(pin)?;
+        let deep = if same_numbers(&pin, &deep) { None } else { Some(Station::open(spread(deep)?)?) };
+        let stations = (0..count).map(|_| Station::open(pin.clone())).collect::<Result<_>>()?;
+        Ok(Networks { stations, deep })
+    }
+
+    /// The pin of the engines, as for pictures of 8 bits.
+    pub fn pin(&self) -> &EnginePin {
+        &self.stations[0].pin
+    }
+
+    pub fn count(&self) -> usize {
+        self.stations.len()
+    }
+
+    /// The model's name for people.
+    pub fn model(&self) -> String {
+        library::title(&self.pin().model)
+    }
+
+    /// One line for the log.
+    pub fn words(&self) -> String {
+        let deep = self.deep.as_ref().map(|s| format!(", {} for 16 bits", s.pin.label())).unwrap_or_default();
+        format!("model {} on {}{deep}, {} engines", self.model(), self.pin().label(), self.count())
+    }
+
+    /// The pin for a picture of a size, `scale` times as large.
+    ///
+    /// # Errors
+    /// [`Fault::Unsupported`] where that is too large, or not to be reached with the model.
+    pub fn pin_for(&self, size: (u32, u32), depth: u8, scale: u32) -> Result<EnginePin> {
+        let mut pin = self.station_for(depth).pin.clone();
+        let target = Target::Scale(scale).size(size, false, (1, 1))?;
+        cascade::reach(&mut pin, size, target)?;
+        Ok(pin)
+    }
+
+    /// Bytes of memory that a picture needs with a pin of [`Networks::pin_for`].
+    pub fn need(pin: &EnginePin, size: (u32, u32), scale: u32) -> u64 {
+        let output = (size.0.saturating_mul(scale), size.1.saturating_mul(scale));
+        frame_memory::of_still(pin, size, output)
+    }
+
+    /// Enlarges a picture, in the engine that has least to do. Several threads may ask: the
+    /// tiles of all their pictures stand in the same queues.
+    pub fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Still> {
+        let station = self.station_for(picture.depth);
+        let _visit = Visit::begin(&station.busy);
+        let enlarged = still::enlarge(&station.engine, pin, picture, &|| {});
+        // The ladder has told it to the log; nobody else is to be told.
+        drop(station.engine.take_words());
+        enlarged
+    }
+
+    fn station_for(&self, depth: u8) -> &Station {
+        if let (Some(deep), true) = (&self.deep, depth > 8) {
+            return deep;
+        }
+        let least = self.stations.iter().min_by_key(|station| station.busy.load(Ordering::SeqCst));
+        least.unwrap_or(&self.stations[0])
+    }
+}
+
+impl Station {
+    fn open(pin: EnginePin) -> Result<Station> {
+        Ok(Station { engine: Engine::open(&pin)?, pin, busy: AtomicUsize::new(0) })
+    }
+}
+
+/// A picture in an engine, until dropped.
+struct Visit<'a>(&'a AtomicUsize);
+
+impl<'a> Visit<'a> {
+    fn begin(busy: &'a AtomicUsize) -> Visit<'a> {
+        busy.fetch_add(1, Ordering::SeqCst);
+        Visit(busy)
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A session a thread, as far as memory goes: several pictures keep more of them at work than
+/// the bands of one would.
+fn spread(pin: EnginePin) -> Result<EnginePin> {
+    let hands = pin.sessions * pin.threads;
+    let each = tune::session_bytes(&ModelFile::open_pinned(&pin)?, &pin)?.max(1);
+    let most = u32::try_from(SESSIONS_BYTES / each).unwrap_or(u32::MAX).max(1);
+    if pin.provider.is_gpu() || hands > most {
+        return Ok(pin);
+    }
+    Ok(EnginePin { sessions: hands, threads: 1, ..pin })
+}
+
+fn same_numbers(a: &EnginePin, b: &EnginePin) -> bool {
+    (a.provider, a.device, a.precision) == (b.provider, b.device, b.precision)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::fault::Fault;
+    use crate::engine::testing::runtime_is_here;
+    use crate::media::still::{Opened, StillKind};
+
+    fn picture(width: u32, height: u32, depth: u8) -> Still {
+        let plane = |of: usize| -> Vec<f32> {
+            (0..width as usize * height as usize)
+                .map(|i| 0.2 + 0.6 * (((i % width as usize) * (of + 3) + i / width as usize * 5) % 97) as f32 / 97.0)
+                .collect()
+        };
+        let (luma, cb, cr) = (plane(0), plane(1), plane(2));
+        let (kind, alpha, gray, icc, exif) = (StillKind::Png, Some(plane(3)), false, None, None);
+        Still { kind, width, height, luma, cb, cr, alpha, depth, gray, icc, exif }
+    }
+
+    #[test]
+    fn sizes_and_depths_share_the_tiles() {
+        if !runtime_is_here() {
+            return;
+        }
+        let settings = JobSettings { autotune: false, threads: 2, ..Default::default() };
+        let engines = Networks::open(&settings, 2).unwrap();
+        assert_eq!((engines.count(), engines.model().as_str()), (2, "fast"));
+        let enlarge = |width, height, depth, scale| {
+            let source = picture(width, height, depth);
+            let pin = engines.pin_for((width, height), depth, scale).unwrap();
+            let made = engines.enlarge(&pin, source).unwrap();
+            assert_eq!((made.width, made.height), (width * scale, height * scale));
+            made.encode().unwrap().0
+        };
+        let alone = [(1, 1, 8, 2), (70, 45, 8, 4), (333, 130, 16, 2)].map(|(w, h, d, s)| enlarge(w, h, d, s));
+        let together: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let enlarge = &enlarge;
+            let threads = [(1, 1, 8, 2), (70, 45, 8, 4), (333, 130, 16, 2)]
+                .map(|(w, h, d, s)| scope.spawn(move || enlarge(w, h, d, s)));
+            threads.map(|thread| thread.join().unwrap()).into()
+        });
+        assert!(alone.iter().zip(&together).all(|(a, b)| a == b), "neighbours change a picture");
+        assert_eq!(Opened::new(&alone[2], "deep").unwrap().depth(), 16);
+        let error = engines.pin_for((16_000, 8_000), 8, 4).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Unsupported, "{error:#}");
+    }
+}

@@ -1,0 +1,215 @@
+//! Frames that are made larger elsewhere: each a PNG in a folder, before and after.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::base::atomic_file;
+use crate::base::fault::Fault;
+use crate::base::path_text::{escape, unescape};
+use crate::config::settings::JobSettings;
+use crate::engine::cascade;
+use crate::engine::pool::Pool;
+use crate::engine::worker::Worker;
+use crate::media::still::{self, Opened, Still, StillKind};
+use crate::model::engine::{EnginePin, FRAMES, Precision, Provider};
+use crate::model::frame::Frame;
+use crate::pipeline::rgb::RgbSource;
+use crate::pipeline::upscale::FrameShape;
+use crate::pixel::sample::{self, Coding};
+use crate::store::manifest::frame_name;
+use std::sync::Arc;
+
+/// The folder with frames that a setting names in place of a model: `frames:FOLDER`.
+pub fn folder(model: &str) -> Option<PathBuf> {
+    let path = model.strip_prefix(FRAMES)?;
+    Some(unescape(path).unwrap_or_else(|| path.into()))
+}
+
+/// Name of the frame with an index from 0.
+pub fn name(index: u64) -> String {
+    frame_name(index + 1)
+}
+
+/// The pin for frames of a size that lie enlarged in a folder, and become the size `to`.
+///
+/// # Errors
+/// [`Fault::NotFound`] without a first frame, [`Fault::Unsupported`] where that is no whole multiple.
+pub fn pin(folder: &Path, job: &JobSettings, frame: (u32, u32), to: (u32, u32)) -> Result<EnginePin> {
+    let files = FrameFiles { folder: folder.to_owned(), size: (0, 0) };
+    let (bytes, path) = files.bytes(0)?;
+    let (width, height) = Opened::new(&bytes, &escape(&path))?.size();
+    let scale = width / frame.0.max(1);
+    if scale == 0 || (width, height) != (frame.0 * scale, frame.1.saturating_mul(scale)) {
+        return Err(Fault::Unsupported.because(format!(
+            "{}: {width}x{height} is not {}x{} a whole number of times",
+            escape(&path),
+            frame.0,
+            frame.1
+        )));
+    }
+    let mut pin = EnginePin {
+        model: format!("{FRAMES}{}", escape(folder)),
+        model_hash: String::new(),
+        model_scale: scale,
+        passes: 1,
+        channels: 3,
+        white: 1,
+        picture: None,
+        provider: Provider::Cpu,
+        device: 0,
+        precision: Precision::F32,
+        tile_width: frame.0,
+        tile_height: frame.1,
+        halo: 0,
+        batch: 1,
+        sessions: 1,
+        threads: crate::engine::tune::threads(job),
+        reuse: job.reuse,
+        diffusion: None,
+    };
+    cascade::reach(&mut pin, frame, to)?;
+    Ok(pin)
+}
+
+/// Enlarged frames in a folder.
+pub struct FrameFiles {
+    folder: PathBuf,
+    /// Of each picture.
+    size: (u32, u32),
+}
+
+impl FrameFiles {
+    /// The frames of a pin whose model is a folder of them.
+    pub fn open(pin: &EnginePin, folder: PathBuf, frame: (u32, u32)) -> FrameFiles {
+        FrameFiles { folder, size: (frame.0 * pin.model_scale, frame.1 * pin.model_scale) }
+    }
+
+    fn bytes(&self, index: u64) -> Result<(Vec<u8>, PathBuf)> {
+        let path = self.folder.join(name(index));
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok((bytes, path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Fault::NotFound.because(format!("{} is not there", escape(&path))))
+            }
+            Err(error) => Err(error).with_context(|| format!("reading {}", escape(&path))),
+        }
+    }
+
+    /// An enlarged frame: planes of R, G and B, one after the other, coded as [`Coding::RGB`].
+    pub fn planes(&self, index: u64) -> Result<Vec<u8>> {
+        let (bytes, path) = self.bytes(index)?;
+        let picture = Opened::new(&bytes, &escape(&path))?.decode()?;
+        if (picture.width, picture.height) != self.size {
+            let (width, height) = self.size;
+            let found = format!("{}x{}", picture.width, picture.height);
+            return Err(Fault::Mismatch.because(format!("{} is {found}, not {width}x{height}", escape(&path))));
+        }
+        let code = |value: &f32| Coding::RGB.code(*value).to_le_bytes();
+        Ok(picture.rgb().iter().flatten().flat_map(code).collect())
+    }
+}
+
+/// Writes source frames as PNGs: 8 bits a sample, 16 where the source has more.
+pub struct FrameWriter {
+    folder: PathBuf,
+    shape: FrameShape,
+    rgb: RgbSource,
+    pool: Pool<Worker>,
+}
+
+impl FrameWriter {
+    pub fn new(folder: &Path, shape: FrameShape, threads: u32) -> Result<FrameWriter> {
+        let pool = Pool::start(threads as usize, || Ok(Worker::default()))?;
+        Ok(FrameWriter { folder: folder.to_owned(), shape, rgb: RgbSource::new(shape), pool })
+    }
+
+    /// Writes a frame, unless a file of its name is there: those are whole.
+    ///
+    /// Colours beyond those of RGB are clamped, as a PNG has none.
+    pub fn write(&self, index: u64, frame: Frame) -> Result<()> {
+        let path = self.folder.join(name(index));
+        if path.exists() {
+            return Ok(());
+        }
+        let (width, height, depth) = (self.shape.width, self.shape.height, self.shape.format.depth);
+        let codes = self.rgb.planes(&self.pool, &Arc::new(frame))?;
+        let plane = |codes: &[u8]| {
+            let mut values = vec![0.0; codes.len() / 2];
+            sample::load(codes, Coding::RGB, 1.0, &mut values);
+            values.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
+            values
+        };
+        let mut planes = codes.chunks_exact(codes.len() / 3).map(plane);
+        let [luma, cb, cr] = still::ycc(std::array::from_fn(|_| planes.next().unwrap_or_default()));
+        let depth = if depth > 8 { 16 } else { 8 };
+        let (kind, alpha, gray, icc, exif) = (StillKind::Png, None, false, None, None);
+        let picture = Still { kind, width, height, luma, cb, cr, alpha, depth, gray, icc, exif };
+        atomic_file::write(&path, &picture.encode()?.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::frame::PixelFormat;
+    use crate::model::source::Colour;
+    use crate::pipeline::upscale::FrameUpscaler;
+
+    /// Frames out to PNGs, made twice as large by repeating pixels, and in again.
+    #[test]
+    fn frames_come_back_as_they_were() {
+        for format in [PixelFormat::YUV420, PixelFormat { depth: 10, ..PixelFormat::YUV420 }] {
+            let folder = tempfile::tempdir().unwrap();
+            let colour = Colour { range: 1, primaries: 1, transfer: 1, matrix: 1, chroma_location: 1 };
+            let (width, height) = (24, 18);
+            let shape = FrameShape { format, width, height, colour };
+            // Grays of several levels, which RGB has all of.
+            let frame = |level: u32| {
+                let mut frame = Frame::new(format, width, height);
+                let [y, c] = [level, 128].map(|v| (v << (format.depth - 8)) as u16);
+                let luma = (width * height) as usize;
+                let codes = (0..frame.data.len() / sample::bytes(format.depth)).map(|n| if n < luma { y } else { c });
+                frame.data = match format.depth {
+                    8 => codes.map(|code| code as u8).collect(),
+                    _ => codes.flat_map(u16::to_le_bytes).collect(),
+                };
+                frame
+            };
+            let writer = FrameWriter::new(folder.path(), shape, 2).unwrap();
+            for (index, level) in [(0, 16), (1, 100), (2, 235)] {
+                writer.write(index, frame(level)).unwrap();
+                let path = folder.path().join(name(index));
+                let small = Opened::new(&std::fs::read(&path).unwrap(), "a frame").unwrap().decode().unwrap();
+                assert_eq!(small.depth, if format.depth > 8 { 16 } else { 8 });
+                let wide = width as usize;
+                let twice = |plane: &[f32]| -> Vec<f32> {
+                    (0..plane.len() * 4).map(|n| plane[n / (4 * wide) * wide + n % (2 * wide) / 2]).collect()
+                };
+                let planes = [&small.luma, &small.cb, &small.cr].map(|plane| twice(plane));
+                let [luma, cb, cr] = planes;
+                let large = Still { width: 2 * width, height: 2 * height, luma, cb, cr, ..small.bare() };
+                std::fs::write(&path, large.encode().unwrap().0).unwrap();
+            }
+            let job = JobSettings::default();
+            let pin = pin(folder.path(), &job, (width, height), (2 * width, 2 * height)).unwrap();
+            assert_eq!((pin.model_scale, pin.picture), (2, None));
+            let mut upscaler = FrameUpscaler::open(&pin, shape, 2 * width, 2 * height).unwrap();
+            for (index, level) in [(2, 235u32), (0, 16), (1, 100)] {
+                let (made, _) = upscaler.upscale_nth(index, &frame(level)).unwrap();
+                let want = (level << (format.depth - 8)) as i32;
+                let luma = made.plane(0);
+                let code = match format.depth {
+                    8 => i32::from(luma[700]),
+                    _ => i32::from(u16::from_le_bytes([luma[1400], luma[1401]])),
+                };
+                assert!((code - want).abs() <= 1, "{code} for {want}");
+            }
+            let error = upscaler.upscale_nth(3, &frame(50)).unwrap_err();
+            assert!(Fault::of(&error) == Fault::NotFound && error.to_string().contains("frame_000004.png"), "{error}");
+            std::fs::copy(folder.path().join(name(0)), folder.path().join(name(3))).unwrap();
+            assert!(FrameUpscaler::open(&pin, shape, 48, 36).unwrap().upscale_nth(3, &frame(50)).is_ok());
+            assert!(super::pin(folder.path(), &job, (25, 18), (50, 36)).is_err());
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What makes whole pictures larger in place of an engine's tiles.
+
+use anyhow::Result;
+
+use crate::model::engine::EnginePin;
+use crate::pipeline::frame_diffusion::FrameModel;
+use crate::pipeline::frame_files::{self, FrameFiles};
+
+/// A maker of whole pictures.
+pub enum Whole {
+    Model(Box<FrameModel>),
+    Files(FrameFiles),
+}
+
+impl Whole {
+    /// That of a pin; `None` where its network works on tiles.
+    pub fn open(pin: &EnginePin, frame: (u32, u32)) -> Result<Option<Whole>> {
+        if let Some(own) = &pin.diffusion {
+            return FrameModel::open(pin, own, frame).map(|model| Some(Whole::Model(Box::new(model))));
+        }
+        Ok(frame_files::folder(&pin.model).map(|folder| Whole::Files(FrameFiles::open(pin, folder, frame))))
+    }
+
+    /// Tiles that a picture counts for.
+    pub fn tiles(&self) -> u64 {
+        match self {
+            Whole::Model(model) => model.tiles(),
+            Whole::Files(_) => 1,
+        }
+    }
+
+    /// Words for people, once.
+    pub fn take_words(&mut self) -> Option<String> {
+        match self {
+            Whole::Model(model) => model.take_words(),
+            Whole::Files(_) => None,
+        }
+    }
+
+    /// The enlarged picture of a frame; both as planes of R, G and B coded as
+    /// [`Coding::RGB`](crate::pixel::sample::Coding::RGB).
+    pub fn planes(&mut self, index: u64, rgb: &[u8]) -> Result<Vec<u8>> {
+        match self {
+            Whole::Model(model) => model.planes(rgb),
+            Whole::Files(files) => files.planes(index),
+        }
+    }
+}
