@@ -59,7 +59,7 @@ fn results_in_a_store() {
         ("BUCKET_COMPATIBLE_ACCESS_KEY", ACCESS),
         ("BUCKET_COMPATIBLE_SECRET_KEY", SECRET),
     ];
-    let service = Service::start_with(Root::new(&format!("{SETTINGS}result_seconds = 5\n")), &[], &environment);
+    let service = Service::start_with(Root::new(&format!("{SETTINGS}result_seconds = 10\n")), &[], &environment);
     assert!(within(30, || !children(service.child.id()).is_empty()));
     let answer = service.upscale_video(&origin.url("/clip"), "SD2HD");
     assert_eq!(answer.status, 200, "{}\n{}", answer.text(), service.root.console());
@@ -71,10 +71,13 @@ fn results_in_a_store() {
     assert_rules(&payload, &service.keep("result.mp4", &result.body), 2);
     let part = service.ask("GET", &url, &[("range", "bytes=0-0")], b"");
     assert_eq!((part.status, &part.body[..]), (206, &result.body[..1]));
+    let again = service.upscale_video(&origin.url("/clip"), "SD2HD").json();
+    assert_eq!(again["uploaded_video_url"], json!(url));
     // The bucket alone, without what was signed, is closed
     assert_eq!(service.get(url.split('?').next().unwrap()).status, 403);
     // Nothing of the key in the log, nor in a child's environment
     let mut seen = 0;
+    assert!(within(30, || !children(service.child.id()).is_empty()));
     for pid in children(service.child.id()) {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         assert!(!String::from_utf8_lossy(&environment).contains(SECRET));
@@ -82,8 +85,6 @@ fn results_in_a_store() {
     }
     assert!(seen > 0, "no child was looked at");
     assert!(!service.root.console().contains(SECRET) && !service.root.console().contains("X-Amz-Signature"));
-    let again = service.upscale_video(&origin.url("/clip"), "SD2HD").json();
-    assert_eq!(again["uploaded_video_url"], json!(url));
     // Gone when its time is over
     assert!(within(60, || service.get(&url).status == 404), "{}", service.root.console());
 }

@@ -2,6 +2,7 @@
 //! the request's record, the queue and the history; what is here only saves doing it twice at once.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -237,8 +238,14 @@ impl Service {
         let now = unix_now();
         for record in all {
             let since = record.finished.as_ref().map_or(record.asked, |finished| finished.at);
-            if now < since.saturating_add(self.settings.result_seconds) || self.works_at(&record.key) {
+            if now < since.saturating_add(self.settings.result_seconds) {
                 continue;
+            }
+            // Whoever asks for it meanwhile is to ask again.
+            let (tell, gone) = watch::channel(None);
+            match locked(&self.at_work).entry(record.key.clone()) {
+                Entry::Occupied(_) => continue,
+                Entry::Vacant(place) => drop(place.insert(gone)),
             }
             let object = record.finished.as_ref().and_then(|finished| finished.object.as_ref());
             if let (Some(store), Some(object)) = (&self.store, object)
@@ -249,11 +256,9 @@ impl Service {
             locked(&self.links).remove(&record.secret);
             tracing::info!("request {}: its time is over, removed", record.key);
             self.forget(&record.key).await;
+            locked(&self.at_work).remove(&record.key);
+            tell.send_replace(Some(Err(stopping())));
         }
-    }
-
-    fn works_at(&self, key: &str) -> bool {
-        locked(&self.at_work).contains_key(key)
     }
 
     /// The finished request behind a link.
@@ -267,7 +272,7 @@ impl Service {
 }
 
 pub fn stopping() -> Failed {
-    Failed { status: StatusCode::SERVICE_UNAVAILABLE, words: "The service stops; ask again, and it goes on".into() }
+    Failed { status: StatusCode::SERVICE_UNAVAILABLE, words: "Not at this moment; ask again, and it goes on".into() }
 }
 
 pub fn internal() -> Failed {
