@@ -14,5 +14,6 @@ pub mod manifest;
 pub mod paths;
 pub mod queue_file;
 pub mod queue_lines;
+pub mod requests;
 pub mod spills;
 pub mod versions;

@@ -53,7 +53,8 @@ fn stand_in_daemon() {
         settings: serde_json::from_str(&std::env::var(SETTINGS).unwrap()).unwrap(),
         once,
         settings_for: Arc::new(move |_| Ok((JobSettings::default(), run_settings.clone()))),
-        front: None,
+        fronts: Vec::new(),
+        standby: None,
         program: fake::program(&root),
     };
     match run(options) {
