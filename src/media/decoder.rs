@@ -11,6 +11,7 @@ use crate::base::path_text::escape;
 use crate::media::convert::Converter;
 use crate::media::deinterlace::{Deinterlacer, PRE_ROLL};
 use crate::media::feed::{self, Feed};
+use crate::media::probe::FRAMES_MAX;
 pub use crate::media::seek::SeekPoint;
 use crate::media::stamps::Mender;
 use crate::model::frame::{Frame, SourceFrame, Stamp};
@@ -92,9 +93,18 @@ impl Decoder {
     pub fn next(&mut self) -> Result<Option<SourceFrame>> {
         let Some((stamp, picture)) = self.advance()? else { return Ok(None) };
         let frame = self.convert(&picture)?;
+        Ok(Some(SourceFrame { index: self.count()?, stamp, frame }))
+    }
+
+    /// The index of the frame that was decoded now.
+    fn count(&mut self) -> Result<u64> {
         let index = self.index;
+        if index >= FRAMES_MAX {
+            let words = format!("{} has more than {FRAMES_MAX} frames; cut it into parts", self.name);
+            return Err(Fault::Unsupported.because(words));
+        }
         self.index += 1;
-        Ok(Some(SourceFrame { index, stamp, frame }))
+        Ok(index)
     }
 
     /// Passes over the next frame without touching its pixels: its index and stamp, the same as
@@ -112,9 +122,7 @@ impl Decoder {
             let Some((stamp, _)) = self.advance()? else { return Ok(None) };
             stamp
         };
-        let index = self.index;
-        self.index += 1;
-        Ok(Some((index, stamp)))
+        Ok(Some((self.count()?, stamp)))
     }
 
     /// What the source has cost so far.

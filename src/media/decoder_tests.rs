@@ -343,3 +343,16 @@ fn awkward_formats_come_out_right() {
         assert_eq!(decoded(&film, &info, ONE_THREAD).len(), 5, "{name}");
     }
 }
+
+#[test]
+fn a_film_without_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(film) = made(&folder, "a.mkv", "-f lavfi -i testsrc2=s=64x48:r=25:d=0.2 -c:v ffv1") else { return };
+    let info = probe(&film).unwrap();
+    let mut decoder = Decoder::open(&film, &info, ONE_THREAD).unwrap();
+    decoder.index = FRAMES_MAX - 1;
+    assert_eq!(decoder.next().unwrap().unwrap().index, FRAMES_MAX - 1);
+    let error = decoder.next().map(|_| ()).unwrap_err();
+    assert!(Fault::of(&error) == Fault::Unsupported && error.to_string().contains("100000000 frames"), "{error}");
+    assert!(decoder.skip().is_err());
+}

@@ -16,6 +16,8 @@ use crate::model::source::{Colour, Rational, SourceInfo, VideoInfo};
 
 /// Greatest width and height of a frame, in pixels.
 pub const SIDE_MAX: u32 = 16384;
+/// Frames that a film may have: six weeks at 25 a second.
+pub const FRAMES_MAX: u64 = 100_000_000;
 /// Frames looked at to see whether any is flagged as interlaced.
 const FRAMES_LOOKED_AT: usize = 8;
 /// Packets of the video stream read in search of a first frame.
@@ -41,6 +43,12 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
         return Err(Fault::Unsupported.because(format!(
             "{name} is a picture of a kind that is not read ({container}); PNG, JPEG, WebP and TIFF are"
         )));
+    }
+    let extradata = input.streams().map(|stream| input::stream_facts(&stream).extradata.len() as u64).sum::<u64>();
+    if extradata > input::EXTRADATA_MAX {
+        let (mib, most) = (extradata >> 20, input::EXTRADATA_MAX >> 20);
+        let words = format!("{name} has {mib} MiB of codec headers and attachments; at most {most} are read");
+        return Err(Fault::Unsupported.because(words));
     }
     let Some(stream) = streams::choose_video(&mut input) else {
         return Err(Fault::BadInput.because(format!("{name} has no video stream")));

@@ -17,6 +17,8 @@ use ffmpeg_next::{Dictionary, Error, Stream, ffi};
 pub(in crate::media) const OPEN_LIMIT: Duration = Duration::from_secs(120);
 /// Streams a file may have.
 pub(in crate::media) const STREAMS_MAX: u32 = 256;
+/// Bytes of codec headers and attachments (fonts) that all streams of a file may have together.
+pub(in crate::media) const EXTRADATA_MAX: u64 = 256 << 20;
 /// Pixels of a frame that a decoder may allocate.
 pub(in crate::media) const PIXELS_MAX: u64 = 16384 * 8704;
 
