@@ -38,11 +38,12 @@ pub struct Control {
     guard: Guard,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
+    feed: Arc<events::Feed>,
 }
 
 impl Control {
     fn new(asked: mpsc::Sender<Asked>, guard: Guard) -> Control {
-        Control { asked, guard, listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)) }
+        Control { asked, guard, listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)), feed: Arc::default() }
     }
 
     /// The daemon's answer; its refusals as errors.
@@ -61,9 +62,14 @@ pub fn front(listener: Listener, guard: Guard) -> Front {
     Box::new(move |asked| {
         Box::pin(async move {
             let limits = Limits::default();
-            let app = router::guarded(routes(Control::new(asked, guard.clone())), guard, &limits);
+            let control = Control::new(asked, guard.clone());
+            let app = router::guarded(routes(control.clone()), guard, &limits);
             tracing::info!("the page is at http://{}/", listener.address);
-            if let Err(error) = listener.serve(app, &limits, std::future::pending()).await {
+            let served = tokio::select! {
+                served = listener.serve(app, &limits, std::future::pending()) => served,
+                () = events::look(control) => Ok(true),
+            };
+            if let Err(error) = served {
                 tracing::error!("the page is not served: {}", one_line(&error));
             }
         })

@@ -141,8 +141,11 @@ function show(told) {
   const running = jobs.find((job) => job.state === "running");
   current(running);
   const queue = jobs.filter((job) => job.place !== null && job !== running);
-  const places = jobs.filter((job) => job.place !== null).length;
-  $("queued").textContent = queue.length || "";
+  const places = daemon.queued;
+  const waiting = places - (running ? 1 : 0);
+  $("queued").textContent = waiting || "";
+  const more = waiting - queue.length;
+  $("more").textContent = more > 0 ? `${more} more behind these` : "";
   fill($("queue"), queue.map((job) => line(job, [
     button("↑", `Earlier: ${job.job}`, () => act(of(job.job, "move"), { place: job.place - 1 }), job.place <= 1),
     button("↓", `Later: ${job.job}`, () => act(of(job.job, "move"), { place: job.place + 1 }), job.place >= places),
