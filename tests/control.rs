@@ -192,6 +192,41 @@ fn jobs_are_steered_and_told() {
 }
 
 #[test]
+fn a_job_at_work_is_shown() {
+    if !ready("a_job_at_work_is_shown") {
+        return;
+    }
+    let daemon = Daemon::start("127.0.0.1", &["--set", "batch_frames=20", "--set", "eta_frames=5", "--set", "nice=0"]);
+    let picture = |side: &str| {
+        let mut answer = daemon.agent.get(format!("{}/api/jobs/sub%2Fa.mkv/preview/{side}", daemon.at)).call().unwrap();
+        let kind = answer.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), kind, answer.body_mut().read_to_vec().unwrap())
+    };
+    assert_eq!(picture("before").0, 404);
+    film(&daemon.root.input("sub/a.mkv"), 1000, "960x540");
+    assert!(within(60, || daemon.job("sub/a.mkv")["progress"]["preview"].is_u64()), "{}", daemon.root.console());
+    for (side, size) in [("before", [640, 360]), ("after", [1280, 720])] {
+        let (status, kind, bytes) = picture(side);
+        assert_eq!((status, kind.as_deref()), (200, Some("image/jpeg")), "{side}");
+        // SOF0: height and width
+        let at = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).expect("a JPEG file") + 5;
+        let side_of = |n: usize| u32::from(bytes[at + n]) << 8 | u32::from(bytes[at + n + 1]);
+        assert_eq!([side_of(2), side_of(0)], size, "{side}");
+        let file = daemon.root.path().join(format!("output/sub/a.mkv.job/{side}.jpg"));
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).unwrap());
+        assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+    }
+    let first = daemon.job("sub/a.mkv")["progress"]["preview"].as_u64();
+    let later = || daemon.job("sub/a.mkv")["progress"]["preview"].as_u64();
+    assert!(within(60, || later() > first), "{}", daemon.root.console());
+    for path in ["/api/jobs/sub%2Fa.mkv/preview/plan", "/api/jobs/..%2F..%2Fetc/preview/before"] {
+        assert_eq!(daemon.get(path).status, 404, "{path}");
+    }
+    assert_eq!(daemon.post("/api/jobs/sub%2Fa.mkv/cancel", None).status, 200);
+    assert_eq!(picture("after").0, 404);
+}
+
+#[test]
 fn a_long_queue_is_told_in_parts() {
     if !ready("a_long_queue_is_told_in_parts") {
         return;

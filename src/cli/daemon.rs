@@ -16,6 +16,7 @@ use crate::http::control;
 use crate::http::guard::Guard;
 use crate::http::server::Listener;
 use crate::network::library;
+use crate::store::paths::Layout;
 
 pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let mut flags = Layer::new("flags");
@@ -26,7 +27,8 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let files = LogFiles { folder: &settings.folders.logs, name: "upscaled", days: settings.daemon.log_days };
     let _log = logging::init(Some(files), Console::Stderr)?;
     let folders = settings.folders.clone();
-    let front = arguments.listen.as_deref().map(|listen| front(listen, arguments)).transpose()?;
+    let layout = Layout::new(&folders);
+    let front = arguments.listen.as_deref().map(|listen| front(listen, arguments, layout)).transpose()?;
     let summary = daemon::run(Options {
         folders: settings.folders,
         settings: settings.daemon,
@@ -37,6 +39,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
             job.model = library::resolve_or_keep(&job.model, Some(&sources.root));
             Ok((job, run))
         }),
+        previews: front.is_some(),
         front,
         program: Program::this()?,
     })?;
@@ -48,7 +51,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
 }
 
 /// The listener of `--listen`, bound already, so that a wrong address ends the program at once.
-fn front(listen: &str, arguments: &DaemonArguments) -> Result<Front> {
+fn front(listen: &str, arguments: &DaemonArguments, layout: Layout) -> Result<Front> {
     let parts = listen.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
     let Some((host, port)) = parts.filter(|(host, _)| !host.is_empty()) else {
         return Err(Fault::Config.because(format!("--listen {listen}: write HOST:PORT, such as 127.0.0.1:8088")));
@@ -56,5 +59,5 @@ fn front(listen: &str, arguments: &DaemonArguments) -> Result<Front> {
     let listener = Listener::bind(host, port, "--listen")?;
     let access = &arguments.access;
     let guard = Guard::new(listener.address, access.token.read()?.as_deref(), access.insecure)?;
-    Ok(control::front(listener, guard))
+    Ok(control::front(listener, guard, layout))
 }

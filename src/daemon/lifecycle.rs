@@ -77,6 +77,7 @@ impl Service {
             key: layout.job_key(job),
             attempt: record.deaths + 1,
             lean: record.lean,
+            previews: self.options.previews,
             settings,
             run,
         };

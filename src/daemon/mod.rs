@@ -67,6 +67,8 @@ pub struct Options {
     pub settings_for: SettingsFor,
     /// What else answers for the daemon while it runs: given the way to its loop.
     pub front: Option<Front>,
+    /// Jobs leave pictures of what they make, before and after, for a front to show.
+    pub previews: bool,
     /// What is started as `<program> job` and `<program> probe FILE`.
     pub program: Program,
 }

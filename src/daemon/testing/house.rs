@@ -54,6 +54,7 @@ fn stand_in_daemon() {
         once,
         settings_for: Arc::new(move |_| Ok((JobSettings::default(), run_settings.clone()))),
         front: None,
+        previews: false,
         program: fake::program(&root),
     };
     match run(options) {

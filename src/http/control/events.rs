@@ -100,16 +100,24 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::Folders;
     use crate::daemon::control::{Asked, DaemonView, Response as Answer};
     use crate::http::guard::Guard;
+    use crate::store::paths::Layout;
     use futures_util::StreamExt;
+    use std::path::PathBuf;
     use tokio::sync::mpsc;
+
+    fn nowhere() -> Layout {
+        let at = |name: &str| PathBuf::from("/nowhere").join(name);
+        Layout::new(&Folders { root: at(""), input: at("input"), output: at("output"), logs: at("logs") })
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn one_asks_for_all_and_nobody_for_none() {
         let (asked, mut requests) = mpsc::channel::<Asked>(1);
         let guard = Guard::new("127.0.0.1:80".parse().unwrap(), None, false).unwrap();
-        let control = Control::new(asked, guard);
+        let control = Control::new(asked, guard, nowhere());
         tokio::spawn(look(control.clone()));
         let quiet = timeout(LOOK, requests.recv()).await;
         assert!(quiet.is_err(), "asked though nobody listens");
