@@ -91,8 +91,10 @@ packages() {
   libclang_found || missing+=(libclang-dev)
   command -v ffmpeg >/dev/null || missing+=(ffmpeg)
   command -v python3 >/dev/null || missing+=(python3)
-  # The test of power cuts follows the program's system calls.
+  # The test of power cuts follows the program's system calls; others set a clock, and fill a quota.
   command -v strace >/dev/null || missing+=(strace)
+  command -v faketime >/dev/null || missing+=(faketime)
+  command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
   local library
   for library in avcodec avformat avfilter avutil swscale swresample; do
     pkg-config --exists "lib$library" 2>/dev/null || missing+=("lib$library-dev")

@@ -35,6 +35,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_io_timeout", &["http"]),
     ("subtle", &["http"]),
     ("ureq", &["http"]),
+    ("reqwest", &["http"]),
+    ("rustls", &["http"]),
+    ("object_store", &["http"]),
+    ("http_range_header", &["http"]),
+    ("url", &["http"]),
     ("glob", &["cli"]),
 ];
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::fault::Fault;
+use crate::cli::bench::BenchArguments;
 use crate::cli::doctor::Part;
 use crate::cli::manifest::ManifestArguments;
 use crate::cli::model_args::ModelArguments;
@@ -63,6 +64,8 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// List, show, import, measure and compare models
     Model(ModelArguments),
+    /// Measure whether the tasks of the video service are done in time here
+    Bench(BenchArguments),
     /// Serve pictures over HTTP: POST one, get it back larger
     Worker(WorkerArguments),
     /// Have pictures made larger by workers
@@ -72,6 +75,9 @@ pub enum Command {
     /// (for the daemon) Do the job that is ordered on standard input
     #[command(hide = true)]
     Job,
+    /// (for the daemon) Load the model of the settings on standard input, then do the job that is ordered there
+    #[command(hide = true)]
+    Standby,
     /// (for measuring) Tell what decoding, upscaling and encoding a file cost alone
     #[command(hide = true)]
     Parts(PartsArguments),
@@ -88,6 +94,13 @@ pub struct DaemonArguments {
     /// Serve a page and an API at this address, such as 127.0.0.1:8088 (docs/control.md)
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// Serve clips of the video service's first contract (POST /upscale-video) at this address, such as
+    /// 127.0.0.1:29115 (docs/video-service.md)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub vidaio: Option<String>,
+    /// The same of its current contract (POST /upscale), such as 127.0.0.1:8003
+    #[arg(long, value_name = "HOST:PORT")]
+    pub vidaio_current: Option<String>,
     #[command(flatten)]
     pub access: AccessArguments,
     #[command(flatten)]
@@ -327,6 +340,8 @@ mod tests {
             "image batch d --pattern *.jpg -o e --keep-names",
             "image batch --batch d",
             "image health --port 8090,8092 --json",
+            "daemon --vidaio 127.0.0.1:29115 --vidaio-current 127.0.0.1:8003",
+            "bench tasks SD2HD --seconds 10 --json --set device=cpu",
         ] {
             let words = std::iter::once("upscaled").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

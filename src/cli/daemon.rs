@@ -11,12 +11,14 @@ use crate::cli::args::{DaemonArguments, Place};
 use crate::cli::exit::Ended;
 use crate::config;
 use crate::config::layers::Layer;
-use crate::daemon::{self, Front, Options, Program};
-use crate::http::control;
+use crate::config::settings::{JobSettings, VIDAIO};
+use crate::daemon::{self, Options, Program};
 use crate::http::guard::Guard;
 use crate::http::server::Listener;
+use crate::http::{control, vidaio};
 use crate::network::library;
 use crate::store::paths::Layout;
+use crate::store::requests::{self, Requests};
 
 pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let mut flags = Layer::new("flags");
@@ -27,20 +29,44 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let files = LogFiles { folder: &settings.folders.logs, name: "upscaled", days: settings.daemon.log_days };
     let _log = logging::init(Some(files), Console::Stderr)?;
     let folders = settings.folders.clone();
-    let layout = Layout::new(&folders);
-    let front = arguments.listen.as_deref().map(|listen| front(listen, arguments, layout)).transpose()?;
+    let mut fronts = Vec::new();
+    if let Some((listener, guard)) = bound(arguments.listen.as_deref(), "--listen", arguments)? {
+        fronts.push(control::front(listener, guard, Layout::new(&settings.folders)));
+    }
+    let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;
+    let current = bound(arguments.vidaio_current.as_deref(), "--vidaio-current", arguments)?;
+    let serves = original.is_some() || current.is_some();
+    let mut standby = JobSettings { profile: Some(VIDAIO.into()), ..settings.job.clone() };
+    standby.model = library::resolve_or_keep(&standby.model, Some(&sources.root));
+    let standby = Some(standby).filter(|_| serves);
+    if serves {
+        fronts.push(vidaio::front(vidaio::Options {
+            folders: settings.folders.clone(),
+            settings: settings.service,
+            variables: vidaio::StoreVariables::of_environment(),
+            model: settings.job.model,
+            original,
+            current,
+        })?);
+    }
+    let requests = Requests::new(Layout::new(&settings.folders));
     let summary = daemon::run(Options {
         folders: settings.folders,
         settings: settings.daemon,
         once: arguments.once,
         settings_for: Arc::new(move |job: &Path| {
-            let (mut job, run) = config::resolve_job(&sources, &folders, job)?;
+            let asked = requests::key_of(job).map(|key| requests.read(key)).transpose()?.flatten();
+            let (mut job, mut run) = config::resolve_job(&sources, &folders, job)?;
+            if let Some(record) = asked {
+                record.apply(&mut job, &mut run);
+            }
             // Children know no root: they get a path. What is not found is their complaint.
             job.model = library::resolve_or_keep(&job.model, Some(&sources.root));
             Ok((job, run))
         }),
-        previews: front.is_some(),
-        front,
+        fronts,
+        previews: arguments.listen.is_some(),
+        standby,
         program: Program::this()?,
     })?;
     Ok(match summary.exit_code(arguments.once) {
@@ -50,14 +76,15 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     })
 }
 
-/// The listener of `--listen`, bound already, so that a wrong address ends the program at once.
-fn front(listen: &str, arguments: &DaemonArguments, layout: Layout) -> Result<Front> {
-    let parts = listen.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+/// A listener where one is wanted, bound already, so that a wrong address ends the program at once.
+fn bound(wanted: Option<&str>, flag: &str, arguments: &DaemonArguments) -> Result<Option<(Listener, Guard)>> {
+    let Some(wanted) = wanted else { return Ok(None) };
+    let parts = wanted.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
     let Some((host, port)) = parts.filter(|(host, _)| !host.is_empty()) else {
-        return Err(Fault::Config.because(format!("--listen {listen}: write HOST:PORT, such as 127.0.0.1:8088")));
+        return Err(Fault::Config.because(format!("{flag} {wanted}: write HOST:PORT, such as 127.0.0.1:8088")));
     };
-    let listener = Listener::bind(host, port, "--listen")?;
+    let listener = Listener::bind(host, port, flag)?;
     let access = &arguments.access;
     let guard = Guard::new(listener.address, access.token.read()?.as_deref(), access.insecure)?;
-    Ok(control::front(listener, guard, layout))
+    Ok(Some((listener, guard)))
 }

@@ -1,4 +1,4 @@
-//! `upscaled job`: the child that does one job for the daemon.
+//! `upscaled job` and `upscaled standby`: the child that does one job for the daemon.
 
 use anyhow::Result;
 
@@ -9,13 +9,19 @@ use crate::cli::signals;
 use crate::daemon::child::{self, EventPipe};
 use crate::job::order::JobOrder;
 use crate::job::runner;
+use crate::job::standby::get_ready;
 use crate::model::progress::Event;
 
-pub fn run() -> Result<Ended> {
+/// `standby`: first read settings and get ready for such a job.
+pub fn run(standby: bool) -> Result<Ended> {
     child::guard()?;
     let shutdown = signals::shutdown_on_signals()?;
     // Kept to the end: what is still to be logged is written when it goes.
     let _log = logging::init(None, Console::Child)?;
+    if standby && let Err(error) = get_ready(&child::read_line()?) {
+        // The job itself will tell, in its own words.
+        tracing::debug!("not ready: {}", one_line(&error));
+    }
     let order: JobOrder = child::read_order()?;
     child::be_nice(order.run.nice);
     let pipe = EventPipe::new();

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod args;
+mod bench;
 mod client;
 mod daemon;
 mod doctor;
@@ -61,10 +62,12 @@ pub fn main() -> ExitCode {
         Command::Retry(arguments) => steer::retry(&place, arguments),
         Command::Doctor(arguments) => doctor::run(&place, arguments),
         Command::Model(arguments) => model::run(&place, arguments),
+        Command::Bench(arguments) => bench::run(&place, arguments),
         Command::Worker(arguments) => worker::run(&place, arguments),
         Command::Image(arguments) => pictures::run(arguments),
         Command::Manifest(arguments) => manifest::run(&place, arguments),
-        Command::Job => job::run(),
+        Command::Job => job::run(false),
+        Command::Standby => job::run(true),
         Command::Parts(arguments) => parts::run(&place, arguments),
         Command::Probe { file: Some(file) } => probe::run(file),
         Command::Probe { file: None } => probe::serve(),

@@ -55,7 +55,7 @@ pub fn parse(text: &str, base: &Path, scope: Scope, origin: &str) -> Result<Laye
     let mut layer = Layer::new(origin);
     for (name, value) in &table {
         let Some(key) = keys::find(name) else { return Err(complain(unknown(name, scope))) };
-        if scope == Scope::Preset && matches!(key.group, Group::Folders | Group::Daemon) {
+        if scope == Scope::Preset && matches!(key.group, Group::Folders | Group::Daemon | Group::Service) {
             return Err(complain(format!(
                 "{name} concerns the whole daemon; move it to {FILE_NAME} in the root folder"
             )));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::base::path_text;
-use crate::config::target;
+use crate::config::{settings, target};
 use crate::model::engine::FRAMES;
 
 /// Which struct of [`crate::config::settings`] a setting is a field of.
@@ -17,6 +17,7 @@ pub enum Group {
     Job,
     Run,
     Daemon,
+    Service,
 }
 
 /// What a setting's value must be.
@@ -76,6 +77,7 @@ pub const KEYS: &[Key] = &[
     optional(Group::Job, "size", Kind::Size(SIDE_MAX), "none"),
     optional(Group::Job, "height", Kind::Whole(2, SIDE_MAX as u64), "none"),
     optional(Group::Job, "task", Kind::Choice(target::TASK_NAMES), "none"),
+    optional(Group::Job, "profile", Kind::Choice(&[settings::VIDAIO]), "none"),
     key(Group::Job, "model", Kind::Model),
     key(Group::Job, "device", Kind::Device),
     key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16", "f16"])),
@@ -120,6 +122,17 @@ pub const KEYS: &[Key] = &[
     key(Group::Daemon, "attempts_max", Kind::Whole(1, 1000)),
     optional(Group::Daemon, "work_between", Kind::Text(is_hours, "two times of day, such as 22:00-07:00"), "none"),
     key(Group::Daemon, "log_days", Kind::Whole(1, 3650)),
+    optional(Group::Service, "public_url", Kind::Text(is_base_url, "a URL such as https://films.example"), "none"),
+    optional(Group::Service, "shared_folder", Kind::Path, "none"),
+    key(Group::Service, "result_seconds", Kind::Whole(1, 365 * DAY)),
+    key(Group::Service, "fetch_max_mb", Kind::Whole(1, MAX_MB)),
+    key(Group::Service, "fetch_seconds", Kind::Whole(1, DAY)),
+    key(Group::Service, "fetch_private", Kind::Switch),
+    optional(Group::Service, "store_bucket", Kind::Text(is_plain, PLAIN), "none"),
+    optional(Group::Service, "store_endpoint", Kind::Text(is_plain, "an address, such as minio.example:9000"), "none"),
+    key(Group::Service, "store_region", Kind::Text(is_plain, PLAIN)),
+    optional(Group::Service, "store_access_key", Kind::Text(is_plain, PLAIN), "none"),
+    optional(Group::Service, "store_secret_key", Kind::Text(is_plain, PLAIN), "none"),
 ];
 
 /// The setting of that name.
@@ -128,6 +141,11 @@ pub fn find(name: &str) -> Option<&'static Key> {
 }
 
 impl Key {
+    /// A value as messages show it.
+    pub fn shown<'a>(&self, value: &'a str) -> &'a str {
+        if self.name.ends_with("_key") { "(secret)" } else { value }
+    }
+
     /// What the value must be, in words, for messages.
     pub fn wanted(&self) -> String {
         let mut words = match self.kind {
@@ -273,6 +291,18 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
+/// Words of [`is_plain`].
+const PLAIN: &str = "a word of printable characters without blanks";
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 1024 && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn is_base_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    is_plain(text) && rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['?', '#', '@', '"']))
+}
+
 fn is_hours(text: &str) -> bool {
     parse_hours(text).is_some()
 }
@@ -280,7 +310,7 @@ fn is_hours(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings};
+    use crate::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings, ServiceSettings};
     use std::collections::BTreeSet;
     use std::os::unix::ffi::OsStringExt;
 
@@ -293,6 +323,7 @@ mod tests {
             (Group::Job, serde_json::to_value(JobSettings::default()).unwrap()),
             (Group::Run, serde_json::to_value(RunSettings::default()).unwrap()),
             (Group::Daemon, serde_json::to_value(DaemonSettings::default()).unwrap()),
+            (Group::Service, serde_json::to_value(ServiceSettings::default()).unwrap()),
         ] {
             let fields: BTreeSet<_> = value.as_object().unwrap().keys().filter(|k| *k != "root").cloned().collect();
             let keys: BTreeSet<_> = KEYS.iter().filter(|k| k.group == group).map(|k| k.name.to_string()).collect();
@@ -316,6 +347,7 @@ mod tests {
             serde_json::to_value(JobSettings::default()).unwrap(),
             serde_json::to_value(RunSettings::default()).unwrap(),
             serde_json::to_value(DaemonSettings::default()).unwrap(),
+            serde_json::to_value(ServiceSettings::default()).unwrap(),
         ] {
             defaults.extend(value.as_object().unwrap().clone());
         }

@@ -13,7 +13,7 @@ use crate::base::path_text::escape;
 use crate::config::file::{self, FILE_NAME, Scope};
 use crate::config::keys::{self, Group, KEYS, Key};
 use crate::config::nearest::nearest;
-use crate::config::settings::{DaemonSettings, Folders, JobSettings, OnSuccess, RunSettings};
+use crate::config::settings::{DaemonSettings, Folders, JobSettings, OnSuccess, RunSettings, ServiceSettings};
 use crate::config::target;
 
 /// Variables that begin like a setting and are none.
@@ -54,7 +54,8 @@ impl Layer {
         let key = keys::find(name).ok_or_else(|| Fault::Internal.because(format!("no setting is named {name}")))?;
         let read = key.read_os(value, base).ok_or_else(|| {
             let flag = name.replace('_', "-");
-            Fault::Config.because(format!("--{flag} {}: it must be {}", escape(Path::new(value)), key.wanted()))
+            let value = escape(Path::new(value));
+            Fault::Config.because(format!("--{flag} {}: it must be {}", key.shown(&value), key.wanted()))
         })?;
         self.set(key, read);
         Ok(())
@@ -92,6 +93,7 @@ impl Layer {
             };
             let read = key.read_os(&value, base).ok_or_else(|| {
                 let value = escape(Path::new(&value));
+                let value = key.shown(&value);
                 Fault::Config.because(format!("{name}={value} in the environment: it must be {}", key.wanted()))
             })?;
             layer.set(key, read);
@@ -142,6 +144,7 @@ pub struct Settings {
     pub job: JobSettings,
     pub run: RunSettings,
     pub daemon: DaemonSettings,
+    pub service: ServiceSettings,
 }
 
 /// The settings without presets. Every complaint is a [`Fault::Config`].
@@ -156,6 +159,7 @@ pub fn resolve(sources: &Sources) -> Result<Settings> {
         job: overlay(&JobSettings::default(), Group::Job, &layers)?,
         run: overlay(&RunSettings::default(), Group::Run, &layers)?,
         daemon: overlay(&DaemonSettings::default(), Group::Daemon, &layers)?,
+        service: overlay(&ServiceSettings::default(), Group::Service, &layers)?,
     };
     check_folders(&settings.folders)?;
     check_run(&settings.run, &settings.folders)?;

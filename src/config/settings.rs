@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::path_text;
 
+/// The profile of jobs whose outputs are scored by the Vidaio service.
+pub const VIDAIO: &str = "vidaio";
+
 /// What a finished job does with its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -55,6 +58,9 @@ pub struct JobSettings {
     /// `SD2HD`, `HD24K`, `4K28K`, `SD24K`.
     #[serde(default)]
     pub task: Option<String>,
+    /// A set of rules that the output has to keep: [`VIDAIO`].
+    #[serde(default)]
+    pub profile: Option<String>,
     /// A model's name, such as `fast`, or a path to an ONNX file.
     pub model: String,
     /// `auto`, `cpu`, `openvino`, `cuda:N`, `tensorrt:N`.
@@ -130,6 +136,7 @@ impl Default for JobSettings {
             size: None,
             height: None,
             task: None,
+            profile: None,
             model: "fast".into(),
             device: "auto".into(),
             precision: "auto".into(),
@@ -232,6 +239,57 @@ impl Default for DaemonSettings {
             attempts_max: 3,
             work_between: None,
             log_days: 14,
+        }
+    }
+}
+
+/// A word that is shown nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// The video service of a daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSettings {
+    /// What links to results begin with, such as `https://films.example`; `None`: as the request names us.
+    pub public_url: Option<String>,
+    /// Folder whose files may be named by path.
+    #[serde(with = "optional_path")]
+    pub shared_folder: Option<PathBuf>,
+    /// Seconds that results are kept.
+    pub result_seconds: u64,
+    /// MiB and seconds of one download.
+    pub fetch_max_mb: u64,
+    pub fetch_seconds: u64,
+    /// Downloads from this machine and private networks are allowed.
+    pub fetch_private: bool,
+    /// An S3-compatible store for results: bucket, address (`None`: Amazon's own) and region.
+    pub store_bucket: Option<String>,
+    pub store_endpoint: Option<String>,
+    pub store_region: String,
+    pub store_access_key: Option<Secret>,
+    pub store_secret_key: Option<Secret>,
+}
+
+impl Default for ServiceSettings {
+    fn default() -> Self {
+        ServiceSettings {
+            public_url: None,
+            shared_folder: None,
+            result_seconds: 86_400,
+            fetch_max_mb: 1024,
+            fetch_seconds: 300,
+            fetch_private: false,
+            store_bucket: None,
+            store_endpoint: None,
+            store_region: "us-east-1".into(),
+            store_access_key: None,
+            store_secret_key: None,
         }
     }
 }

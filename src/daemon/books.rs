@@ -24,6 +24,7 @@ use crate::store::history::{Ending, Entry, History};
 use crate::store::job_scan;
 use crate::store::paths::Layout;
 use crate::store::queue_file::{Queue, QueueFile};
+use crate::store::requests::key_of;
 use crate::store::versions;
 
 /// A job folder's lock is waited for so long: the last attempt may still be ending.
@@ -104,11 +105,15 @@ impl Books {
         })
     }
 
-    /// Puts the jobs at the end; those that have a line keep it. Returns the queue as it is then.
+    /// Puts the jobs at the end, requests of the video service behind the last of those; those that
+    /// have a line keep it. Returns the queue as it is then.
     pub fn enqueue(&self, jobs: &[PathBuf]) -> Result<Vec<PathBuf>> {
         self.edit(|queue| {
             let there: HashSet<PathBuf> = queue.iter().cloned().collect();
-            queue.extend(jobs.iter().filter(|job| !there.contains(*job)).cloned());
+            for job in jobs.iter().filter(|job| !there.contains(*job)) {
+                let urgent = queue.iter().rposition(|queued| key_of(queued).is_some()).map_or(0, |last| last + 1);
+                queue.insert(if key_of(job).is_some() { urgent } else { queue.len() }, job.clone());
+            }
         })
     }
 

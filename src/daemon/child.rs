@@ -47,6 +47,15 @@ pub fn be_nice(level: i32) {
     }
 }
 
+/// Reads one line of JSON from stdin; [`read_order`] may follow.
+pub fn read_line<T: serde::de::DeserializeOwned>() -> Result<T> {
+    let mut line = String::new();
+    io::stdin().lock().take(ORDER_MAX).read_line(&mut line).context("reading from stdin")?;
+    serde_json::from_str(&line).map_err(|error| {
+        Fault::Config.because(format!("stdin holds no settings ({error}); this command is for the daemon"))
+    })
+}
+
 /// Reads the order from stdin: one line of JSON. Then, in a thread of its own, ends the process as
 /// soon as stdin closes: the parent keeps it open as long as it lives.
 pub fn read_order<T: serde::de::DeserializeOwned>() -> Result<T> {

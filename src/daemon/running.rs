@@ -30,6 +30,8 @@ pub enum Why {
     Command,
     /// The hours of work are over, or pause marks were set on the files.
     Held,
+    /// A request of the video service goes first.
+    Overtaken,
     /// A person took its line out of queue.txt.
     Removed,
 }

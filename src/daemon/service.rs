@@ -30,6 +30,7 @@ use crate::base::clock;
 use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::store::paths::Layout;
+use crate::store::requests::key_of;
 
 /// The loop looks at clocks and files so often.
 const TICK: Duration = Duration::from_millis(200);
@@ -83,16 +84,17 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
     let hours = options.settings.work_between.as_deref().map(Hours::parse).transpose()?;
-    let spawner = Spawner::start(options.program.clone())?;
+    let spawner = Spawner::start(options.program.clone(), options.standby.as_ref())?;
     let (messages, mut inbox) = mpsc::channel(MESSAGES_MAX);
     let (asked, mut requests) = mpsc::channel::<Asked>(REQUESTS_MAX);
     let (wake, mut woken) = mpsc::channel(1);
     let systemd = Systemd::new();
     systemd.ready();
     let _server = Server::start(&layout.socket(), asked.clone())?;
-    if let Some(front) = options.front.take() {
-        tokio::spawn(front(asked));
+    for front in options.fronts.drain(..) {
+        tokio::spawn(front(asked.clone()));
     }
+    drop(asked);
     let books = Arc::new(Books::open(layout)?);
     if !recovered(&books, &options, &systemd, &mut interrupt, &mut terminate).await? {
         return Ok(ExitSummary { interrupted: true, ..ExitSummary::default() });
@@ -257,6 +259,7 @@ impl Service {
             self.flush();
         }
         self.hold();
+        self.give_way();
         let idle = self.running.is_none() && self.start_next(now);
         let line = match &self.running {
             Some(running) => format!("{}: {}", escape(&running.job), running.activity()),
@@ -359,6 +362,22 @@ impl Service {
             && (self.held.is_some() || self.books.paused_jobs().contains(&running.job))
         {
             running.stop(Why::Held);
+        }
+    }
+
+    /// A client waits for a request of the video service: a film of input/ goes on after it.
+    fn give_way(&mut self) {
+        let waits = |job: &&PathBuf| {
+            let standing = self.memory.get(*job).map_or(Standing::Ready, |memory| memory.standing);
+            standing == Standing::Ready && key_of(job).is_some()
+        };
+        let Some(running) = self.running.as_mut() else { return };
+        if running.why.is_none() && !running.finishing && key_of(&running.job).is_none() {
+            let paused = self.books.paused_jobs();
+            if self.lineup.jobs().iter().filter(waits).any(|job| !paused.contains(job)) {
+                tracing::info!("{}: stands back for a request", escape(&running.job));
+                running.stop(Why::Overtaken);
+            }
         }
     }
 

@@ -3,9 +3,11 @@
 //! before the program does.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
@@ -13,10 +15,14 @@ use tokio::sync::oneshot;
 use super::child::PARENT_ENV;
 use super::environment;
 use crate::base::failpoint;
-use crate::base::fault::{Fault, caught};
+use crate::base::fault::{Fault, caught, one_line};
+use crate::config::settings::JobSettings;
 
 /// Starts asked for and not yet served.
 const WAITING_MAX: usize = 64;
+
+/// A process stands by again when so much time has gone by without a start: not while a job begins.
+const STANDBY_REST: Duration = Duration::from_secs(2);
 
 /// Which program is started as a child: this one, or a stand-in in tests.
 #[derive(Clone, Debug)]
@@ -46,14 +52,71 @@ struct Start {
 #[derive(Clone)]
 pub struct Spawner(mpsc::SyncSender<Start>);
 
+/// A child that has made itself ready for a job before there is one.
+struct Standby {
+    program: Program,
+    /// What it makes itself ready for, as one line; nothing where none is kept.
+    line: Option<Vec<u8>>,
+    idle: Option<Child>,
+}
+
+impl Standby {
+    /// Sees that there is one.
+    fn fill(&mut self) {
+        let Some(line) = self.line.as_deref().filter(|_| self.idle.is_none()) else { return };
+        let started = caught("starting a standby process", || {
+            let mut child = spawn(&self.program, &["standby".into()])?;
+            // Far less than a pipe holds.
+            child.stdin.as_mut().context("a child without its pipes")?.write_all(line)?;
+            Ok(child)
+        });
+        match started {
+            Ok(child) => self.idle = Some(child),
+            Err(error) => {
+                tracing::warn!("no process stands by from now on: {}", one_line(&error));
+                self.line = None;
+            }
+        }
+    }
+
+    /// The one that is ready, or making itself so; `None` when it is not alive.
+    fn take(&mut self) -> Option<Child> {
+        let mut child = self.idle.take()?;
+        matches!(child.try_wait(), Ok(None)).then_some(child)
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.idle.take() {
+            let _ = child.kill().and_then(|()| child.wait());
+        }
+    }
+}
+
 impl Spawner {
     /// Starts the thread. It ends, and with it every child, when the last clone is dropped.
-    pub fn start(program: Program) -> Result<Spawner> {
+    /// `standby`: the settings that a process stands by for, ready to take up a job at once.
+    pub fn start(program: Program, standby: Option<&JobSettings>) -> Result<Spawner> {
         let (sender, receiver) = mpsc::sync_channel::<Start>(WAITING_MAX);
+        let line = standby.map(serde_json::to_vec).transpose()?.map(|line| [line, b"\n".to_vec()].concat());
+        let mut standby = Standby { program: program.clone(), line, idle: None };
         let serve = move || {
-            for start in receiver {
+            loop {
+                let start = match receiver.recv_timeout(STANDBY_REST) {
+                    Ok(start) => start,
+                    Err(mpsc::RecvTimeoutError::Timeout) => {
+                        standby.fill();
+                        continue;
+                    }
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                };
+                let ready = if start.arguments == ["job"] { standby.take() } else { None };
                 // This thread must not end: with it would all children.
-                let child = caught("starting a job process", || spawn(&program, &start.arguments));
+                let child = match ready {
+                    Some(child) => Ok(child),
+                    None => caught("starting a job process", || spawn(&program, &start.arguments)),
+                };
                 // A child nobody waits for any more is dead at once, not lost.
                 if let Err(Ok(mut orphan)) = start.reply.send(child) {
                     let _ = orphan.kill().and_then(|()| orphan.wait());
@@ -74,10 +137,23 @@ impl Spawner {
     }
 }
 
+/// Variables with secrets that are the supervisor's alone.
+const SECRETS: &[&str] = &[
+    "UPSCALED_TOKEN",
+    "UPSCALED_STORE_ACCESS_KEY",
+    "UPSCALED_STORE_SECRET_KEY",
+    "BUCKET_COMPATIBLE_ACCESS_KEY",
+    "BUCKET_COMPATIBLE_SECRET_KEY",
+];
+
 fn spawn(program: &Program, arguments: &[OsString]) -> Result<Child> {
     use std::os::unix::process::CommandExt;
     failpoint::hit("spawn")?;
-    let child = Command::new(&program.path)
+    let mut command = Command::new(&program.path);
+    for name in SECRETS {
+        command.env_remove(name);
+    }
+    let child = command
         .args(&program.arguments)
         .args(arguments)
         // Service descriptors, secrets and whatever else is the supervisor's alone.

@@ -13,7 +13,7 @@ use crate::engine::worker::{Counts, Job, Worker};
 use crate::model::engine::EnginePin;
 use crate::model::frame::Frame;
 use crate::network::model_file::ModelFile;
-use crate::pixel::sample::Coding;
+use crate::pixel::sample::{self, Coding};
 use crate::tile::grid::Grid;
 
 /// Depth of the picture between two passes and of still pictures: finer than any output.
@@ -129,8 +129,11 @@ impl Engine {
     /// Values may come out beyond 0..1.
     pub fn planes(&self, planes: &[&[f32]], (width, height): (usize, usize), passes: u32) -> Result<Vec<Vec<f32>>> {
         let fine = if self.pin.channels == 3 { Coding::RGB_STILL } else { self.fine() };
+        let mut codes = vec![0u8; planes.iter().map(|plane| 2 * plane.len()).sum()];
         let samples = planes.iter().flat_map(|plane| plane.iter());
-        let mut codes: Vec<u8> = samples.flat_map(|&v| fine.code(v.clamp(0.0, 1.0)).to_le_bytes()).collect();
+        for (to, &v) in codes.as_chunks_mut::<2>().0.iter_mut().zip(samples) {
+            *to = fine.code(v.clamp(0.0, 1.0)).to_le_bytes();
+        }
         if planes.len() != self.pin.channels as usize || codes.len() != planes.len() * width * height * 2 {
             return Err(Fault::Internal.because("a picture's planes do not fit the network"));
         }
@@ -139,9 +142,13 @@ impl Engine {
             pass.finish()?;
             codes = pass.planes();
         }
-        let value = |code: &[u8; 2]| fine.value(u16::from_le_bytes(*code));
+        let floats = |codes: &[u8]| {
+            let mut values = vec![0.0; codes.len() / 2];
+            sample::load(codes, fine, 1.0, &mut values);
+            values
+        };
         let plane = codes.len() / planes.len();
-        Ok(codes.chunks_exact(plane).map(|c| c.as_chunks::<2>().0.iter().map(value).collect()).collect())
+        Ok(codes.chunks_exact(plane).map(floats).collect())
     }
 }
 

@@ -18,6 +18,10 @@ use crate::http::limits::Limits;
 /// Seconds after which a client whose upload found no room may try again.
 const FULL_RETRY: Duration = Duration::from_secs(5);
 
+/// Fields of plain text that are kept, and bytes of each; more of one is dropped.
+const TEXTS_MAX: usize = 16;
+const TEXT_MAX: usize = 4096;
+
 /// Bytes of uploads in memory, over all requests.
 #[derive(Default)]
 pub struct Uploads(Arc<AtomicU64>);
@@ -52,9 +56,10 @@ pub struct File {
     pub bytes: Bytes,
 }
 
-/// The files of one field, in their order.
+/// The files of one field, in their order, and the fields that are plain text.
 pub struct Form {
     pub files: Vec<File>,
+    pub texts: Vec<(String, String)>,
     _share: Share,
 }
 
@@ -96,6 +101,7 @@ impl Uploads {
         let Ok(mut parts) = Multipart::from_request(request, &()).await else { return Err(missing(field)) };
         let share = Share { all: self.0.clone(), bytes: 0 };
         let mut reading = Reading { files: Vec::new(), share, refused: None, refused_bytes: 0 };
+        let mut texts = Vec::new();
         let mut pace = Pace { start: Instant::now(), received: 0, limits };
         loop {
             let part = pace.next(parts.next_field()).await?.map_err(|e| malformed(&e, limits))?;
@@ -106,11 +112,17 @@ impl Uploads {
                 let words = format!("At most {} files are taken at a time", limits.files);
                 reading.refuse(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, words));
             }
+            let text = part.name().filter(|_| part.file_name().is_none() && texts.len() < TEXTS_MAX).map(str::to_owned);
             let mut bytes = Vec::new();
+            let mut words = Vec::new();
             while let Some(piece) = pace.next(part.chunk()).await?.map_err(|e| malformed(&e, limits))? {
                 pace.received += piece.len() as u64;
                 reading.piece(&piece, name.is_some(), &mut bytes, pace.received, limits)?;
+                if text.is_some() && words.len() + piece.len() <= TEXT_MAX {
+                    words.extend_from_slice(&piece);
+                }
             }
+            texts.extend(text.zip(String::from_utf8(words).ok()));
             if let (Some(name), None) = (name, &reading.refused) {
                 reading.files.push(File { name, bytes: bytes.into() });
             }
@@ -118,7 +130,7 @@ impl Uploads {
         match reading.refused {
             Some(error) => Err(error),
             None if reading.files.is_empty() => Err(missing(field)),
-            None => Ok(Form { files: reading.files, _share: reading.share }),
+            None => Ok(Form { files: reading.files, texts, _share: reading.share }),
         }
     }
 }

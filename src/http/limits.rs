@@ -51,7 +51,19 @@ impl Default for Limits {
     }
 }
 
+/// Share of the memory that uploads may take.
+const UPLOADS_SHARE: u64 = 8;
+
 impl Limits {
+    /// The limits on a machine with so many bytes of memory.
+    pub fn within(memory: u64) -> Limits {
+        let mut limits = Limits::default();
+        limits.uploads_bytes = limits.uploads_bytes.min(memory / UPLOADS_SHARE);
+        limits.form_bytes = limits.form_bytes.min(limits.uploads_bytes);
+        limits.file_bytes = limits.file_bytes.min(limits.form_bytes);
+        limits
+    }
+
     /// The time within which so many bytes must have moved.
     pub fn time_for(&self, bytes: u64) -> Duration {
         self.grace + Duration::from_secs(bytes / self.rate.max(1))

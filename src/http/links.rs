@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_DISPOSITION;
-use axum::http::{HeaderValue, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::base::fault::Fault;
 use crate::http::error::ApiError;
@@ -115,7 +115,8 @@ fn expire(links: &mut VecDeque<Link>) {
     links.retain(|link| link.until > now);
 }
 
-fn secret() -> Result<String> {
+/// Hex digits that nobody can guess.
+pub fn secret() -> Result<String> {
     let mut bytes = [0u8; SECRET];
     let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("random bytes")?;
     if got != SECRET {
@@ -134,11 +135,13 @@ fn escaped(name: &str) -> String {
 pub async fn get(
     State(links): State<Arc<Links>>,
     Path((secret, _)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let Some(link) = links.find(&secret) else {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "There is no such file, or its time is over"));
     };
-    let mut response = reply::of(Source::File(link.file, link.at), link.length, link.kind, &links.limits);
+    let (source, tag) = (Source::File(link.file, link.at), format!("\"{secret}\""));
+    let mut response = reply::ranged(&headers, source, link.length, link.kind, &tag, &links.limits);
     let ascii: String = link.name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' }).collect();
     if let Ok(value) = HeaderValue::from_str(&format!("inline; filename=\"{ascii}\"")) {
         response.headers_mut().insert(CONTENT_DISPOSITION, value);

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod control;
 pub mod error;
+pub mod fetch;
 pub mod form;
 pub mod guard;
 pub mod images;
@@ -15,3 +16,11 @@ pub mod query;
 pub mod reply;
 pub mod router;
 pub mod server;
+pub mod shared;
+pub mod vidaio;
+
+/// Names the arithmetic of TLS, once for the program: clients of HTTPS ask for it by no other way.
+fn use_tls() {
+    // Refused when it is named already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

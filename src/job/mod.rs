@@ -1,5 +1,6 @@
 //! One job, restartable at any line: plan, resume, seal, assemble, publish, finish.
 
+pub mod bench;
 pub mod fingerprint;
 pub mod finish;
 pub mod frame_memory;
@@ -8,11 +9,13 @@ pub mod order;
 pub mod output;
 pub mod parts;
 pub mod planner;
+pub mod profile;
 pub mod publish;
 pub mod reporter;
 pub mod resume;
 pub mod runner;
 pub mod space;
+pub mod standby;
 pub mod still;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::job::space::Space;
 use crate::media::assemble::{self, AssembleRequest};
 use crate::media::assemble_video::ClipRef;
 use crate::media::verify::{self, VerifyRequest};
-use crate::media::{clip, clip_transcode, encoder_options};
+use crate::media::{clip, clip_transcode, encoder_options, rules};
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::frame::{Frame, Stamp};
 use crate::model::plan::Plan;
@@ -58,8 +58,16 @@ impl Output<'_> {
         let specs = &self.plan.encoder.specs;
         let clips = self.clips()?;
         let made = self.assemble(temporary, &clips, specs, &stamps)?;
-        let Some(limit) = self.plan.max_size_mb.map(|mib| mib << 20) else { return Ok(made) };
-        self.shrink(made, bytes_of(&clips), limit, &stamps)
+        let limit = self.plan.rules.map(|rules| rules.bytes_max).or(self.plan.max_size_mb.map(|mib| mib << 20));
+        let made = match limit {
+            Some(limit) => self.shrink(made, &clips, limit, &stamps)?,
+            None => made,
+        };
+        if let Some(rules) = &self.plan.rules {
+            rules::check(self.source, self.plan.info.video.stream, &made.path, stamps.len() as u64, rules)
+                .context("the output is not published")?;
+        }
+        Ok(made)
     }
 
     /// The clips as they go into one stream. After a fallback, H.264 carries both parameter
@@ -145,7 +153,7 @@ impl Output<'_> {
             stamps,
             report: &report,
             spec,
-            full: self.verify == VerifyMode::Full,
+            full: self.verify == VerifyMode::Full || self.plan.rules.is_some(),
         };
         let verified = self
             .reporter
@@ -158,7 +166,8 @@ impl Output<'_> {
     }
 
     /// Encodes all frames again at the rate that fits, until the file does.
-    fn shrink(&self, mut made: Made, mut video: u64, limit: u64, stamps: &[Stamp]) -> Result<Made> {
+    fn shrink(&self, mut made: Made, clips: &[ClipRef], limit: u64, stamps: &[Stamp]) -> Result<Made> {
+        let mut video = bytes_of(clips);
         let base = &self.plan.encoder.specs[self.sealed.encoder()];
         let seconds = self.seconds(stamps);
         let spills = resume::spills(self.dir, self.plan, self.reporter)?;
@@ -173,18 +182,40 @@ impl Output<'_> {
             }
             let rate = ((aim - other as f64) * 8.0 / seconds) as i64;
             if rate < 1000 {
-                let message = format!("the streams that are copied already need {} MiB of max_size_mb", other >> 20);
+                let message = format!(
+                    "the output may have {limit} bytes ({}), and all but its video needs {other} already",
+                    self.limited_by()
+                );
                 return Err(Fault::Unsupported.because(message));
             }
             let spec = encoder_options::at_bit_rate(base, rate as u64);
             self.reporter.log(
                 "info",
-                &format!("{} MiB is over max_size_mb: encoding again at {} kbit/s", made.bytes >> 20, rate / 1000),
+                &format!(
+                    "{} KiB is over {} KiB ({}): encoding again at {} kbit/s",
+                    made.bytes >> 10,
+                    limit >> 10,
+                    self.limited_by(),
+                    rate / 1000
+                ),
             );
             let mut again = Vec::new();
-            for (index, table) in &self.sealed.tables {
+            for ((index, table), clip) in self.sealed.tables.iter().zip(clips) {
                 let target = self.scratch(&format!("sized-{index:06}.nut"))?;
                 self.space.retry(0, "a clip that is encoded again", || {
+                    if self.plan.max_size_mb.is_none() {
+                        // Not every frame was kept for this rare case: out of the clip itself.
+                        self.reporter.beat();
+                        self.space.shutdown.check()?;
+                        return clip_transcode::transcode(
+                            &clip.path,
+                            &self.plan.encoder.specs[clip.spec],
+                            &target,
+                            &spec,
+                        )
+                        .map(drop)
+                        .inspect_err(|_| drop(std::fs::remove_file(&target)));
+                    }
                     let frames = SegmentFrames::new(resume::segments(&spills, *index));
                     self.encode_again(&spec, &target, table.stamps.len() as u64, frames)
                         .inspect_err(|_| drop(std::fs::remove_file(&target)))
@@ -197,9 +228,17 @@ impl Output<'_> {
         if made.bytes <= limit {
             return Ok(made);
         }
-        let message =
-            format!("the output is still {} MiB after {RATE_ATTEMPTS} attempts; raise max_size_mb", made.bytes >> 20);
+        let message = format!(
+            "the output is still {} bytes after {RATE_ATTEMPTS} attempts and may have {limit} ({})",
+            made.bytes,
+            self.limited_by()
+        );
         Err(Fault::Unsupported.because(message))
+    }
+
+    /// What limits the size, for messages.
+    fn limited_by(&self) -> &'static str {
+        if self.plan.rules.is_some() { "profile vidaio and max_size_mb" } else { "max_size_mb" }
     }
 
     /// A file for clips that are only made for this output; gone at the next start.

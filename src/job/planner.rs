@@ -7,18 +7,18 @@ use anyhow::{Context, Result};
 use crate::base::clock;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
-use crate::config::settings::JobSettings;
+use crate::config::settings::{JobSettings, VIDAIO};
 use crate::config::target::Target;
 use crate::engine::autotune::{self, Around};
 use crate::engine::{cascade, runtime, tune};
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
-use crate::job::{fingerprint, frame_memory};
+use crate::job::{fingerprint, frame_memory, profile};
 use crate::media::{self, container, encoder};
 use crate::model::engine::EnginePin;
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
-use crate::model::source::{SourceInfo, VideoInfo};
+use crate::model::source::{Colour, SourceInfo, VideoInfo};
 use crate::pipeline::{frame_diffusion, frame_files, still_diffusion};
 use crate::work::budget;
 
@@ -37,9 +37,16 @@ pub const ENGINE: &str = "TensorRT engine ";
 
 /// Plans a video job for a source that was just probed.
 pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Result<Plan> {
-    let settings = &order.settings;
+    let mut settings = &order.settings;
     if let Some(name) = &settings.pixel_format {
         info.video.format = parse_format(name)?;
+    }
+    let fingerprint = fingerprint::take(&order.source)?;
+    let profiled;
+    let mut rules = None;
+    if settings.profile.as_deref() == Some(VIDAIO) {
+        profiled = profile::vidaio(settings, &mut info, fingerprint.size, reporter)?;
+        (settings, rules) = (&profiled.0, Some(profiled.1));
     }
     let video = info.video.clone();
     let threads = tune::threads(settings);
@@ -71,7 +78,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         format: video.format,
         rate: video.average_rate,
         sample_aspect: video.sample_aspect,
-        colour: video.colour,
+        colour: if rules.is_some() { Colour { matrix: profile::matrix(&info), ..video.colour } } else { video.colour },
         hdr: video.hdr.clone(),
         threads,
     })
@@ -81,6 +88,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
     }
     reporter.beat();
     let wish = order.exact_target().map(|target| target.extension().unwrap_or_default().to_string_lossy());
+    let wish = wish.or_else(|| rules.map(|_| "mp4".into()));
     let chosen = container::choose(&order.source, &info, &choice.specs[0], wish.as_deref())?;
     for loss in info.losses.iter().chain(&chosen.losses) {
         reporter.remark(loss);
@@ -93,7 +101,7 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         program: format!("upscaled {}", env!("CARGO_PKG_VERSION")),
         created: clock::now_rfc3339(),
         source: order.source.clone(),
-        fingerprint: fingerprint::take(&order.source)?,
+        fingerprint,
         batches: match engine.diffusion {
             Some(_) => BatchRule { first: DIFFUSION_FRAMES.0, following: DIFFUSION_FRAMES.1 },
             None => batch_rule(settings, frame_bytes),
@@ -106,8 +114,10 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         deinterlace: deinterlaces(settings, &video),
         engine,
         encoder: choice,
-        max_size_mb: settings.max_size_mb,
-        settings: serde_json::to_value(settings).context("keeping the settings")?,
+        // The rules hold the size of theirs, without every frame being kept for it.
+        max_size_mb: settings.max_size_mb.filter(|_| rules.is_none()),
+        rules,
+        settings: serde_json::to_value(&order.settings).context("keeping the settings")?,
         libraries,
         key: String::new(),
         info,

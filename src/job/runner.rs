@@ -161,6 +161,10 @@ impl Job<'_> {
     fn plan(&self) -> Result<Planned> {
         let info = probe::probe(&self.order.source)?;
         if info.still {
+            if let Some(profile) = &self.order.settings.profile {
+                let words = format!("{} is a picture; profile = {profile:?} is for films", self.order.name());
+                return Err(Fault::BadInput.because(words));
+            }
             return Ok(Planned::Still(still::run(self.order, self.dir, self.reporter)?));
         }
         self.reporter.enter(Phase::Planning, "");

@@ -28,6 +28,7 @@ pub mod parameter_sets;
 pub mod picture;
 pub mod png;
 pub mod probe;
+pub mod rules;
 pub mod seek;
 pub mod side_data;
 pub mod stamps;

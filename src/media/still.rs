@@ -15,6 +15,8 @@ mod read;
 
 pub use read::{Opened, PIXELS_MAX, describe, kind_of, read};
 
+/// Pixels that are made code values together.
+const BLOCK: usize = 256;
 /// Quality of JPEG files written, without chroma subsampling.
 const JPEG_QUALITY: u8 = 95;
 
@@ -68,28 +70,26 @@ fn split(picture: &DynamicImage, kind: StillKind) -> Still {
     let channels = usize::from(colour.channel_count());
     let (gray, has_alpha) = (channels <= 2, colour.has_alpha());
     let deep = usize::from(colour.bytes_per_pixel()) / channels > 1;
-    let count = picture.width() as usize * picture.height() as usize;
+    let size = (picture.width(), picture.height());
+    let plane = || vec![0.0; size.0 as usize * size.1 as usize];
     let mut still = Still {
         kind,
-        width: picture.width(),
-        height: picture.height(),
-        luma: Vec::with_capacity(count),
-        cb: Vec::with_capacity(count),
-        cr: Vec::with_capacity(count),
-        alpha: has_alpha.then(|| Vec::with_capacity(count)),
+        width: size.0,
+        height: size.1,
+        luma: plane(),
+        cb: plane(),
+        cr: plane(),
+        alpha: has_alpha.then(plane),
         depth: if deep { 16 } else { 8 },
         gray,
         icc: None,
         exif: None,
     };
-    if deep {
-        for pixel in picture.to_rgba16().pixels() {
-            still.push(pixel.0.map(|s| f32::from(s) / 65535.0));
-        }
-    } else {
-        for pixel in picture.to_rgba8().pixels() {
-            still.push(pixel.0.map(|s| f32::from(s) / 255.0));
-        }
+    match (deep, has_alpha) {
+        (false, false) => still.fill::<3, u8>(&picture.to_rgb8(), 255.0),
+        (false, true) => still.fill::<4, u8>(&picture.to_rgba8(), 255.0),
+        (true, false) => still.fill::<3, u16>(&picture.to_rgb16(), 65535.0),
+        (true, true) => still.fill::<4, u16>(&picture.to_rgba16(), 65535.0),
     }
     still
 }
@@ -115,13 +115,16 @@ impl Still {
         planes
     }
 
-    fn push(&mut self, [r, g, b, a]: [f32; 4]) {
-        let [y, cb, cr] = if self.gray { [r, 0.5, 0.5] } else { to_ycc([r, g, b]) };
-        self.luma.push(y);
-        self.cb.push(cb);
-        self.cr.push(cr);
+    /// Fills the planes from pixels of three samples, or four with alpha.
+    fn fill<const N: usize, T: Copy + Into<f32>>(&mut self, pixels: &[T], top: f32) {
+        let colours = self.luma.iter_mut().zip(&mut self.cb).zip(&mut self.cr);
+        for (((y, cb), cr), pixel) in colours.zip(pixels.as_chunks::<N>().0) {
+            let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(|v| v.into() / top);
+            [*y, *cb, *cr] = if self.gray { [r, 0.5, 0.5] } else { to_ycc([r, g, b]) };
+        }
         if let Some(alpha) = &mut self.alpha {
-            alpha.push(a);
+            let last = pixels.as_chunks::<N>().0.iter().map(|pixel| pixel[N - 1].into() / top);
+            alpha.iter_mut().zip(last).for_each(|(to, v)| *to = v);
         }
     }
 
@@ -147,27 +150,11 @@ impl Still {
         // TIFF has no gray with alpha here.
         let gray = self.gray && !(alpha.is_some() && self.kind == StillKind::Tiff);
         let channels = if gray { 1 } else { 3 } + usize::from(alpha.is_some());
-        let size = if deep { 2 } else { 1 };
-        let top = if deep { f32::from(u16::MAX) } else { f32::from(u8::MAX) };
-        let code = |sample: f32| (sample.clamp(0.0, 1.0) * top + 0.5) as u16;
-        let mut bytes = vec![0u8; count * channels * size];
-        for (i, pixel) in bytes.chunks_exact_mut(channels * size).enumerate() {
-            let mut codes = [0u16; 4];
-            if gray {
-                codes[0] = code(self.luma[i]);
-            } else {
-                codes[..3].copy_from_slice(&to_rgb([self.luma[i], self.cb[i], self.cr[i]]).map(code));
-            }
-            if let Some(alpha) = alpha {
-                codes[channels - 1] = code(alpha[i]);
-            }
-            for (to, code) in pixel.chunks_exact_mut(size).zip(codes) {
-                match to {
-                    [byte] => *byte = code as u8,
-                    two => two.copy_from_slice(&code.to_ne_bytes()),
-                }
-            }
-        }
+        let colours = if gray { 1 } else { 3 };
+        let bytes = match deep {
+            false => self.interleaved(colours, alpha, f32::from(u8::MAX), |code| [code as u8]),
+            true => self.interleaved(colours, alpha, f32::from(u16::MAX), u16::to_ne_bytes),
+        };
         let colour = match (channels, deep) {
             (1, false) => ExtendedColorType::L8,
             (1, true) => ExtendedColorType::L16,
@@ -188,6 +175,45 @@ impl Still {
             StillKind::Tiff => self.pack(TiffEncoder::new(&mut out), &bytes, colour, &mut losses),
         }?;
         Ok((out.into_inner(), losses))
+    }
+
+    /// The pixels with `colours` samples and perhaps alpha, each as code values up to `top`.
+    fn interleaved<const SIZE: usize>(
+        &self,
+        colours: usize,
+        alpha: Option<&Vec<f32>>,
+        top: f32,
+        bytes: impl Fn(u16) -> [u8; SIZE],
+    ) -> Vec<u8> {
+        // Added to a float below it, rounds that to an integer in the low bits: such loops are vectorised.
+        const ROUND: f32 = 8_388_608.0;
+        let code = |sample: f32| (sample.clamp(0.0, 1.0) * top + ROUND).to_bits() as u16;
+        let (count, channels) = (self.luma.len(), colours + usize::from(alpha.is_some()));
+        let mut out = vec![0u8; count * channels * SIZE];
+        let mut codes = [[0u16; BLOCK]; 4];
+        for (start, pixels) in (0..count).step_by(BLOCK).zip(out.chunks_mut(BLOCK * channels * SIZE)) {
+            let part = start..(start + BLOCK).min(count);
+            let [r, g, b, a] = &mut codes;
+            if colours == 1 {
+                r.iter_mut().zip(&self.luma[part.clone()]).for_each(|(r, &y)| *r = code(y));
+            } else {
+                let (luma, cb, cr) = (&self.luma[part.clone()], &self.cb[part.clone()], &self.cr[part.clone()]);
+                let rgb = r.iter_mut().zip(g.iter_mut()).zip(b.iter_mut());
+                for (((r, g), b), ((&y, &cb), &cr)) in rgb.zip(luma.iter().zip(cb).zip(cr)) {
+                    [*r, *g, *b] = to_rgb([y, cb, cr]).map(code);
+                }
+            }
+            if let Some(alpha) = alpha {
+                let to = if colours == 1 { g } else { a };
+                to.iter_mut().zip(&alpha[part]).for_each(|(to, &v)| *to = code(v));
+            }
+            for (i, pixel) in pixels.chunks_exact_mut(channels * SIZE).enumerate() {
+                for (to, plane) in pixel.as_chunks_mut::<SIZE>().0.iter_mut().zip(&codes) {
+                    *to = bytes(plane[i]);
+                }
+            }
+        }
+        out
     }
 
     fn pack(

@@ -62,6 +62,15 @@ impl BatchRule {
     }
 }
 
+/// The rules of the profile `vidaio` in figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// The output is exactly so many times as wide and high as the source, as coded.
+    pub scale: u32,
+    /// Bytes of the output, at most.
+    pub bytes_max: u64,
+}
+
 /// plan.json.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -88,6 +97,9 @@ pub struct Plan {
     pub encoder: EncoderChoice,
     /// Keep every frame losslessly until the output fits in this many MiB.
     pub max_size_mb: Option<u64>,
+    /// What the output must be beyond that, where the job's profile says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Rules>,
     /// The settings that the job began with, as the order had them; null in plans of programs
     /// that did not keep them.
     #[serde(default)]

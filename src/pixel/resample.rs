@@ -78,6 +78,22 @@ impl Resampler {
         mut put: impl FnMut(usize, &[f32]),
     ) {
         let mut wide = std::mem::take(&mut scratch.phases);
+        let repeats = self.across.taps() == ROWS && !self.across.is_identity();
+        if let Some(scale) = self.across.period().filter(|_| repeats) {
+            // Each phase is the same filter over the whole row.
+            let width = self.from.0;
+            let mut out = vec![0.0; width * scale];
+            wide.resize(width, 0.0);
+            self.rows(load, rows, scratch, |n, row, _| {
+                for k in 0..scale {
+                    self.phase(k, row, &mut wide);
+                    out.chunks_exact_mut(scale).zip(&wide).for_each(|(to, v)| to[k] = *v);
+                }
+                put(n, &out[..self.to.0]);
+            });
+            scratch.phases = wide;
+            return;
+        }
         wide.resize(self.to.0 + MAX_SCALE, 0.0);
         self.rows(load, rows, scratch, |n, row, _| {
             let (left, _) = self.margins;
@@ -120,12 +136,7 @@ impl Resampler {
         wide.resize(width * scale, 0.0);
         let whole = self.to.0 / scale;
         self.rows(load, rows, scratch, |n, row, zeros| {
-            for (k, to) in wide.chunks_exact_mut(width).take(scale).enumerate() {
-                let (first, weights) = self.across.at(k.min(self.to.0 - 1));
-                let start = (self.margins.0 as isize + first) as usize;
-                let taps: [&[f32]; ROWS] = std::array::from_fn(|t| &row[start + t..][..width]);
-                weigh(&taps, weights, to);
-            }
+            wide.chunks_exact_mut(width).take(scale).enumerate().for_each(|(k, to)| self.phase(k, row, to));
             let mut phases: [&[f32]; MAX_SCALE] = [&[]; MAX_SCALE];
             phases.iter_mut().zip(wide.chunks_exact(width)).take(scale).for_each(|(slot, p)| *slot = &p[..whole]);
             let to = &mut out[n * row_bytes..][..row_bytes];
@@ -136,6 +147,14 @@ impl Resampler {
             }
         });
         scratch.phases = wide;
+    }
+
+    /// Every `period`th output sample of a row, from the `k`th on.
+    fn phase(&self, k: usize, row: &[f32], to: &mut [f32]) {
+        let (first, weights) = self.across.at(k.min(self.to.0 - 1));
+        let start = (self.margins.0 as isize + first) as usize;
+        let taps: [&[f32]; ROWS] = std::array::from_fn(|t| &row[start + t..][..to.len()]);
+        weigh(&taps, weights, to);
     }
 
     /// The rows filtered downward, with repeated samples at both ends; `then` gets the number

@@ -96,6 +96,7 @@ pub fn plan() -> Plan {
         },
         encoder: EncoderChoice { specs: vec![spec], passed_over: vec![] },
         max_size_mb: None,
+        rules: None,
         libraries: vec![],
         settings: serde_json::Value::Null,
         key: String::new(),

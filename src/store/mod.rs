@@ -15,5 +15,6 @@ pub mod paths;
 pub mod preview;
 pub mod queue_file;
 pub mod queue_lines;
+pub mod requests;
 pub mod spills;
 pub mod versions;

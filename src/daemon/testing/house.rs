@@ -53,8 +53,9 @@ fn stand_in_daemon() {
         settings: serde_json::from_str(&std::env::var(SETTINGS).unwrap()).unwrap(),
         once,
         settings_for: Arc::new(move |_| Ok((JobSettings::default(), run_settings.clone()))),
-        front: None,
+        fronts: Vec::new(),
         previews: false,
+        standby: None,
         program: fake::program(&root),
     };
     match run(options) {

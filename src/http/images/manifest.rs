@@ -23,8 +23,8 @@ use crate::http::error::ApiError;
 use crate::http::form::File;
 use crate::http::images::picture::{self, off_the_loop};
 use crate::http::images::request::Wish;
-use crate::http::images::shared::Shared;
 use crate::http::images::{Worker, engines};
+use crate::http::shared::Shared;
 use crate::media::still::Opened;
 use crate::store::manifest::{BYTES_MAX, Batch, Manifest};
 

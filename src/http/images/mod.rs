@@ -11,7 +11,6 @@ mod networks;
 mod picture;
 mod queue;
 mod request;
-mod shared;
 mod upscale;
 
 use std::path::PathBuf;
@@ -37,17 +36,15 @@ use crate::http::limits::Limits;
 use crate::http::links::{self, Links};
 use crate::http::router;
 use crate::http::server::Listener;
+use crate::http::shared::Shared;
 use crate::work::{budget, memory};
 use engines::Engines;
 use manifest::Manifests;
 use queue::Queue;
-use shared::Shared;
 
 /// Life of the links of a batch's results, and bytes of them on the disk.
 const LINK_LIFE: Duration = Duration::from_secs(3600);
 const LINK_BYTES: u64 = 2 << 30;
-/// Share of the memory that uploads may take.
-const UPLOADS_SHARE: u64 = 8;
 /// Bytes of a request that names a manifest.
 const MANIFEST_REQUEST_BYTES: usize = 64 << 10;
 /// How often the word to stop is looked for.
@@ -138,11 +135,7 @@ pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
     let listener = Listener::bind(&options.host, options.port, "--host and --port")?;
     let guard = Guard::new(listener.address, options.token.as_deref(), options.insecure)?;
     let shared = Shared::new(&options.shared)?;
-    let whole = memory::whole();
-    let mut limits = Limits::default();
-    limits.uploads_bytes = limits.uploads_bytes.min(whole / UPLOADS_SHARE);
-    limits.form_bytes = limits.form_bytes.min(limits.uploads_bytes);
-    limits.file_bytes = limits.file_bytes.min(limits.form_bytes);
+    let limits = Limits::within(memory::whole());
     let slots = engines::pictures_at_once(&options.settings.model, options.workers);
     let worker = Arc::new(Worker {
         engines: OnceLock::new(),

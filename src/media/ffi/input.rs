@@ -51,6 +51,8 @@ pub(in crate::media) struct StreamFacts {
     pub tag: String,
     /// FFmpeg's name of the codec, `none` when it knows none.
     pub codec: String,
+    /// FFmpeg's number of the codec's profile; negative unknown.
+    pub profile: i32,
     /// Stored fields, by the container or the stream's header.
     pub interlaced: bool,
     /// Average and nominal frame rate; 0/0 unknown.
@@ -163,6 +165,7 @@ pub(in crate::media) fn stream_facts(stream: &Stream) -> StreamFacts {
         StreamFacts {
             tag: tag.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '.' }).collect(),
             codec: CStr::from_ptr(ffi::avcodec_get_name(parameters.codec_id)).to_string_lossy().into_owned(),
+            profile: parameters.profile,
             interlaced: !matches!(
                 parameters.field_order,
                 ffi::AVFieldOrder::AV_FIELD_UNKNOWN | ffi::AVFieldOrder::AV_FIELD_PROGRESSIVE

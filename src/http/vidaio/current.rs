@@ -1,0 +1,136 @@
+//! `POST /upscale` of the current contract: up to five clips by path or URL, and a scale.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+use super::body::Body;
+use super::files;
+use super::service::{Failed, Service, Wish};
+use super::shared::{self, Refused};
+use crate::base::path_text::escape;
+use crate::http::error::ApiError;
+use crate::store::requests::Origin;
+
+/// Clips of a request.
+const VIDEOS_MAX: usize = 5;
+
+pub async fn post(
+    State(service): State<Arc<Service>>,
+    headers: HeaderMap,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let mut body = Body::of(body)?;
+    let videos = body.texts("video_paths", None);
+    let scale = body.whole("scale", None);
+    let outputs = body.texts("output_paths", Some(Vec::new()));
+    let task_id = body.text("task_id", Some(""));
+    // Model and encoder are the daemon's settings.
+    body.text("model", Some(""));
+    body.text("codec", Some(""));
+    body.whole("cq", Some(35));
+    if !(1..=VIDEOS_MAX).contains(&videos.len()) {
+        body.complain("video_paths", "too_long", "List should have at least 1 and at most 5 items");
+    }
+    if !outputs.is_empty() && outputs.len() != videos.len() {
+        body.complain("output_paths", "value_error", "There should be as many as in video_paths, or none");
+    }
+    body.end()?;
+    let scale = match scale {
+        2 => 2,
+        4 => 4,
+        _ => return Err(ApiError::new(StatusCode::BAD_REQUEST, "scale must be 2 or 4")),
+    };
+    let wish = |(at, video): (usize, &String)| wish(&service, video, outputs.get(at).map(String::as_str), scale);
+    let wishes = videos.iter().enumerate().map(wish).collect::<Result<Vec<_>, ApiError>>()?;
+    let place = service.places.enter()?;
+    let id: String = task_id.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    tracing::info!("{} clips are to be {scale} times as large (task {id:?})", wishes.len());
+    let work = {
+        let service = service.clone();
+        // Whoever leaves, it goes on.
+        tokio::spawn(async move {
+            let turn = service.places.turn().await;
+            // Together: while one is upscaled, the next is fetched.
+            let all = wishes.into_iter().map(|wish| one(&service, &headers, wish));
+            let ends = futures_util::future::join_all(all).await;
+            drop(turn);
+            drop(place);
+            answer(&service, ends)
+        })
+    };
+    let panicked = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The server failed; its log says why");
+    work.await.map(Json).map_err(panicked)
+}
+
+/// What became of one clip: its path or its URL.
+type End = Result<(String, String), Failed>;
+
+async fn one(service: &Arc<Service>, headers: &HeaderMap, wish: Result<Wish, Failed>) -> End {
+    let record = service.fulfil(wish?).await?;
+    Ok(match &record.origin {
+        Origin::Shared { target, .. } => (escape(target), String::new()),
+        _ => (String::new(), files::link(service, &record, headers)),
+    })
+}
+
+fn answer(service: &Service, ends: Vec<End>) -> Value {
+    let success = ends.iter().all(Result::is_ok);
+    let path = |end: &End| end.as_ref().map_or(String::new(), |(path, _)| path.clone());
+    let url = |end: &End| end.as_ref().map_or(String::new(), |(_, url)| url.clone());
+    json!({
+        "output_paths": ends.iter().map(path).collect::<Vec<_>>(),
+        "output_urls": ends.iter().map(url).collect::<Vec<_>>(),
+        "errors": ends.iter().map(|end| end.as_ref().err().map(|failed| failed.words.clone())).collect::<Vec<_>>(),
+        "success": success,
+        "queue_position": null,
+        "active_tasks": service.places.active(),
+        "queued_tasks": service.places.waiting(),
+    })
+}
+
+/// A clip as a wish. A path that cannot be is an error of the whole request; a URL that cannot be, of its clip.
+fn wish(service: &Service, video: &str, output: Option<&str>, scale: u32) -> Result<Result<Wish, Failed>, ApiError> {
+    let lower = video.to_ascii_lowercase();
+    if lower.starts_with("http://") || lower.starts_with("https://") {
+        let wish = Wish {
+            identity: format!("url {video}"),
+            origin: Origin::Url(video.to_owned()),
+            task: None,
+            scale,
+            max_size_mb: None,
+        };
+        return Ok(service.check_url(video).map(|()| wish));
+    }
+    let refuse = |refused| {
+        let words = match refused {
+            Refused::Missing => format!("Input file not found: {video}"),
+            Refused::Outside => "Paths have to lie in the shared folder".into(),
+        };
+        ApiError::new(StatusCode::BAD_REQUEST, words)
+    };
+    let folder = service.settings.shared_folder.as_deref();
+    let source = shared::source(folder, video).map_err(refuse)?;
+    let target = match output.filter(|output| !output.is_empty()) {
+        Some(output) => shared::target(folder, Path::new(output)).map_err(refuse)?,
+        None => {
+            let stem = source.file_stem().unwrap_or_default().to_os_string();
+            let suffix = format!("_upscaled_{scale}x.mp4");
+            source.with_file_name(crate::base::file_name::fit(&stem, suffix.as_ref()))
+        }
+    };
+    if target == source {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "The output would replace its input"));
+    }
+    let meta = std::fs::metadata(&source).map_err(|_| refuse(Refused::Missing))?;
+    let stamp = (meta.len(), meta.mtime(), meta.mtime_nsec());
+    let identity = format!("file {} {stamp:?} {}", escape(&source), escape(&target));
+    let origin = Origin::Shared { source, target };
+    Ok(Ok(Wish { identity, origin, task: None, scale, max_size_mb: None }))
+}

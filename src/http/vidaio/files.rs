@@ -1,0 +1,50 @@
+//! `/files/`: results of the service that no store keeps, for whoever has the link.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{CACHE_CONTROL, HOST};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::service::{Service, blocking};
+use crate::http::error::ApiError;
+use crate::http::reply::{self, Source};
+use crate::store::requests::Record;
+
+/// What every result is called.
+const NAME: &str = "upscaled.mp4";
+
+/// Where a client finds a result.
+pub fn link(service: &Service, record: &Record, headers: &HeaderMap) -> String {
+    if let Some(url) = record.finished.as_ref().and_then(|finished| finished.url.clone()) {
+        return url;
+    }
+    let host = || headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let base = service.settings.public_url.clone().unwrap_or_else(|| format!("http://{}", host()));
+    format!("{}/files/{}/{NAME}", base.trim_end_matches('/'), record.secret)
+}
+
+/// `GET /files/{secret}/{name}`; HEAD and ranges too.
+pub async fn get(
+    State(service): State<Arc<Service>>,
+    Path((secret, _)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, ApiError> {
+    let none = || ApiError::new(StatusCode::NOT_FOUND, "There is no such file, or its time is over");
+    let record = service.behind(&secret).await.ok_or_else(none)?;
+    let output = record.finished.map(|finished| finished.output).ok_or_else(none)?;
+    let open = move || {
+        let file = File::open(&output)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    };
+    let (file, length) = blocking(open).await.map_err(|_| none())?;
+    // The bytes under a secret never change.
+    let tag = format!("\"{secret}\"");
+    let source = Source::File(Arc::new(file), 0);
+    let mut response = reply::ranged(&headers, source, length, "video/mp4", &tag, &service.limits);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=3600"));
+    Ok(response)
+}

@@ -1,0 +1,97 @@
+//! The places of the current contract: so many requests at work, so many that wait, no more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::http::error::ApiError;
+
+/// As the service that this contract comes from has it.
+pub const ACTIVE_MAX: usize = 2;
+pub const WAITING_MAX: usize = 5;
+/// A client that found no place may come back after this.
+const FULL_RETRY: Duration = Duration::from_secs(10);
+
+/// All places.
+pub struct Places {
+    active: Arc<Semaphore>,
+    pending: Arc<AtomicUsize>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Places { active: Arc::new(Semaphore::new(ACTIVE_MAX)), pending: Arc::default() }
+    }
+}
+
+/// A request that was let in; it leaves when dropped.
+pub struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Places {
+    /// A place, at work or waiting.
+    ///
+    /// # Errors
+    /// 429 when all are taken.
+    pub fn enter(&self) -> Result<Place, ApiError> {
+        let fits = |pending: usize| (pending < ACTIVE_MAX + WAITING_MAX).then_some(pending + 1);
+        match self.pending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
+            Ok(_) => Ok(Place(self.pending.clone())),
+            Err(_) => {
+                let words = format!(
+                    "Upscaling queue full: {}/{WAITING_MAX} queued, {}/{ACTIVE_MAX} active",
+                    self.waiting(),
+                    self.active()
+                );
+                Err(ApiError::later(StatusCode::TOO_MANY_REQUESTS, words, FULL_RETRY))
+            }
+        }
+    }
+
+    /// Waits for the turn of a request that was let in.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.active.clone().acquire_owned().await.ok()
+    }
+
+    /// Requests at work.
+    pub fn active(&self) -> usize {
+        ACTIVE_MAX - self.active.available_permits()
+    }
+
+    /// Requests that were let in.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::SeqCst)
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.pending().saturating_sub(self.active())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn seven_and_no_more() {
+        let places = Places::default();
+        let mut inside: Vec<Place> = (0..7).map(|_| places.enter().unwrap()).collect();
+        let turn = places.turn().await;
+        assert_eq!((places.active(), places.waiting(), places.pending()), (1, 6, 7));
+        let full = places.enter().err().unwrap();
+        assert_eq!(full.status().as_u16(), 429);
+        assert!(full.reason().contains("queue full"));
+        inside.pop();
+        drop(turn);
+        assert!(places.enter().is_ok());
+        assert_eq!((places.active(), places.pending()), (0, 6));
+    }
+}

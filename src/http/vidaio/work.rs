@@ -1,0 +1,229 @@
+//! The way of one request: fetched, queued, waited for, delivered or stored; each step may be repeated, in
+//! this process or in the next.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use axum::http::StatusCode;
+use tokio::time::sleep;
+
+use super::service::{Ended, Failed, Service, Wish, blocking, internal, locked, stopping, unix_now};
+use super::shared;
+use super::store::ADDRESS_LIFE;
+use crate::base::fault::{Fault, one_line};
+use crate::base::path_text::{escape, unescape};
+use crate::daemon::control::Request;
+use crate::http::fetch::{FetchError, FetchLimits};
+use crate::http::links;
+use crate::store::history::{Ending, Entry};
+use crate::store::requests::{Finished, Origin, REQUEST_VERSION, Record, job};
+
+/// Between two looks at the history.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Service {
+    /// All of it, whoever still listens.
+    pub(super) async fn carry(&self, key: &str, wish: Option<Wish>) -> Ended {
+        let record = self.record(key, wish).await.map_err(|error| self.failed(&error))?;
+        let start = Instant::now();
+        match self.work(record, start).await {
+            Ok(record) => {
+                locked(&self.links).insert(record.secret.clone(), record.key.clone());
+                Ok(record)
+            }
+            Err(error) => {
+                let failed = error.downcast_ref::<FetchError>().map_or_else(|| self.failed(&error), failed_fetch);
+                // A result that only could not be stored is stored when it is asked for again.
+                if failed.status != StatusCode::SERVICE_UNAVAILABLE && self.published(&job(key)).is_none() {
+                    self.forget(key).await;
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    /// The record as it is kept, a new one where there is none, or the result of the old is gone.
+    async fn record(&self, key: &str, wish: Option<Wish>) -> Result<Record> {
+        let (requests, key) = (self.requests.clone(), key.to_owned());
+        blocking(move || {
+            let kept = match requests.read(&key) {
+                Err(error) if Fault::of(&error) == Fault::DamagedState => None,
+                kept => kept?,
+            };
+            let good = |finished: &Finished| unix_now() < finished.at.saturating_add(ADDRESS_LIFE.as_secs());
+            let whole =
+                |finished: &Finished| finished.url.as_ref().map_or(finished.output.is_file(), |_| good(finished));
+            if let Some(record) = &kept
+                && record.finished.as_ref().is_none_or(whole)
+            {
+                return Ok(record.clone());
+            }
+            let record = match (kept, wish) {
+                (Some(kept), _) => Record { finished: None, ..kept },
+                (None, Some(wish)) => Record {
+                    version: REQUEST_VERSION,
+                    key,
+                    secret: links::secret()?,
+                    origin: wish.origin,
+                    task: wish.task.map(str::to_owned),
+                    scale: wish.scale,
+                    max_size_mb: wish.max_size_mb,
+                    asked: unix_now(),
+                    finished: None,
+                },
+                (None, None) => return Err(Fault::NotFound.because("the request is not kept any more")),
+            };
+            requests.write(&record)?;
+            Ok(record)
+        })
+        .await
+    }
+
+    async fn work(&self, mut record: Record, start: Instant) -> Result<Record> {
+        if let Some(finished) = &record.finished {
+            let output = finished.output.clone();
+            shared::deliver(&record.origin, output).await?;
+            return Ok(record);
+        }
+        let key = record.key.clone();
+        let payload = self.requests.payload(&key);
+        match &record.origin {
+            _ if payload.is_file() => {}
+            Origin::Url(url) => {
+                let url = self.fetcher.check(url)?;
+                let time = Duration::from_secs(self.settings.fetch_seconds);
+                let limits = FetchLimits { bytes: self.settings.fetch_max_mb << 20, time };
+                self.fetcher.fetch(&url, &payload, limits).await?;
+            }
+            Origin::Shared { source, .. } => {
+                let (source, most) = (source.clone(), self.settings.fetch_max_mb << 20);
+                let folder = self.settings.shared_folder.clone();
+                let target = payload.clone();
+                blocking(move || shared::take(folder.as_deref(), &source, &target, most)).await?;
+            }
+            Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
+        }
+        let entry = self.upscaled(&job(&key)).await?;
+        let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
+        let output = output.filter(|_| entry.state == Ending::Done);
+        let Some(output) = output else { return Err(self.came_to_nothing(&entry)) };
+        shared::deliver(&record.origin, output.clone()).await?;
+        let (mut object, mut url) = (None, None);
+        if let (Some(store), false) = (&self.store, matches!(record.origin, Origin::Shared { .. })) {
+            let stored = store.put(&output, &record.secret).await.map_err(|error| {
+                // What a store says may hold its address and the name of the key.
+                tracing::error!("request {key}: the store: {}", one_line(&error));
+                Fault::Io.because("the result cannot be put into the store; the server's log says why")
+            })?;
+            (object, url) = (Some(stored.object), Some(stored.url));
+        }
+        let outcome = entry.outcome.unwrap_or_default();
+        record.finished = Some(Finished {
+            bytes: std::fs::metadata(&output).map_or(outcome.output_bytes, |meta| meta.len()),
+            frames: outcome.frames,
+            seconds: start.elapsed().as_secs_f64(),
+            at: unix_now(),
+            output,
+            object,
+            url,
+        });
+        let (requests, kept) = (self.requests.clone(), record.clone());
+        blocking(move || requests.write(&kept)).await?;
+        Ok(record)
+    }
+
+    /// The end of a job, which is queued where it has not ended already.
+    async fn upscaled(&self, job: &Path) -> Result<Entry> {
+        if let Some(entry) = self.published(job) {
+            return Ok(entry);
+        }
+        self.ask(Request::Add { jobs: vec![escape(job)] }).await?;
+        loop {
+            if let Some(entry) = self.end_of(job)? {
+                return Ok(entry);
+            }
+            if self.asked.is_closed() {
+                return Err(Fault::Stopped.because("the daemon stops"));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// The end of a job whose output is there.
+    fn published(&self, job: &Path) -> Option<Entry> {
+        self.end_of(job).ok().flatten().filter(|entry| {
+            let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
+            entry.state == Ending::Done && output.is_some_and(|output| output.is_file())
+        })
+    }
+
+    fn end_of(&self, job: &Path) -> Result<Option<Entry>> {
+        let mut history = locked(&self.history);
+        history.refresh()?;
+        Ok(history.last(job).filter(|entry| entry.state != Ending::Retried).cloned())
+    }
+
+    /// What is told of a job that ended without an output.
+    fn came_to_nothing(&self, entry: &Entry) -> anyhow::Error {
+        let reason = entry.reason.clone().unwrap_or_default();
+        match entry.state {
+            Ending::Cancelled | Ending::Removed => Fault::Internal.because("the job was cancelled"),
+            _ => entry.fault.unwrap_or(Fault::Internal).because(self.named(&reason, &entry.job)),
+        }
+    }
+
+    /// A job's reason with its own files called by what they are.
+    fn named(&self, words: &str, job: &Path) -> String {
+        let (source, output) = (self.layout.source(job), self.layout.output_dir(job));
+        let words = words.replace(&escape(&source), "the payload").replace(&escape(job), "the payload");
+        words.replace(&escape(&output), "the output")
+    }
+
+    /// An error as the client is told it; the whole of it in the log.
+    fn failed(&self, error: &anyhow::Error) -> Failed {
+        let fault = Fault::of(error);
+        let status = match fault {
+            Fault::BadInput | Fault::Unsupported => StatusCode::BAD_REQUEST,
+            Fault::Stopped => return stopping(),
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let words = one_line(error);
+        let folders = [self.layout.output(), self.layout.input(), self.layout.root()];
+        let shorter = folders.iter().fold(words, |words, folder| words.replace(&escape(folder), ".."));
+        Failed { status, words: without_paths(&shorter) }
+    }
+}
+
+/// Words without absolute paths.
+fn without_paths(words: &str) -> String {
+    let is_path = |word: &str| word.trim_start_matches(['"', '\'', '(', '[']).starts_with('/');
+    words.split(' ').map(|word| if is_path(word) { ".." } else { word }).collect::<Vec<_>>().join(" ")
+}
+
+/// A download's failure as the client is told it.
+pub fn failed_fetch(error: &FetchError) -> Failed {
+    let status = match error {
+        FetchError::Address(_) | FetchError::Unreachable(_) | FetchError::TooSlow(_) => StatusCode::BAD_REQUEST,
+        FetchError::Forbidden(_) => StatusCode::FORBIDDEN,
+        FetchError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        FetchError::Here(error) => {
+            tracing::error!("a download: {}", one_line(error));
+            return internal();
+        }
+    };
+    Failed { status, words: format!("The payload cannot be fetched: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_not_told() {
+        assert_eq!(without_paths("model /srv/m.onnx failed (\"/run/x\": 3 / 4)"), "model .. failed .. 3 .. 4)");
+        let failed = failed_fetch(&FetchError::Here(Fault::NoSpace.because("writing /srv/x")));
+        assert_eq!((failed.status.as_u16(), failed.words.contains("/srv")), (500, false));
+        assert_eq!(failed_fetch(&FetchError::TooLarge(5 << 20)).status.as_u16(), 413);
+    }
+}

@@ -1,0 +1,209 @@
+//! What clients of the video service asked for: one folder a request in input/, hidden from scans, with
+//! the request's record, and its payload, which is the source of an ordinary job.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::base::atomic_file::{self, Access};
+use crate::base::fault::one_line;
+use crate::base::path_text::{self, escape};
+use crate::config::settings::{CodecChoice, JobSettings, OnSuccess, RunSettings, VIDAIO};
+use crate::store::paths::Layout;
+use crate::store::versions;
+
+/// Folder of input/ and of output/ in which all of it lies.
+pub const FOLDER: &str = ".requests";
+/// Version of request.json that this program writes.
+pub const REQUEST_VERSION: u32 = 1;
+/// The payload, whatever the client called it.
+const PAYLOAD: &str = "payload";
+
+/// Where a payload comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// To be downloaded.
+    Url(String),
+    /// A file of the shared folder, canonical, and where its result goes.
+    Shared {
+        #[serde(with = "path_text")]
+        source: PathBuf,
+        #[serde(with = "path_text")]
+        target: PathBuf,
+    },
+    /// It came with the request.
+    Upload,
+}
+
+/// How a request ended well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    /// The published output.
+    #[serde(with = "path_text")]
+    pub output: PathBuf,
+    pub bytes: u64,
+    pub frames: u64,
+    /// From the request to its end.
+    pub seconds: f64,
+    /// Unix time.
+    pub at: u64,
+    /// Where a store keeps it: the object's name, and an address that needs no key.
+    pub object: Option<String>,
+    pub url: Option<String>,
+}
+
+/// request.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub version: u32,
+    /// Follows from what was asked: the same request has the same.
+    pub key: String,
+    /// The unguessable part of the result's link.
+    pub secret: String,
+    pub origin: Origin,
+    /// The task's name, or nothing where only a scale was asked for.
+    pub task: Option<String>,
+    pub scale: u32,
+    /// MiB.
+    pub max_size_mb: Option<u64>,
+    /// Unix time.
+    pub asked: u64,
+    pub finished: Option<Finished>,
+}
+
+/// The job of a request.
+pub fn job(key: &str) -> PathBuf {
+    [FOLDER, key, PAYLOAD].iter().collect()
+}
+
+/// The request that a job is of.
+pub fn key_of(job: &Path) -> Option<&str> {
+    let mut parts = job.iter();
+    let (folder, key, payload) = (parts.next()?, parts.next()?, parts.next()?);
+    (folder == FOLDER && payload == PAYLOAD && parts.next().is_none()).then(|| key.to_str()).flatten()
+}
+
+/// The requests of one installation.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    layout: Layout,
+}
+
+impl Requests {
+    pub fn new(layout: Layout) -> Requests {
+        Requests { layout }
+    }
+
+    /// The folder of a request.
+    pub fn folder(&self, key: &str) -> PathBuf {
+        self.layout.input().join(FOLDER).join(key)
+    }
+
+    pub fn payload(&self, key: &str) -> PathBuf {
+        self.layout.source(&job(key))
+    }
+
+    fn file(&self, key: &str) -> PathBuf {
+        self.folder(key).join("request.json")
+    }
+
+    /// Keeps a record, durably; nobody else may read it, for addresses may hold secrets.
+    pub fn write(&self, record: &Record) -> Result<()> {
+        let folder = self.folder(&record.key);
+        atomic_file::create_dirs(&folder, 0o700)?;
+        versions::write(&self.file(&record.key), record, Access::Private)
+    }
+
+    /// The record of a request; an error when it is damaged or of a newer version.
+    pub fn read(&self, key: &str) -> Result<Option<Record>> {
+        versions::read(&self.file(key), REQUEST_VERSION)
+    }
+
+    /// All that are kept. What cannot be read is told and left.
+    pub fn all(&self) -> Vec<Record> {
+        let Ok(entries) = std::fs::read_dir(self.layout.input().join(FOLDER)) else { return Vec::new() };
+        let keys = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let read = |key: String| match self.read(&key) {
+            Ok(record) => record.filter(|record| record.key == key),
+            Err(error) => {
+                tracing::warn!("a request is left as it is: {}", one_line(&error));
+                None
+            }
+        };
+        let mut all: Vec<Record> = keys.filter_map(read).collect();
+        all.sort_by_key(|record| record.asked);
+        all
+    }
+
+    /// Forgets a request: payload and result, the record last. Its job must not be at work.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        let output = self.layout.output_dir(&job(key));
+        for folder in [output, self.folder(key)] {
+            if folder.symlink_metadata().is_ok() {
+                std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", escape(&folder)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Record {
+    /// Lays what was asked over the settings of its job.
+    pub fn apply(&self, job: &mut JobSettings, run: &mut RunSettings) {
+        (job.task, job.size, job.height, job.scale) = (None, None, None, self.scale);
+        job.profile = Some(VIDAIO.into());
+        job.pixel_format = None;
+        job.max_size_mb = self.max_size_mb;
+        if job.codec == CodecChoice::H264 {
+            job.codec = CodecChoice::Auto;
+        }
+        // The payload is ours, and goes when its time is over.
+        run.on_success = OnSuccess::Keep;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::Folders;
+
+    #[test]
+    fn records_come_back_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let folders =
+            Folders { root: root.into(), input: root.join("i"), output: root.join("o"), logs: root.join("l") };
+        let requests = Requests::new(Layout::new(&folders));
+        let record = Record {
+            version: REQUEST_VERSION,
+            key: "0a1b".into(),
+            secret: "s".into(),
+            origin: Origin::Url("http://x/y?secret=1".into()),
+            task: Some("HD24K".into()),
+            scale: 2,
+            max_size_mb: Some(100),
+            asked: 7,
+            finished: None,
+        };
+        requests.write(&record).unwrap();
+        assert_eq!(requests.read("0a1b").unwrap(), Some(record.clone()));
+        assert_eq!(requests.all(), [record]);
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(requests.file("0a1b")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::create_dir_all(root.join("o/.requests/0a1b/x")).unwrap();
+        requests.remove("0a1b").unwrap();
+        assert!(requests.all().is_empty() && !root.join("o/.requests/0a1b").exists());
+        requests.remove("0a1b").unwrap();
+    }
+
+    #[test]
+    fn jobs_of_requests_are_known_by_their_place() {
+        assert_eq!(key_of(&job("ab")), Some("ab"));
+        for other in ["payload", ".requests/ab", ".requests/ab/film.mkv", "x/.requests/ab/payload"] {
+            assert_eq!(key_of(Path::new(other)), None, "{other}");
+        }
+    }
+}

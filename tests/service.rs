@@ -1,0 +1,18 @@
+//! The video service: the real program, asked by both of its contracts as their clients ask it.
+
+#[allow(dead_code)] // shared with the other tests, which use the rest
+mod common;
+#[path = "service/current.rs"]
+mod current;
+#[path = "service/kit.rs"]
+mod kit;
+#[path = "service/lives.rs"]
+mod lives;
+#[path = "service/origin.rs"]
+mod origin;
+#[path = "service/original.rs"]
+mod original;
+#[path = "service/payloads.rs"]
+mod payloads;
+#[path = "service/store.rs"]
+mod store;
