@@ -70,6 +70,9 @@ endif
 models: build    ## the table of docs/models.md: closeness and speed of every model; PICTURES=folder MODELS=folder
 	@scripts/model_table.py --bin target/release/upscaled --pictures "$(PICTURES)" --models "$(MODELS)" --write
 
+api: build        ## /openapi.json of daemon and worker: validated, and asked by schemathesis; TOOLS=folder of both programs
+	@scripts/openapi_check.py --bin target/release/upscaled $(if $(TOOLS),--tools "$(TOOLS)")
+
 page: build      ## the page in a real browser (headless Chromium), as on a desktop and on a phone
 	@scripts/page_check.py --program target/release/upscaled
 

@@ -23,6 +23,7 @@ use crate::daemon::control::{Asked, Request, Response};
 use crate::http::error::ApiError;
 use crate::http::guard::Guard;
 use crate::http::limits::Limits;
+use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
 use crate::store::paths::Layout;
@@ -100,6 +101,7 @@ fn routes(control: Control) -> Router {
         .route("/api/resume", post(jobs::resume_all))
         .route("/api/events", get(events::listen))
         .route("/metrics", get(metrics::tell))
+        .route("/openapi.json", get(async || openapi::answer(include_str!("openapi.json"))))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(control)
 }
