@@ -16,7 +16,7 @@ MUTANTS ?= 10000
 JOBS ?= 1000
 MINUTES ?=
 
-.PHONY: models load help setup gpu gpu-check build demo run test lint media kill syscalls torture bench install uninstall
+.PHONY: models load page help setup gpu gpu-check build demo run test lint media kill syscalls torture bench install uninstall
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -69,6 +69,12 @@ endif
 
 models: build    ## the table of docs/models.md: closeness and speed of every model; PICTURES=folder MODELS=folder
 	@scripts/model_table.py --bin target/release/upscaled --pictures "$(PICTURES)" --models "$(MODELS)" --write
+
+api: build        ## /openapi.json of daemon and worker: validated, and asked by schemathesis; TOOLS=folder of both programs
+	@scripts/openapi_check.py --bin target/release/upscaled $(if $(TOOLS),--tools "$(TOOLS)")
+
+page: build      ## the page in a real browser (headless Chromium), as on a desktop and on a phone
+	@scripts/page_check.py --program target/release/upscaled
 
 load: build      ## 8 clients for a minute on the image worker: errors, memory, rate beside the engine's own
 	@scripts/worker_load.py --bin target/release/upscaled

@@ -82,6 +82,11 @@ impl Daemon {
         self.ask("POST", path, &[], body)
     }
 
+    /// A job as `/api/jobs/JOB` tells of it.
+    fn job_itself(&self, name: &str) -> Value {
+        self.get(&format!("/api/jobs/{}", name.replace(' ', "%20"))).json()
+    }
+
     /// A job of `/api/jobs`, null where there is none.
     fn job(&self, name: &str) -> Value {
         let jobs = self.get("/api/jobs").json()["jobs"].as_array().unwrap().clone();
@@ -184,6 +189,80 @@ fn jobs_are_steered_and_told() {
     // Tried again, and queued by name
     assert_eq!(daemon.post("/api/jobs/c.mkv/retry", None).status, 200);
     assert!(within(60, || daemon.job("c.mkv")["state"] == "done"), "{}", daemon.root.console());
+}
+
+#[test]
+fn a_job_at_work_is_shown() {
+    if !ready("a_job_at_work_is_shown") {
+        return;
+    }
+    let daemon = Daemon::start("127.0.0.1", &["--set", "batch_frames=20", "--set", "eta_frames=5", "--set", "nice=0"]);
+    let picture = |side: &str| {
+        let mut answer = daemon.agent.get(format!("{}/api/jobs/sub%2Fa.mkv/preview/{side}", daemon.at)).call().unwrap();
+        let kind = answer.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), kind, answer.body_mut().read_to_vec().unwrap())
+    };
+    assert_eq!(picture("before").0, 404);
+    film(&daemon.root.input("sub/a.mkv"), 1000, "960x540");
+    assert!(within(60, || daemon.job("sub/a.mkv")["progress"]["preview"].is_u64()), "{}", daemon.root.console());
+    for (side, size) in [("before", [640, 360]), ("after", [1280, 720])] {
+        let (status, kind, bytes) = picture(side);
+        assert_eq!((status, kind.as_deref()), (200, Some("image/jpeg")), "{side}");
+        // SOF0: height and width
+        let at = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).expect("a JPEG file") + 5;
+        let side_of = |n: usize| u32::from(bytes[at + n]) << 8 | u32::from(bytes[at + n + 1]);
+        assert_eq!([side_of(2), side_of(0)], size, "{side}");
+        let file = daemon.root.path().join(format!("output/sub/a.mkv.job/{side}.jpg"));
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).unwrap());
+        assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+    }
+    let first = daemon.job("sub/a.mkv")["progress"]["preview"].as_u64();
+    let later = || daemon.job("sub/a.mkv")["progress"]["preview"].as_u64();
+    assert!(within(60, || later() > first), "{}", daemon.root.console());
+    for path in ["/api/jobs/sub%2Fa.mkv/preview/plan", "/api/jobs/..%2F..%2Fetc/preview/before"] {
+        assert_eq!(daemon.get(path).status, 404, "{path}");
+    }
+    assert_eq!(daemon.post("/api/jobs/sub%2Fa.mkv/cancel", None).status, 200);
+    assert_eq!(picture("after").0, 404);
+}
+
+#[test]
+fn a_long_queue_is_told_in_parts() {
+    if !ready("a_long_queue_is_told_in_parts") {
+        return;
+    }
+    let daemon = Daemon::start("127.0.0.1", &[]);
+    assert_eq!(daemon.post("/api/pause", None).status, 200);
+    let names: Vec<String> = (0..300).map(|n| format!("film {n:03}.mkv")).collect();
+    for name in &names[..299] {
+        std::fs::write(daemon.root.input(name), "no film").unwrap();
+    }
+    std::fs::write(daemon.root.path().join("queue.txt"), names.join("\n") + "\n").unwrap();
+    assert!(within(30, || daemon.get("/api/jobs").json()["daemon"]["queued"] == 300), "{}", daemon.root.console());
+    let part = |query: &str| {
+        let jobs = daemon.get(&format!("/api/jobs{query}")).json()["jobs"].as_array().unwrap().clone();
+        jobs.iter()
+            .map(|job| (job["place"].as_u64().unwrap(), job["job"].as_str().unwrap().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let want = |from: usize, to: usize| (from..to).map(|n| (n as u64 + 1, names[n].clone())).collect::<Vec<_>>();
+    assert_eq!(part(""), want(0, 100));
+    assert_eq!(part("?from=290&count=20"), want(290, 300));
+    assert_eq!(part("?count=100000").len(), 300);
+    assert_eq!(part("?from=300"), []);
+    for query in ["?from=-1", "?count=x", "?page=2"] {
+        assert_eq!(daemon.get(&format!("/api/jobs{query}")).status, 400, "{query}");
+    }
+    // Behind all parts
+    assert_eq!(daemon.job_itself("film 250.mkv")["place"], 251);
+    assert_eq!(daemon.post("/api/jobs/film%20250.mkv/pause", None).status, 200);
+    assert_eq!(daemon.job_itself("film 250.mkv")["state"], "paused");
+    let metrics = daemon.get("/metrics").body;
+    for line in
+        ["upscaled_jobs{state=\"paused\"} 1", "upscaled_jobs{state=\"queued\"} 299", "upscaled_queue_length 300"]
+    {
+        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
+    }
 }
 
 #[test]

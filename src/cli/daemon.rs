@@ -31,7 +31,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let folders = settings.folders.clone();
     let mut fronts = Vec::new();
     if let Some((listener, guard)) = bound(arguments.listen.as_deref(), "--listen", arguments)? {
-        fronts.push(control::front(listener, guard));
+        fronts.push(control::front(listener, guard, Layout::new(&settings.folders)));
     }
     let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;
     let current = bound(arguments.vidaio_current.as_deref(), "--vidaio-current", arguments)?;
@@ -65,6 +65,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
             Ok((job, run))
         }),
         fronts,
+        previews: arguments.listen.is_some(),
         standby,
         program: Program::this()?,
     })?;

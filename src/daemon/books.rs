@@ -212,6 +212,25 @@ impl Books {
         self.history().entries().filter(|entry| wanted(entry)).cloned().collect()
     }
 
+    /// The latest entries of jobs that `wanted` picks, at most `count`, the latest first.
+    pub fn latest(&self, count: usize, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        self.refresh();
+        let history = self.history();
+        let mut found: Vec<&Entry> = history.entries().filter(|entry| wanted(entry)).collect();
+        if found.len() > count {
+            found.select_nth_unstable_by(count, |a, b| b.at.cmp(&a.at));
+            found.truncate(count);
+        }
+        found.sort_by(|a, b| b.at.cmp(&a.at));
+        found.into_iter().cloned().collect()
+    }
+
+    /// The last entry of a job.
+    pub fn last_of(&self, job: &Path) -> Option<Entry> {
+        self.refresh();
+        self.history().last(job).cloned()
+    }
+
     fn record(&self, job: &Path, ending: Ending, stamp: Option<FileStamp>, why: Option<(Fault, &str)>) -> Result<()> {
         let stamp = stamp.or_else(|| stamp_of(&self.layout.source(job)).ok());
         let (size, mtime_ns) = stamp.map_or((0, 0), |stamp| (stamp.size, stamp.mtime_ns));

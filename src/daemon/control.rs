@@ -38,6 +38,12 @@ pub enum Request {
     Status {
         job: Option<String>,
     },
+    /// What a page shows, at little cost: the daemon, the running job, `count` jobs of the queue behind its first
+    /// `from`, and the last that ended. Of status.json only the running job's is read.
+    Glance {
+        from: usize,
+        count: usize,
+    },
     /// The jobs in the order of the queue.
     List,
     Add {
@@ -113,6 +119,11 @@ pub struct DaemonView {
     /// Files in input/ that are not settled yet.
     pub settling: usize,
     pub queued: usize,
+    /// Those of them that are paused one by one, and those that wait for something.
+    #[serde(default)]
+    pub paused_jobs: usize,
+    #[serde(default)]
+    pub waiting: usize,
     /// Jobs that ended since it began.
     #[serde(default)]
     pub done: u64,
@@ -131,7 +142,7 @@ pub struct JobView {
     pub place: Option<usize>,
     /// The running job's figures.
     pub progress: Option<Progress>,
-    /// Its status.json.
+    /// Its status.json; left out of a glance, but for the running job.
     pub status: Option<Status>,
     /// The finished file, as `base::path_text`.
     pub output: Option<String>,

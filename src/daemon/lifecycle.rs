@@ -11,7 +11,7 @@ use super::scheduler::{self, Choice, Next, Record, Standing};
 use super::service::{Memory, Service};
 use super::settle::FileStamp;
 use super::supervise::{End, Report};
-use super::{Message, probe, progress_log, recover, writable};
+use super::{Message, probe, progress_log, recover, views, writable};
 use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::config::settings::RunSettings;
@@ -77,6 +77,7 @@ impl Service {
             key: layout.job_key(job),
             attempt: record.deaths + 1,
             lean: record.lean,
+            previews: self.options.previews,
             settings,
             run,
         };
@@ -89,7 +90,7 @@ impl Service {
     /// The source is not there: the job keeps its place until a scan sees it.
     fn missing(&mut self, job: &Path) {
         self.memory.entry(job.to_path_buf()).or_default().standing = Standing::Missing;
-        self.books.transition(job, State::Waiting, "not in input/; goes on when it is there again", None);
+        self.books.transition(job, State::Waiting, views::MISSING, None);
     }
 
     /// The attempt at the running job is over.

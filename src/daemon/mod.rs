@@ -67,6 +67,8 @@ pub struct Options {
     pub settings_for: SettingsFor,
     /// What else answers for the daemon while it runs: each is given the way to its loop.
     pub fronts: Vec<Front>,
+    /// Jobs leave pictures of what they make, before and after, for a front to show.
+    pub previews: bool,
     /// A process stands by for jobs with settings like these, its model tried already.
     pub standby: Option<JobSettings>,
     /// What is started as `<program> job`, `<program> standby` and `<program> probe FILE`.

@@ -50,6 +50,7 @@ pub fn touches(request: &Request, running: Option<&Path>) -> bool {
         | Request::Cancel { job: Some(job) }
         | Request::Retry { job: Some(job), .. } => is(job),
         Request::Status { .. }
+        | Request::Glance { .. }
         | Request::List
         | Request::Add { .. }
         | Request::Move { .. }
@@ -87,7 +88,7 @@ pub fn renewed(request: &Request) -> Vec<PathBuf> {
 pub fn apply(books: &Books, request: &Request) -> Result<Response> {
     match request {
         Request::Status { job } => super::views::offline(books, job.as_deref()),
-        Request::List => super::views::offline(books, None),
+        Request::List | Request::Glance { .. } => super::views::offline(books, None),
         Request::Add { jobs } => add(books, jobs),
         Request::Remove { job } => {
             let job = queued(books, job)?;

@@ -151,6 +151,7 @@ mod tests {
             stages: vec![],
             tiles: 0,
             tiles_reused: 0,
+            preview: None,
             beat: 1,
         }
     }

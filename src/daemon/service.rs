@@ -388,6 +388,10 @@ impl Service {
                 let _ = asked.reply.send(response);
                 return;
             }
+            Request::Glance { from, count } => {
+                let _ = asked.reply.send(views::glance(self, *from, *count));
+                return;
+            }
             Request::List => {
                 let response = views::status(self, None);
                 let _ = asked.reply.send(response);

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 
 use crate::base::failpoint;
+use crate::base::fault::one_line;
 use crate::job::fingerprint;
 use crate::job::reporter::Reporter;
 use crate::job::resume::{self, Sealed};
@@ -16,6 +17,7 @@ use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Frame;
 use crate::model::plan::{BatchRange, Plan};
 use crate::pipeline::encode::EncodedBatch;
+use crate::pipeline::preview::Preview;
 use crate::pipeline::run::Keeper;
 use crate::pipeline::segments::Segment;
 use crate::store::frame_table::{FrameTable, TABLE_VERSION};
@@ -125,5 +127,12 @@ impl Keeper for JobKeeper<'_> {
 
     fn remark(&self, words: &str) {
         self.reporter.remark(words);
+    }
+
+    fn show(&self, preview: &Preview) {
+        match preview.jpegs().and_then(|pictures| self.dir.write_preview(&pictures)) {
+            Ok(()) => self.reporter.shows(preview.index),
+            Err(error) => tracing::debug!("frame {} cannot be shown: {}", preview.index, one_line(&error)),
+        }
     }
 }

@@ -33,6 +33,9 @@ pub struct JobOrder {
     /// How often the kernel killed it for lack of memory: it takes less in so many steps. No bit depends on it.
     #[serde(default)]
     pub lean: u32,
+    /// A frame of every batch is kept as pictures before and after, for the daemon's page.
+    #[serde(default)]
+    pub previews: bool,
     pub settings: JobSettings,
     pub run: RunSettings,
 }

@@ -68,6 +68,8 @@ struct Inner {
     /// Frames of this attempt after which its speed is believed.
     eta_after: u64,
     samples: VecDeque<Sample>,
+    /// The source frame that is shown.
+    preview: Option<u64>,
     written: Instant,
     status: Status,
 }
@@ -100,6 +102,7 @@ impl<'a> Reporter<'a> {
             total_frames: 0,
             eta_after: 1,
             samples: VecDeque::new(),
+            preview: None,
             written: Instant::now(),
             status,
         };
@@ -208,6 +211,11 @@ impl<'a> Reporter<'a> {
         self.inner().status.encoder = name.into();
     }
 
+    /// Pictures of this source frame can be seen.
+    pub fn shows(&self, frame: u64) {
+        self.inner().preview = Some(frame);
+    }
+
     /// The true length of the source.
     pub fn length_is(&self, frames: u64, batches: u64) {
         let mut inner = self.inner();
@@ -280,6 +288,7 @@ impl<'a> Reporter<'a> {
             stages: self.meter.named_busy(),
             tiles,
             tiles_reused,
+            preview: inner.preview,
             beat: self.meter.beats(),
         }
     }

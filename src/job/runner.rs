@@ -350,6 +350,7 @@ impl Job<'_> {
             shutdown: self.shutdown,
             checkpoint_seconds: run.checkpoint_seconds,
             lean,
+            previews: self.order.previews,
             haste: haste(),
         };
         let ended = pipeline.run()?;

@@ -4,17 +4,14 @@ use crate::judge::draw::Picture;
 use crate::media::still::{self, Still};
 use crate::model::frame::{Chroma, Frame, PixelFormat};
 use crate::model::source::Colour;
-use crate::pixel::colour::YuvCoding;
-use crate::pixel::kernel::{self, Axis, Filter};
+use crate::pipeline::rgb8::{axes, rgb8};
+use crate::pixel::kernel::Filter;
 use crate::pixel::resample::{Resampler, Scratch, resized};
 use crate::pixel::sample::{self, Coding};
-use crate::pixel::siting::Siting;
 
 /// The colour of frames made from stills: BT.601, limited range, as measurements in the
 /// literature have it.
 pub const STILL_COLOUR: Colour = Colour { range: 1, primaries: 1, transfer: 13, matrix: 6, chroma_location: 1 };
-/// Rows resampled at a time.
-const ROWS: usize = 64;
 
 /// The luma of a still as code values 16 to 235, not rounded.
 pub fn luma(still: &Still) -> Vec<f32> {
@@ -107,43 +104,7 @@ pub fn repeated(frame: &Frame, times: usize) -> Frame {
 
 /// A frame as 8-bit RGB.
 pub fn picture(frame: &Frame, colour: &Colour) -> Picture {
-    let (width, height) = (frame.width as usize, frame.height as usize);
-    let coding = YuvCoding::of(frame.format, colour, frame.height);
-    let (size, codes) = (frame.format.sample_bytes(), Coding::codes(frame.format.depth));
-    let full = (Axis::full(width), Axis::full(height));
-    let mut scratch = Scratch::default();
-    let mut data = Vec::with_capacity(3 * width * height);
-    let filters: [(Resampler, usize); 3] = std::array::from_fn(|plane| {
-        let from = axes(frame.format, plane, colour, (frame.width, frame.height));
-        (Resampler::new(Filter::CatmullRom, from, full), from.0.samples)
-    });
-    for start in (0..height).step_by(ROWS) {
-        let rows = start..(start + ROWS).min(height);
-        let planes: [Vec<f32>; 3] = std::array::from_fn(|plane| {
-            let (filter, samples) = &filters[plane];
-            let source = frame.plane(plane);
-            let load = |y: usize, row: &mut [f32]| {
-                sample::load(&source[y * samples * size..][..samples * size], codes, 1.0, row)
-            };
-            let mut out = Vec::with_capacity(width * rows.len());
-            filter.floats(load, rows.clone(), &mut scratch, |_, row| out.extend_from_slice(row));
-            out
-        });
-        let mut rgb = [vec![0; 2 * planes[0].len()], vec![0; 2 * planes[0].len()], vec![0; 2 * planes[0].len()]];
-        let [r, g, b] = &mut rgb;
-        coding.to_rgb([&planes[0], &planes[1], &planes[2]], [r, g, b]);
-        for i in 0..planes[0].len() {
-            let value = |plane: &Vec<u8>| Coding::RGB.value(u16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]));
-            data.extend(rgb.each_ref().map(|plane| (value(plane) * 255.0).round().clamp(0.0, 255.0) as u8));
-        }
-    }
-    Picture { width, height, data }
-}
-
-/// The axes of a plane of frames of this size.
-fn axes(format: PixelFormat, plane: usize, colour: &Colour, (width, height): (u32, u32)) -> (Axis, Axis) {
-    let samples = format.plane_size(plane, width, height);
-    kernel::axes(Siting::of(format, plane, colour), samples, (width, height))
+    Picture { width: frame.width as usize, height: frame.height as usize, data: rgb8(frame, colour) }
 }
 
 #[cfg(test)]

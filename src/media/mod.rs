@@ -20,6 +20,7 @@ pub mod encoder_options;
 pub mod encoder_session;
 pub mod feed;
 mod ffi;
+pub mod jpeg;
 pub mod lossless;
 #[cfg(test)]
 mod output_tests;

@@ -102,6 +102,24 @@ impl Frame {
         &mut self.data[range]
     }
 
+    /// The part of `width` x `height` whose upper left corner is at `x`, `y`, all in luma samples and even, or 0, or
+    /// up to the frame's end.
+    pub fn part(&self, x: u32, y: u32, width: u32, height: u32) -> Frame {
+        let mut part = Frame::new(self.format, width, height);
+        let bytes = self.format.sample_bytes();
+        for (plane, out) in part.planes_mut().into_iter().enumerate() {
+            let (sx, sy) = self.format.shifts(plane);
+            let row = self.format.plane_size(plane, self.width, self.height).0 as usize * bytes;
+            let (wide, _) = self.format.plane_size(plane, width, height);
+            let (left, top) = ((x >> sx) as usize * bytes, (y >> sy) as usize);
+            let rows = self.plane(plane).chunks_exact(row).skip(top);
+            for (to, from) in out.chunks_exact_mut(wide as usize * bytes).zip(rows) {
+                to.copy_from_slice(&from[left..left + to.len()]);
+            }
+        }
+        part
+    }
+
     /// All three planes at once, for writing.
     pub fn planes_mut(&mut self) -> [&mut [u8]; 3] {
         let luma = self.format.plane_bytes(0, self.width, self.height);
@@ -148,5 +166,15 @@ mod tests {
         let mut frame = Frame::new(ten, 3, 2);
         assert_eq!(frame.planes_mut().map(|p| p.len()), [12, 8, 8]);
         assert_eq!(frame.plane(2).len(), 8);
+    }
+
+    #[test]
+    fn parts_are_cut_from_every_plane() {
+        let mut frame = Frame::new(PixelFormat::YUV420, 7, 6);
+        frame.data.iter_mut().enumerate().for_each(|(n, v)| *v = n as u8);
+        let part = frame.part(2, 4, 5, 2);
+        assert_eq!(part.plane(0), [30, 31, 32, 33, 34, 37, 38, 39, 40, 41]);
+        assert_eq!((part.plane(1), part.plane(2)), (&[51, 52, 53][..], &[63, 64, 65][..]));
+        assert_eq!(frame.part(0, 0, 7, 6), frame);
     }
 }

@@ -63,6 +63,10 @@ pub struct Progress {
     pub tiles: u64,
     #[serde(default)]
     pub tiles_reused: u64,
+    /// The source frame, counted from 0, of which there are pictures before and after; they are replaced by those of a
+    /// later one.
+    #[serde(default)]
+    pub preview: Option<u64>,
     /// Grows whenever anything at all moves; a supervisor kills a job in which it stands still.
     pub beat: u64,
 }

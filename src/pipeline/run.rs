@@ -18,6 +18,7 @@ use crate::pipeline::decode::{Decode, Ended, Haste};
 use crate::pipeline::encode::{EncodeStage, EncodedBatch};
 use crate::pipeline::frames::BatchFrames;
 use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::preview::Preview;
 use crate::pipeline::segments::Segment;
 use crate::pipeline::upscale_stage::UpscaleStage;
 use crate::store::frame_table::FrameTable;
@@ -55,12 +56,15 @@ pub trait Keeper: Sync {
     fn encoder_changed(&self, encoder: usize, reason: &str);
     /// Something that people should know of this job.
     fn remark(&self, words: &str);
+    /// Shows what is being made. Whatever goes wrong with it is no error of the job.
+    fn show(&self, preview: &Preview);
 }
 
 /// Work for the durable stage.
 pub enum Durable {
     Seal(EncodedBatch),
     Spill(Arc<BatchFrames>),
+    Show(Box<Preview>),
 }
 
 /// Everything a run of the pipeline is given.
@@ -80,6 +84,8 @@ pub struct Pipeline<'a> {
     pub checkpoint_seconds: u64,
     /// Steps down in memory for the engine; `memory` and `area` are as small already.
     pub lean: u32,
+    /// A frame of every batch is shown.
+    pub previews: bool,
     pub haste: Haste,
 }
 
@@ -124,6 +130,7 @@ impl Pipeline<'_> {
             durable: durable_in.clone(),
             checkpoint_seconds: self.checkpoint_seconds,
             lean: self.lean,
+            previews: self.previews,
         };
         let encode = EncodeStage {
             plan: self.plan,
@@ -193,6 +200,7 @@ impl Pipeline<'_> {
                 Durable::Spill(batch) => {
                     self.meter.time(Stage::Spill, || batch.spill(self.keeper, false))?;
                 }
+                Durable::Show(preview) => self.keeper.show(&preview),
             }
             self.meter.beat();
         }

@@ -14,6 +14,7 @@ use crate::model::frame::{Frame, SourceFrame, Stamp};
 use crate::model::plan::{BatchRange, Plan};
 use crate::pipeline::frames::BatchFrames;
 use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::preview::Preview;
 use crate::pipeline::run::{Durable, Keeper};
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 use crate::work::area::WorkArea;
@@ -47,6 +48,8 @@ pub struct UpscaleStage<'a> {
     pub checkpoint_seconds: u64,
     /// Steps down in memory.
     pub lean: u32,
+    /// A frame of every batch is shown.
+    pub previews: bool,
 }
 
 /// The frame before and what became of it, so that an equal frame costs nothing.
@@ -65,6 +68,7 @@ impl UpscaleStage<'_> {
             .context("opening the upscaling engine")?;
         let mut batch: Option<Arc<BatchFrames>> = None;
         let mut before: Option<Before> = None;
+        let mut shown: Option<u64> = None;
         for source in frames {
             self.shutdown.check()?;
             let range = self.plan.batches.range(self.plan.batches.batch_of(source.index));
@@ -87,6 +91,13 @@ impl UpscaleStage<'_> {
             self.meter.time(Stage::Store, || current.put(index, &frame, !computed))?;
             self.meter.frame_ready(computed);
             self.checkpoint(&current, range.length - index - 1)?;
+            if self.previews && shown != Some(range.index) {
+                let preview = Preview::cut(self.plan, source.index, &source.frame, &frame);
+                // A busy stage is not waited for: the next frame is as good.
+                if self.durable.try_send(Durable::Show(Box::new(preview))).is_ok() {
+                    shown = Some(range.index);
+                }
+            }
             let hash = xxh3_64(&source.frame.data);
             before = Some(Before { source: source.frame, output: frame.clone(), tiles });
             let upscaled = Upscaled { index, stamp: source.stamp, hash, frame, batch: current };

@@ -21,6 +21,7 @@ use crate::model::plan::{PLAN_VERSION, Plan};
 use crate::model::status::{STATUS_VERSION, Status};
 use crate::store::clips::parse_clip_name;
 use crate::store::frame_table::parse_table_name;
+use crate::store::preview;
 use crate::store::spills::parse_spill_name;
 use crate::store::versions;
 
@@ -31,7 +32,8 @@ const MARKER_VERSION: u32 = 1;
 pub const NEW_PREFIX: &str = ".upscaled-new-";
 pub const REMOVED_PREFIX: &str = ".upscaled-removed-";
 /// Plain files a job folder may hold.
-const FILES: &[&str] = &[MARKER, "plan.json", "status.json", "end.json", "publish.json", "paused"];
+const FILES: &[&str] =
+    &[MARKER, "plan.json", "status.json", "end.json", "publish.json", "paused", preview::FILES[0], preview::FILES[1]];
 
 /// The marker's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,7 +255,7 @@ impl JobDir {
     pub fn discard(&self) -> Result<()> {
         self.must_hold_lock()?;
         let mut words = Vec::new();
-        for name in ["publish.json", "end.json", "spill", "clips", "plan.json"] {
+        for name in ["publish.json", "end.json", "spill", "clips", "plan.json"].into_iter().chain(preview::FILES) {
             self.drop_entry(&self.path.join(name), "started afresh", &mut words)?;
         }
         self.make_clips_folder()

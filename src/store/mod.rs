@@ -12,6 +12,7 @@ pub mod job_scan;
 pub mod line_merge;
 pub mod manifest;
 pub mod paths;
+pub mod preview;
 pub mod queue_file;
 pub mod queue_lines;
 pub mod requests;

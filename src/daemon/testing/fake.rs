@@ -46,6 +46,7 @@ pub fn progress(phase: Phase, beat: u64) -> Event {
         stages: vec![],
         tiles: 0,
         tiles_reused: 0,
+        preview: None,
         beat,
     })
 }

@@ -54,6 +54,7 @@ fn stand_in_daemon() {
         once,
         settings_for: Arc::new(move |_| Ok((JobSettings::default(), run_settings.clone()))),
         fronts: Vec::new(),
+        previews: false,
         standby: None,
         program: fake::program(&root),
     };

@@ -30,6 +30,7 @@ fn order(dir: &Path, text: &str) -> Vec<u8> {
         key: "key".into(),
         attempt: 1,
         lean: 0,
+        previews: false,
         settings: JobSettings::default(),
         run: RunSettings::default(),
     };

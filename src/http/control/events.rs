@@ -1,62 +1,153 @@
 //! `/api/events`: the jobs as server-sent events, whenever something about them has changed.
+//!
+//! One task asks the daemon for all who listen, and asks nothing while nobody does. What it hears becomes one event,
+//! made once and handed to everybody.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use futures_util::Stream;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
 use futures_util::stream::unfold;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::time::{sleep, timeout};
 
-use crate::daemon::control::Request;
 use crate::http::control::Control;
-use crate::http::control::jobs::Jobs;
+use crate::http::control::jobs::{self, Jobs};
 use crate::http::error::ApiError;
 
 /// Streams of events at a time.
 pub const LISTENERS_MAX: usize = 32;
 /// Between two looks at the daemon.
 const LOOK: Duration = Duration::from_secs(1);
+/// A silent stream says so often that it is alive.
+const ALIVE: Duration = Duration::from_secs(15);
 /// A browser that was refused asks again after this.
 const FULL: Duration = Duration::from_secs(10);
 
+/// What those who listen are told.
+#[derive(Default)]
+pub struct Feed {
+    /// The latest event as it goes over the wire; nothing while nobody listens.
+    latest: watch::Sender<Option<Bytes>>,
+    /// Somebody has come.
+    wanted: Notify,
+}
+
+/// Looks at the daemon for as long as somebody listens. It never ends.
+pub async fn look(control: Control) {
+    let feed = &control.feed;
+    loop {
+        feed.wanted.notified().await;
+        while feed.latest.receiver_count() > 0 {
+            if let Ok(response) = control.ask(jobs::first_page()).await
+                && let Ok(text) = serde_json::to_string(&Jobs::from(response))
+            {
+                let event = Bytes::from(format!("event: jobs\ndata: {text}\n\n"));
+                feed.latest.send_if_modified(|latest| {
+                    let changed = latest.as_ref() != Some(&event);
+                    latest.replace(event);
+                    changed
+                });
+            }
+            sleep(LOOK).await;
+        }
+        // Who comes next is not told of what is long past.
+        feed.latest.send_replace(None);
+    }
+}
+
 struct Listener {
-    control: Control,
-    /// What was told last.
-    told: String,
-    next: Instant,
+    latest: watch::Receiver<Option<Bytes>>,
     _place: OwnedSemaphorePermit,
 }
 
-pub async fn listen(
-    State(control): State<Control>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+pub async fn listen(State(control): State<Control>) -> Result<Response, ApiError> {
     let full = |_| ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "Too many listen already", FULL);
     let place = control.listeners.clone().try_acquire_owned().map_err(full)?;
-    let listener = Listener { control, told: String::new(), next: Instant::now(), _place: place };
-    let events = unfold(listener, |mut listener| async move {
-        // Ends when the daemon does.
-        let told = listener.changed().await?;
-        Some((Ok(Event::default().event("jobs").data(told)), listener))
+    let mut latest = control.feed.latest.subscribe();
+    latest.mark_changed();
+    control.feed.wanted.notify_one();
+    let events = unfold(Listener { latest, _place: place }, |mut listener| async move {
+        let piece = listener.next().await?;
+        Some((Ok::<_, Infallible>(piece), listener))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+    let mut response = Response::new(Body::from_stream(events));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
 }
 
 impl Listener {
-    /// The jobs as JSON as soon as they are other than before.
-    async fn changed(&mut self) -> Option<String> {
+    /// The next event, or a comment that keeps the connection alive; `None` when the daemon ends.
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
-            sleep_until(self.next).await;
-            self.next = Instant::now() + LOOK;
-            let jobs = Jobs::from(self.control.ask(Request::Status { job: None }).await.ok()?);
-            let text = serde_json::to_string(&jobs).ok()?;
-            if text != self.told {
-                self.told.clone_from(&text);
-                return Some(text);
+            match timeout(ALIVE, self.latest.changed()).await {
+                Err(_) => return Some(Bytes::from_static(b":\n\n")),
+                Ok(changed) => changed.ok()?,
+            }
+            if let Some(event) = self.latest.borrow_and_update().clone() {
+                return Some(event);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::Folders;
+    use crate::daemon::control::{Asked, DaemonView, Response as Answer};
+    use crate::http::guard::Guard;
+    use crate::store::paths::Layout;
+    use futures_util::StreamExt;
+    use std::path::PathBuf;
+    use tokio::sync::mpsc;
+
+    fn nowhere() -> Layout {
+        let at = |name: &str| PathBuf::from("/nowhere").join(name);
+        Layout::new(&Folders { root: at(""), input: at("input"), output: at("output"), logs: at("logs") })
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn one_asks_for_all_and_nobody_for_none() {
+        let (asked, mut requests) = mpsc::channel::<Asked>(1);
+        let guard = Guard::new("127.0.0.1:80".parse().unwrap(), None, false).unwrap();
+        let control = Control::new(asked, guard, nowhere());
+        tokio::spawn(look(control.clone()));
+        let quiet = timeout(LOOK, requests.recv()).await;
+        assert!(quiet.is_err(), "asked though nobody listens");
+        let mut streams = Vec::new();
+        for _ in 0..20 {
+            streams.push(listen(State(control.clone())).await.unwrap().into_body().into_data_stream());
+        }
+        for queued in [1, 2] {
+            let asked = requests.recv().await.unwrap();
+            assert_eq!(asked.request, jobs::first_page());
+            let daemon = Some(DaemonView { queued, ..DaemonView::default() });
+            asked.reply.send(Answer { daemon, ..Answer::default() }).unwrap();
+            let mut heard = Vec::new();
+            for stream in &mut streams {
+                heard.push(stream.next().await.unwrap().unwrap());
+            }
+            let first = &heard[0];
+            assert!(first.starts_with(b"event: jobs\ndata: {") && first.ends_with(b"}\n\n"), "{first:?}");
+            assert!(String::from_utf8_lossy(first).contains(&format!("\"queued\":{queued},")), "{first:?}");
+            assert!(heard.iter().all(|event| event.as_ptr() == first.as_ptr()), "the event is copied");
+            assert!(requests.try_recv().is_err(), "asked more than once for all");
+        }
+        drop(streams);
+        assert!(timeout(2 * LOOK, requests.recv()).await.is_err(), "asked on after the last had gone");
+        let mut late = listen(State(control.clone())).await.unwrap().into_body().into_data_stream();
+        let asked = requests.recv().await.unwrap();
+        asked
+            .reply
+            .send(Answer { daemon: Some(DaemonView { queued: 3, ..DaemonView::default() }), ..Answer::default() })
+            .unwrap();
+        assert!(String::from_utf8_lossy(&late.next().await.unwrap().unwrap()).contains("\"queued\":3,"));
     }
 }

@@ -1,8 +1,8 @@
 //! `/api/jobs`: the daemon's jobs, and what can be done to them.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::daemon::control::{DaemonView, JobView, Request, Response};
 use crate::http::control::Control;
 use crate::http::error::ApiError;
 
-/// The daemon and its jobs: those of the queue in its order, then those that ended, the latest first.
+/// The daemon and its jobs: the running one, a part of the queue in its order, then those that ended, the latest first.
 #[derive(Serialize)]
 pub struct Jobs {
     pub daemon: DaemonView,
@@ -50,8 +50,31 @@ pub async fn health() -> Json<Value> {
     Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
 }
 
-pub async fn all(State(control): State<Control>) -> Result<Json<Jobs>, ApiError> {
-    Ok(Json(control.ask(Request::Status { job: None }).await?.into()))
+/// What is shown of a queue where nothing else is asked for.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+/// What the page and those who listen to events see.
+pub fn first_page() -> Request {
+    Request::Glance { from: 0, count: PAGE }
+}
+
+/// Which part of the queue: `count` jobs behind the first `from`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    from: Option<usize>,
+    count: Option<usize>,
+}
+
+pub async fn all(
+    State(control): State<Control>,
+    part: Result<Query<Part>, QueryRejection>,
+) -> Result<Json<Jobs>, ApiError> {
+    let unreadable = |rejection: QueryRejection| ApiError::new(rejection.status(), rejection.body_text());
+    let Query(Part { from, count }) = part.map_err(unreadable)?;
+    let request = Request::Glance { from: from.unwrap_or(0), count: count.unwrap_or(PAGE).min(PAGE_MAX) };
+    Ok(Json(control.ask(request).await?.into()))
 }
 
 pub async fn one(State(control): State<Control>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {

@@ -15,7 +15,7 @@ const STATES: [JobState; 5] =
     [JobState::Queued, JobState::Running, JobState::Paused, JobState::Waiting, JobState::Failed];
 
 pub async fn tell(State(control): State<Control>) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
-    let response = control.ask(Request::Status { job: None }).await?;
+    let response = control.ask(Request::Glance { from: 0, count: 0 }).await?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text(&response)))
 }
 
@@ -45,7 +45,15 @@ fn metrics(response: &Response) -> Vec<Metric<'static>> {
     let counter = |name, help, samples| Metric { name, kind: "counter", help, samples };
     let one = |value: f64| vec![(String::new(), value)];
     let jobs = &response.jobs;
-    let of_state = |state: JobState| jobs.iter().filter(|job| job.state == state).count() as f64;
+    let listed = |state: JobState| jobs.iter().filter(|job| job.state == state).count();
+    let of_state = |state: JobState| match state {
+        JobState::Paused => daemon.paused_jobs as f64,
+        JobState::Waiting => daemon.waiting as f64,
+        JobState::Queued => {
+            daemon.queued.saturating_sub(daemon.paused_jobs + daemon.waiting + listed(JobState::Running)) as f64
+        }
+        other => listed(other) as f64,
+    };
     let states = STATES.iter().map(|state| (format!("{{state=\"{}\"}}", state.words()), of_state(*state))).collect();
     let mut all = vec![
         gauge("upscaled_jobs", "Jobs by state; failed ones among the latest 50 that ended.", states),
@@ -85,13 +93,15 @@ mod tests {
 
     #[test]
     fn the_text_is_as_prometheus_reads_it() {
-        let daemon = DaemonView { queued: 3, paused: true, done: 7, failed: 1, ..DaemonView::default() };
+        let daemon = DaemonView { queued: 3, waiting: 1, paused: true, done: 7, failed: 1, ..DaemonView::default() };
         let told = text(&Response { daemon: Some(daemon), ..Response::default() });
         for line in [
             "# TYPE upscaled_queue_length gauge",
             "upscaled_queue_length 3",
             "upscaled_paused 1",
             "upscaled_jobs{state=\"running\"} 0",
+            "upscaled_jobs{state=\"waiting\"} 1",
+            "upscaled_jobs{state=\"queued\"} 2",
             "# TYPE upscaled_jobs_ended_total counter",
             "upscaled_jobs_ended_total{end=\"done\"} 7",
         ] {

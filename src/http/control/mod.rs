@@ -8,6 +8,7 @@ mod jobs;
 mod login;
 mod metrics;
 mod page;
+mod preview;
 
 use std::sync::Arc;
 
@@ -22,8 +23,10 @@ use crate::daemon::control::{Asked, Request, Response};
 use crate::http::error::ApiError;
 use crate::http::guard::Guard;
 use crate::http::limits::Limits;
+use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
+use crate::store::paths::Layout;
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 64 << 10;
@@ -38,11 +41,14 @@ pub struct Control {
     guard: Guard,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
+    feed: Arc<events::Feed>,
+    layout: Layout,
 }
 
 impl Control {
-    fn new(asked: mpsc::Sender<Asked>, guard: Guard) -> Control {
-        Control { asked, guard, listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)) }
+    fn new(asked: mpsc::Sender<Asked>, guard: Guard, layout: Layout) -> Control {
+        let listeners = Arc::new(Semaphore::new(events::LISTENERS_MAX));
+        Control { asked, guard, listeners, feed: Arc::default(), layout }
     }
 
     /// The daemon's answer; its refusals as errors.
@@ -56,14 +62,19 @@ impl Control {
 }
 
 /// Serves a listener for as long as the daemon runs; give it to [`crate::daemon::Options`].
-pub fn front(listener: Listener, guard: Guard) -> Front {
+pub fn front(listener: Listener, guard: Guard, layout: Layout) -> Front {
     let guard = guard.with_login(OPEN);
     Box::new(move |asked| {
         Box::pin(async move {
             let limits = Limits::default();
-            let app = router::guarded(routes(Control::new(asked, guard.clone())), guard, &limits);
+            let control = Control::new(asked, guard.clone(), layout);
+            let app = router::guarded(routes(control.clone()), guard, &limits);
             tracing::info!("the page is at http://{}/", listener.address);
-            if let Err(error) = listener.serve(app, &limits, std::future::pending()).await {
+            let served = tokio::select! {
+                served = listener.serve(app, &limits, std::future::pending()) => served,
+                () = events::look(control) => Ok(true),
+            };
+            if let Err(error) = served {
                 tracing::error!("the page is not served: {}", one_line(&error));
             }
         })
@@ -85,10 +96,12 @@ fn routes(control: Control) -> Router {
         .route("/api/jobs/{job}/cancel", post(jobs::cancel))
         .route("/api/jobs/{job}/retry", post(jobs::retry))
         .route("/api/jobs/{job}/move", post(jobs::reorder))
+        .route("/api/jobs/{job}/preview/{side}", get(preview::picture))
         .route("/api/pause", post(jobs::pause_all))
         .route("/api/resume", post(jobs::resume_all))
         .route("/api/events", get(events::listen))
         .route("/metrics", get(metrics::tell))
+        .route("/openapi.json", get(async || openapi::answer(include_str!("openapi.json"))))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(control)
 }

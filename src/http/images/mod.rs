@@ -34,6 +34,7 @@ use crate::http::form::Uploads;
 use crate::http::guard::Guard;
 use crate::http::limits::Limits;
 use crate::http::links::{self, Links};
+use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
 use crate::http::shared::Shared;
@@ -122,6 +123,7 @@ fn resources(worker: Arc<Worker>) -> Router {
         .route("/health", get(about::health))
         .route("/info", get(about::info))
         .route("/stats", get(about::stats))
+        .route("/openapi.json", get(async || openapi::answer(include_str!("openapi.json"))))
         .with_state(worker)
         .merge(files)
 }

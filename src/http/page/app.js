@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 let seen = null; // the latest answer
 let stream = null;
+let pictured = ""; // the job and frame whose pictures are shown, or on their way
 
 async function call(method, path, body) {
   const answer = await fetch(path, {
@@ -124,7 +125,48 @@ function current(job) {
   } else {
     document.title = "upscaled";
   }
+  compare(job);
 }
+
+// Two pictures of one frame: the source over the result, cut where the slider stands.
+function compare(job) {
+  const frame = job?.progress?.preview ?? null;
+  const key = frame === null ? "" : `${frame} ${job.job}`;
+  if (key === pictured) return;
+  const other = key === "" || !pictured.endsWith(` ${job.job}`);
+  pictured = key;
+  if (other) $("compare").hidden = true;
+  if (key === "") return;
+  const load = (side) => {
+    const image = new Image();
+    image.src = `${of(job.job, "preview")}/${side}?frame=${frame}`;
+    return image.decode().then(() => image);
+  };
+  Promise.all([load("before"), load("after")]).then(([before, after]) => {
+    if (key !== pictured) return;
+    $("before").src = before.src;
+    $("after").src = after.src;
+    // Not larger than it is, nor too small to be handled.
+    $("compare").style.maxWidth = `${Math.max(after.naturalWidth, 320)}px`;
+    $("preview-of").textContent = `frame ${frame + 1}`;
+    $("compare").hidden = false;
+  }).catch(() => {
+    // Replaced or gone meanwhile: the next event says what there is.
+    if (key === pictured) pictured = "";
+  });
+}
+
+const cut = () => $("stage").style.setProperty("--cut", `${$("slider").value}%`);
+$("slider").addEventListener("input", cut);
+function drag(event) {
+  if (event.pointerType === "mouse" && !event.buttons) return;
+  const box = $("stage").getBoundingClientRect();
+  $("slider").value = Math.round((100 * (event.clientX - box.left)) / box.width);
+  cut();
+}
+$("stage").addEventListener("pointerdown", drag);
+$("stage").addEventListener("pointermove", drag);
+cut();
 
 const sure = (question) => window.confirm(question);
 
@@ -141,8 +183,11 @@ function show(told) {
   const running = jobs.find((job) => job.state === "running");
   current(running);
   const queue = jobs.filter((job) => job.place !== null && job !== running);
-  const places = jobs.filter((job) => job.place !== null).length;
-  $("queued").textContent = queue.length || "";
+  const places = daemon.queued;
+  const waiting = places - (running ? 1 : 0);
+  $("queued").textContent = waiting || "";
+  const more = waiting - queue.length;
+  $("more").textContent = more > 0 ? `${more} more behind these` : "";
   fill($("queue"), queue.map((job) => line(job, [
     button("↑", `Earlier: ${job.job}`, () => act(of(job.job, "move"), { place: job.place - 1 }), job.place <= 1),
     button("↓", `Later: ${job.job}`, () => act(of(job.job, "move"), { place: job.place + 1 }), job.place >= places),
