@@ -86,7 +86,7 @@ impl Notifier {
         let mut notices = tokio::task::spawn_blocking(move || Notices::open(&layout)).await??;
         loop {
             let found;
-            (notices, found) = off_the_loop(notices, Notices::next).await?;
+            (notices, found) = off_the_loop(notices, Notices::waiting).await?;
             let Some(notice) = found else {
                 sleep(LOOK).await;
                 continue;
@@ -300,7 +300,7 @@ mod tests {
         end(&layout, "a.mkv", Ending::Done);
         sleep(2 * LOOK).await;
         assert!(calls.try_recv().is_err(), "a name that leads here was asked");
-        let waits = Notices::open(&layout).unwrap().next().unwrap().unwrap();
+        let waits = Notices::open(&layout).unwrap().waiting().unwrap().unwrap();
         assert!(waits.tries > 0);
         running.abort();
     }

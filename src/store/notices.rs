@@ -84,7 +84,7 @@ impl Notices {
     }
 
     /// The next job to tell of, done or failed; `None` when all is told.
-    pub fn next(&mut self) -> Result<Option<Notice>> {
+    pub fn waiting(&mut self) -> Result<Option<Notice>> {
         let what = || format!("cannot read {}", escape(&self.history));
         let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
         let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(&self.history) {
@@ -160,32 +160,32 @@ mod tests {
         let mut end = |job: &str, ending| history.append(&Entry::new(Path::new(job), ending, 1, 2)).unwrap();
         end("before.mkv", Ending::Done);
         let mut notices = Notices::open(&layout).unwrap();
-        assert!(notices.next().unwrap().is_none(), "what ended before is no news");
+        assert!(notices.waiting().unwrap().is_none(), "what ended before is no news");
         end("a.mkv", Ending::Done);
         end("b.mkv", Ending::Cancelled);
         end("c.mkv", Ending::Failed);
-        let first = notices.next().unwrap().unwrap();
+        let first = notices.waiting().unwrap().unwrap();
         assert_eq!((first.entry.job.as_path(), first.tries), (Path::new("a.mkv"), 0));
         notices.again(&first, 100, 101).unwrap();
-        let again = Notices::open(&layout).unwrap().next().unwrap().unwrap();
+        let again = Notices::open(&layout).unwrap().waiting().unwrap().unwrap();
         assert_eq!((again.id.as_str(), again.tries, again.first, again.next), (first.id.as_str(), 1, 100, 101));
         notices.again(&again, 101, 103).unwrap();
         let mut notices = Notices::open(&layout).unwrap();
-        let again = notices.next().unwrap().unwrap();
+        let again = notices.waiting().unwrap().unwrap();
         assert_eq!((again.tries, again.first, again.next), (2, 100, 103));
         notices.done(&again).unwrap();
         let mut notices = Notices::open(&layout).unwrap();
-        let second = notices.next().unwrap().unwrap();
+        let second = notices.waiting().unwrap().unwrap();
         assert_eq!((second.entry.job.as_path(), second.tries), (Path::new("c.mkv"), 0));
         notices.done(&second).unwrap();
-        assert!(notices.next().unwrap().is_none());
+        assert!(notices.waiting().unwrap().is_none());
         // Emptied, torn, damaged
         std::fs::write(layout.history(), "no line of ours\n").unwrap();
         History::open(&layout.history()).unwrap().append(&Entry::new(Path::new("d.mkv"), Ending::Done, 1, 2)).unwrap();
-        let third = notices.next().unwrap().unwrap();
+        let third = notices.waiting().unwrap().unwrap();
         assert_eq!(third.entry.job, Path::new("d.mkv"));
         std::fs::write(at(".upscaled-notices.json"), "{").unwrap();
-        assert!(Notices::open(&layout).unwrap().next().unwrap().is_none());
+        assert!(Notices::open(&layout).unwrap().waiting().unwrap().is_none());
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(at(".upscaled-notices.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -205,7 +205,7 @@ mod tests {
         let count = WAITING_MAX / length + 100;
         std::fs::create_dir_all(layout.output()).unwrap();
         std::fs::write(layout.history(), (0..count).map(line).collect::<String>()).unwrap();
-        let first = notices.next().unwrap().unwrap();
+        let first = notices.waiting().unwrap().unwrap();
         let number: u64 = first.entry.job.to_str().unwrap()[..9].parse().unwrap();
         assert!((90..=101).contains(&number), "{number}");
     }
