@@ -34,6 +34,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("futures_util", &["http"]),
     ("tokio_io_timeout", &["http"]),
     ("subtle", &["http"]),
+    ("hmac", &["http"]),
     ("ureq", &["http"]),
     ("reqwest", &["http"]),
     ("rustls", &["http"]),

@@ -27,6 +27,11 @@ pub fn local_date() -> String {
     Zoned::now().date().to_string()
 }
 
+/// Whole seconds since 1970.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// Nanoseconds since 1970, negative before; saturates in the years 1677 and 2262.
 pub fn unix_ns(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {

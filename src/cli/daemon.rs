@@ -15,7 +15,7 @@ use crate::config::settings::{JobSettings, VIDAIO};
 use crate::daemon::{self, Options, Program};
 use crate::http::guard::Guard;
 use crate::http::server::Listener;
-use crate::http::{control, vidaio};
+use crate::http::{control, notices, vidaio};
 use crate::network::library;
 use crate::store::paths::Layout;
 use crate::store::requests::{self, Requests};
@@ -33,6 +33,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     if let Some((listener, guard)) = bound(arguments.listen.as_deref(), "--listen", arguments)? {
         fronts.push(control::front(listener, guard, Layout::new(&settings.folders)));
     }
+    let notice = notices::front(Layout::new(&settings.folders), &settings.service)?;
     let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;
     let current = bound(arguments.vidaio_current.as_deref(), "--vidaio-current", arguments)?;
     let serves = original.is_some() || current.is_some();
@@ -48,6 +49,9 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
             original,
             current,
         })?);
+    }
+    if let Some(front) = notice {
+        fronts.push(front);
     }
     let requests = Requests::new(Layout::new(&settings.folders));
     let summary = daemon::run(Options {

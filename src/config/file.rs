@@ -16,6 +16,9 @@ pub const FILE_NAME: &str = "upscaled.toml";
 /// A settings file is a page, not a film.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// Tables that may stand for the beginning of names: `url` of `[notify]` is `notify_url`.
+const TABLES: &[&str] = &["notify"];
+
 /// What may stand in a settings file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -53,7 +56,8 @@ pub fn parse(text: &str, base: &Path, scope: Scope, origin: &str) -> Result<Laye
         complain(format!("{place}{}", e.message().replace('\n', " ")))
     })?;
     let mut layer = Layer::new(origin);
-    for (name, value) in &table {
+    for (name, value) in flat(&table) {
+        let name = name.as_str();
         let Some(key) = keys::find(name) else { return Err(complain(unknown(name, scope))) };
         if scope == Scope::Preset && matches!(key.group, Group::Folders | Group::Daemon | Group::Service) {
             return Err(complain(format!(
@@ -66,6 +70,20 @@ pub fn parse(text: &str, base: &Path, scope: Scope, origin: &str) -> Result<Laye
         layer.set(key, read);
     }
     Ok(layer)
+}
+
+/// The settings, those of [`TABLES`] by their whole names.
+fn flat(table: &toml::Table) -> Vec<(String, &toml::Value)> {
+    let mut all = Vec::new();
+    for (name, value) in table {
+        match value {
+            toml::Value::Table(inside) if TABLES.contains(&name.as_str()) => {
+                all.extend(inside.iter().map(|(key, value)| (format!("{name}_{key}"), value)));
+            }
+            value => all.push((name.clone(), value)),
+        }
+    }
+    all
 }
 
 fn unknown(name: &str, scope: Scope) -> String {
@@ -92,6 +110,8 @@ mod tests {
             ("sclae = 2", "f: unknown setting sclae; did you mean scale?"),
             ("Scale = 2", "f: unknown setting Scale; did you mean scale?"),
             ("[job]\nscale = 2", "f: unknown setting job; docs/settings.md lists all"),
+            ("[notify]\nurl = 3", "f: notify_url = 3: it must be a URL such as https://films.example/done, or none"),
+            ("[notify]\nurk = 3", "f: unknown setting notify_urk; did you mean notify_url?"),
             ("scale = 20", "f: scale = 20: it must be a whole number from 2 to 8"),
             ("codec = \"vp9\"", "f: codec = \"vp9\": it must be one of auto, h264, hevc, av1"),
             ("crf = -1", "f: crf = -1: it must be a whole number from 0 to 63, or auto"),

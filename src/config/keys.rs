@@ -133,6 +133,9 @@ pub const KEYS: &[Key] = &[
     key(Group::Service, "store_region", Kind::Text(is_plain, PLAIN)),
     optional(Group::Service, "store_access_key", Kind::Text(is_plain, PLAIN), "none"),
     optional(Group::Service, "store_secret_key", Kind::Text(is_plain, PLAIN), "none"),
+    optional(Group::Service, "notify_url", Kind::Text(is_hook, "a URL such as https://films.example/done"), "none"),
+    optional(Group::Service, "notify_secret", Kind::Text(is_plain, PLAIN), "none"),
+    key(Group::Service, "notify_private", Kind::Switch),
 ];
 
 /// The setting of that name.
@@ -143,7 +146,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
 impl Key {
     /// A value as messages show it.
     pub fn shown<'a>(&self, value: &'a str) -> &'a str {
-        if self.name.ends_with("_key") { "(secret)" } else { value }
+        if self.name.ends_with("_key") || self.name.ends_with("_secret") { "(secret)" } else { value }
     }
 
     /// What the value must be, in words, for messages.
@@ -301,6 +304,11 @@ fn is_plain(text: &str) -> bool {
 fn is_base_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     is_plain(text) && rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['?', '#', '@', '"']))
+}
+
+fn is_hook(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    is_plain(text) && rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
 }
 
 fn is_hours(text: &str) -> bool {

@@ -274,6 +274,12 @@ pub struct ServiceSettings {
     pub store_region: String,
     pub store_access_key: Option<Secret>,
     pub store_secret_key: Option<Secret>,
+    /// Whom to tell of jobs that are done or have failed.
+    pub notify_url: Option<String>,
+    /// Signs what is told.
+    pub notify_secret: Option<Secret>,
+    /// He may be on this machine or in a private network.
+    pub notify_private: bool,
 }
 
 impl Default for ServiceSettings {
@@ -290,6 +296,9 @@ impl Default for ServiceSettings {
             store_region: "us-east-1".into(),
             store_access_key: None,
             store_secret_key: None,
+            notify_url: None,
+            notify_secret: None,
+            notify_private: false,
         }
     }
 }

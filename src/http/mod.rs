@@ -12,6 +12,7 @@ pub mod guard;
 pub mod images;
 pub mod limits;
 pub mod links;
+pub mod notices;
 pub mod openapi;
 pub mod query;
 pub mod reply;

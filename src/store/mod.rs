@@ -11,6 +11,7 @@ pub mod job_dir;
 pub mod job_scan;
 pub mod line_merge;
 pub mod manifest;
+pub mod notices;
 pub mod paths;
 pub mod preview;
 pub mod queue_file;

@@ -146,6 +146,25 @@ impl Fetcher {
         Ok(())
     }
 
+    /// Sends a small body; no redirect is followed, and the answer's body is not read. Its status.
+    pub async fn post(
+        &self,
+        url: &Url,
+        headers: &[(&'static str, String)],
+        body: Vec<u8>,
+        time: Duration,
+    ) -> Result<u16, FetchError> {
+        self.check_url(url)?;
+        let mut request = self.client.post(url.clone()).timeout(time).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        match request.send().await {
+            Ok(response) => Ok(response.status().as_u16()),
+            Err(error) => Err(refused(&error).unwrap_or_else(|| FetchError::Unreachable(words(&error)))),
+        }
+    }
+
     /// One request, redirects followed, from where the part ends.
     async fn try_once(&self, url: &Url, target: &Path, part: &Path, limits: FetchLimits) -> Result<Step, FetchError> {
         let known: PartOf = versions::read(&sidecar(target), VERSION).ok().flatten().unwrap_or_default();

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::http::StatusCode;
@@ -15,6 +15,7 @@ use super::Options;
 use super::places::Places;
 use super::store::Store;
 use super::work::failed_fetch;
+use crate::base::clock::unix_now;
 use crate::base::fault::{Fault, one_line};
 use crate::config::settings::ServiceSettings;
 use crate::daemon::control::{Asked, Request};
@@ -122,10 +123,6 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Work on files, apart from the loop.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.context("work on files was given up")?
-}
-
-pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl Service {

@@ -8,9 +8,10 @@ use anyhow::Result;
 use axum::http::StatusCode;
 use tokio::time::sleep;
 
-use super::service::{Ended, Failed, Service, Wish, blocking, internal, locked, stopping, unix_now};
+use super::service::{Ended, Failed, Service, Wish, blocking, internal, locked, stopping};
 use super::shared;
 use super::store::ADDRESS_LIFE;
+use crate::base::clock::unix_now;
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::{escape, unescape};
 use crate::daemon::control::Request;
