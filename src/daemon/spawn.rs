@@ -137,23 +137,10 @@ impl Spawner {
     }
 }
 
-/// Variables with secrets that are the supervisor's alone.
-const SECRETS: &[&str] = &[
-    "UPSCALED_TOKEN",
-    "UPSCALED_STORE_ACCESS_KEY",
-    "UPSCALED_STORE_SECRET_KEY",
-    "BUCKET_COMPATIBLE_ACCESS_KEY",
-    "BUCKET_COMPATIBLE_SECRET_KEY",
-];
-
 fn spawn(program: &Program, arguments: &[OsString]) -> Result<Child> {
     use std::os::unix::process::CommandExt;
     failpoint::hit("spawn")?;
-    let mut command = Command::new(&program.path);
-    for name in SECRETS {
-        command.env_remove(name);
-    }
-    let child = command
+    let child = Command::new(&program.path)
         .args(&program.arguments)
         .args(arguments)
         // Service descriptors, secrets and whatever else is the supervisor's alone.

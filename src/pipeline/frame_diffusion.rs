@@ -8,8 +8,6 @@ use crate::base::fault::Fault;
 use crate::base::path_text::{escape, unescape};
 use crate::config::settings::{JobSettings, RunSettings};
 use crate::engine::cascade;
-use crate::engine::diffusion::colour_fix::ColourFix;
-use crate::engine::diffusion::encode::Latent;
 use crate::engine::diffusion::field::Field;
 use crate::engine::diffusion::memory::{Asked, Keep};
 use crate::engine::diffusion::upscaler::{Options, Setup, Upscaler};
@@ -116,13 +114,8 @@ impl FrameModel {
             Err(error) => return Err(error),
         };
         drop(model.take_words());
-        let options = Options {
-            scale: pin.model_scale as usize,
-            process: own.process_size as usize,
-            seed: own.seed,
-            latent: Latent::of(&own.latent).unwrap_or_default(),
-            colours: ColourFix::of(&own.colour_fix).unwrap_or_default(),
-        };
+        let scale = pin.model_scale as usize;
+        let options = still_diffusion::named(scale, own.process_size, own.seed, &own.latent, &own.colour_fix);
         let frame = (frame.0 as usize, frame.1 as usize);
         let tiles = model.tiles(frame, &options).iter().sum::<usize>() as u64;
         Ok(FrameModel { model, options, frame, tiles })

@@ -32,12 +32,17 @@ pub fn setup(job: &JobSettings, run: &RunSettings) -> Setup {
 
 /// What the settings want of a picture that becomes so many times as large.
 pub fn options(job: &JobSettings, scale: usize) -> Options {
+    named(scale, job.process_size, job.seed, &job.latent, &job.colour_fix)
+}
+
+/// The same by the settings' words.
+pub fn named(scale: usize, process_size: u32, seed: u64, latent: &str, colour_fix: &str) -> Options {
     Options {
         scale,
-        process: job.process_size as usize,
-        seed: job.seed,
-        latent: Latent::of(&job.latent).unwrap_or_default(),
-        colours: ColourFix::of(&job.colour_fix).unwrap_or_default(),
+        process: process_size as usize,
+        seed,
+        latent: Latent::of(latent).unwrap_or_default(),
+        colours: ColourFix::of(colour_fix).unwrap_or_default(),
     }
 }
 

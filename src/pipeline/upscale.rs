@@ -66,7 +66,8 @@ pub struct FrameUpscaler {
 /// The frame whose enlargement passes and planes hold.
 struct Before {
     frame: Arc<Frame>,
-    /// What went into each pass and, where planes are made of it, what came out of the last.
+    /// What went into each pass and, where planes are made of it, what came out of the last, or what
+    /// was made whole.
     pictures: Vec<Picture>,
 }
 
@@ -174,11 +175,15 @@ impl FrameUpscaler {
         data.extend_from_slice(&frame.data);
         let now = Arc::new(Frame { format: frame.format, width: frame.width, height: frame.height, data });
         let pool = self.engine.pool();
-        let mut pictures = vec![match &self.rgb {
-            Some(rgb) => Picture::Planes(Arc::new(rgb.planes(pool, &now)?)),
-            None => Picture::Luma(now.clone()),
-        }];
         let mut counts = Counts::default();
+        let mut pictures = vec![match (&mut self.whole, &self.rgb) {
+            (Some(whole), Some(rgb)) => {
+                counts.tiles += whole.tiles();
+                Picture::Planes(Arc::new(whole.planes(index, || rgb.planes(pool, &now))?))
+            }
+            (_, Some(rgb)) => Picture::Planes(Arc::new(rgb.planes(pool, &now)?)),
+            (_, None) => Picture::Luma(now.clone()),
+        }];
         for n in 0..self.passes.len() {
             let last = before.as_ref().and_then(|b| b.pictures.get(n));
             self.passes[n].start(pool, &pictures[n], last)?;
@@ -190,10 +195,6 @@ impl FrameUpscaler {
             if n + 1 < self.passes.len() || !self.after.is_empty() {
                 pictures.push(Picture::Planes(Arc::new(self.passes[n].planes())));
             }
-        }
-        if let Some(whole) = &mut self.whole {
-            pictures.push(Picture::Planes(Arc::new(whole.planes(index, pictures[0].samples())?)));
-            counts.tiles += whole.tiles();
         }
         let planes = |picture: Option<&Picture>| match picture {
             Some(Picture::Planes(planes)) => Some(Planes::Bytes(planes.clone())),

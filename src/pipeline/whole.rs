@@ -37,11 +37,11 @@ impl Whole {
         }
     }
 
-    /// The enlarged picture of a frame; both as planes of R, G and B coded as
-    /// [`Coding::RGB`](crate::pixel::sample::Coding::RGB).
-    pub fn planes(&mut self, index: u64, rgb: &[u8]) -> Result<Vec<u8>> {
+    /// The enlarged picture of a frame. It and `rgb`, which is asked where the picture is made here, are planes of
+    /// R, G and B coded as [`Coding::RGB`](crate::pixel::sample::Coding::RGB).
+    pub fn planes(&mut self, index: u64, rgb: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         match self {
-            Whole::Model(model) => model.planes(rgb),
+            Whole::Model(model) => model.planes(&rgb()?),
             Whole::Files(files) => files.planes(index),
         }
     }

@@ -21,10 +21,6 @@ use crate::http::links::Spool;
 use crate::http::query::Asked;
 use crate::http::reply::{self, Source};
 
-/// Pictures of one call that are asked for beyond those at work: done before their turn, they
-/// wait in memory.
-const AHEAD: usize = 2;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Zip,
@@ -39,7 +35,7 @@ pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result
     let format = format?;
     let files = std::mem::take(&mut call.form.files);
     let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
-    let at_once = engines::pictures_at_once(&worker.model, worker.engines()?.count() as u32) + AHEAD;
+    let at_once = worker.queue.asked_at_once();
     let wish = call.wish;
     let results = stream::iter(files.into_iter().map(|file| picture::enlarge(&worker, file, wish))).buffered(at_once);
     let results = std::pin::pin!(results.zip(stream::iter(names)));

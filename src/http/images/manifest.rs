@@ -21,15 +21,13 @@ use crate::base::path_text::escape;
 use crate::base::{atomic_file, clock};
 use crate::http::error::ApiError;
 use crate::http::form::File;
+use crate::http::images::Worker;
 use crate::http::images::picture::{self, off_the_loop};
 use crate::http::images::request::Wish;
-use crate::http::images::{Worker, engines};
 use crate::http::shared::Shared;
 use crate::media::still::Opened;
 use crate::store::manifest::{BYTES_MAX, Batch, Manifest};
 
-/// Frames that are read beyond those at work.
-const AHEAD: usize = 2;
 /// Failed batches that are told with their reasons.
 const FAILED_MAX: usize = 1000;
 
@@ -239,7 +237,6 @@ async fn tell(run: &Run, status: Option<Status>) {
 /// The frames of a batch; why it failed, if it did. A frame that fails does not keep the others
 /// from being made.
 async fn batch_done(worker: &Arc<Worker>, run: &Run, batch: &Batch) -> Option<String> {
-    let at_once = engines::pictures_at_once(&worker.model, worker.engines().map_or(1, |e| e.count() as u32)) + AHEAD;
     let frames = stream::iter(batch.frames.clone()).map(|name| async move {
         if !worker.manifests.is_present(run.turn) {
             return Some("stopped by a reset".to_owned());
@@ -247,7 +244,8 @@ async fn batch_done(worker: &Arc<Worker>, run: &Run, batch: &Batch) -> Option<St
         let made = frame(worker, run, &name).await;
         made.err().map(|error| format!("{name}: {}", error.reason()))
     });
-    let failed: Vec<String> = frames.buffered(at_once).filter_map(std::future::ready).collect().await;
+    let failed: Vec<String> =
+        frames.buffered(worker.queue.asked_at_once()).filter_map(std::future::ready).collect().await;
     let more = if failed.len() > 1 { format!(" and {} more", failed.len() - 1) } else { String::new() };
     failed.into_iter().next().map(|first| first + &more)
 }

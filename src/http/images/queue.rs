@@ -9,6 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error::ApiError;
 
+/// Pictures of one call that are asked for beyond those at work: done before their turn, they
+/// wait in memory.
+const AHEAD: usize = 2;
 /// Weight of the newest picture in the mean time of one.
 const NEWEST: f64 = 0.1;
 /// Longest time a client is told to wait.
@@ -102,6 +105,11 @@ impl Queue {
     pub fn took(&self, seconds: f64) {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         *pace = if *pace == 0.0 { seconds } else { *pace + NEWEST * (seconds - *pace) };
+    }
+
+    /// Pictures of one call that are asked for at a time.
+    pub fn asked_at_once(&self) -> usize {
+        self.at_once + AHEAD
     }
 
     /// Pictures at work, calls that run or wait, and most of both.
