@@ -126,8 +126,7 @@ impl Engine {
     /// for still pictures. Several threads may do so at once; their tiles share the threads.
     ///
     /// Computed at 16 bits, luma coded as [`Engine::fine`] says, RGB as [`Coding::RGB_STILL`].
-    /// Values may come out beyond 0..1.
-    pub fn planes(&self, planes: &[&[f32]], (width, height): (usize, usize), passes: u32) -> Result<Vec<Vec<f32>>> {
+    pub fn still(&self, planes: &[&[f32]], (width, height): (usize, usize), passes: u32) -> Result<Pass> {
         let fine = if self.pin.channels == 3 { Coding::RGB_STILL } else { self.fine() };
         let mut codes = vec![0u8; planes.iter().map(|plane| 2 * plane.len()).sum()];
         let samples = planes.iter().flat_map(|plane| plane.iter());
@@ -137,18 +136,14 @@ impl Engine {
         if planes.len() != self.pin.channels as usize || codes.len() != planes.len() * width * height * 2 {
             return Err(Fault::Internal.because("a picture's planes do not fit the network"));
         }
+        let mut made = None;
         for mut pass in self.way(passes, (width, height), fine, fine, fine) {
+            let codes = made.as_ref().map_or_else(|| std::mem::take(&mut codes), Pass::planes);
             pass.start(&self.pool, &Picture::Planes(Arc::new(codes)), None)?;
             pass.finish()?;
-            codes = pass.planes();
+            made = Some(pass);
         }
-        let floats = |codes: &[u8]| {
-            let mut values = vec![0.0; codes.len() / 2];
-            sample::load(codes, fine, 1.0, &mut values);
-            values
-        };
-        let plane = codes.len() / planes.len();
-        Ok(codes.chunks_exact(plane).map(floats).collect())
+        made.ok_or_else(|| Fault::Internal.because("a plan without passes"))
     }
 }
 
@@ -186,6 +181,28 @@ impl Pass {
             }
         }
         planes
+    }
+
+    /// A row of one of the enlarged planes as the numbers it stands for, which may lie beyond 0..1.
+    /// `to`: as many as the row has samples.
+    pub fn row(&self, channel: usize, y: usize, to: &mut [f32]) {
+        let Job { grid, scale, to: coding, .. } = self.job;
+        let band = y / scale / grid.core_height;
+        let rows = grid.band_rows(band);
+        let at = channel * rows.len() * scale + (y - rows.start * scale);
+        let row_bytes = grid.width * scale * sample::bytes(coding.depth);
+        sample::load(&self.bands[band][at * row_bytes..][..row_bytes], coding, 1.0, to);
+    }
+
+    /// The enlarged planes of floats, one for each channel.
+    pub fn floats(&self) -> Vec<Vec<f32>> {
+        let ((width, height), _) = self.output();
+        let plane = |channel| {
+            let mut plane = vec![0.0; width * height];
+            plane.chunks_exact_mut(width).enumerate().for_each(|(y, to)| self.row(channel, y, to));
+            plane
+        };
+        (0..self.job.channels).map(plane).collect()
     }
 
     /// Width and height of the enlarged planes in samples, and their coding.
@@ -254,7 +271,7 @@ mod tests {
         let plane: Vec<f32> = (0..width * height).map(|i| 0.2 + 0.5 * ((i % width) as f32 / width as f32)).collect();
         let enlarge = |tile, passes| {
             let engine = Engine::open(&pin(&file, tile)).unwrap();
-            engine.planes(&[&plane], (width, height), passes).unwrap().remove(0)
+            engine.still(&[&plane], (width, height), passes).unwrap().floats().remove(0)
         };
         let whole = enlarge((50, 40), 1);
         assert_eq!(whole.len(), 4 * width * height);

@@ -13,7 +13,7 @@ use crate::engine::{cascade, tune};
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
 use crate::job::{fingerprint, frame_memory, publish, resume};
-use crate::media::still::{self, Still};
+use crate::media::still::{self, Pixels, Still};
 use crate::model::progress::Phase;
 use crate::pipeline::still::enlarge;
 use crate::pipeline::still_diffusion;
@@ -43,13 +43,12 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter) -> Result<Upscal
     let (output, device) = made?;
     reporter.beat();
     let temporary = publish::temporary(order)?;
+    let kind = output.about().kind;
+    // Held no longer: the picture is read back into as much memory again.
     let losses = output.write(&temporary)?;
     for loss in &losses {
         reporter.remark(&format!("lost: {loss}"));
     }
-    let kind = output.kind;
-    // The picture is read back into as much memory again.
-    drop(output);
     reporter.enter(Phase::Verifying, "");
     let back = still::read(&temporary).context("reading the finished picture back")?;
     if (back.width, back.height) != (width, height) {
@@ -70,7 +69,7 @@ fn enlarged(
     source: Still,
     (width, height): (u32, u32),
     reporter: &Reporter,
-) -> Result<(Still, String)> {
+) -> Result<(Pixels, String)> {
     let settings = &order.settings;
     let (mut pin, remarks) = tune::choose(settings, source.width, source.height, source.depth)?;
     cascade::reach(&mut pin, (source.width, source.height), (width, height))?;
@@ -95,7 +94,7 @@ fn diffused(
     source: Still,
     size: (u32, u32),
     reporter: &Reporter,
-) -> Result<(Still, String)> {
+) -> Result<(Pixels, String)> {
     still_diffusion::check(&order.settings.model, (source.width, source.height), size)?;
     frame_memory::check(still_diffusion::bytes((source.width, source.height), size), size)?;
     let settings = &order.settings;
@@ -106,5 +105,5 @@ fn diffused(
         Ok(())
     });
     model.take_words().iter().for_each(|words| reporter.remark(words));
-    Ok((output?, model.label()))
+    Ok((output?.pixels()?, model.label()))
 }

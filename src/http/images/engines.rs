@@ -13,7 +13,7 @@ use crate::engine::provider::Target;
 use crate::http::images::diffusion::{self, Diffusion};
 use crate::http::images::networks::Networks;
 use crate::http::images::request::Wish;
-use crate::media::still::Still;
+use crate::media::still::{Pixels, Still};
 use crate::model::engine::{EnginePin, Precision};
 use crate::network::library;
 use crate::pipeline::still_diffusion;
@@ -165,10 +165,12 @@ impl Engines {
 
     /// Enlarges a picture. Several threads may ask at the same time. `asker` is gone when nobody
     /// waits for the picture any more: long work on it ends then.
-    pub fn enlarge(&self, way: &Way, picture: Still, asker: &Weak<()>) -> Result<Still> {
+    pub fn enlarge(&self, way: &Way, picture: Still, asker: &Weak<()>) -> Result<Pixels> {
         match (self, way) {
             (Engines::Networks(networks), Way::Network(pin)) => networks.enlarge(pin, picture),
-            (Engines::Diffusion(diffusion), Way::Diffusion(options)) => diffusion.enlarge(options, picture, asker),
+            (Engines::Diffusion(diffusion), Way::Diffusion(options)) => {
+                diffusion.enlarge(options, picture, asker)?.pixels()
+            }
             _ => Err(Fault::Internal.because("a picture was sent another model's way")),
         }
     }

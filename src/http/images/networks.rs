@@ -9,7 +9,7 @@ use crate::config::target::Target;
 use crate::engine::enlarge::Engine;
 use crate::engine::{cascade, tune};
 use crate::job::frame_memory;
-use crate::media::still::Still;
+use crate::media::still::{Pixels, Still};
 use crate::model::engine::EnginePin;
 use crate::network::library;
 use crate::network::model_file::ModelFile;
@@ -87,7 +87,7 @@ impl Networks {
 
     /// Enlarges a picture, in the engine that has least to do. Several threads may ask: the
     /// tiles of all their pictures stand in the same queues.
-    pub fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Still> {
+    pub fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Pixels> {
         let station = self.station_for(picture.depth);
         let _visit = Visit::begin(&station.busy);
         let enlarged = still::enlarge(&station.engine, pin, picture, &|| {});
@@ -173,7 +173,7 @@ mod tests {
             let source = picture(width, height, depth);
             let pin = engines.pin_for((width, height), depth, scale).unwrap();
             let made = engines.enlarge(&pin, source).unwrap();
-            assert_eq!((made.width, made.height), (width * scale, height * scale));
+            assert_eq!((made.about().width, made.about().height), (width * scale, height * scale));
             made.encode().unwrap().0
         };
         let alone = [(1, 1, 8, 2), (70, 45, 8, 4), (333, 130, 16, 2)].map(|(w, h, d, s)| enlarge(w, h, d, s));

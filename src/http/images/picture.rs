@@ -90,10 +90,10 @@ fn make(engines: &Engines, file: &File, way: &Way, asker: &Weak<()>) -> Result<E
     let source = source.map_err(|error| ApiError::told(&error))?;
     let from = (source.width, source.height);
     let start = Instant::now();
+    let source = Still { kind: StillKind::Png, ..source };
     let made = engines.enlarge(way, source, asker).map_err(|error| ApiError::kept(&error))?;
     let seconds = start.elapsed().as_secs_f64();
-    let to = (made.width, made.height);
-    let made = Still { kind: StillKind::Png, ..made };
+    let to = (made.about().width, made.about().height);
     let (png, losses) = made.encode().map_err(|error| ApiError::kept(&error))?;
     for loss in losses {
         tracing::debug!("lost of {}: {loss}", file.name);

@@ -184,7 +184,7 @@ impl<'a> Opened<'a> {
         let picture = DynamicImage::from_decoder(self.decoder).map_err(|error| unreadable(&name, format, &error))?;
         let mut picture = if format == ImageFormat::Gif { without_full_alpha(picture) } else { picture };
         picture.apply_orientation(self.orientation);
-        Ok(Still { icc, exif, ..split(&picture, kind) })
+        Ok(Still { icc, exif, ..split(picture, kind) })
     }
 }
 

@@ -1,5 +1,10 @@
 //! Tests of still pictures: every kind there and back, depth, alpha, orientation, limits.
 
+use std::io::{Cursor, Write};
+
+use image::ImageEncoder;
+use image::codecs::jpeg::JpegEncoder;
+
 use super::*;
 use image::{ImageBuffer, ImageFormat, ImageReader, Luma, Rgb, Rgba};
 use std::fs::File;
@@ -198,7 +203,7 @@ fn broken_large_and_moving_pictures_are_refused() {
 
 #[test]
 fn what_a_kind_cannot_hold_is_named() {
-    let mut still = split(&rgba16(4, 4), StillKind::Jpeg);
+    let mut still = split(rgba16(4, 4), StillKind::Jpeg);
     assert_eq!(still.encode().unwrap().1.len(), 2);
     still.kind = StillKind::Png;
     assert_eq!(still.encode().unwrap().1, Vec::<String>::new());
