@@ -115,6 +115,16 @@ pub fn asked_tile(settings: &JobSettings, facts: &ModelFacts) -> Option<(u32, u3
     settings.tile.or(facts.tile)
 }
 
+/// The pin with its tiles cut for frames of another size; `None` where settings or model fix them.
+pub fn cut_for(pin: &EnginePin, settings: &JobSettings, facts: &ModelFacts, size: (u32, u32)) -> Option<EnginePin> {
+    if asked_tile(settings, facts).is_some() || facts.fixed.iter().any(Option::is_some) {
+        return None;
+    }
+    let (tile_width, tile_height) = tile(None, size.0, size.1, threads(settings), facts).ok()?;
+    let cut = Cut { tile_width, tile_height, ..Cut::of(pin) };
+    Some(if pin.provider.is_gpu() { on_device(false, cut, size, facts) } else { cut }.on(pin))
+}
+
 /// Threads that the network's work is shared out to.
 pub fn threads(settings: &JobSettings) -> u32 {
     if settings.threads == 0 { processors::count() } else { settings.threads.min(256) }
@@ -152,7 +162,7 @@ fn settle(
     let gpu = pin.provider.is_gpu();
     let asked = asked_tile(settings, &model.facts).is_some();
     let cut = if gpu { on_device(asked, on_processor, frame, &model.facts) } else { on_processor };
-    *pin = fit(model, &cut.on(pin), gpu)?;
+    *pin = fit(model, &cut.on(pin))?;
     let mut words = None;
     if settings.precision == "auto" && pin.precision != Precision::F32 {
         let target = Target::of(pin);
@@ -208,7 +218,7 @@ fn on_device(asked: bool, cut: Cut, (width, height): (u32, u32), facts: &ModelFa
 
 /// The pin with its tiles halved until a session fits into [`SESSION_BYTES`], and no more
 /// sessions than fit into [`SESSIONS_BYTES`].
-fn fit(model: &ModelFile, pin: &EnginePin, gpu: bool) -> Result<EnginePin> {
+pub fn fit(model: &ModelFile, pin: &EnginePin) -> Result<EnginePin> {
     let mut pin = pin.clone();
     let mut need = session_bytes(model, &pin)?;
     while need > SESSION_BYTES
@@ -217,7 +227,7 @@ fn fit(model: &ModelFile, pin: &EnginePin, gpu: bool) -> Result<EnginePin> {
         pin = smaller;
         need = session_bytes(model, &pin)?;
     }
-    if !gpu {
+    if !pin.provider.is_gpu() {
         let most = (SESSIONS_BYTES / need.max(1)).clamp(1, 256) as u32;
         let hands = pin.sessions * pin.threads;
         pin.sessions = pin.sessions.min(most);
@@ -334,11 +344,11 @@ mod tests {
         assert_eq!((device.tile_width, device.tile_height, device.sessions), (1920, 1080, 1));
         let model = ModelFile::open("fast").unwrap();
         let large = EnginePin { tile_width: 8192, tile_height: 8192, sessions: 64, ..pin(&model, (1, 1)) };
-        let small = fit(&model, &large, false).unwrap();
+        let small = fit(&model, &large).unwrap();
         assert!(session_bytes(&model, &small).unwrap() <= SESSION_BYTES);
         assert!(small.tile_width >= 1024 && small.sessions < 16 && small.sessions * small.threads >= 32, "{small:?}");
         let fine = pin(&model, (285, 120));
-        assert_eq!(fit(&model, &fine, false).unwrap(), fine);
+        assert_eq!(fit(&model, &fine).unwrap(), fine);
     }
 
     #[test]

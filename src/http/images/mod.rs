@@ -5,6 +5,7 @@ mod archive;
 mod batch;
 mod diffusion;
 mod engines;
+mod fitted;
 mod gpu;
 mod manifest;
 mod networks;

@@ -1,5 +1,7 @@
-//! A network's engines behind a port: one shape of tiles for pictures of every size.
+//! A network's engines behind a port: one shape of tiles for pictures of every size, and one
+//! for the size that most have.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
@@ -8,6 +10,7 @@ use crate::config::settings::JobSettings;
 use crate::config::target::Target;
 use crate::engine::enlarge::Engine;
 use crate::engine::{cascade, tune};
+use crate::http::images::fitted::Fitted;
 use crate::job::frame_memory;
 use crate::media::still::{Pixels, Still};
 use crate::model::engine::EnginePin;
@@ -15,23 +18,21 @@ use crate::network::library;
 use crate::network::model_file::ModelFile;
 use crate::pipeline::still;
 
-/// Pictures come in every size; the tiles are cut as for this one.
+/// Pictures come in every size. On a graphics device the tiles are cut as for this one.
 const NOMINAL: (u32, u32) = (640, 480);
+/// On the processor they are smaller squares, of which few reach far beyond a picture: this much,
+/// and so many times what the network sees around a pixel.
+const SIDE: u32 = 128;
+const SIDE_HALOS: u32 = 16;
 /// What the sessions of one engine may take, bytes.
-const SESSIONS_BYTES: u64 = 4 << 30;
-
-/// An engine, and how many pictures are in it.
-struct Station {
-    engine: Engine,
-    pin: EnginePin,
-    busy: AtomicUsize,
-}
+pub const SESSIONS_BYTES: u64 = 4 << 30;
 
 /// A network's engines.
 pub struct Networks {
-    stations: Vec<Station>,
+    every: Arc<Stations>,
     /// For pictures of 16 bits, where those ask for another precision than those of 8.
-    deep: Option<Station>,
+    deep: Option<Arc<Stations>>,
+    fitted: Fitted,
 }
 
 impl Networks {
@@ -39,22 +40,27 @@ impl Networks {
     pub fn open(settings: &JobSettings, count: u32) -> Result<Networks> {
         let threads = (tune::threads(settings) / count).max(1);
         let settings = JobSettings { threads, ..settings.clone() };
-        let (pin, notes) = tune::choose(&settings, NOMINAL.0, NOMINAL.1, 8)?;
-        let (deep, _) = tune::choose(&settings, NOMINAL.0, NOMINAL.1, 16)?;
+        let (pin, _) = tune::choose(&settings, NOMINAL.0, NOMINAL.1, 8)?;
+        let side = (SIDE_HALOS * pin.halo).next_multiple_of(SIDE).clamp(SIDE, NOMINAL.0);
+        let (width, height) = if pin.provider.is_gpu() { NOMINAL } else { (side, side) };
+        let (pin, notes) = tune::choose(&settings, width, height, 8)?;
+        let (deep, _) = tune::choose(&settings, width, height, 16)?;
         notes.iter().for_each(|note| tracing::info!("{note}"));
-        let pin = spread(pin)?;
-        let deep = if same_numbers(&pin, &deep) { None } else { Some(Station::open(spread(deep)?)?) };
-        let stations = (0..count).map(|_| Station::open(pin.clone())).collect::<Result<_>>()?;
-        Ok(Networks { stations, deep })
+        let facts = ModelFile::open_pinned(&pin)?.facts;
+        let pin = spread(pin, SESSIONS_BYTES)?;
+        let is_same = same_numbers(&pin, &deep);
+        let deep = if is_same { None } else { Some(Stations::open(&spread(deep, SESSIONS_BYTES)?, 1)?) };
+        let every = Arc::new(Stations::open(&pin, count)?);
+        Ok(Networks { every, deep: deep.map(Arc::new), fitted: Fitted::new(settings, facts, count) })
     }
 
     /// The pin of the engines, as for pictures of 8 bits.
     pub fn pin(&self) -> &EnginePin {
-        &self.stations[0].pin
+        self.every.pin()
     }
 
     pub fn count(&self) -> usize {
-        self.stations.len()
+        self.every.stations.len()
     }
 
     /// The model's name for people.
@@ -64,7 +70,7 @@ impl Networks {
 
     /// One line for the log.
     pub fn words(&self) -> String {
-        let deep = self.deep.as_ref().map(|s| format!(", {} for 16 bits", s.pin.label())).unwrap_or_default();
+        let deep = self.deep.as_ref().map(|s| format!(", {} for 16 bits", s.pin().label())).unwrap_or_default();
         format!("model {} on {}{deep}, {} engines", self.model(), self.pin().label(), self.count())
     }
 
@@ -73,7 +79,7 @@ impl Networks {
     /// # Errors
     /// [`Fault::Unsupported`] where that is too large, or not to be reached with the model.
     pub fn pin_for(&self, size: (u32, u32), depth: u8, scale: u32) -> Result<EnginePin> {
-        let mut pin = self.station_for(depth).pin.clone();
+        let mut pin = self.stations(depth).pin().clone();
         let target = Target::Scale(scale).size(size, false, (1, 1))?;
         cascade::reach(&mut pin, size, target)?;
         Ok(pin)
@@ -88,26 +94,54 @@ impl Networks {
     /// Enlarges a picture, in the engine that has least to do. Several threads may ask: the
     /// tiles of all their pictures stand in the same queues.
     pub fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Pixels> {
-        let station = self.station_for(picture.depth);
+        let stations = self.stations(picture.depth);
+        let size = (picture.width, picture.height);
+        let is_every = Arc::ptr_eq(stations, &self.every);
+        let fitted = if is_every { self.fitted.stations(size, stations) } else { None };
+        fitted.as_ref().unwrap_or(stations).enlarge(pin, picture)
+    }
+
+    fn stations(&self, depth: u8) -> &Arc<Stations> {
+        self.deep.as_ref().filter(|_| depth > 8).unwrap_or(&self.every)
+    }
+}
+
+/// Engines of one pin.
+pub struct Stations {
+    pin: EnginePin,
+    stations: Vec<Station>,
+}
+
+/// An engine, and how many pictures are in it.
+struct Station {
+    engine: Engine,
+    busy: AtomicUsize,
+}
+
+impl Stations {
+    /// Opens `count` engines.
+    pub fn open(pin: &EnginePin, count: u32) -> Result<Stations> {
+        let open = |_| Ok(Station { engine: Engine::open(pin)?, busy: AtomicUsize::new(0) });
+        Ok(Stations { pin: pin.clone(), stations: (0..count.max(1)).map(open).collect::<Result<_>>()? })
+    }
+
+    pub fn pin(&self) -> &EnginePin {
+        &self.pin
+    }
+
+    /// An engine that is there for sure.
+    pub fn first(&self) -> &Engine {
+        &self.stations[0].engine
+    }
+
+    fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Pixels> {
+        let least = self.stations.iter().min_by_key(|station| station.busy.load(Ordering::SeqCst));
+        let station = least.unwrap_or(&self.stations[0]);
         let _visit = Visit::begin(&station.busy);
         let enlarged = still::enlarge(&station.engine, pin, picture, &|| {});
         // The ladder has told it to the log; nobody else is to be told.
         drop(station.engine.take_words());
         enlarged
-    }
-
-    fn station_for(&self, depth: u8) -> &Station {
-        if let (Some(deep), true) = (&self.deep, depth > 8) {
-            return deep;
-        }
-        let least = self.stations.iter().min_by_key(|station| station.busy.load(Ordering::SeqCst));
-        least.unwrap_or(&self.stations[0])
-    }
-}
-
-impl Station {
-    fn open(pin: EnginePin) -> Result<Station> {
-        Ok(Station { engine: Engine::open(&pin)?, pin, busy: AtomicUsize::new(0) })
     }
 }
 
@@ -127,16 +161,17 @@ impl Drop for Visit<'_> {
     }
 }
 
-/// A session a thread, as far as memory goes: several pictures keep more of them at work than
-/// the bands of one would.
-fn spread(pin: EnginePin) -> Result<EnginePin> {
-    let hands = pin.sessions * pin.threads;
-    let each = tune::session_bytes(&ModelFile::open_pinned(&pin)?, &pin)?.max(1);
-    let most = u32::try_from(SESSIONS_BYTES / each).unwrap_or(u32::MAX).max(1);
-    if pin.provider.is_gpu() || hands > most {
-        return Ok(pin);
-    }
-    Ok(EnginePin { sessions: hands, threads: 1, ..pin })
+/// A session a thread, as far as `room` in bytes goes: several pictures keep more of them at work
+/// than the bands of one would.
+pub fn spread(pin: EnginePin, room: u64) -> Result<EnginePin> {
+    let spread = EnginePin { sessions: pin.sessions * pin.threads, threads: 1, ..pin.clone() };
+    Ok(if pin.provider.is_gpu() || bytes(&spread)? > room { pin } else { spread })
+}
+
+/// Estimated bytes of a pin's sessions.
+pub fn bytes(pin: &EnginePin) -> Result<u64> {
+    let each = tune::session_bytes(&ModelFile::open_pinned(pin)?, pin)?;
+    Ok(each.saturating_mul(u64::from(pin.sessions)))
 }
 
 fn same_numbers(a: &EnginePin, b: &EnginePin) -> bool {
@@ -187,5 +222,13 @@ mod tests {
         assert_eq!(Opened::new(&alone[2], "deep").unwrap().depth(), 16);
         let error = engines.pin_for((16_000, 8_000), 8, 4).unwrap_err();
         assert_eq!(Fault::of(&error), Fault::Unsupported, "{error:#}");
+        // A size that keeps coming gets tiles of its own, which make the same pixels.
+        let before = enlarge(150, 70, 8, 2);
+        let start = std::time::Instant::now();
+        while engines.fitted.size().is_none() && start.elapsed().as_secs() < 60 {
+            enlarge(150, 70, 8, 2);
+        }
+        assert_eq!(engines.fitted.size(), Some((150, 70)));
+        assert!(enlarge(150, 70, 8, 2) == before);
     }
 }
