@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, never, unbounded};
 use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::engine::ladder::Ladder;
+use crate::engine::pieces::Line;
 use crate::engine::pool::Pool;
 use crate::engine::worker::{Counts, Job, Worker};
 use crate::model::engine::EnginePin;
@@ -44,6 +45,8 @@ pub struct Engine {
     pool: Pool<Worker>,
     /// `None` where the threads only work beside what makes the pictures.
     ladder: Option<Arc<Ladder>>,
+    /// The tiles of all still pictures at work, where a call takes several.
+    line: Arc<Line>,
 }
 
 impl Engine {
@@ -57,7 +60,7 @@ impl Engine {
     pub fn open_lean(pin: &EnginePin, steps: u32) -> Result<Engine> {
         if !pin.is_tiled() {
             let pool = Pool::start(pin.threads as usize, || Ok(Worker::default()))?;
-            return Ok(Engine { pin: pin.clone(), pool, ladder: None });
+            return Ok(Engine { pin: pin.clone(), pool, ladder: None, line: Arc::default() });
         }
         let model = Arc::new(ModelFile::open_pinned(pin)?);
         let facts = &model.facts;
@@ -74,7 +77,7 @@ impl Engine {
         };
         let sessions = pin.sessions.checked_shr(2 * steps).unwrap_or(0);
         let pool = Pool::start(sessions as usize, open)?;
-        Ok(Engine { pin: pin.clone(), pool, ladder: Some(ladder) })
+        Ok(Engine { pin: pin.clone(), pool, ladder: Some(ladder), line: Arc::default() })
     }
 
     /// Words for people about a device that ran out of memory, once.
@@ -85,6 +88,12 @@ impl Engine {
     /// The threads, for work beside the network's.
     pub fn pool(&self) -> &Pool<Worker> {
         &self.pool
+    }
+
+    /// Tiles of still pictures that wait for a call.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.line.len()
     }
 
     /// How pictures between two passes are coded.
@@ -123,7 +132,8 @@ impl Engine {
     }
 
     /// Enlarges planes of floats, one for each channel (row after row, 0..1), by so many passes:
-    /// for still pictures. Several threads may do so at once; their tiles share the threads.
+    /// for still pictures. Several threads may do so at once; their tiles share the threads, and
+    /// the calls of the network where those take more than one.
     ///
     /// Computed at 16 bits, luma coded as [`Engine::fine`] says, RGB as [`Coding::RGB_STILL`].
     pub fn still(&self, planes: &[&[f32]], (width, height): (usize, usize), passes: u32) -> Result<Pass> {
@@ -139,8 +149,12 @@ impl Engine {
         let mut made = None;
         for mut pass in self.way(passes, (width, height), fine, fine, fine) {
             let codes = made.as_ref().map_or_else(|| std::mem::take(&mut codes), Pass::planes);
-            pass.start(&self.pool, &Picture::Planes(Arc::new(codes)), None)?;
-            pass.finish()?;
+            if self.pin.batch > 1 {
+                self.line.enlarge(&self.pool, self.pin.batch as usize, &pass.job, &codes, &mut pass.bands)?;
+            } else {
+                pass.start(&self.pool, &Picture::Planes(Arc::new(codes)), None)?;
+                pass.finish()?;
+            }
             made = Some(pass);
         }
         made.ok_or_else(|| Fault::Internal.because("a plan without passes"))

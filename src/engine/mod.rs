@@ -10,6 +10,7 @@ pub mod enlarge;
 mod imported_tests;
 pub mod ladder;
 pub mod machine;
+pub mod pieces;
 pub mod pool;
 pub mod precision;
 pub mod probe;

@@ -121,8 +121,24 @@ pub fn cut_for(pin: &EnginePin, settings: &JobSettings, facts: &ModelFacts, size
         return None;
     }
     let (tile_width, tile_height) = tile(None, size.0, size.1, threads(settings), facts).ok()?;
-    let cut = Cut { tile_width, tile_height, ..Cut::of(pin) };
-    Some(if pin.provider.is_gpu() { on_device(false, cut, size, facts) } else { cut }.on(pin))
+    let (every, cut) = (Cut::of(pin), Cut { tile_width, tile_height, ..Cut::of(pin) });
+    let cut = if pin.provider.is_gpu() { on_device(false, cut, size, facts) } else { cut };
+    // Calls stay about as large.
+    let batch = (u64::from(every.batch) * every.area() / cut.area()).clamp(1, u64::from(every.batch)) as u32;
+    Some(Cut { batch: if facts.batch.is_some() { cut.batch } else { batch }, ..cut }.on(pin))
+}
+
+/// The pin with as many tiles in a call, up to `most`, as a session has memory for: where the
+/// tiles of many pictures wait for a graphics device.
+pub fn batched(model: &ModelFile, pin: &EnginePin, most: u32) -> Result<EnginePin> {
+    if !pin.provider.is_gpu() || model.facts.batch.is_some() {
+        return Ok(pin.clone());
+    }
+    let mut pin = EnginePin { batch: most.max(1), ..pin.clone() };
+    while pin.batch > 1 && session_bytes(model, &pin)? > SESSION_BYTES {
+        pin.batch /= 2;
+    }
+    Ok(pin)
 }
 
 /// Threads that the network's work is shared out to.

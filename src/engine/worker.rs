@@ -1,12 +1,14 @@
 //! One of the engine's threads: its sessions, and the tiles of a band through them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
 
 use crate::base::failpoint;
-use crate::base::fault::Fault;
+use crate::base::fault::{Fault, one_line};
 use crate::engine::ladder::{self, Ladder, Rung};
+use crate::engine::pieces::Piece;
 use crate::engine::provider::Target;
 use crate::engine::session::Net;
 use crate::model::engine::{EnginePin, Precision};
@@ -54,8 +56,13 @@ impl Job {
     }
 
     /// Bytes of one plane of the input.
-    fn plane_bytes(&self) -> usize {
+    pub fn plane_bytes(&self) -> usize {
         self.grid.width * self.grid.height * sample::bytes(self.from.depth)
+    }
+
+    /// Bytes of a row of an enlarged plane.
+    pub fn row_bytes(&self) -> usize {
+        self.grid.width * self.scale * sample::bytes(self.to.depth)
     }
 }
 
@@ -130,8 +137,26 @@ impl Worker {
         now: &[u8],
         out: &mut [u8],
     ) -> Result<Counts> {
-        let none = || Fault::Internal.because("this engine has no network");
-        self.tiles.as_mut().ok_or_else(none)?.band(job, band, before, now, out)
+        self.tiles()?.band(job, band, before, now, out)
+    }
+
+    /// Enlarges pieces of any pictures in as few calls as they fit into; what became of each.
+    pub fn pieces(&mut self, pieces: &mut [Piece]) -> Vec<Result<()>> {
+        let mut results = Vec::with_capacity(pieces.len());
+        while let Some(left) = pieces.get_mut(results.len()..).filter(|left| !left.is_empty()) {
+            match self.tiles().and_then(|tiles| tiles.pieces(left)) {
+                Ok(made) => results.extend(made),
+                Err(error) => {
+                    let again = || Fault::of(&error).because(one_line(&error));
+                    results.extend(left.iter().map(|_| Err(again())));
+                }
+            }
+        }
+        results
+    }
+
+    fn tiles(&mut self) -> Result<&mut Tiles> {
+        self.tiles.as_mut().ok_or_else(|| Fault::Internal.because("this engine has no network"))
     }
 }
 
@@ -177,7 +202,7 @@ impl Tiles {
         let mut start = 0;
         while start < tiles.len() {
             let end = (start + rung.batch).min(tiles.len());
-            match self.call(job, band, &tiles[start..end], now, out) {
+            match self.call(job, grid.band_rows(band), &tiles[start..end], now, out) {
                 Ok(()) => start = end,
                 Err(error) if Fault::of(&error) == Fault::DeviceMemory => {
                     self.ladder.below(rung, &error)?;
@@ -192,21 +217,57 @@ impl Tiles {
         Ok(Counts { tiles: columns as u64, reused })
     }
 
-    /// Enlarges as many tiles as a call takes, or parts of tiles, into the band.
-    fn call(&mut self, job: &Job, band: usize, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
-        failpoint::hit("infer.memory").map_err(|error| Fault::DeviceMemory.because(error.to_string()))?;
-        let open = self.open.as_mut().ok_or_else(|| Fault::Internal.because("the network is not open"))?;
+    /// Enlarges the first pieces, as many as a call takes; what became of each. The others are
+    /// left for the next.
+    fn pieces(&mut self, pieces: &mut [Piece]) -> Result<Vec<Result<()>>> {
+        loop {
+            let rung = self.stand()?;
+            let Some(Piece { job, tile, planes, out, .. }) = pieces.first_mut() else { return Ok(vec![]) };
+            let result = if rung.core == (job.grid.core_width, job.grid.core_height) {
+                let end = rung.batch.min(pieces.len());
+                self.whole_pieces(&mut pieces[..end])
+            } else {
+                let rows = tile.y..tile.y + tile.height;
+                let mut parts = ladder::parts([*tile], rung.core).into_iter();
+                match parts.try_for_each(|part| self.call(job, rows.clone(), &[part], planes, out)) {
+                    Err(error) if Fault::of(&error) == Fault::DeviceMemory => Err(error),
+                    result => Ok(vec![result]),
+                }
+            };
+            match result {
+                Err(error) if Fault::of(&error) == Fault::DeviceMemory => drop(self.ladder.below(rung, &error)?),
+                result => return result,
+            }
+        }
+    }
+
+    /// One call with a piece in each place.
+    fn whole_pieces(&mut self, pieces: &mut [Piece]) -> Result<Vec<Result<()>>> {
+        let open = ready(&mut self.open)?;
+        let (mut slots, mut outs) = (Vec::new(), Vec::new());
+        for Piece { job, tile, planes, out, .. } in pieces {
+            slots.push(Slot { job: *job, tile: *tile, now: planes, out: outs.len() });
+            outs.push(out.as_mut_slice());
+        }
+        let flawed = open.enlarge(&slots, &mut outs)?;
+        let mut results: Vec<_> = slots.iter().map(|_| Ok(())).collect();
+        flawed.into_iter().for_each(|(at, flaw)| results[at] = Err(open.gave(flaw)));
+        Ok(results)
+    }
+
+    /// Enlarges as many tiles as a call takes, or parts of tiles, into the planes' rows `rows`.
+    fn call(&mut self, job: &Job, rows: Range<usize>, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
+        let open = ready(&mut self.open)?;
         let (core_width, core_height) = open.rung.core;
         if (core_width, core_height) == (job.grid.core_width, job.grid.core_height) {
-            return open.enlarge(job, tiles, now, out);
+            return open.tiles(job, tiles, now, out);
         }
         let small = Job { grid: Grid { core_width, core_height, ..job.grid }, ..*job };
-        let stride = job.grid.width * job.scale * sample::bytes(job.to.depth);
-        let rows = job.grid.band_rows(band);
+        let stride = job.row_bytes();
         for tile in tiles {
             let (length, height) = (stride * tile.height * job.scale, rows.len() * job.scale);
             self.part.resize(length * job.channels, 0);
-            open.enlarge(&small, &[*tile], now, &mut self.part)?;
+            open.tiles(&small, &[*tile], now, &mut self.part)?;
             let size = sample::bytes(job.to.depth) * job.scale;
             let columns = tile.x * size..(tile.x + tile.width) * size;
             let planes = self.part.chunks_exact(length).zip(out.chunks_exact_mut(stride * height));
@@ -221,75 +282,96 @@ impl Tiles {
     }
 }
 
+/// The network, if there is memory for a call.
+fn ready(open: &mut Option<Open>) -> Result<&mut Open> {
+    failpoint::hit("infer.memory").map_err(|error| Fault::DeviceMemory.because(error.to_string()))?;
+    open.as_mut().ok_or_else(|| Fault::Internal.because("the network is not open"))
+}
+
 /// The network for a call on a rung.
 fn network(model: &ModelFile, rung: Rung, halo: usize) -> Result<Network> {
     model.network(rung.batch, rung.core.1 + 2 * halo, rung.core.0 + 2 * halo)
 }
 
+/// A place in a call of the network.
+#[derive(Clone, Copy)]
+struct Slot<'a> {
+    job: Job,
+    tile: Tile,
+    /// All planes of the job's input.
+    now: &'a [u8],
+    /// Which of the outputs it is put into: the enlarged planes in the rows of the tile.
+    out: usize,
+}
+
 impl Open {
+    /// Tiles of one picture into the rows that are all of theirs.
+    fn tiles(&mut self, job: &Job, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
+        let slots: Vec<Slot> = tiles.iter().map(|&tile| Slot { job: *job, tile, now, out: 0 }).collect();
+        let flawed = self.enlarge(&slots, &mut [out])?;
+        flawed.into_iter().map(|(_, flaw)| flaw).max().map_or(Ok(()), |flaw| Err(self.gave(flaw)))
+    }
+
     /// Runs the network on tiles, and in f32 once more on those of which short arithmetic gave
-    /// no picture. Each is judged by itself: which others share its call depends on what was
-    /// reused, and no pixel may.
-    fn enlarge(&mut self, job: &Job, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
-        let mut flawed = run(&mut self.net, job, tiles, now, &self.zeros, out)?;
-        if !flawed.is_empty() && self.target.precision != Precision::F32 {
-            let exact = match &mut self.exact {
-                Some(exact) => exact,
-                empty => {
-                    let (width, height) = job.grid.input_size();
-                    let network = self.model.network(self.net.batch(), height, width)?;
-                    let name = &self.model.name;
-                    tracing::warn!("model {name}: {:?} in short precision; such tiles go in f32", flawed[0].1);
-                    empty.insert(Net::open(&network, Target { precision: Precision::F32, ..self.target })?)
-                }
-            };
-            let again: Vec<Tile> = flawed.iter().map(|(tile, _)| *tile).collect();
-            flawed = run(exact, job, &again, now, &self.zeros, out)?;
-        }
-        let gave = match flawed.iter().map(|(_, flaw)| flaw).max() {
-            None => return Ok(()),
-            Some(Flaw::Black) => "made a bright part of the picture black",
-            Some(Flaw::NotFinite) => "gave values that are not numbers",
+    /// no picture; which of them are flawed then. Each is judged by itself: which others share
+    /// its call depends on what was reused and on who asks, and no pixel may.
+    fn enlarge(&mut self, slots: &[Slot], outs: &mut [&mut [u8]]) -> Result<Vec<(usize, Flaw)>> {
+        let flawed = run(&mut self.net, slots, outs, &self.zeros)?;
+        let Some((first, flaw)) = flawed.first().filter(|_| self.target.precision != Precision::F32) else {
+            return Ok(flawed);
         };
-        let message = format!("model {}: {gave}; it is damaged or not fit for this device", self.model.name);
-        Err(Fault::Unsupported.because(message))
+        let exact = match &mut self.exact {
+            Some(exact) => exact,
+            empty => {
+                let (width, height) = slots[*first].job.grid.input_size();
+                let network = self.model.network(self.net.batch(), height, width)?;
+                let name = &self.model.name;
+                tracing::warn!("model {name}: {flaw:?} in short precision; such tiles go in f32");
+                empty.insert(Net::open(&network, Target { precision: Precision::F32, ..self.target })?)
+            }
+        };
+        let again: Vec<Slot> = flawed.iter().map(|(at, _)| slots[*at]).collect();
+        let still = run(exact, &again, outs, &self.zeros)?;
+        Ok(still.into_iter().map(|(at, flaw)| (flawed[at].0, flaw)).collect())
+    }
+
+    /// What a model gave that is no picture.
+    fn gave(&self, flaw: Flaw) -> anyhow::Error {
+        let gave = match flaw {
+            Flaw::Black => "made a bright part of the picture black",
+            Flaw::NotFinite => "gave values that are not numbers",
+        };
+        let name = &self.model.name;
+        Fault::Unsupported.because(format!("model {name}: {gave}; it is damaged or not fit for this device"))
     }
 }
 
 /// One call of the network: up to a batch of tiles, gathered, enlarged, stitched. Those that
 /// came out with a flaw.
-fn run(
-    net: &mut Net,
-    job: &Job,
-    tiles: &[Tile],
-    now: &[u8],
-    zeros: &[f32],
-    out: &mut [u8],
-) -> Result<Vec<(Tile, Flaw)>> {
-    let Job { grid, scale, channels, white, .. } = job;
+fn run(net: &mut Net, slots: &[Slot], outs: &mut [&mut [u8]], zeros: &[f32]) -> Result<Vec<(usize, Flaw)>> {
     let (in_length, out_length) = net.tile_lengths();
-    let slots = net.input().chunks_exact_mut(in_length);
-    for (slot, input) in slots.enumerate() {
-        match tiles.get(slot) {
-            Some(&tile) => {
-                let planes = now.chunks_exact(job.plane_bytes()).zip(input.chunks_exact_mut(in_length / channels));
-                planes.for_each(|(plane, input)| split::gather(plane, job.from, *white, grid, tile, input));
-            }
-            None => input.fill(0.0),
-        }
+    let inputs = net.input().chunks_exact_mut(in_length);
+    for (place, input) in inputs.enumerate() {
+        let Some(Slot { job, tile, now, .. }) = slots.get(place) else {
+            input.fill(0.0);
+            continue;
+        };
+        let planes = now.chunks_exact(job.plane_bytes()).zip(input.chunks_exact_mut(in_length / job.channels));
+        planes.for_each(|(plane, input)| split::gather(plane, job.from, job.white, &job.grid, *tile, input));
     }
     let (layout, residual) = (net.layout, net.residual);
     net.run(|input, output| {
         let ends = input.chunks_exact(in_length).zip(output.chunks_exact(out_length));
-        let judged = tiles.iter().zip(ends).filter_map(|(&tile, (input, output))| {
+        let judged = slots.iter().zip(ends).enumerate().filter_map(|(place, (slot, (input, output)))| {
+            let Job { grid, scale, channels, white, to, .. } = slot.job;
+            let (tile, out) = (slot.tile, &mut *outs[slot.out]);
             let base = residual.then_some(input);
-            let enlarged = Enlarged { layout, scale: *scale, channels: *channels, white: *white, output, base };
-            let worst = stitch(&enlarged, job.to, grid, tile, zeros, out);
+            let enlarged = Enlarged { layout, scale, channels, white, output, base };
+            let worst = stitch(&enlarged, to, &grid, tile, zeros, out);
             if worst >= NOT_FINITE {
-                return Some((tile, Flaw::NotFinite));
+                return Some((place, Flaw::NotFinite));
             }
-            let black = black::went_black((input, *white), (out, job.to), *scale, grid, tile);
-            black.then_some((tile, Flaw::Black))
+            black::went_black((input, white), (out, to), scale, &grid, tile).then_some((place, Flaw::Black))
         });
         judged.collect()
     })

@@ -129,7 +129,8 @@ impl State {
 
 /// The share of a picture's work that `fitting` does not have to do.
 fn saving(every: &EnginePin, fitting: &EnginePin, size: Size) -> f64 {
-    let work = |pin: &EnginePin| Cut::of(pin).pixels(size, pin.halo);
+    // Other pictures' tiles fill the rest of a call.
+    let work = |pin: &EnginePin| Cut { batch: 1, ..Cut::of(pin) }.pixels(size, pin.halo);
     (1.0 - work(fitting) / work(every)).max(0.0)
 }
 

@@ -18,12 +18,15 @@ use crate::network::library;
 use crate::network::model_file::ModelFile;
 use crate::pipeline::still;
 
-/// Pictures come in every size. On a graphics device the tiles are cut as for this one.
-const NOMINAL: (u32, u32) = (640, 480);
-/// On the processor they are smaller squares, of which few reach far beyond a picture: this much,
-/// and so many times what the network sees around a pixel.
+/// Tiles for pictures of every size are squares, of which little reaches beyond a picture: on the
+/// processor this much a side, ..
 const SIDE: u32 = 128;
+/// .. and so many times what the network sees around a pixel, up to the largest; ..
 const SIDE_HALOS: u32 = 16;
+const SIDE_MAX: u32 = 640;
+/// .. and on a graphics device, which takes several in a call.
+const DEVICE_SIDE: u32 = 256;
+const DEVICE_BATCH: u32 = 8;
 /// What the sessions of one engine may take, bytes.
 pub const SESSIONS_BYTES: u64 = 4 << 30;
 
@@ -40,18 +43,20 @@ impl Networks {
     pub fn open(settings: &JobSettings, count: u32) -> Result<Networks> {
         let threads = (tune::threads(settings) / count).max(1);
         let settings = JobSettings { threads, ..settings.clone() };
-        let (pin, _) = tune::choose(&settings, NOMINAL.0, NOMINAL.1, 8)?;
-        let side = (SIDE_HALOS * pin.halo).next_multiple_of(SIDE).clamp(SIDE, NOMINAL.0);
-        let (width, height) = if pin.provider.is_gpu() { NOMINAL } else { (side, side) };
-        let (pin, notes) = tune::choose(&settings, width, height, 8)?;
-        let (deep, _) = tune::choose(&settings, width, height, 16)?;
+        let (pin, _) = tune::choose(&settings, SIDE, SIDE, 8)?;
+        let side = (SIDE_HALOS * pin.halo).next_multiple_of(SIDE).clamp(SIDE, SIDE_MAX);
+        let side = if pin.provider.is_gpu() { DEVICE_SIDE } else { side };
+        let (pin, notes) = tune::choose(&settings, side, side, 8)?;
+        let (deep, _) = tune::choose(&settings, side, side, 16)?;
         notes.iter().for_each(|note| tracing::info!("{note}"));
-        let facts = ModelFile::open_pinned(&pin)?.facts;
-        let pin = spread(pin, SESSIONS_BYTES)?;
-        let is_same = same_numbers(&pin, &deep);
-        let deep = if is_same { None } else { Some(Stations::open(&spread(deep, SESSIONS_BYTES)?, 1)?) };
-        let every = Arc::new(Stations::open(&pin, count)?);
-        Ok(Networks { every, deep: deep.map(Arc::new), fitted: Fitted::new(settings, facts, count) })
+        let model = ModelFile::open_pinned(&pin)?;
+        let open = |pin: &EnginePin, count| {
+            let pin = spread(tune::batched(&model, pin, DEVICE_BATCH)?, SESSIONS_BYTES)?;
+            Stations::open(&pin, count).map(Arc::new)
+        };
+        let deep = if same_numbers(&pin, &deep) { None } else { Some(open(&deep, 1)?) };
+        let every = open(&pin, count)?;
+        Ok(Networks { every, deep, fitted: Fitted::new(settings, model.facts, count) })
     }
 
     /// The pin of the engines, as for pictures of 8 bits.
