@@ -93,7 +93,7 @@ impl Engine {
     /// Tiles of still pictures that wait for a call.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
-        self.line.len()
+        self.line.waiting()
     }
 
     /// How pictures between two passes are coded.

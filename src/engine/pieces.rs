@@ -115,7 +115,7 @@ impl Line {
 
     /// Pieces that wait.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.lock().len()
     }
 

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::config::settings::JobSettings;
 use crate::config::target::Target;
+use crate::engine::cut::Cut;
 use crate::engine::enlarge::Engine;
 use crate::engine::{cascade, tune};
 use crate::http::images::fitted::Fitted;
@@ -48,7 +49,8 @@ impl Networks {
         let side = if pin.provider.is_gpu() { DEVICE_SIDE } else { side };
         let (pin, notes) = tune::choose(&settings, side, side, 8)?;
         let (deep, _) = tune::choose(&settings, side, side, 16)?;
-        notes.iter().for_each(|note| tracing::info!("{note}"));
+        // The last one tells the cut, which is settled below.
+        notes.split_last().into_iter().flat_map(|(_, others)| others).for_each(|note| tracing::info!("{note}"));
         let model = ModelFile::open_pinned(&pin)?;
         let open = |pin: &EnginePin, count| {
             let pin = spread(tune::batched(&model, pin, DEVICE_BATCH)?, SESSIONS_BYTES)?;
@@ -76,7 +78,8 @@ impl Networks {
     /// One line for the log.
     pub fn words(&self) -> String {
         let deep = self.deep.as_ref().map(|s| format!(", {} for 16 bits", s.pin().label())).unwrap_or_default();
-        format!("model {} on {}{deep}, {} engines", self.model(), self.pin().label(), self.count())
+        let (label, cut) = (self.pin().label(), Cut::of(self.pin()).words());
+        format!("model {} on {label}{deep}, {cut}, {} engines", self.model(), self.count())
     }
 
     /// The pin for a picture of a size, `scale` times as large.
