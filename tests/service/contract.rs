@@ -21,6 +21,7 @@ fn fields_of_the_first_contract() {
     let told = answer.json();
     let names = ["file_size_mb", "optimized_video_url", "processing_time", "task_type", "uploaded_video_url"];
     assert_eq!(fields(&told), names);
+    assert_eq!(described(&service, &service.original, "Result"), names);
     assert!(told["file_size_mb"].is_f64() && told["processing_time"].is_f64(), "{told}");
     // The same request with the limit that counts where none is given
     let body = json!({"payload_url": origin.url("/clip"), "task_type": "SD2HD", "maximum_optimized_size_mb": 100});
@@ -60,6 +61,15 @@ fn fields_of_the_first_contract() {
     let stats = ["max_workers", "requests_at_hand", "task_resolution_mapping", "task_worker_mapping", "workers_ready"];
     assert_eq!(fields(&get("/stats")), stats);
     assert_eq!(fields(&get("/task_types")), ["available_tasks", "task_configurations"]);
+}
+
+/// The fields that a listener's own document has for an answer.
+fn described(service: &Service, listener: &str, schema: &str) -> Vec<String> {
+    let answer = service.get(&format!("{listener}/openapi.json"));
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
+    let document = answer.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    fields(&document["components"]["schemas"][schema]["properties"])
 }
 
 #[test]
@@ -127,6 +137,7 @@ fn fields_of_the_current_contract() {
     let told = answer.json();
     let names = ["active_tasks", "errors", "output_paths", "output_urls", "queue_position", "queued_tasks", "success"];
     assert_eq!(fields(&told), names);
+    assert_eq!(described(&service, &service.current, "Results"), names);
     let rest = json!({"active_tasks": 0, "errors": [null], "output_paths": [""], "output_urls": told["output_urls"],
         "queue_position": null, "queued_tasks": 0, "success": true});
     assert_eq!(told, rest);

@@ -30,6 +30,7 @@ use crate::config::settings::{Folders, ServiceSettings};
 use crate::daemon::Front;
 use crate::daemon::control::Asked;
 use crate::http::guard::Guard;
+use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
 use service::Service;
@@ -123,6 +124,7 @@ fn of_original(service: Arc<Service>) -> Router {
         .route("/stats", get(about::stats))
         .route("/task_types", get(about::task_types))
         .route("/info", get(about::info))
+        .route("/openapi.json", get(async || openapi::answer(include_str!("original.openapi.json"))))
         .route("/files/{secret}/{name}", get(files::get))
         .with_state(service)
 }
@@ -132,6 +134,7 @@ fn of_current(service: Arc<Service>) -> Router {
         .route("/upscale", post(current::post).layer(DefaultBodyLimit::max(BODY_MAX)))
         .route("/health", get(about::current_health))
         .route("/queue", get(about::queue))
+        .route("/openapi.json", get(async || openapi::answer(include_str!("current.openapi.json"))))
         .route("/files/{secret}/{name}", get(files::get))
         .with_state(service)
 }
