@@ -18,3 +18,5 @@ mod original;
 mod payloads;
 #[path = "service/store.rs"]
 mod store;
+#[path = "service/uploads.rs"]
+mod uploads;

@@ -53,7 +53,7 @@ fn fields_of_the_first_contract() {
     assert_eq!((task.status, task.json()), (400, json!({"detail": words})));
     let plain = service.ask("POST", &at, &[("content-type", "text/plain")], body.to_string().as_bytes());
     assert_eq!(plain.status, 422);
-    let more = service.ask("POST", &at, &[("content-type", "application/json")], &vec![b' '; 1 << 20]);
+    let more = service.ask("POST", &at, &[("content-type", "application/json")], &vec![b' '; (256 << 10) + 1]);
     assert_eq!(more.status, 413);
     // About the service
     let get = |path: &str| service.get(&format!("{}{path}", service.original)).json();

@@ -8,7 +8,7 @@ use image::{ColorType, DynamicImage, ExtendedColorType, Frame, ImageDecoder, Ima
 use image::{Rgba, RgbaImage};
 
 use crate::answers::bomb;
-use crate::common::ready;
+use crate::common::{peak, ready};
 use crate::kit::{Answer, Server, chunk, packed, picture, png};
 
 /// A profile that nobody looks into.
@@ -137,13 +137,6 @@ fn profiles_stay() {
     for file in &files {
         assert_eq!(profile_of(&server.upscale("", file)), Some(profile()));
     }
-}
-
-/// The most memory that a process has had, in bytes.
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 #[test]

@@ -105,6 +105,7 @@ fn wish(service: &Service, video: &str, output: Option<&str>, scale: u32) -> Res
             task: None,
             scale,
             max_size_mb: None,
+            upload: None,
         };
         return Ok(service.check_url(video).map(|()| wish));
     }
@@ -132,5 +133,5 @@ fn wish(service: &Service, video: &str, output: Option<&str>, scale: u32) -> Res
     let stamp = (meta.len(), meta.mtime(), meta.mtime_nsec());
     let identity = format!("file {} {stamp:?} {}", escape(&source), escape(&target));
     let origin = Origin::Shared { source, target };
-    Ok(Ok(Wish { identity, origin, task: None, scale, max_size_mb: None }))
+    Ok(Ok(Wish { identity, origin, task: None, scale, max_size_mb: None, upload: None }))
 }

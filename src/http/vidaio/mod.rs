@@ -91,6 +91,7 @@ fn run(options: Options, prepared: service::Prepared, asked: mpsc::Sender<Asked>
         .context("starting the video service's loop")?;
     let ended = runtime.block_on(async move {
         let service = Arc::new(Service::start(prepared, asked.clone())?);
+        service.requests.sweep();
         service.clone().take_up();
         let closed = || {
             let asked = asked.clone();
@@ -117,9 +118,10 @@ fn run(options: Options, prepared: service::Prepared, asked: mpsc::Sender<Asked>
 }
 
 fn of_original(service: Arc<Service>) -> Router {
+    let upload = upload::body_max(&service.settings);
     Router::new()
         .route("/upscale-video", post(original::post).layer(DefaultBodyLimit::max(BODY_MAX)))
-        .route("/process_video", post(upload::post))
+        .route("/process_video", post(upload::post).layer(DefaultBodyLimit::max(upload)))
         .route("/health", get(about::health))
         .route("/stats", get(about::stats))
         .route("/task_types", get(about::task_types))
