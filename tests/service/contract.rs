@@ -151,6 +151,16 @@ fn fields_of_the_current_contract() {
     assert_eq!((part.status, &part.body[..]), (206, &result.body[..1]));
     assert_eq!(service.ask("HEAD", url, &[], b"").status, 200);
     assert_eq!(service.get(&url.replace(&service.current, &service.original)).status, 200);
+    // One clip, as earlier clients ask: the same request, and told alone
+    let one = service.post(&at, &json!({"video_path": origin.url("/redirect"), "scale": 2, "task_id": "a"}));
+    let told_alone = json!({"active_tasks": 0, "error": null, "output_path": "", "output_url": url,
+        "queue_position": null, "queued_tasks": 0, "success": true});
+    assert_eq!((one.status, one.json()), (200, told_alone), "{}", one.text());
+    assert_eq!(described(&service, &service.current, "Result"), fields(&one.json()));
+    let failed = service.post(&at, &json!({"video_path": origin.url("/none"), "scale": 2})).json();
+    assert_eq!((&failed["success"], &failed["output_url"]), (&json!(false), &json!("")));
+    assert!(failed["error"].as_str().is_some_and(|words| words.contains("404")), "{failed}");
+    assert_eq!(service.post(&at, &json!({"video_path": ["a"], "scale": 2})).status, 422);
     // Six clips, and the image worker's form: each another request
     let six = service.post(&at, &json!({"video_paths": vec![origin.url("/clip"); 6], "scale": 2}));
     assert_eq!((six.status, &six.json()["detail"][0]["loc"]), (422, &json!(["body", "video_paths"])));

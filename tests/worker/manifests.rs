@@ -212,12 +212,16 @@ fn the_generator_and_its_workers() {
         film.folders()
     );
     assert_eq!(text(1).unwrap(), want);
+    let idle = json!({"worker_id": 0, "status": "idle", "total_batches": 2, "completed_batches": 0,
+        "current_batch": null, "progress_percent": 0.0, "start_time": null, "end_time": null,
+        "manifest_path": film.manifest()});
+    assert_eq!(film.status(), idle);
     for worker in 0..2 {
         let manifest = film.base.join(format!("manifests/worker_{worker}_manifest.txt"));
         assert_eq!(process(&server, &manifest).json()["status"], "started");
         assert_eq!(ended(&server)["status"], "completed");
-        assert!(within(5, || film.base.join(format!("status/worker_{worker}_status.json")).is_file()));
     }
+    assert!(within(5, || film.status()["status"] == "completed"));
     assert!((1..=11).all(|n| film.result(n).is_file()));
 }
 
