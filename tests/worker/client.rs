@@ -99,6 +99,15 @@ fn the_flags_of_pythons_client() {
     assert_eq!(names(&frames).len(), 8);
     assert!(frames.join("x_upscaled.jpg").is_file());
     assert_eq!(asked("-u 3 -i a.png").status.code(), Some(2));
+    // Names that FFmpeg counts by
+    let film = server.root.path().join("film");
+    std::fs::create_dir(&film).unwrap();
+    (1..=5).for_each(|n| std::fs::write(film.join(format!("frame_{n:04}.png")), png(32, 24)).unwrap());
+    assert!(asked("--batch film -o large --keep-names").status.success());
+    let mut ffmpeg = std::process::Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-nostdin", "-i", "large/frame_%04d.png", "-c:v", "libx264", "film.mp4"]);
+    assert!(ffmpeg.current_dir(server.root.path()).status().is_ok_and(|status| status.success()));
+    assert_eq!(crate::common::times(&server.root.path().join("film.mp4")).len(), 5);
     // A range of ports, and nobody at most of them
     let last = server.port.saturating_add(4);
     let output = image(&server, &["-i", "a.png", "-o", "d.png", "--port", &format!("{port}-{last}")]);
