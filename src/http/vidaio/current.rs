@@ -86,21 +86,22 @@ async fn one(service: &Arc<Service>, headers: &HeaderMap, wish: Result<Wish, Fai
 
 /// What is told of all clips, or of the one that was asked for `alone`.
 fn answer(service: &Service, ends: &[End], alone: bool) -> Value {
-    let path = |end: &End| Value::from(end.as_ref().map_or("", |(path, _)| path));
-    let url = |end: &End| Value::from(end.as_ref().map_or("", |(_, url)| url));
-    let error = |end: &End| Value::from(end.as_ref().err().map(|failed| failed.words.clone()));
+    let of = |end: &End| match end {
+        Ok((path, url)) => [Value::from(path.as_str()), Value::from(url.as_str()), Value::Null],
+        Err(failed) => ["".into(), "".into(), failed.words.as_str().into()],
+    };
     let mut told = json!({
         "success": ends.iter().all(Result::is_ok),
         "queue_position": null,
         "active_tasks": service.places.active(),
         "queued_tasks": service.places.waiting(),
     });
-    let fields: [(&str, &str, &dyn Fn(&End) -> Value); 3] =
-        [("output_path", "output_paths", &path), ("output_url", "output_urls", &url), ("error", "errors", &error)];
-    for (one, all, of) in fields {
-        match (alone, ends) {
-            (true, [end]) => told[one] = of(end),
-            _ => told[all] = ends.iter().map(of).collect(),
+    let ends: Vec<[Value; 3]> = ends.iter().map(of).collect();
+    let names = [("output_path", "output_paths"), ("output_url", "output_urls"), ("error", "errors")];
+    for (at, (one, all)) in names.into_iter().enumerate() {
+        match (alone, &ends[..]) {
+            (true, [end]) => told[one] = end[at].clone(),
+            _ => told[all] = ends.iter().map(|end| end[at].clone()).collect(),
         }
     }
     told
