@@ -189,3 +189,46 @@ fn headers_that_claim_too_much() {
     assert!(grown < 128 << 20, "{} MiB more", grown >> 20);
     assert_eq!(server.upscale("", &png(64, 64)).status, 200);
 }
+
+#[test]
+fn damaged_pictures_do_no_harm() {
+    if !ready("damaged_pictures_do_no_harm") {
+        return;
+    }
+    let mut server = Server::start(&[]);
+    let rgb = picture(24, 18);
+    let formats =
+        [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Tiff, ImageFormat::Bmp, ImageFormat::Gif];
+    let files: Vec<Vec<u8>> = formats.iter().map(|format| packed(&rgb, *format)).collect();
+    // Of no size
+    let mut gif = files[5].clone();
+    gif[6..8].copy_from_slice(&[0, 0]);
+    let (status, detail) = server.upscale("", &gif).refusal();
+    assert!(status == 400 && detail.contains("no pixels"), "{status} {detail}");
+    // The same bytes change each time: a generator with a fixed beginning
+    let mut state = 7u64;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut seen = std::collections::BTreeMap::new();
+    for round in 0..600 {
+        let mut bytes = files[round % files.len()].clone();
+        for _ in 0..1 + next(4) {
+            let end = bytes.len().min(if next(2) == 0 { 64 } else { 100_000 });
+            let at = next(end);
+            match next(4) {
+                0 => bytes.truncate(at.max(16)),
+                1 => bytes[at] = [0, 1, 127, 128, 255][next(5)],
+                2 => bytes[at] = next(256) as u8,
+                _ => bytes.insert(at, next(256) as u8),
+            }
+        }
+        let answer = server.upscale("", &bytes);
+        assert!(matches!(answer.status, 200 | 400 | 413), "round {round}: {}", answer.status);
+        *seen.entry(answer.status).or_insert(0) += 1;
+    }
+    assert!(seen[&200] > 20 && seen[&400] > 100, "{seen:?}");
+    assert_eq!(server.upscale("", &files[0]).status, 200);
+    assert_eq!(server.stop(), Some(0));
+}

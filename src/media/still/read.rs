@@ -128,6 +128,11 @@ impl<'a> Opened<'a> {
         limits.max_alloc = Some(ALLOCATION_MAX);
         decoder.set_limits(limits).map_err(unreadable)?;
         let orientation = decoder.orientation().map_err(unreadable)?;
+        let (width, height) = decoder.dimensions();
+        if width == 0 || height == 0 {
+            let words = format!("{name} has no pixels: its header says {width}x{height}");
+            return Err(Fault::BadInput.because(words));
+        }
         Ok(Opened { name: name.to_owned(), format, decoder, orientation })
     }
 
