@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""The API against its own description: starts the daemon and the image worker, has /openapi.json of both validated, and
-lets schemathesis ask for what they describe, rightly and wrongly. No answer may be a 5xx but the 503 that is described.
+"""The API against its own description: starts the daemon, with the video service, and the image worker, has /openapi.json
+of all four listeners validated, and lets schemathesis ask for what they describe, rightly and wrongly. No answer may be a
+5xx.
 
 Needs openapi-spec-validator and schemathesis (pip install them into a virtual environment; --tools names its bin folder).
 """
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,14 +24,26 @@ import sample_video
 ENDLESS = ["--exclude-path", "/api/events"]
 
 
-def started(command, log, mark):
-    """A process that has said where it listens, and that address."""
+# The words before an address: of the daemon's listeners, and of the worker's.
+DAEMON = {
+    "the daemon": "the page is at ",
+    "the video service": "(upscale-video) is at ",
+    "the video service's current contract": "(upscale) is at ",
+}
+WORKER = {"the image worker": "ready on "}
+# Of the video service: no payload is waited for, and there is a folder for paths.
+SETTINGS = 'fetch_seconds = 2\nshared_folder = "shared"\n'
+
+
+def started(command, log, marks):
+    """A process that has said where it listens, and those addresses."""
     process = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log)
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
         text = Path(log.name).read_text()
-        if mark in text:
-            return process, "http://" + text.split(mark, 1)[1].split("http://", 1)[1].split()[0].strip("/:,")
+        found = [re.search(re.escape(mark) + r"http://([0-9.:]+[0-9])", text) for mark in marks.values()]
+        if all(found):
+            return process, {name: "http://" + match[1] for name, match in zip(marks, found)}
         time.sleep(0.2)
     process.kill()
     raise SystemExit(f"{command[1]} does not come up:\n{Path(log.name).read_text()}")
@@ -70,15 +84,18 @@ def main():
         (root / "input").mkdir()
         sample_video.make(root / "input" / "a.mkv", seconds=1)
         (root / "shared").mkdir()
-        daemon = [program, "daemon", "--root", root, "--listen", "127.0.0.1:0"]
+        (root / "upscaled.toml").write_text(SETTINGS)
+        listen = [word for flag in ("--listen", "--vidaio", "--vidaio-current") for word in (flag, "127.0.0.1:0")]
+        daemon = [program, "daemon", "--root", root, *listen]
         worker = [program, "worker", "--root", root, "--port", "0", "--shared", root / "shared", "--set", "device=cpu"]
-        for name, command, mark in (("the daemon", daemon, "the page is at"), ("the image worker", worker, "ready on")):
+        for command, marks in ((daemon, DAEMON), (worker, WORKER)):
             with open(root / "console", "w") as log:
-                process, url = started(command, log, mark)
+                process, urls = started(command, log, marks)
                 try:
-                    right = checked(name, url, found, arguments) and right
+                    for name, url in urls.items():
+                        right = checked(name, url, found, arguments) and right
                     if process.poll() is not None:
-                        print(f"== {name} has ended:\n{Path(log.name).read_text()[-2000:]}")
+                        print(f"== {command[1]} has ended:\n{Path(log.name).read_text()[-2000:]}")
                         right = False
                 finally:
                     process.terminate()

@@ -1,5 +1,6 @@
 //! The real program from the front door: what goes into input/ comes out of output/, whatever happens.
 
+#[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
 
 use std::ffi::{OsStr, OsString};

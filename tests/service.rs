@@ -2,6 +2,8 @@
 
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
+#[path = "service/contract.rs"]
+mod contract;
 #[path = "service/current.rs"]
 mod current;
 #[path = "service/kit.rs"]
@@ -16,3 +18,5 @@ mod original;
 mod payloads;
 #[path = "service/store.rs"]
 mod store;
+#[path = "service/uploads.rs"]
+mod uploads;

@@ -117,6 +117,19 @@ fn unsafe_blocks_say_why() {
 }
 
 #[test]
+fn tests_that_the_contracts_name_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/contracts.md")).unwrap();
+    let mut named = 0;
+    for (file, test) in text.split('`').filter_map(|word| word.split_once("::")) {
+        let source = std::fs::read_to_string(root.join("tests").join(file)).unwrap_or_default();
+        assert!(source.contains(&format!("#[test]\nfn {test}() {{")), "docs/contracts.md names {file}::{test}");
+        named += 1;
+    }
+    assert!(named > 40, "only {named} tests are named in docs/contracts.md");
+}
+
+#[test]
 fn files_say_what_they_own_and_stay_short() {
     let mut wrong = Vec::new();
     for file in sources() {

@@ -10,6 +10,10 @@ mod common;
 mod crowd;
 #[path = "worker/diffusion.rs"]
 mod diffusion;
+#[path = "worker/film.rs"]
+mod film;
+#[path = "worker/formats.rs"]
+mod formats;
 #[path = "worker/kit.rs"]
 mod kit;
 #[path = "worker/manifests.rs"]

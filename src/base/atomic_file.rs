@@ -8,6 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -76,6 +77,26 @@ pub fn seal(part: &Path, target: &Path) -> Result<()> {
 pub fn seal_new(part: &Path, target: &Path) -> Result<bool> {
     fsync_or_remove(part)?;
     rename_new(part, target)
+}
+
+/// Gives a file that was made without a name (`O_TMPFILE`) its name, durably, over what may be there; where the file
+/// system knows no such thing, a copy of it gets the name.
+pub fn name(file: &File, target: &Path) -> Result<()> {
+    let part = part_path(target);
+    let what = || format!("cannot write {}", escape(target));
+    let linked = failpoint::hit("atomic_file.link").and_then(|()| {
+        // The one way to a file without a name that asks for no privilege.
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW;
+        Ok(nix::unistd::linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &part, flags)?)
+    });
+    if linked.is_err() {
+        let mut from = file.try_clone().with_context(what)?;
+        from.seek(SeekFrom::Start(0)).with_context(what)?;
+        let copied = create_part(&part, target, Access::Private).and_then(|mut to| Ok(io::copy(&mut from, &mut to)?));
+        copied.inspect_err(|_| drop(fs::remove_file(&part))).with_context(what)?;
+    }
+    seal(&part, target).inspect_err(|_| drop(fs::remove_file(&part)))
 }
 
 /// Renames a file or folder without replacing and makes that durable; `Ok(false)` when the

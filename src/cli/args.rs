@@ -94,12 +94,12 @@ pub struct DaemonArguments {
     /// Serve a page and an API at this address, such as 127.0.0.1:8088 (docs/control.md)
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
-    /// Serve clips of the video service's first contract (POST /upscale-video) at this address, such as
-    /// 127.0.0.1:29115 (docs/video-service.md)
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Serve clips of the video service's first contract (POST /upscale-video, docs/video-service.md), at
+    /// 127.0.0.1:29115 if no address is named
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:29115")]
     pub vidaio: Option<String>,
-    /// The same of its current contract (POST /upscale), such as 127.0.0.1:8003
-    #[arg(long, value_name = "HOST:PORT")]
+    /// The same of its current contract (POST /upscale), at 127.0.0.1:8003 if no address is named
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:8003")]
     pub vidaio_current: Option<String>,
     #[command(flatten)]
     pub access: AccessArguments,
@@ -341,6 +341,7 @@ mod tests {
             "image batch --batch d",
             "image health --port 8090,8092 --json",
             "daemon --vidaio 127.0.0.1:29115 --vidaio-current 127.0.0.1:8003",
+            "daemon --vidaio --vidaio-current --once",
             "bench tasks SD2HD --seconds 10 --json --set device=cpu",
         ] {
             let words = std::iter::once("upscaled").chain(line.split(' '));

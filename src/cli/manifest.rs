@@ -121,6 +121,18 @@ fn make(arguments: &MakeArguments) -> Result<Ended> {
         let made = film.for_worker(batches);
         let made = manifest::Manifest { input: input.clone(), patch_size: arguments.patch_size, ..made };
         atomic_file::write(&path, made.text(worker)?.as_bytes())?;
+        let idle = serde_json::json!({
+            "worker_id": worker,
+            "status": "idle",
+            "total_batches": count,
+            "completed_batches": 0,
+            "current_batch": null,
+            "progress_percent": 0.0,
+            "start_time": null,
+            "end_time": null,
+            "manifest_path": path,
+        });
+        atomic_file::write(&film.status(worker), &serde_json::to_vec_pretty(&idle)?)?;
         output::line(&format!("{}  {count} batches", escape(&path)))?;
     }
     Ok(Ended::Done)

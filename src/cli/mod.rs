@@ -43,7 +43,8 @@ use args::{Arguments, Command};
 
 /// The program.
 pub fn main() -> ExitCode {
-    let Arguments { place, command } = match Arguments::try_parse_from(pictures::with_long_names(std::env::args_os())) {
+    let Arguments { place, command } = match Arguments::try_parse_from(pictures::as_python_has_it(std::env::args_os()))
+    {
         Ok(arguments) => arguments,
         // Help, version and usage errors; a reader that is gone is nobody's failure.
         Err(words) => {

@@ -1,5 +1,6 @@
 //! `upscaled image`: the client of image workers.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,9 @@ use crate::http::limits::Limits;
 
 /// What stands behind the stem of an enlarged picture's name.
 pub const UPSCALED: &str = "_upscaled";
+
+/// Flags of all commands that take a value.
+const PLACES: [&str; 2] = ["--root", "--config"];
 
 #[derive(Args)]
 pub struct ImageArguments {
@@ -134,14 +138,28 @@ pub fn run(arguments: &ImageArguments) -> Result<Ended> {
     }
 }
 
-/// Python's client has `-ps`, which here would be `-p s`.
-pub fn with_long_names(arguments: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    let mut in_image = false;
-    let long = |argument: std::ffi::OsString| {
-        in_image |= argument == "image";
-        if in_image && argument == "-ps" { "--process-size".into() } else { argument }
-    };
-    arguments.map(long).collect()
+/// Python's client has no commands: its flags tell what is to be done, and their order does not matter. And it has `-ps`,
+/// which here would be `-p s`.
+pub fn as_python_has_it(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = arguments.collect();
+    // The command stands behind the program's name and what names a place.
+    let names_place = |at: usize| at > 0 && PLACES.iter().any(|flag| words[at - 1] == *flag);
+    let command = (1..words.len()).find(|at| !names_place(*at) && !words[*at].to_string_lossy().starts_with('-'));
+    let Some(image) = command.filter(|at| words[*at] == "image") else { return words };
+    let mut flags = words.split_off(image + 1);
+    flags.iter_mut().filter(|word| *word == "-ps").for_each(|word| *word = "--process-size".into());
+    let first = flags.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    if first.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&first.as_str()) {
+        let asked = ["--health", "--info", "--stats"].iter().find_map(|flag| {
+            let at = flags.iter().position(|word| word == flag)?;
+            Some(flags.remove(at).to_string_lossy().trim_start_matches('-').to_owned())
+        });
+        let batch = |word: &OsString| word == "--batch" || word.to_string_lossy().starts_with("--batch=");
+        let usual = || if flags.iter().any(batch) { "batch" } else { "upscale" }.to_owned();
+        words.push(asked.unwrap_or_else(usual).into());
+    }
+    words.extend(flags);
+    words
 }
 
 fn upscale(arguments: &UpscaleArguments) -> Result<Ended> {
@@ -163,11 +181,11 @@ fn beside(picture: &Path) -> Result<PathBuf> {
 }
 
 /// `<stem>_upscaled<suffix>`.
-pub fn upscaled_name(picture: &Path) -> Result<std::ffi::OsString> {
+pub fn upscaled_name(picture: &Path) -> Result<OsString> {
     let stem = picture
         .file_stem()
         .ok_or_else(|| Fault::Config.because(format!("{} is no file name; name a picture", escape(picture))))?;
-    let mut suffix = std::ffi::OsString::from(UPSCALED);
+    let mut suffix = OsString::from(UPSCALED);
     if let Some(extension) = picture.extension() {
         suffix.push(".");
         suffix.push(extension);
@@ -280,12 +298,23 @@ mod tests {
     }
 
     #[test]
-    fn the_short_name_of_two_letters() {
-        let long = |line: &str| {
-            let words = with_long_names(line.split(' ').map(Into::into));
-            words.into_iter().map(|w| w.into_string().unwrap()).collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(long("upscaled image upscale -ps 64"), "upscaled image upscale --process-size 64");
-        assert_eq!(long("upscaled run -ps image"), "upscaled run -ps image");
+    fn flags_of_pythons_client() {
+        for (line, want) in [
+            ("image upscale -ps 64", "image upscale --process-size 64"),
+            ("image -i a.png -ps 64", "image upscale -i a.png --process-size 64"),
+            ("image --host h --health --port 1", "image health --host h --port 1"),
+            ("image --info", "image info"),
+            ("--root r image --stats --port 1", "--root r image stats --port 1"),
+            ("image --pattern *.jpg --batch d -u 4", "image batch --pattern *.jpg --batch d -u 4"),
+            ("image --batch=d", "image batch --batch=d"),
+            ("image --help", "image --help"),
+            ("image", "image"),
+            ("run image -ps 64", "run image -ps 64"),
+            ("--root image run image -i", "--root image run image -i"),
+        ] {
+            let words = as_python_has_it(std::iter::once("upscaled").chain(line.split(' ')).map(Into::into));
+            let words: Vec<String> = words.into_iter().skip(1).map(|word| word.into_string().unwrap()).collect();
+            assert_eq!(words.join(" "), want);
+        }
     }
 }

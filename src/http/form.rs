@@ -1,7 +1,8 @@
-//! Uploads: multipart forms read to their end, within limits of bytes and time, before anything
-//! else is taken for them.
+//! Uploads: multipart forms read to their end, into memory or onto the disk, within limits of bytes and
+//! time, before anything else is taken for them.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use crate::http::error::{ApiError, Problem};
 use crate::http::limits::Limits;
+use crate::http::taker::{OnDisk, Taker, Writing};
 
 /// Seconds after which a client whose upload found no room may try again.
 const FULL_RETRY: Duration = Duration::from_secs(5);
@@ -22,7 +24,7 @@ const FULL_RETRY: Duration = Duration::from_secs(5);
 const TEXTS_MAX: usize = 16;
 const TEXT_MAX: usize = 4096;
 
-/// Bytes of uploads in memory, over all requests.
+/// Bytes of uploads at hand, over all requests.
 #[derive(Default)]
 pub struct Uploads(Arc<AtomicU64>);
 
@@ -57,8 +59,8 @@ pub struct File {
 }
 
 /// The files of one field, in their order, and the fields that are plain text.
-pub struct Form {
-    pub files: Vec<File>,
+pub struct Form<F = File> {
+    pub files: Vec<F>,
     pub texts: Vec<(String, String)>,
     _share: Share,
 }
@@ -74,15 +76,17 @@ impl Pace<'_> {
     /// Waits for the next piece, but not for ever.
     async fn next<T>(&self, piece: impl Future<Output = T>) -> Result<T, ApiError> {
         let late = || ApiError::new(StatusCode::REQUEST_TIMEOUT, "The upload was too slow");
-        if self.start.elapsed() > self.limits.time_for(self.received) {
+        let spent = self.start.elapsed();
+        if spent > self.limits.time_for(self.received) {
             return Err(late());
         }
-        tokio::time::timeout(self.limits.stall, piece).await.map_err(|_| late())
+        let left = self.limits.upload_time.saturating_sub(spent);
+        tokio::time::timeout(self.limits.stall.min(left), piece).await.map_err(|_| late())
     }
 }
 
 impl Uploads {
-    /// Reads all files that stand in `field`.
+    /// Reads all files that stand in `field` into memory.
     ///
     /// # Errors
     /// 422 where the body is no form or has no such file, 400 where it is malformed, 413 beyond
@@ -94,6 +98,38 @@ impl Uploads {
         many: bool,
         limits: &Limits,
     ) -> Result<Form, ApiError> {
+        let form = self.parts(request, field, many, limits, || Ok(Vec::new())).await?;
+        let files = form.files.into_iter().map(|(name, bytes)| File { name, bytes: bytes.into() }).collect();
+        Ok(Form { files, texts: form.texts, _share: form._share })
+    }
+
+    /// Reads the one file that stands in `field` onto the file system of a folder.
+    ///
+    /// # Errors
+    /// Those of [`Uploads::read`], and 503 where there is no room for it.
+    pub async fn to_disk(
+        &self,
+        request: Request,
+        field: &'static str,
+        folder: &Path,
+        limits: &Limits,
+    ) -> Result<Form<OnDisk>, ApiError> {
+        let form = self.parts(request, field, false, limits, || Writing::begin(folder)).await?;
+        let mut files = Vec::new();
+        for (_, writing) in form.files {
+            files.push(writing.end().await?);
+        }
+        Ok(Form { files, texts: form.texts, _share: form._share })
+    }
+
+    async fn parts<T: Taker>(
+        &self,
+        request: Request,
+        field: &'static str,
+        many: bool,
+        limits: &Limits,
+        begin: impl Fn() -> Result<T, ApiError>,
+    ) -> Result<Form<(String, T)>, ApiError> {
         let length = request.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > limits.form_bytes + limits.drain_bytes) {
             return Err(too_large(limits.form_bytes));
@@ -113,19 +149,27 @@ impl Uploads {
                 reading.refuse(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, words));
             }
             let text = part.name().filter(|_| part.file_name().is_none() && texts.len() < TEXTS_MAX).map(str::to_owned);
-            let mut bytes = Vec::new();
+            let mut file = name
+                .filter(|_| reading.refused.is_none())
+                .map(|name| begin().map(|taker| (name, taker)))
+                .transpose()?;
             let mut words = Vec::new();
             while let Some(piece) = pace.next(part.chunk()).await?.map_err(|e| malformed(&e, limits))? {
                 pace.received += piece.len() as u64;
-                reading.piece(&piece, name.is_some(), &mut bytes, pace.received, limits)?;
+                let taken = file.as_ref().map(|(_, taker)| taker.taken());
+                if !reading.counts(&piece, taken, pace.received, limits)? {
+                    file = None;
+                    continue;
+                }
                 if text.is_some() && words.len() + piece.len() <= TEXT_MAX {
                     words.extend_from_slice(&piece);
                 }
+                if let Some((_, taker)) = &mut file {
+                    taker.take(piece).await?;
+                }
             }
             texts.extend(text.zip(String::from_utf8(words).ok()));
-            if let (Some(name), None) = (name, &reading.refused) {
-                reading.files.push(File { name, bytes: bytes.into() });
-            }
+            reading.files.extend(file);
         }
         match reading.refused {
             Some(error) => Err(error),
@@ -136,46 +180,37 @@ impl Uploads {
 }
 
 /// A form on its way.
-struct Reading {
-    files: Vec<File>,
+struct Reading<T> {
+    files: Vec<(String, T)>,
     share: Share,
     /// Why it will not be taken; it is read on for a while, so that the client gets to know.
     refused: Option<ApiError>,
     refused_bytes: u64,
 }
 
-impl Reading {
+impl<T> Reading<T> {
     fn refuse(&mut self, error: ApiError) {
         self.refused.get_or_insert(error);
         self.files.clear();
     }
 
-    /// Takes a piece of a file, or of another field, which only counts.
-    fn piece(
-        &mut self,
-        piece: &[u8],
-        wanted: bool,
-        file: &mut Vec<u8>,
-        received: u64,
-        limits: &Limits,
-    ) -> Result<(), ApiError> {
+    /// Counts a piece, of a file of which so much is `taken`, or of another field; whether it is to be kept.
+    fn counts(&mut self, piece: &[u8], taken: Option<u64>, received: u64, limits: &Limits) -> Result<bool, ApiError> {
+        let length = piece.len() as u64;
         if self.refused.is_some() {
-            *file = Vec::new();
-            self.refused_bytes += piece.len() as u64;
+            self.refused_bytes += length;
             let enough = self.refused_bytes > limits.drain_bytes;
-            return if enough { self.refused.take().map_or(Ok(()), Err) } else { Ok(()) };
+            return if enough { self.refused.take().map_or(Ok(false), Err) } else { Ok(false) };
         }
         if received > limits.form_bytes {
             self.refuse(too_large(limits.form_bytes));
-        } else if wanted && (file.len() + piece.len()) as u64 > limits.file_bytes {
+        } else if taken.is_some_and(|taken| taken + length > limits.file_bytes) {
             self.refuse(too_large(limits.file_bytes));
-        } else if wanted && !self.share.take(piece.len() as u64, limits.uploads_bytes) {
+        } else if taken.is_some() && !self.share.take(length, limits.uploads_bytes) {
             let words = "Too many uploads at the moment; try again later";
             self.refuse(ApiError::later(StatusCode::TOO_MANY_REQUESTS, words, FULL_RETRY));
-        } else if wanted {
-            file.extend_from_slice(piece);
         }
-        Ok(())
+        Ok(self.refused.is_none())
     }
 }
 
@@ -280,6 +315,37 @@ mod tests {
         let begun = stream::iter([Ok::<_, std::io::Error>(part("file", Some("a"), "12"))]);
         let hanging = Body::from_stream(begun.chain(stream::pending()));
         assert_eq!(names(read(&uploads, hanging, false)), Err(408));
+        assert_eq!(uploads.0.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn files_on_the_disk_have_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = Uploads::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let limits = Limits { file_bytes: 1_500_000, form_bytes: 1_900_000, uploads_bytes: 2_000_000, ..small() };
+        let large = "x".repeat((1 << 20) + 7);
+        let to_disk = |file: &str| {
+            let body = Body::from(part("task", None, "a") + &part("file", Some("a"), file) + "--B--\r\n");
+            runtime.block_on(uploads.to_disk(request(body), "file", folder.path(), &limits))
+        };
+        let form = to_disk(&large).unwrap();
+        assert_eq!((form.files.len(), &form.texts[..]), (1, &[("task".to_owned(), "a".to_owned())][..]));
+        assert_eq!(form.files[0].hash, blake3::hash(large.as_bytes()));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        // Places are counted over all, and come back
+        assert_eq!(to_disk(&"x".repeat(1_400_000)).err().unwrap().status().as_u16(), 429);
+        crate::base::atomic_file::name(&form.files[0].file, &folder.path().join("a")).unwrap();
+        drop(form);
+        assert_eq!(uploads.0.load(Ordering::SeqCst), 0);
+        assert_eq!(std::fs::read_to_string(folder.path().join("a")).unwrap(), large);
+        assert_eq!(to_disk(&"x".repeat(1_500_001)).err().unwrap().status().as_u16(), 413);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let brief = Limits { upload_time: Duration::from_millis(10), ..limits.clone() };
+        let begun = stream::iter([Ok::<_, std::io::Error>(part("file", Some("a"), "12"))]);
+        let hanging = request(Body::from_stream(begun.chain(stream::pending())));
+        let late = runtime.block_on(uploads.to_disk(hanging, "file", folder.path(), &brief)).err().unwrap();
+        assert_eq!(late.status().as_u16(), 408);
         assert_eq!(uploads.0.load(Ordering::SeqCst), 0);
     }
 }

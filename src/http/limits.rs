@@ -19,10 +19,12 @@ pub struct Limits {
     pub grace: Duration,
     /// Bytes a second that a body or answer must move on average.
     pub rate: u64,
+    /// For a whole upload, however it gets on.
+    pub upload_time: Duration,
     /// Bytes of one uploaded file, and of all files of a request.
     pub file_bytes: u64,
     pub form_bytes: u64,
-    /// Bytes of uploads in memory at a time, over all requests.
+    /// Bytes of uploads in memory, or on the disk, at a time, over all requests.
     pub uploads_bytes: u64,
     /// Files in a request.
     pub files: usize,
@@ -41,6 +43,7 @@ impl Default for Limits {
             stall: Duration::from_secs(20),
             grace: Duration::from_secs(30),
             rate: 16 << 10,
+            upload_time: Duration::from_secs(86_400),
             file_bytes: 256 * MIB,
             form_bytes: 512 * MIB,
             uploads_bytes: 1024 * MIB,

@@ -31,10 +31,13 @@ pub struct Spool {
 impl Spool {
     /// An empty one, in the system's temporary folder (`TMPDIR`).
     pub fn new() -> Result<Spool> {
-        let folder = std::env::temp_dir();
-        let file = tempfile::tempfile_in(&folder).with_context(|| {
-            format!("making a temporary file in {}; set TMPDIR to another folder", folder.display())
-        })?;
+        Spool::new_in(&std::env::temp_dir()).context("set TMPDIR to another folder")
+    }
+
+    /// An empty one on the file system of a folder; [`crate::base::atomic_file::name`] may give it a name there.
+    pub fn new_in(folder: &std::path::Path) -> Result<Spool> {
+        let file = tempfile::tempfile_in(folder);
+        let file = file.with_context(|| format!("making a temporary file in {}", folder.display()))?;
         Ok(Spool { file: Arc::new(file), length: 0 })
     }
 

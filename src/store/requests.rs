@@ -121,6 +121,33 @@ impl Requests {
         versions::read(&self.file(key), REQUEST_VERSION)
     }
 
+    /// The folder of all requests, made where it is not there.
+    pub fn made_home(&self) -> Result<PathBuf> {
+        let home = self.layout.input().join(FOLDER);
+        atomic_file::create_dirs(&home, 0o700)?;
+        Ok(home)
+    }
+
+    /// Removes what an earlier process left in the middle of a removal or an upload: all that has no record. Nobody may
+    /// be at work on requests yet.
+    pub fn sweep(&self) {
+        let Ok(entries) = std::fs::read_dir(self.layout.input().join(FOLDER)) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let removed = match entry.file_type() {
+                Ok(kind) if !kind.is_dir() => std::fs::remove_file(&path).map_err(Into::into),
+                _ => match entry.file_name().to_str().map(|key| (key, self.file(key).symlink_metadata())) {
+                    Some((key, Err(error))) if error.kind() == std::io::ErrorKind::NotFound => self.remove(key),
+                    _ => continue,
+                },
+            };
+            match removed {
+                Ok(()) => tracing::info!("removed what an interrupted request left: {}", escape(&path)),
+                Err(error) => tracing::warn!("what an interrupted request left stays: {}", one_line(&error)),
+            }
+        }
+    }
+
     /// All that are kept. What cannot be read is told and left.
     pub fn all(&self) -> Vec<Record> {
         let Ok(entries) = std::fs::read_dir(self.layout.input().join(FOLDER)) else { return Vec::new() };
@@ -197,6 +224,27 @@ mod tests {
         requests.remove("0a1b").unwrap();
         assert!(requests.all().is_empty() && !root.join("o/.requests/0a1b").exists());
         requests.remove("0a1b").unwrap();
+    }
+
+    #[test]
+    fn what_has_no_record_is_swept_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let folders =
+            Folders { root: root.into(), input: root.join("i"), output: root.join("o"), logs: root.join("l") };
+        let requests = Requests::new(Layout::new(&folders));
+        requests.sweep();
+        let home = requests.made_home().unwrap();
+        for (key, files) in [("whole", &["request.json", "payload"][..]), ("torn", &["payload"]), ("none", &[])] {
+            std::fs::create_dir(home.join(key)).unwrap();
+            files.iter().for_each(|name| std::fs::write(home.join(key).join(name), "damaged").unwrap());
+        }
+        std::fs::create_dir_all(root.join("o/.requests/torn/x")).unwrap();
+        std::fs::write(home.join(".tmp1"), "a part").unwrap();
+        requests.sweep();
+        let left: Vec<_> = std::fs::read_dir(&home).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["whole"]);
+        assert!(requests.payload("whole").is_file() && !root.join("o/.requests/torn").exists());
     }
 
     #[test]

@@ -199,6 +199,13 @@ pub fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, f)| !f.trim_start().starts_with(['Z', 'X']))
 }
 
+/// The most memory that a process has had, in bytes.
+pub fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
 /// SIGKILL to a process that is not our child.
 pub fn kill_nine(pid: u32) {
     let status = Command::new("sh").args(["-c", &format!("kill -9 {pid}")]).status();

@@ -148,6 +148,16 @@ pub fn clip(path: &Path, size: &str, frames: u32) {
     assert!(command.status().is_ok_and(|s| s.success()), "ffmpeg could not make {}", path.display());
 }
 
+/// A payload that FFmpeg makes of a source of lavfi.
+pub fn made(service: &Service, name: &str, picture: &str, options: &str) -> PathBuf {
+    let path = service.root.path().join(name);
+    let mut command = Command::new("ffmpeg");
+    command.args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", picture]);
+    command.args(options.split_whitespace()).arg(&path);
+    assert!(command.status().is_ok_and(|status| status.success()), "ffmpeg could not make {name}");
+    path
+}
+
 /// The bytes of such a clip.
 pub fn clip_bytes(size: &str, frames: u32) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a folder");
@@ -174,11 +184,22 @@ pub fn assert_rules(payload: &Path, output: &Path, scale: u64) {
     for side in ["width", "height"] {
         assert_eq!(x[side].as_u64().map(|n| n * scale), y[side].as_u64(), "{side} of {name}");
     }
+    // The index first, so that players begin before all of it is there
+    let made = std::fs::read(output).expect("a file");
+    let place = |name: &[u8]| made.windows(4).position(|four| four == name).expect("a box of MP4");
+    assert!(place(b"moov") < place(b"mdat"), "{name}");
     let frames = (times(payload).len(), times(output).len());
     assert!(frames.0 == frames.1 && frames.1 >= 10, "{frames:?} frames of {name}");
     let bytes = [payload, output].map(|path| std::fs::metadata(path).expect("a file").len());
     let most = if scale == 4 { 20 } else { 8 };
     assert!(bytes[1] <= most * bytes[0], "{bytes:?} bytes of {name}");
+}
+
+/// The names of an object's fields, in the order of the alphabet.
+pub fn fields(object: &Value) -> Vec<String> {
+    let mut names: Vec<String> = object.as_object().expect("an object").keys().cloned().collect();
+    names.sort();
+    names
 }
 
 /// The form of `/process_video`, with its type.

@@ -21,7 +21,7 @@ impl Origin {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (clip, log) = (clip.clone(), log.clone());
-                thread::spawn(move || serve(stream, &clip, &log, port));
+                thread::spawn(move || serve(stream, &clip, &log));
             }
         });
         Origin { port, asked }
@@ -38,7 +38,7 @@ impl Origin {
     }
 }
 
-fn serve(mut stream: TcpStream, clip: &[u8], log: &Mutex<Vec<String>>, port: u16) {
+fn serve(mut stream: TcpStream, clip: &[u8], log: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -100,10 +100,6 @@ fn serve(mut stream: TcpStream, clip: &[u8], log: &Mutex<Vec<String>>, port: u16
         "/redirect" => stream.write_all(head("302 Found", "Location: /clip\r\n").as_bytes()),
         "/circle" => stream.write_all(head("302 Found", "Location: /circle\r\n").as_bytes()),
         "/to-file" => stream.write_all(head("302 Found", "Location: file:///etc/passwd\r\n").as_bytes()),
-        "/to-metadata" => {
-            let to = format!("Location: http://169.254.169.254:{port}/latest/meta-data\r\n");
-            stream.write_all(head("302 Found", &to).as_bytes())
-        }
         _ => stream.write_all(head("404 Not Found", "Content-Length: 0\r\n").as_bytes()),
     };
 }

@@ -1,11 +1,11 @@
 //! Where payloads come from: servers that break off, lead elsewhere, or must not be asked.
 
-use std::process::Command;
+use std::path::Path;
 
 use serde_json::json;
 
-use crate::common::{Root, ready};
-use crate::kit::{Service, assert_rules, clip_bytes, form};
+use crate::common::{Root, describe, ready, streams};
+use crate::kit::{Answer, Service, assert_rules, clip_bytes, form, made};
 use crate::origin::Origin;
 
 #[test]
@@ -76,6 +76,12 @@ fn private_addresses_are_not_asked() {
     assert!(origin.asked("/").is_empty());
 }
 
+/// The answer to a payload that is sent.
+fn sent(service: &Service, payload: &Path) -> Answer {
+    let (kind, form) = form(Some("SD2HD"), Some(&std::fs::read(payload).unwrap()));
+    service.ask("POST", &format!("{}/process_video", service.original), &[("content-type", &kind)], &form)
+}
+
 #[test]
 fn every_payload_keeps_the_rules() {
     if !ready("every_payload_keeps_the_rules") {
@@ -92,31 +98,45 @@ fn every_payload_keeps_the_rules() {
         ("web.webm", test, "-c:v libvpx-vp9 -pix_fmt yuv420p"),
         ("stream.ts", "testsrc2=s=82x62:r=25:d=0.6", "-c:v mpeg2video"),
         ("gaps.mp4", "testsrc2=s=82x62:r=60:d=0.6", "-vf select='mod(n,3)' -vsync vfr -c:v libx264 -pix_fmt yuv420p"),
+        ("odd.mp4", "testsrc2=s=81x61:r=25:d=0.6", "-c:v libx264 -pix_fmt yuv444p"),
+        ("odd.webm", "testsrc2=s=83x61:r=25:d=0.6", "-c:v libvpx-vp9 -pix_fmt yuv420p"),
+        (
+            "tags.mp4",
+            test,
+            "-c:v libx264 -pix_fmt yuv420p -color_primaries smpte170m -color_trc bt709 -colorspace smpte170m",
+        ),
+        (
+            "hdr.mp4",
+            test,
+            "-c:v libx265 -pix_fmt yuv420p10le -x265-params log-level=none -color_primaries bt2020 -color_trc smpte2084 \
+             -colorspace bt2020nc",
+        ),
+        ("sound.mp4", "testsrc2=s=82x62:r=25:d=0.6", "-f lavfi -i sine=d=0.6 -c:v libx264 -pix_fmt yuv420p -c:a aac"),
         // Noise at a rate that no encoder reaches at twice the size: encoded again until it fits
         ("noise.mp4", noise, "-c:v libx264 -preset ultrafast -crf 40 -pix_fmt yuv420p"),
     ] {
-        let payload = service.root.path().join(name);
-        let mut command = Command::new("ffmpeg");
-        command.args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", picture]).args(options.split(' '));
-        assert!(command.arg(&payload).status().is_ok_and(|status| status.success()), "ffmpeg could not make {name}");
-        let bytes = std::fs::read(&payload).unwrap();
-        let send = |task| {
-            let (kind, form) = form(Some(task), Some(&bytes));
-            service.ask("POST", &format!("{}/process_video", service.original), &[("content-type", &kind)], &form)
-        };
-        let answer = send("SD2HD");
+        let payload = made(&service, name, picture, options);
+        let answer = sent(&service, &payload);
         assert_eq!(answer.status, 200, "{name}: {}\n{}", answer.text(), service.root.console());
         assert_rules(&payload, &service.keep("result.mp4", &answer.body), 2);
     }
     // Too few frames, and a picture
     for (name, options) in [("short.mp4", "-frames:v 9 -c:v libx264"), ("picture.png", "-frames:v 1")] {
-        let payload = service.root.path().join(name);
-        let mut command = Command::new("ffmpeg");
-        command.args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", test]).args(options.split(' '));
-        assert!(command.arg(&payload).status().is_ok_and(|status| status.success()), "ffmpeg could not make {name}");
-        let (kind, form) = form(Some("SD2HD"), Some(&std::fs::read(&payload).unwrap()));
-        let answer =
-            service.ask("POST", &format!("{}/process_video", service.original), &[("content-type", &kind)], &form);
+        let answer = sent(&service, &made(&service, name, test, options));
         assert!(answer.status == 400 && !answer.detail().contains('/'), "{name}: {}", answer.text());
     }
+}
+
+#[test]
+fn av1_where_it_is_set() {
+    if !ready("av1_where_it_is_set") {
+        return;
+    }
+    let service = Service::start("codec = \"av1\"\n");
+    let payload = made(&service, "a.mp4", "testsrc2=s=96x80:r=25:d=0.6", "-c:v libx264 -pix_fmt yuv420p");
+    let answer = sent(&service, &payload);
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), service.root.console());
+    let video = streams(&describe(&service.keep("result.mp4", &answer.body)), "video").remove(0);
+    let told = ["codec_name", "profile", "pix_fmt", "width", "r_frame_rate"].map(|name| video[name].clone());
+    assert_eq!(told, [json!("av1"), json!("Main"), json!("yuv420p"), json!(192), json!("25/1")]);
 }

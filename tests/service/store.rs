@@ -10,7 +10,7 @@ use s3s::service::S3ServiceBuilder;
 use serde_json::json;
 
 use crate::common::{Root, ready, within};
-use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes};
+use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes, fields, form};
 use crate::lives::children;
 use crate::origin::Origin;
 
@@ -59,7 +59,7 @@ fn results_in_a_store() {
         ("BUCKET_COMPATIBLE_ACCESS_KEY", ACCESS),
         ("BUCKET_COMPATIBLE_SECRET_KEY", SECRET),
     ];
-    let service = Service::start_with(Root::new(&format!("{SETTINGS}result_seconds = 10\n")), &[], &environment);
+    let service = Service::start_with(Root::new(&format!("{SETTINGS}result_seconds = 20\n")), &[], &environment);
     assert!(within(30, || !children(service.child.id()).is_empty()));
     let answer = service.upscale_video(&origin.url("/clip"), "SD2HD");
     assert_eq!(answer.status, 200, "{}\n{}", answer.text(), service.root.console());
@@ -73,6 +73,23 @@ fn results_in_a_store() {
     assert_eq!((part.status, &part.body[..]), (206, &result.body[..1]));
     let again = service.upscale_video(&origin.url("/clip"), "SD2HD").json();
     assert_eq!(again["uploaded_video_url"], json!(url));
+    // By the other ways too: a form is answered with JSON then, and the current contract with addresses
+    let (kind, sent) = form(Some("HD24K"), Some(&bytes));
+    let at = format!("{}/process_video", service.original);
+    let answer = service.ask("POST", &at, &[("content-type", &kind)], &sent);
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"), "{}", answer.text());
+    let told = answer.json();
+    let names =
+        ["file_size_mb", "processed_frames", "processing_time", "scale_factor", "task_type", "uploaded_video_url"];
+    assert_eq!(fields(&told), names);
+    assert_eq!((&told["task_type"], &told["processed_frames"]), (&json!("HD24K"), &json!(12)));
+    let paths = json!({"video_paths": [origin.url("/clip")], "scale": 4});
+    let current = service.post(&format!("{}/upscale", service.current), &paths).json();
+    for (url, scale) in [(&told["uploaded_video_url"], 2), (&current["output_urls"][0], 4)] {
+        let url = url.as_str().unwrap();
+        assert!(url.starts_with(&format!("http://{store}/films/")), "{url}");
+        assert_rules(&payload, &service.keep("result.mp4", &service.get(url).body), scale);
+    }
     // The bucket alone, without what was signed, is closed
     assert_eq!(service.get(url.split('?').next().unwrap()).status, 403);
     // Nothing of the key in the log, nor in a child's environment

@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::io::{Cursor, Read};
 
-use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
+use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageFormat, Rgba};
 
 use crate::common::{finish, ready};
-use crate::kit::{Part, Server, form, form_type, packed, picture, png};
+use crate::kit::{Part, Server, chunk, crc, fields, form, form_type, packed, picture, png};
 
 #[test]
 fn a_picture_comes_back_larger() {
@@ -93,20 +93,6 @@ fn palette() -> Vec<u8> {
     bytes
 }
 
-fn chunk(out: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
-    out.extend((data.len() as u32).to_be_bytes());
-    let start = out.len();
-    out.extend(name);
-    out.extend(data);
-    out.extend(crc(&out[start..]).to_be_bytes());
-}
-
-fn crc(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
-    })
-}
-
 fn zip_of(body: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut zip = zip::ZipArchive::new(Cursor::new(body)).unwrap();
     let mut files = Vec::new();
@@ -174,9 +160,25 @@ fn batches_as_json_with_links() {
     let host = format!("http://127.0.0.1:{}", server.port);
     let accept = [("Content-Type", form_type()), ("Accept", "application/json".into())];
     let accept: Vec<(&str, &str)> = accept.iter().map(|(n, v)| (*n, v.as_str())).collect();
-    let by_accept = server.ask("POST", "/upscale_batch", &accept, &form(&parts)).json();
+    let by_accept = server.ask("POST", "/upscale_batch", &accept, &form(&parts));
+    assert_eq!((by_accept.status, by_accept.header("content-type")), (200, Some("application/json")));
+    let by_accept = by_accept.json();
+    // What the query says goes before what is accepted
+    let kind = |query: &str, accept: &str| {
+        let headers = [("Content-Type", form_type()), ("Accept", accept.to_owned())];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        let answer = server.ask("POST", &format!("/upscale_batch{query}"), &headers, &form(&parts));
+        answer.header("content-type").unwrap_or_default().to_owned()
+    };
+    assert_eq!(kind("", "*/*"), "application/zip");
+    assert_eq!(kind("", "text/html, application/json;q=0.9"), "application/json");
+    assert_eq!(kind("?format=zip", "application/json"), "application/zip");
+    assert_eq!(kind("?format=json", "application/zip"), "application/json");
     let answer = server.post("/upscale_batch?format=json&upscale=4", &parts).json();
     assert_eq!((&answer["total"], &answer["successful"]), (&3.into(), &2.into()));
+    assert_eq!(fields(&answer), ["results", "successful", "total"]);
+    assert_eq!(fields(&answer["results"][0]), ["file_size_mb", "filename", "output_size", "temp_path"]);
+    assert_eq!(fields(&answer["results"][1]), ["error", "filename"]);
     let results = answer["results"].as_array().unwrap();
     assert_eq!((&results[0]["filename"], &results[0]["output_size"]), (&"a b.png".into(), &"200x120".into()));
     let error = results[1]["error"].as_str().unwrap();
@@ -232,21 +234,4 @@ fn words_about_itself() {
     let log = std::fs::read_dir(server.root.path().join("logs")).unwrap().flatten().map(|e| e.file_name());
     let named = format!("worker-{}.", server.port);
     assert!(log.into_iter().any(|name| name.to_string_lossy().starts_with(&named)), "no log of its own");
-}
-
-#[test]
-fn an_icc_profile_in_a_png_stays() {
-    if !ready("an_icc_profile_in_a_png_stays") {
-        return;
-    }
-    let server = Server::start(&[]);
-    let mut profile = vec![3u8; 300];
-    profile[16..20].copy_from_slice(b"RGB ");
-    let mut bytes = Vec::new();
-    let mut encoder = PngEncoder::new(&mut bytes);
-    encoder.set_icc_profile(profile.clone()).unwrap();
-    picture(10, 10).write_with_encoder(encoder).unwrap();
-    let answer = server.upscale("", &bytes);
-    let mut decoder = image::codecs::png::PngDecoder::new(Cursor::new(&answer.body)).unwrap();
-    assert_eq!(decoder.icc_profile().unwrap(), Some(profile));
 }

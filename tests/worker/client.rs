@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use crate::common::{finish, is_alive, ready, within};
-use crate::kit::{Server, free_port, png};
+use crate::kit::{Server, free_port, packed, picture, png};
 
 fn image(server: &Server, words: &[&str]) -> Output {
     let words = ["image"].iter().chain(words).map(OsStr::new);
@@ -57,6 +57,62 @@ fn one_picture_as_pythons_client_has_it() {
     assert!(nobody.status.code() == Some(1) && words(&nobody).contains("no worker is left"), "{}", words(&nobody));
     assert_eq!(image(&server, &["upscale", "-i", "missing.png", "--port", &port]).status.code(), Some(1));
     assert_eq!(image(&server, &["upscale", "-i", "a.png", "--port", "x"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_flags_of_pythons_client() {
+    if !ready("the_flags_of_pythons_client") {
+        return;
+    }
+    let server = Server::start(&[]);
+    let port = server.port.to_string();
+    let at = ["--host", "127.0.0.1", "--port", &port];
+    let asked = |line: &str| image(&server, &line.split(' ').chain(at).collect::<Vec<_>>());
+    let json = |line: &str| -> serde_json::Value {
+        let output = asked(line);
+        assert!(output.status.success(), "{line}: {}", words(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(json("--info")["name"], server.get("/info").json()["name"]);
+    assert_eq!(json("--stats")["device"], "cpu");
+    let health = asked("--health");
+    assert!(health.status.success() && words(&health).contains("ok"), "{}", words(&health));
+    let source = png(40, 30);
+    for name in ["a.png", "b.tar.png", "c"] {
+        std::fs::write(server.root.path().join(name), &source).unwrap();
+    }
+    for (line, made, upscale) in [
+        ("-i a.png", "a_upscaled.png", 2),
+        ("-ps 64 -u 4 -i b.tar.png", "b.tar_upscaled.png", 4),
+        ("-i c -o named.webp -u 2", "named.webp", 2),
+    ] {
+        let output = asked(line);
+        assert!(output.status.success(), "{line}: {}", words(&output));
+        let bytes = std::fs::read(server.root.path().join(made)).unwrap();
+        assert!(bytes == server.upscale(&format!("?upscale={upscale}"), &source).body, "{line}");
+    }
+    let frames = folder(&server, "frames", 3, 30);
+    std::fs::write(frames.join("x.jpg"), packed(&picture(20, 20), image::ImageFormat::Jpeg)).unwrap();
+    assert!(asked("--batch frames -u 4").status.success());
+    assert_eq!(image::open(frames.join("frame_0002_upscaled.png")).unwrap().width(), 120);
+    assert!(asked("--pattern *.jpg --batch frames").status.success());
+    assert_eq!(names(&frames).len(), 8);
+    assert!(frames.join("x_upscaled.jpg").is_file());
+    assert_eq!(asked("-u 3 -i a.png").status.code(), Some(2));
+    // Names that FFmpeg counts by
+    let film = server.root.path().join("film");
+    std::fs::create_dir(&film).unwrap();
+    (1..=5).for_each(|n| std::fs::write(film.join(format!("frame_{n:04}.png")), png(32, 24)).unwrap());
+    assert!(asked("--batch film -o large --keep-names").status.success());
+    let mut ffmpeg = std::process::Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-nostdin", "-i", "large/frame_%04d.png", "-c:v", "libx264", "film.mp4"]);
+    assert!(ffmpeg.current_dir(server.root.path()).status().is_ok_and(|status| status.success()));
+    assert_eq!(crate::common::times(&server.root.path().join("film.mp4")).len(), 5);
+    // A range of ports, and nobody at most of them
+    let last = server.port.saturating_add(4);
+    let output = image(&server, &["-i", "a.png", "-o", "d.png", "--port", &format!("{port}-{last}")]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(server.root.path().join("d.png").is_file());
 }
 
 #[test]

@@ -101,6 +101,11 @@ impl Server {
         self.ask("POST", path, &[("Content-Type", &form_type())], &form(parts))
     }
 
+    /// POST of JSON.
+    pub fn tell(&self, path: &str, body: &Value) -> Answer {
+        self.ask("POST", path, &[("Content-Type", "application/json")], body.to_string().as_bytes())
+    }
+
     /// POST of one picture to `/upscale`.
     pub fn upscale(&self, query: &str, picture: &[u8]) -> Answer {
         self.post(&format!("/upscale{query}"), &[Part::file("file", "a.png", picture)])
@@ -196,10 +201,22 @@ impl Answer {
         (self.status, detail.as_str().map_or_else(|| detail.to_string(), str::to_owned))
     }
 
+    /// The names of its fields, in the order of the alphabet.
+    pub fn fields(&self) -> Vec<String> {
+        fields(&self.json())
+    }
+
     pub fn picture(&self) -> DynamicImage {
         assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
         image::load_from_memory_with_format(&self.body, ImageFormat::Png).expect("a PNG")
     }
+}
+
+/// The names of an object's fields, in the order of the alphabet.
+pub fn fields(object: &Value) -> Vec<String> {
+    let mut names: Vec<String> = object.as_object().expect("an object").keys().cloned().collect();
+    names.sort();
+    names
 }
 
 /// A picture with something in it.
@@ -217,4 +234,20 @@ pub fn packed(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
 
 pub fn png(width: u32, height: u32) -> Vec<u8> {
     packed(&picture(width, height), ImageFormat::Png)
+}
+
+/// Appends a chunk of a PNG.
+pub fn chunk(out: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
+    out.extend((data.len() as u32).to_be_bytes());
+    let start = out.len();
+    out.extend(name);
+    out.extend(data);
+    out.extend(crc(&out[start..]).to_be_bytes());
+}
+
+/// The sum that PNG has over a chunk's name and data.
+pub fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    })
 }

@@ -1,36 +1,94 @@
 //! Manifests: frames on shared storage, as batch workers' clients know it.
 
 use std::ffi::OsStr;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::common::{Root, describe, finish, is_alive, kill_nine, ready, streams, times, within};
-use crate::kit::{Answer, Server, png};
+use crate::common::{kill_nine, ready, within};
+use crate::kit::{Answer, Server, fields, png};
 
-fn post(server: &Server, path: &str, body: &Value) -> Answer {
-    server.ask("POST", path, &[("Content-Type", "application/json")], body.to_string().as_bytes())
-}
+/// The fields of `/status` that its clients know, and ours.
+const STATUS: [&str; 10] = [
+    "completed_batches",
+    "current_batch",
+    "end_time",
+    "failed_batches",
+    "manifest_path",
+    "progress_percent",
+    "skipped_frames",
+    "start_time",
+    "status",
+    "total_batches",
+];
 
 /// A film's folders: frames of some sizes, and a manifest in the original's words.
-fn lay_out(base: &Path, frames: u32, scale: &str) -> std::path::PathBuf {
-    let (input, output) = (base.join("input_frames"), base.join("output_frames"));
-    for folder in [&input, &output, &base.join("manifests"), &base.join("status")] {
-        std::fs::create_dir_all(folder).unwrap();
+struct Film {
+    base: PathBuf,
+    _folder: TempDir,
+}
+
+impl Film {
+    fn new(frames: u32, scale: &str) -> Film {
+        let folder = tempfile::tempdir().unwrap();
+        let film = Film { base: folder.path().canonicalize().unwrap(), _folder: folder };
+        for folder in ["input_frames", "output_frames", "manifests", "status"] {
+            std::fs::create_dir_all(film.base.join(folder)).unwrap();
+        }
+        (1..=frames).for_each(|n| std::fs::write(film.frame(n), png(40 + n % 50, 30)).unwrap());
+        let mut text = format!("# Worker 0 Manifest\n{}# Scale: {scale}\n", film.folders());
+        text += &format!("# Batch Size: 2\n# Patch Size: 256\n# Total Frames: {frames}\n\n");
+        for first in (1..=frames).step_by(2) {
+            let names: Vec<String> = (first..=frames.min(first + 1)).map(name).collect();
+            text += &format!("batch_{},{}\n", first / 2, names.join(","));
+        }
+        std::fs::write(film.manifest(), text).unwrap();
+        film
     }
-    let name = |n: u32| format!("frame_{n:06}.png");
-    (1..=frames).for_each(|n| std::fs::write(input.join(name(n)), png(40 + n, 30)).unwrap());
-    let (from, to) = (input.display(), output.display());
-    let mut text = format!("# Worker 0 Manifest\n# Input Dir: {from}\n# Output Dir: {to}\n# Scale: {scale}\n");
-    text += &format!("# Batch Size: 2\n# Patch Size: 256\n# Total Frames: {frames}\n\n");
-    for first in (1..=frames).step_by(2) {
-        let names: Vec<String> = (first..=frames.min(first + 1)).map(name).collect();
-        text += &format!("batch_{},{}\n", first / 2, names.join(","));
+
+    /// The lines that name both folders.
+    fn folders(&self) -> String {
+        let (from, to) = (self.base.join("input_frames"), self.base.join("output_frames"));
+        format!("# Input Dir: {}\n# Output Dir: {}\n", from.display(), to.display())
     }
-    let path = base.join("manifests/worker_0_manifest.txt");
-    std::fs::write(&path, text).unwrap();
-    path
+
+    fn manifest(&self) -> PathBuf {
+        self.base.join("manifests/worker_0_manifest.txt")
+    }
+
+    fn frame(&self, n: u32) -> PathBuf {
+        self.base.join("input_frames").join(name(n))
+    }
+
+    fn result(&self, n: u32) -> PathBuf {
+        self.base.join("output_frames").join(name(n))
+    }
+
+    /// The worker's status file.
+    fn status(&self) -> Value {
+        let bytes = std::fs::read(self.base.join("status/worker_0_status.json")).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// A worker that shares its folder.
+    fn server(&self) -> Server {
+        Server::start(&["--shared", self.base.to_str().unwrap()])
+    }
+}
+
+fn name(n: u32) -> String {
+    format!("frame_{n:06}.png")
+}
+
+fn process(server: &Server, manifest: &Path) -> Answer {
+    server.tell("/process_manifest", &json!({"manifest_path": manifest}))
+}
+
+fn reset(server: &Server) {
+    let answer = server.tell("/reset", &Value::Null);
+    let told = json!({"status": "reset", "message": "Worker reset to idle state"});
+    assert_eq!((answer.status, answer.json()), (200, told));
 }
 
 fn ended(server: &Server) -> Value {
@@ -39,53 +97,156 @@ fn ended(server: &Server) -> Value {
     server.get("/status").json()
 }
 
+/// Whether a time is as Python's `datetime.isoformat` writes it.
+fn is_iso(time: &Value) -> bool {
+    let pattern = "dddd-dd-ddTdd:dd:dd.dddddd";
+    time.as_str().is_some_and(|text| {
+        let fits = |(c, want): (char, char)| if want == 'd' { c.is_ascii_digit() } else { c == want };
+        text.len() == pattern.len() && text.chars().zip(pattern.chars()).all(fits)
+    })
+}
+
 #[test]
 fn a_manifest_is_worked_off() {
     if !ready("a_manifest_is_worked_off") {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let base = folder.path().canonicalize().unwrap();
-    let manifest = lay_out(&base, 5, "2x");
-    let mut server = Server::start(&["--shared", base.to_str().unwrap()]);
+    let film = Film::new(5, "2x");
+    let mut server = film.server();
     let idle = server.get("/status").json();
-    assert_eq!(
-        (&idle["status"], &idle["manifest_path"], &idle["progress_percent"]),
-        (&json!("idle"), &Value::Null, &json!(0.0))
-    );
-    let asked = json!({"manifest_path": manifest});
-    let started = post(&server, "/process_manifest", &asked).json();
-    assert_eq!((&started["status"], &started["manifest_path"]), (&json!("started"), &asked["manifest_path"]));
+    let nothing = json!({"status": "idle", "total_batches": 0, "completed_batches": 0, "current_batch": null,
+        "progress_percent": 0.0, "start_time": null, "end_time": null, "manifest_path": null,
+        "failed_batches": [], "skipped_frames": 0});
+    assert_eq!(idle, nothing);
+    let health = server.get("/health").json();
+    let told = ["status", "model_loaded", "processing_status"].map(|field| health[field].clone());
+    assert_eq!(told, [json!("ok"), json!(true), json!("idle")]);
+    let started = process(&server, &film.manifest());
+    assert_eq!((started.status, started.fields().join(" ")), (200, "manifest_path message status".into()));
+    let started = started.json();
+    assert_eq!((&started["status"], &started["manifest_path"]), (&json!("started"), &json!(film.manifest())));
     let done = ended(&server);
-    assert_eq!(
-        (&done["status"], &done["total_batches"], &done["completed_batches"]),
-        (&json!("completed"), &json!(3), &json!(3))
-    );
-    assert_eq!(
-        (&done["progress_percent"], &done["current_batch"], &done["skipped_frames"]),
-        (&json!(100.0), &Value::Null, &json!(0))
-    );
+    assert_eq!(fields(&done), STATUS);
+    let counts = ["status", "total_batches", "completed_batches", "progress_percent", "current_batch"];
+    let counts = counts.map(|field| done[field].clone());
+    assert_eq!(counts, [json!("completed"), json!(3), json!(3), json!(100.0), Value::Null]);
+    assert_eq!((&done["skipped_frames"], &done["manifest_path"]), (&json!(0), &json!(film.manifest())));
+    assert!(is_iso(&done["start_time"]) && is_iso(&done["end_time"]), "{done}");
     assert!(done["start_time"].as_str() < done["end_time"].as_str());
     assert_eq!(server.get("/health").json()["processing_status"], "completed");
-    let result = |n: u32| base.join(format!("output_frames/frame_{n:06}.png"));
     for n in 1..=5 {
-        let source = std::fs::read(base.join(format!("input_frames/frame_{n:06}.png"))).unwrap();
-        assert!(std::fs::read(result(n)).unwrap() == server.upscale("?upscale=2", &source).body, "frame {n}");
+        let source = std::fs::read(film.frame(n)).unwrap();
+        assert!(std::fs::read(film.result(n)).unwrap() == server.upscale("?upscale=2", &source).body, "frame {n}");
     }
-    let status = || -> Value {
-        serde_json::from_slice(&std::fs::read(base.join("status/worker_0_status.json")).unwrap()).unwrap()
-    };
-    assert!(within(5, || status()["status"] == "completed"));
+    assert!(within(5, || film.status()["status"] == "completed"));
+    assert_eq!(film.status(), done);
 
     // What is there and whole is not made again; what is damaged or of another size is.
-    std::fs::write(result(2), b"torn").unwrap();
-    std::fs::write(result(4), png(10, 10)).unwrap();
-    let kept = std::fs::metadata(result(1)).unwrap().modified().unwrap();
-    post(&server, "/process_manifest", &asked);
+    std::fs::write(film.result(2), b"torn").unwrap();
+    std::fs::write(film.result(4), png(10, 10)).unwrap();
+    let kept = std::fs::metadata(film.result(1)).unwrap().modified().unwrap();
+    process(&server, &film.manifest());
     assert_eq!(ended(&server)["skipped_frames"], 3);
-    assert_eq!(std::fs::metadata(result(1)).unwrap().modified().unwrap(), kept);
-    assert_eq!(image::open(result(4)).unwrap().width(), 88);
+    assert_eq!(std::fs::metadata(film.result(1)).unwrap().modified().unwrap(), kept);
+    assert_eq!(image::open(film.result(4)).unwrap().width(), 88);
+    reset(&server);
+    assert_eq!((server.get("/status").json(), film.status()), (nothing.clone(), nothing));
     assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn manifests_of_other_hands() {
+    if !ready("manifests_of_other_hands") {
+        return;
+    }
+    let film = Film::new(4, "2");
+    let server = film.server();
+    let write = |text: String| std::fs::write(film.manifest(), text).unwrap();
+    // Comments, unknown keys, blank lines, spaces, and the ends of lines of other systems
+    write(format!(
+        "# a comment\r\n#\r\n\r\n{}#Scale:4X\r\n# Colour: blue\r\n# Worker Batches: [7, 9]\r\n  \r\n\
+         batch_7, frame_000001.png , frame_000002.png\r\n\r\n  batch_9,frame_000003.png  \r\n",
+        film.folders()
+    ));
+    assert_eq!(process(&server, &film.manifest()).json()["status"], "started");
+    let done = ended(&server);
+    assert_eq!((&done["status"], &done["completed_batches"]), (&json!("completed"), &json!(2)), "{done}");
+    for (n, size) in [(1, Some((164, 120))), (2, Some((168, 120))), (3, Some((172, 120))), (4, None)] {
+        assert_eq!(image::image_dimensions(film.result(n)).ok(), size, "frame {n}");
+    }
+    // One without batches is done at once
+    write(film.folders());
+    process(&server, &film.manifest());
+    let done = ended(&server);
+    assert_eq!((&done["status"], &done["progress_percent"]), (&json!("completed"), &json!(100.0)));
+}
+
+#[test]
+fn the_generator_and_its_workers() {
+    if !ready("the_generator_and_its_workers") {
+        return;
+    }
+    let film = Film::new(11, "2x");
+    let server = film.server();
+    let make = |more: &[&str]| {
+        let words = ["manifest", "make", "input_frames"].into_iter().chain(more.iter().copied()).map(OsStr::new);
+        let mut command = server.root.program(&words.collect::<Vec<_>>());
+        let output = command.current_dir(&film.base).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let text = |n: u32| std::fs::read_to_string(film.base.join(format!("manifests/worker_{n}_manifest.txt")));
+    // Six workers and eight frames a batch, where nothing is said
+    make(&["100"]);
+    assert!(text(5).is_ok() && text(6).is_err());
+    let ids = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| line.starts_with("batch_"));
+        lines.map(|line| line.split_once(',').unwrap().0.to_owned()).collect()
+    };
+    assert_eq!(ids(&text(0).unwrap()), ["batch_0", "batch_6", "batch_12"]);
+    assert_eq!(text(5).unwrap().lines().last().unwrap().split(',').count(), 9);
+    make(&["11", "2", "3"]);
+    let want = format!(
+        "# Worker 1 Manifest\n{}# Scale: 2x\n# Batch Size: 3\n# Patch Size: 256\n# Total Frames: 11\n\
+         # Worker Batches: [1, 3]\n# Total Batches: 2\n\n\
+         batch_1,frame_000004.png,frame_000005.png,frame_000006.png\nbatch_3,frame_000010.png,frame_000011.png\n",
+        film.folders()
+    );
+    assert_eq!(text(1).unwrap(), want);
+    let idle = json!({"worker_id": 0, "status": "idle", "total_batches": 2, "completed_batches": 0,
+        "current_batch": null, "progress_percent": 0.0, "start_time": null, "end_time": null,
+        "manifest_path": film.manifest()});
+    assert_eq!(film.status(), idle);
+    for worker in 0..2 {
+        let manifest = film.base.join(format!("manifests/worker_{worker}_manifest.txt"));
+        assert_eq!(process(&server, &manifest).json()["status"], "started");
+        assert_eq!(ended(&server)["status"], "completed");
+    }
+    assert!(within(5, || film.status()["status"] == "completed"));
+    assert!((1..=11).all(|n| film.result(n).is_file()));
+}
+
+#[test]
+fn a_worker_that_was_killed_goes_on() {
+    if !ready("a_worker_that_was_killed_goes_on") {
+        return;
+    }
+    let film = Film::new(60, "2x");
+    let mut first = film.server();
+    process(&first, &film.manifest());
+    let there = || (1..=60).filter(|n| film.result(*n).is_file()).count();
+    assert!(within(60, || there() >= 5), "{}", first.root.console());
+    let told = film.status();
+    assert_eq!((&told["status"], &told["manifest_path"]), (&json!("processing"), &json!(film.manifest())));
+    kill_nine(first.child.id());
+    first.child.wait().unwrap();
+    let done = there() as u64;
+    assert!(done < 60, "it was over before it was killed");
+    let second = film.server();
+    assert_eq!(second.get("/status").json()["status"], "idle");
+    process(&second, &film.manifest());
+    let ended = ended(&second);
+    assert_eq!((&ended["status"], &ended["skipped_frames"]), (&json!("completed"), &json!(done)));
+    assert_eq!(there(), 60);
 }
 
 #[test]
@@ -93,16 +254,13 @@ fn a_batch_that_fails_fails_alone() {
     if !ready("a_batch_that_fails_fails_alone") {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let base = folder.path().canonicalize().unwrap();
-    let manifest = lay_out(&base, 8, "2");
-    let frame = |n: u32| base.join(format!("input_frames/frame_{n:06}.png"));
-    std::fs::remove_file(frame(2)).unwrap();
-    std::fs::write(frame(5), b"no picture").unwrap();
-    std::fs::remove_file(frame(7)).unwrap();
-    std::os::unix::fs::symlink("/etc/hostname", frame(7)).unwrap();
-    let server = Server::start(&["--shared", base.to_str().unwrap()]);
-    post(&server, "/process_manifest", &json!({"manifest_path": manifest}));
+    let film = Film::new(8, "2");
+    std::fs::remove_file(film.frame(2)).unwrap();
+    std::fs::write(film.frame(5), b"no picture").unwrap();
+    std::fs::remove_file(film.frame(7)).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", film.frame(7)).unwrap();
+    let server = film.server();
+    process(&server, &film.manifest());
     let done = ended(&server);
     assert_eq!((&done["status"], &done["completed_batches"]), (&json!("error"), &json!(1)));
     assert!(done["progress_percent"].as_f64().is_some_and(|percent| percent < 100.0));
@@ -110,12 +268,10 @@ fn a_batch_that_fails_fails_alone() {
         done["failed_batches"].as_array().unwrap().iter().filter_map(|f| f["batch"].as_str()).collect();
     assert_eq!(failed, ["batch_0", "batch_2", "batch_3"], "{done}");
     for (n, there) in [(1, true), (2, false), (3, true), (4, true), (5, false), (6, true), (7, false), (8, true)] {
-        assert_eq!(base.join(format!("output_frames/frame_{n:06}.png")).exists(), there, "frame {n}");
+        assert_eq!(film.result(n).exists(), there, "frame {n}");
     }
-    assert_eq!(
-        post(&server, "/reset", &Value::Null).json(),
-        json!({"status": "reset", "message": "Worker reset to idle state"})
-    );
+    assert!(within(5, || film.status()["status"] == "error"));
+    reset(&server);
     assert_eq!(server.get("/status").json()["status"], "idle");
     assert_eq!(server.upscale("", &png(20, 20)).status, 200);
 }
@@ -125,29 +281,29 @@ fn manifests_that_are_refused() {
     if !ready("manifests_that_are_refused") {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let base = folder.path().canonicalize().unwrap();
-    let inside = base.join("in");
-    let manifest = lay_out(&inside, 60, "2x");
-    let outside = lay_out(&base.join("out"), 1, "2x");
-    let server = Server::start(&["--shared", inside.to_str().unwrap()]);
-    let ask = |path: &Path| post(&server, "/process_manifest", &json!({"manifest_path": path})).refusal();
-    assert_eq!(post(&server, "/process_manifest", &json!({})).refusal(), (400, "manifest_path is required".into()));
-    assert_eq!(post(&server, "/process_manifest", &json!({"manifest_path": 7})).status, 400);
+    let (film, other) = (Film::new(60, "2x"), Film::new(1, "2x"));
+    let inside = film.base.clone();
+    let server = film.server();
+    let ask = |path: &Path| process(&server, path).refusal();
+    assert_eq!(server.tell("/process_manifest", &json!({})).refusal(), (400, "manifest_path is required".into()));
+    for wrong in [json!({"manifest_path": 7}), json!({"manifest_path": null}), json!({"manifest_path": ""}), json!([])]
+    {
+        assert_eq!(server.tell("/process_manifest", &wrong).status, 400, "{wrong}");
+    }
     assert_eq!(server.ask("POST", "/process_manifest", &[], b"{").status, 400);
     let (status, words) = ask(&inside.join("nothing.txt"));
     assert!(status == 404 && words.starts_with("Manifest file not found"), "{words}");
     assert_eq!(
-        (ask(&outside).0, ask(&base.join("out/nothing.txt")).0, ask(Path::new("/etc/passwd")).0),
+        (ask(&other.manifest()).0, ask(&other.base.join("nothing.txt")).0, ask(Path::new("/etc/passwd")).0),
         (403, 403, 403)
     );
     let write = |text: String| std::fs::write(inside.join("bad.txt"), text).unwrap();
     let (input, output) = (inside.join("input_frames"), inside.join("output_frames"));
     for (from, to, more, want) in [
-        (&base, &output, "", 403),
-        (&input, &base, "", 403),
+        (&other.base, &output, "", 403),
+        (&input, &other.base, "", 403),
         (&inside.join("none"), &output, "", 404),
-        (&input, &output, "batch_0,../../out/input_frames/frame_000001.png", 400),
+        (&input, &output, "batch_0,../output_frames/frame_000001.png", 400),
         (&input, &output, "# Scale: 99x", 400),
     ] {
         write(format!("# Input Dir: {}\n# Output Dir: {}\n{more}\n", from.display(), to.display()));
@@ -158,101 +314,22 @@ fn manifests_that_are_refused() {
     assert_eq!(server.get("/status").json()["status"], "idle");
 
     // One at a time; a reset ends it and frees the worker.
-    let asked = json!({"manifest_path": manifest});
-    assert_eq!(post(&server, "/process_manifest", &asked).json()["status"], "started");
-    let busy = post(&server, "/process_manifest", &asked);
+    assert_eq!(process(&server, &film.manifest()).json()["status"], "started");
+    let busy = process(&server, &film.manifest());
     assert_eq!(
         (busy.status, busy.json()),
         (200, json!({"status": "error", "message": "Worker is already processing a manifest"}))
     );
-    post(&server, "/reset", &Value::Null);
+    reset(&server);
+    assert_eq!((&server.get("/status").json()["status"], &film.status()["status"]), (&json!("idle"), &json!("idle")));
     let count = || std::fs::read_dir(&output).unwrap().count();
     std::thread::sleep(std::time::Duration::from_millis(1500));
     let then = count();
     std::thread::sleep(std::time::Duration::from_millis(700));
     assert!(then < 60 && count() == then, "it goes on after a reset");
+    assert_eq!(film.status()["status"], "idle");
 
     let alone = Server::start(&[]);
-    let (status, words) = post(&alone, "/process_manifest", &asked).refusal();
+    let (status, words) = process(&alone, &film.manifest()).refusal();
     assert!(status == 403 && words.contains("--shared"), "{words}");
-}
-
-#[test]
-fn a_film_is_shared_out_though_workers_and_coordinator_die() {
-    if !ready("a_film_is_shared_out_though_workers_and_coordinator_die") {
-        return;
-    }
-    let root = Root::new("");
-    let base = root.path().canonicalize().unwrap();
-    let (film, large, frames) = (base.join("film.mkv"), base.join("large.mkv"), base.join("large.mkv.frames"));
-    // Every other frame is left out half way: times that no frame rate has.
-    let made = Command::new("ffmpeg")
-        .args("-nostdin -v error -f lavfi -i testsrc2=s=96x64:r=25:d=4 -f lavfi -i sine=d=4".split(' '))
-        .args([
-            "-vf",
-            "hue=s=0.3,select='lt(n,40)+mod(n,2)'",
-            "-fps_mode",
-            "vfr",
-            "-c:v",
-            "libx264",
-            "-bf",
-            "2",
-            "-c:a",
-            "aac",
-        ])
-        .arg(&film)
-        .status();
-    assert!(made.is_ok_and(|s| s.success()));
-    let shared = base.to_str().unwrap();
-    let (mut first, second) = (Server::start(&["--shared", shared]), Server::start(&["--shared", shared]));
-    let workers = format!("http://127.0.0.1:{},127.0.0.1:{}", first.port, second.port);
-    let words: Vec<&OsStr> = [OsStr::new("manifest"), OsStr::new("run"), film.as_os_str(), large.as_os_str()].to_vec();
-    let words = [words, ["2", "--workers", &workers, "--batch", "3", "--keep"].map(OsStr::new).to_vec()].concat();
-    let is_frame =
-        |e: std::io::Result<std::fs::DirEntry>| e.is_ok_and(|e| !e.file_name().to_string_lossy().starts_with('.'));
-    let there = |name: &str| {
-        std::fs::read_dir(frames.join(name)).map_or(0, |found| found.filter_map(|e| is_frame(e).then_some(())).count())
-    };
-
-    // A worker dies in the middle: the other does its frames. Then the one who shares them out dies.
-    let mut child = root.spawn(&words);
-    assert!(within(120, || there("output_frames") > 4), "{}", root.console());
-    first.child.kill().unwrap();
-    first.child.wait().unwrap();
-    let then = there("output_frames");
-    assert!(within(120, || there("output_frames") > then), "{}", root.console());
-    kill_nine(child.id());
-    child.wait().unwrap();
-    assert!(!is_alive(child.id()) && !large.exists());
-    let mut child = root.spawn(&words);
-    assert_eq!(finish(&mut child), Some(0), "{}", root.console());
-
-    assert_eq!(times(&large), times(&film));
-    let (source, made) = (describe(&film), describe(&large));
-    let video = &streams(&made, "video")[0];
-    assert_eq!((&video["width"], &video["height"]), (&json!(192), &json!(128)));
-    assert_eq!(streams(&made, "audio").len(), streams(&source, "audio").len());
-    assert_eq!(there("output_frames"), times(&film).len());
-    // Nearly the luma that a job of its own makes: PNGs of 8 bits and two encoders stand between.
-    let plain = base.join("plain.mkv");
-    let mut child = root.spawn(&[OsStr::new("run"), film.as_os_str(), plain.as_os_str()]);
-    assert_eq!(finish(&mut child), Some(0), "{}", root.console());
-    let compared = Command::new("ffmpeg")
-        .args(["-nostdin", "-v", "info", "-i"])
-        .arg(&large)
-        .arg("-i")
-        .arg(&plain)
-        .args(["-lavfi", "psnr", "-f", "null", "-"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&compared.stderr).into_owned();
-    let psnr = text.rsplit(" y:").next().and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
-    assert!(psnr.is_some_and(|psnr| psnr > 38.0), "{psnr:?}\n{text}");
-
-    // Another scale has other frames; without workers there is an answer.
-    let other = words.iter().map(|word| if *word == "2" { OsStr::new("3") } else { word }).collect::<Vec<_>>();
-    std::fs::remove_file(&large).unwrap();
-    let refused = root.program(&other).output().unwrap();
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(2) && told.contains("another film or scale"), "{told}");
 }

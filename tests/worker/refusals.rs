@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::net::TcpListener;
 
 use crate::answers::bomb;
-use crate::common::{Root, finish, ready};
+use crate::common::{Root, finish, ready, within};
 use crate::kit::{Part, Server, form, form_type, free_port, png};
 
 const TOKEN: &str = "a-token-of-some-length";
@@ -73,6 +73,39 @@ fn too_large_is_said_before_it_is_sent() {
     let (status, detail) = server.upscale("?upscale=4", &png(1500, 1000)).refusal();
     assert!(status == 413 && detail.contains("1500x1000") && detail.contains("MiB"), "{status} {detail}");
     assert_eq!(server.upscale("", &png(50, 50)).status, 200);
+}
+
+#[test]
+fn odd_requests_leave_nothing() {
+    if !ready("odd_requests_leave_nothing") {
+        return;
+    }
+    use std::io::Write;
+    let server = Server::start(&[]);
+    // A header beyond all measure
+    let long = "x".repeat(200 << 10);
+    assert_eq!(server.ask("GET", "/health", &[("X-Long", &long)], b"").status, 431);
+    // Uploads that break off, lie about their length, or are no form in the end
+    let picture = png(300, 200);
+    let body = form(&[Part::file("files", "a.png", &picture), Part::file("files", "b.png", b"no picture")]);
+    for path in ["/upscale_batch?format=json", "/upscale_batch?format=zip", "/upscale?upscale=2"] {
+        let request = server.request("POST", path, &[("Content-Type", &form_type())], &body);
+        let mut stream = server.connect();
+        stream.write_all(&request[..request.len() / 2]).unwrap();
+        drop(stream);
+        // Whole, and nobody waits for the answer
+        server.connect().write_all(&request).unwrap();
+        let half = server.ask("POST", path, &[("Content-Type", &form_type())], &body[..body.len() / 2]);
+        assert_eq!(half.status, 400, "{path}");
+        assert_eq!(server.ask("POST", path, &[("Content-Type", "multipart/form-data")], &body).status, 422, "{path}");
+    }
+    let idle = || {
+        let stats = server.get("/stats").json();
+        stats["queue"]["calls"] == 0 && stats["pictures"]["running"] == 0
+    };
+    assert!(within(60, idle), "{}", server.get("/stats").json());
+    assert_eq!(std::fs::read_dir(server.root.path().join("tmp")).unwrap().count(), 0);
+    assert_eq!(server.upscale("", &picture).status, 200);
 }
 
 #[test]

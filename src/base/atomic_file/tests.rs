@@ -170,3 +170,22 @@ fn folders_are_made_with_their_parents() {
     assert!(create_dirs(&dir.path().join("z"), 0o700).is_err());
     drop(scope);
 }
+
+#[test]
+fn a_file_without_a_name_gets_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("payload");
+    for (content, plan) in [("linked", ""), ("copied", "atomic_file.link=eio"), ("over what was there", "")] {
+        let mut file = tempfile::tempfile_in(dir.path()).unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        let _plan = (!plan.is_empty()).then(|| failpoint::scoped(plan));
+        name(&file, &target).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), content);
+    }
+    // What fails leaves what was there, and nothing else
+    let file = tempfile::tempfile_in(dir.path()).unwrap();
+    let _plan = failpoint::scoped("atomic_file.fsync=enospc");
+    assert_eq!(Fault::of(&name(&file, &target).unwrap_err()), Fault::NoSpace);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "over what was there");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -50,6 +50,11 @@ impl Film {
         self.base.join(format!("manifests/worker_{worker}_manifest.txt"))
     }
 
+    /// What a worker tells of its manifest.
+    pub fn status(&self, worker: usize) -> PathBuf {
+        self.base.join(format!("status/worker_{worker}_status.json"))
+    }
+
     /// The manifest of a worker for some batches.
     pub fn for_worker(&self, batches: Vec<Batch>) -> Manifest {
         Manifest {

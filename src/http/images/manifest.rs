@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use axum::Json;
@@ -35,9 +35,19 @@ const FAILED_MAX: usize = 1000;
 #[derive(Default)]
 pub struct Manifests {
     shared: Shared,
-    state: Mutex<Status>,
+    state: Mutex<Present>,
     /// Counts manifests and resets: work on an older one ends.
     turn: AtomicU64,
+    /// One status is written at a time, and each time the newest.
+    writing: Mutex<()>,
+}
+
+/// The manifest that is worked on, or was.
+#[derive(Default)]
+struct Present {
+    status: Status,
+    /// Where it is written, if the manifest lies where the original puts it.
+    file: Option<PathBuf>,
 }
 
 /// The answer of `/status`, and the file beside the manifests.
@@ -76,8 +86,6 @@ pub enum Word {
 /// A manifest that is worked on.
 struct Run {
     manifest: Manifest,
-    /// Where its status is written, if it lies where the original puts it.
-    file: Option<PathBuf>,
     turn: u64,
     wish: Wish,
 }
@@ -91,17 +99,33 @@ impl Manifests {
         self.status().status
     }
 
+    fn state(&self) -> MutexGuard<'_, Present> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn status(&self) -> Status {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state().status.clone()
     }
 
     /// Changes the status of a run that is still the present one; what it is now.
     fn change(&self, turn: u64, change: impl FnOnce(&mut Status)) -> Option<Status> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.turn.load(Ordering::SeqCst) == turn).then(|| {
-            change(&mut state);
-            state.clone()
+        let mut state = self.state();
+        self.is_present(turn).then(|| {
+            change(&mut state.status);
+            state.status.clone()
         })
+    }
+
+    /// Writes the status beside its manifest.
+    fn write(&self) -> Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (status, file) = {
+            let state = self.state();
+            (state.status.clone(), state.file.clone())
+        };
+        let Some(file) = file else { return Ok(()) };
+        let text = serde_json::to_vec_pretty(&status)?;
+        atomic_file::write(&file, &text).with_context(|| format!("writing {}", escape(&file)))
     }
 
     fn is_present(&self, turn: u64) -> bool {
@@ -115,9 +139,12 @@ pub async fn status(State(worker): State<Arc<Worker>>) -> Json<Status> {
 
 /// Ends what runs at the next frame; what is done stays.
 pub async fn reset(State(worker): State<Arc<Worker>>) -> Json<Value> {
-    let mut state = worker.manifests.state.lock().unwrap_or_else(PoisonError::into_inner);
-    worker.manifests.turn.fetch_add(1, Ordering::SeqCst);
-    *state = Status::default();
+    {
+        let mut state = worker.manifests.state();
+        worker.manifests.turn.fetch_add(1, Ordering::SeqCst);
+        state.status = Status::default();
+    }
+    tell(&worker).await;
     Json(json!({"status": "reset", "message": "Worker reset to idle state"}))
 }
 
@@ -133,20 +160,21 @@ pub async fn process(State(worker): State<Arc<Worker>>, body: Bytes) -> Result<J
     let (manifest, file) = off_the_loop(move || read(&held.manifests.shared, &path)).await?;
     let run = {
         let manifests = &worker.manifests;
-        let mut state = manifests.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.status == Word::Processing {
+        let mut state = manifests.state();
+        if state.status.status == Word::Processing {
             return Ok(Json(json!({"status": "error", "message": "Worker is already processing a manifest"})));
         }
-        *state = Status {
+        let status = Status {
             status: Word::Processing,
             total_batches: manifest.batches.len(),
             start_time: Some(clock::now_local()),
             manifest_path: Some(asked.clone()),
             ..Status::default()
         };
+        *state = Present { status, file };
         let turn = manifests.turn.fetch_add(1, Ordering::SeqCst) + 1;
         let wish = Wish { scale: manifest.scale, process_size: worker.defaults.process_size };
-        Run { manifest, file, turn, wish }
+        Run { manifest, turn, wish }
     };
     tracing::info!("manifest {asked}: {} batches", run.manifest.batches.len());
     tokio::spawn(work(worker, run));
@@ -183,7 +211,7 @@ fn status_file(shared: &Shared, manifest: &Path) -> Option<PathBuf> {
 /// All batches, one after the other, their frames at the same time.
 async fn work(worker: Arc<Worker>, run: Run) {
     let manifests = &worker.manifests;
-    tell(&run, manifests.change(run.turn, |_| {})).await;
+    tell(&worker).await;
     for batch in &run.manifest.batches {
         if manifests.change(run.turn, |status| status.current_batch = Some(batch.id.clone())).is_none() {
             return;
@@ -192,7 +220,7 @@ async fn work(worker: Arc<Worker>, run: Run) {
         if let Some(error) = &failed {
             tracing::warn!("{}: {error}", batch.id);
         }
-        let now = manifests.change(run.turn, |status| {
+        manifests.change(run.turn, |status| {
             match failed {
                 None => status.completed_batches += 1,
                 Some(error) if status.failed_batches.len() < FAILED_MAX => {
@@ -202,7 +230,7 @@ async fn work(worker: Arc<Worker>, run: Run) {
             }
             status.progress_percent = status.completed_batches as f64 * 100.0 / status.total_batches as f64;
         });
-        tell(&run, now).await;
+        tell(&worker).await;
     }
     let now = manifests.change(run.turn, |status| {
         let all = status.completed_batches == status.total_batches;
@@ -217,17 +245,13 @@ async fn work(worker: Arc<Worker>, run: Run) {
         let (done, all, skipped) = (now.completed_batches, now.total_batches, now.skipped_frames);
         tracing::info!("manifest: {done} of {all} batches done, {skipped} frames were there already");
     }
-    tell(&run, now).await;
+    tell(&worker).await;
 }
 
-/// Writes the status beside the manifests. A failure is told, and stops nothing.
-async fn tell(run: &Run, status: Option<Status>) {
-    let (Some(status), Some(file)) = (status, run.file.clone()) else { return };
-    let written = tokio::task::spawn_blocking(move || {
-        let text = serde_json::to_vec_pretty(&status)?;
-        atomic_file::write(&file, &text).with_context(|| format!("writing {}", escape(&file)))
-    });
-    match written.await {
+/// Writes the status as it is now. A failure is told, and stops nothing.
+async fn tell(worker: &Arc<Worker>) {
+    let worker = worker.clone();
+    match tokio::task::spawn_blocking(move || worker.manifests.write()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!("{}", one_line(&error)),
         Err(error) => tracing::warn!("writing a status: {error}"),

@@ -51,6 +51,11 @@ impl Body {
         T::default()
     }
 
+    /// Whether a field is there, whatever its value.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.contains_key(name)
+    }
+
     pub fn text(&mut self, name: &'static str, default: Option<&str>) -> String {
         let wrong = ("string_type", "Input should be a valid string");
         self.take(name, default.map(str::to_owned), wrong, |value| value.as_str().map(str::to_owned))

@@ -1,4 +1,4 @@
-//! `POST /upscale` of the current contract: up to five clips by path or URL, and a scale.
+//! `POST /upscale` of the current contract: up to five clips by path or URL, and a scale; or, as earlier clients ask, one.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,7 +27,11 @@ pub async fn post(
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let mut body = Body::of(body)?;
-    let videos = body.texts("video_paths", None);
+    let alone = body.has("video_path") && !body.has("video_paths");
+    let videos = match alone {
+        true => vec![body.text("video_path", None)],
+        false => body.texts("video_paths", None),
+    };
     let scale = body.whole("scale", None);
     let outputs = body.texts("output_paths", Some(Vec::new()));
     let task_id = body.text("task_id", Some(""));
@@ -62,7 +66,7 @@ pub async fn post(
             let ends = futures_util::future::join_all(all).await;
             drop(turn);
             drop(place);
-            answer(&service, ends)
+            answer(&service, &ends, alone)
         })
     };
     let panicked = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The server failed; its log says why");
@@ -80,19 +84,27 @@ async fn one(service: &Arc<Service>, headers: &HeaderMap, wish: Result<Wish, Fai
     })
 }
 
-fn answer(service: &Service, ends: Vec<End>) -> Value {
-    let success = ends.iter().all(Result::is_ok);
-    let path = |end: &End| end.as_ref().map_or(String::new(), |(path, _)| path.clone());
-    let url = |end: &End| end.as_ref().map_or(String::new(), |(_, url)| url.clone());
-    json!({
-        "output_paths": ends.iter().map(path).collect::<Vec<_>>(),
-        "output_urls": ends.iter().map(url).collect::<Vec<_>>(),
-        "errors": ends.iter().map(|end| end.as_ref().err().map(|failed| failed.words.clone())).collect::<Vec<_>>(),
-        "success": success,
+/// What is told of all clips, or of the one that was asked for `alone`.
+fn answer(service: &Service, ends: &[End], alone: bool) -> Value {
+    let of = |end: &End| match end {
+        Ok((path, url)) => [Value::from(path.as_str()), Value::from(url.as_str()), Value::Null],
+        Err(failed) => ["".into(), "".into(), failed.words.as_str().into()],
+    };
+    let mut told = json!({
+        "success": ends.iter().all(Result::is_ok),
         "queue_position": null,
         "active_tasks": service.places.active(),
         "queued_tasks": service.places.waiting(),
-    })
+    });
+    let ends: Vec<[Value; 3]> = ends.iter().map(of).collect();
+    let names = [("output_path", "output_paths"), ("output_url", "output_urls"), ("error", "errors")];
+    for (at, (one, all)) in names.into_iter().enumerate() {
+        match (alone, &ends[..]) {
+            (true, [end]) => told[one] = end[at].clone(),
+            _ => told[all] = ends.iter().map(|end| end[at].clone()).collect(),
+        }
+    }
+    told
 }
 
 /// A clip as a wish. A path that cannot be is an error of the whole request; a URL that cannot be, of its clip.
@@ -105,6 +117,7 @@ fn wish(service: &Service, video: &str, output: Option<&str>, scale: u32) -> Res
             task: None,
             scale,
             max_size_mb: None,
+            upload: None,
         };
         return Ok(service.check_url(video).map(|()| wish));
     }
@@ -132,5 +145,5 @@ fn wish(service: &Service, video: &str, output: Option<&str>, scale: u32) -> Res
     let stamp = (meta.len(), meta.mtime(), meta.mtime_nsec());
     let identity = format!("file {} {stamp:?} {}", escape(&source), escape(&target));
     let origin = Origin::Shared { source, target };
-    Ok(Ok(Wish { identity, origin, task: None, scale, max_size_mb: None }))
+    Ok(Ok(Wish { identity, origin, task: None, scale, max_size_mb: None, upload: None }))
 }

@@ -30,6 +30,7 @@ use crate::config::settings::{Folders, ServiceSettings};
 use crate::daemon::Front;
 use crate::daemon::control::Asked;
 use crate::http::guard::Guard;
+use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
 use service::Service;
@@ -90,6 +91,7 @@ fn run(options: Options, prepared: service::Prepared, asked: mpsc::Sender<Asked>
         .context("starting the video service's loop")?;
     let ended = runtime.block_on(async move {
         let service = Arc::new(Service::start(prepared, asked.clone())?);
+        service.requests.sweep();
         service.clone().take_up();
         let closed = || {
             let asked = asked.clone();
@@ -116,13 +118,15 @@ fn run(options: Options, prepared: service::Prepared, asked: mpsc::Sender<Asked>
 }
 
 fn of_original(service: Arc<Service>) -> Router {
+    let upload = upload::body_max(&service.settings);
     Router::new()
         .route("/upscale-video", post(original::post).layer(DefaultBodyLimit::max(BODY_MAX)))
-        .route("/process_video", post(upload::post))
+        .route("/process_video", post(upload::post).layer(DefaultBodyLimit::max(upload)))
         .route("/health", get(about::health))
         .route("/stats", get(about::stats))
         .route("/task_types", get(about::task_types))
         .route("/info", get(about::info))
+        .route("/openapi.json", get(async || openapi::answer(include_str!("original.openapi.json"))))
         .route("/files/{secret}/{name}", get(files::get))
         .with_state(service)
 }
@@ -132,6 +136,7 @@ fn of_current(service: Arc<Service>) -> Router {
         .route("/upscale", post(current::post).layer(DefaultBodyLimit::max(BODY_MAX)))
         .route("/health", get(about::current_health))
         .route("/queue", get(about::queue))
+        .route("/openapi.json", get(async || openapi::answer(include_str!("current.openapi.json"))))
         .route("/files/{secret}/{name}", get(files::get))
         .with_state(service)
 }

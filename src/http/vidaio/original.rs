@@ -40,6 +40,7 @@ pub async fn post(
         task: Some(task.name),
         scale: task.scale(),
         max_size_mb: u64::try_from(most).ok(),
+        upload: None,
     };
     let record = service.fulfil(wish).await?;
     let link = files::link(&service, &record, &headers);

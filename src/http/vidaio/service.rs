@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Wish {
     pub max_size_mb: Option<u64>,
     /// Apart from the origin: what tells one payload from another.
     pub identity: String,
+    /// The payload, where it came with the request.
+    pub upload: Option<Arc<File>>,
 }
 
 impl Wish {
@@ -104,6 +107,8 @@ pub struct Service {
     pub layout: Layout,
     pub settings: ServiceSettings,
     pub limits: Limits,
+    /// Of clips that come with their request.
+    pub upload_limits: Limits,
     pub places: Places,
     pub uploads: Uploads,
     pub model: String,
@@ -132,6 +137,7 @@ impl Service {
             requests: Requests::new(layout.clone()),
             history: Mutex::new(History::open(&layout.history())?),
             layout,
+            upload_limits: super::upload::limits(&settings),
             settings,
             limits: Limits::within(memory::whole()),
             places: Places::default(),

@@ -1,7 +1,8 @@
-//! `POST /process_video`: a clip that comes with the request, as a form.
+//! `POST /process_video`: a clip that comes with the request, as a form. It goes to the disk as it comes, into a file without
+//! a name, which becomes the request's payload once its record is written.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
@@ -12,14 +13,41 @@ use serde_json::json;
 
 use super::service::{Service, Wish, blocking};
 use super::{files, tasks};
-use crate::base::atomic_file;
+use crate::config::settings::ServiceSettings;
 use crate::http::error::{ApiError, Problem};
+use crate::http::limits::Limits;
 use crate::store::requests::Origin;
+
+/// Bytes of a form that are not its clip.
+const FORM_EXTRA: u64 = 1 << 20;
+/// So many clips of the largest size may be on their way at a time.
+const TOGETHER: u64 = 4;
+
+/// The limits of an upload: those of any other payload.
+pub fn limits(settings: &ServiceSettings) -> Limits {
+    let file_bytes = settings.fetch_max_mb << 20;
+    Limits {
+        file_bytes,
+        form_bytes: file_bytes + FORM_EXTRA,
+        uploads_bytes: file_bytes * TOGETHER,
+        files: 1,
+        upload_time: Duration::from_secs(settings.fetch_seconds),
+        ..Limits::default()
+    }
+}
+
+/// The most bytes of such a request's body, what is read on from a refused one among them.
+pub fn body_max(settings: &ServiceSettings) -> usize {
+    let limits = limits(settings);
+    usize::try_from(limits.form_bytes + limits.drain_bytes).unwrap_or(usize::MAX)
+}
 
 pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Result<Response<Body>, ApiError> {
     let start = Instant::now();
     let headers = request.headers().clone();
-    let form = service.uploads.read(request, "video_file", false, &service.limits).await?;
+    let requests = service.requests.clone();
+    let folder = blocking(move || requests.made_home()).await.map_err(|error| ApiError::kept(&error))?;
+    let form = service.uploads.to_disk(request, "video_file", &folder, &service.upload_limits).await?;
     let task = form.texts.iter().rev().find(|(name, _)| name == "task_type").map(|(_, task)| task.clone());
     let missing = || {
         let (kind, place) = ("missing", ["body", "task_type"]);
@@ -27,25 +55,16 @@ pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Resu
     };
     let task = tasks::find(&task.ok_or_else(missing)?);
     let task = task.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, tasks::unknown()))?;
-    let Some(file) = form.files.first().cloned() else { return Err(missing()) };
+    // What is on the disk whole takes no place of those on their way.
+    let Some(file) = form.files.into_iter().next() else { return Err(missing()) };
     let wish = Wish {
-        identity: format!("upload {}", blake3::hash(&file.bytes)),
+        identity: format!("upload {}", file.hash),
         origin: Origin::Upload,
         task: Some(task.name),
         scale: task.scale(),
         max_size_mb: None,
+        upload: Some(file.file),
     };
-    let payload = service.requests.payload(&wish.key());
-    let keep = move || {
-        if payload.is_file() {
-            return Ok(());
-        }
-        atomic_file::create_dirs(atomic_file::parent(&payload), 0o700)?;
-        atomic_file::write(&payload, &file.bytes)
-    };
-    blocking(keep).await.map_err(|error| ApiError::kept(&error))?;
-    // What is on the disk needs no memory.
-    drop(form);
     let record = service.fulfil(wish).await?;
     let link = files::link(&service, &record, &headers);
     let Some(finished) = record.finished.clone() else { return Err(missing()) };

@@ -1,7 +1,9 @@
 //! The way of one request: fetched, queued, waited for, delivered or stored; each step may be repeated, in
 //! this process or in the next.
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,6 +13,7 @@ use tokio::time::sleep;
 use super::service::{Ended, Failed, Service, Wish, blocking, internal, locked, stopping};
 use super::shared;
 use super::store::ADDRESS_LIFE;
+use crate::base::atomic_file;
 use crate::base::clock::unix_now;
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::{escape, unescape};
@@ -26,9 +29,10 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Service {
     /// All of it, whoever still listens.
     pub(super) async fn carry(&self, key: &str, wish: Option<Wish>) -> Ended {
+        let upload = wish.as_ref().and_then(|wish| wish.upload.clone());
         let record = self.record(key, wish).await.map_err(|error| self.failed(&error))?;
         let start = Instant::now();
-        match self.work(record, start).await {
+        match self.work(record, upload, start).await {
             Ok(record) => {
                 locked(&self.links).insert(record.secret.clone(), record.key.clone());
                 Ok(record)
@@ -81,7 +85,7 @@ impl Service {
         .await
     }
 
-    async fn work(&self, mut record: Record, start: Instant) -> Result<Record> {
+    async fn work(&self, mut record: Record, upload: Option<Arc<File>>, start: Instant) -> Result<Record> {
         if let Some(finished) = &record.finished {
             let output = finished.output.clone();
             shared::deliver(&record.origin, output).await?;
@@ -102,6 +106,9 @@ impl Service {
                 let folder = self.settings.shared_folder.clone();
                 let target = payload.clone();
                 blocking(move || shared::take(folder.as_deref(), &source, &target, most)).await?;
+            }
+            Origin::Upload if let Some(upload) = upload => {
+                blocking(move || atomic_file::name(&upload, &payload)).await?;
             }
             Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
         }

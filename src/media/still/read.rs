@@ -21,6 +21,8 @@ pub const PIXELS_MAX: u64 = 1 << 27;
 const SIDE_MAX: u32 = crate::media::probe::SIDE_MAX;
 /// Bytes a picture's decoder may allocate.
 const ALLOCATION_MAX: u64 = 2 << 30;
+/// Bytes that the compressed parts of a PNG's header, its colour profile above all, may become.
+const HEADER_MAX: u64 = 16 << 20;
 /// Bytes by which a picture's kind is told.
 const HEAD: u64 = 32;
 /// Chunks of a PNG looked through for an animation.
@@ -118,11 +120,19 @@ impl<'a> Opened<'a> {
     fn from(source: impl BufRead + Seek + 'a, format: ImageFormat, name: &str) -> Result<Opened<'a>> {
         let mut reader = ImageReader::with_format(source, format);
         let mut limits = Limits::default();
+        // A PNG's header is inflated when it is opened, and within the limits of that moment.
+        limits.max_alloc = Some(if format == ImageFormat::Png { HEADER_MAX } else { ALLOCATION_MAX });
+        reader.limits(limits.clone());
+        let unreadable = |error: image::ImageError| unreadable(name, format, &error);
+        let mut decoder: Box<dyn ImageDecoder + 'a> = Box::new(reader.into_decoder().map_err(unreadable)?);
         limits.max_alloc = Some(ALLOCATION_MAX);
-        reader.limits(limits);
-        let decoder = reader.into_decoder().map_err(|error| unreadable(name, format, &error))?;
-        let mut decoder: Box<dyn ImageDecoder + 'a> = Box::new(decoder);
-        let orientation = decoder.orientation().map_err(|error| unreadable(name, format, &error))?;
+        decoder.set_limits(limits).map_err(unreadable)?;
+        let orientation = decoder.orientation().map_err(unreadable)?;
+        let (width, height) = decoder.dimensions();
+        if width == 0 || height == 0 {
+            let words = format!("{name} has no pixels: its header says {width}x{height}");
+            return Err(Fault::BadInput.because(words));
+        }
         Ok(Opened { name: name.to_owned(), format, decoder, orientation })
     }
 
