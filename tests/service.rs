@@ -14,5 +14,7 @@ mod origin;
 mod original;
 #[path = "service/payloads.rs"]
 mod payloads;
+#[path = "service/several.rs"]
+mod several;
 #[path = "service/store.rs"]
 mod store;

@@ -11,7 +11,6 @@ use crate::cli::args::{Place, RunArguments, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{output, run, signals};
 use crate::config::settings::VIDAIO;
-use crate::http::vidaio::WORKERS;
 use crate::http::vidaio::tasks::{self, Task};
 use crate::job::{bench, runner};
 use crate::media;
@@ -103,7 +102,7 @@ fn empty(task: &Task) -> Row {
         task: task.name,
         payload: task.from,
         output: (task.from.0 * scale, task.from.1 * scale),
-        workers: WORKERS,
+        workers: 1,
         fps: None,
         mib: None,
         seconds: None,
