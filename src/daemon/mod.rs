@@ -24,6 +24,7 @@ mod scan;
 mod scheduler;
 mod service;
 mod settle;
+pub mod side_by_side;
 mod spawn;
 mod states;
 mod supervise;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::common::{is_alive, ready, within};
-use crate::kit::{Service, assert_rules, clip_bytes};
+use crate::common::{Root, is_alive, ready, within};
+use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes};
 use crate::lives::children;
 use crate::origin::Origin;
 
@@ -85,4 +85,25 @@ fn two_at_once_come_to_the_same_as_one_after_the_other() {
     assert!(both(&service, &origin) == wanted, "other bytes");
     assert_eq!(service.begun(), begun, "done again");
     assert!(service.root.console().contains("resuming:"), "{}", service.root.console());
+}
+
+#[test]
+fn the_best_number_of_workers_is_measured() {
+    if !ready("the_best_number_of_workers_is_measured") {
+        return;
+    }
+    let root = Root::new(SETTINGS);
+    let words = ["bench", "tasks", "sd2hd", "--seconds", "1", "--workers", "2,1", "--json"].map(std::ffi::OsStr::new);
+    let out = root.program(&words).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let row = &rows[0];
+    assert_eq!((&row["task"], &row["output"]), (&json!("SD2HD"), &json!([1708, 960])));
+    let tried = row["tried"].as_array().unwrap();
+    assert_eq!(tried.iter().map(|tried| &tried["workers"]).collect::<Vec<_>>(), [1, 2]);
+    for tried in tried {
+        assert!(tried["fps"].as_f64() > Some(0.0) && tried["mib"].as_f64() > Some(0.0), "{tried}");
+        assert_eq!(tried["in_time"], tried["seconds"].as_f64() <= Some(40.0), "{tried}");
+    }
+    assert!(tried.iter().any(|tried| tried["workers"] == row["workers"] && tried["fps"] == row["fps"]), "{row}");
 }
