@@ -16,6 +16,8 @@ mod origin;
 mod original;
 #[path = "service/payloads.rs"]
 mod payloads;
+#[path = "service/several.rs"]
+mod several;
 #[path = "service/store.rs"]
 mod store;
 #[path = "service/uploads.rs"]

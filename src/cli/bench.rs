@@ -6,19 +6,24 @@ use serde::Serialize;
 
 use crate::base::fault::{Fault, one_line};
 use crate::base::logging::{self, Console};
+use crate::base::processors;
 use crate::base::shutdown::Shutdown;
 use crate::cli::args::{Place, RunArguments, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{output, run, signals};
-use crate::config::settings::VIDAIO;
-use crate::http::vidaio::WORKERS;
+use crate::config::settings::{VIDAIO, WORKERS_MAX};
+use crate::daemon::{Program, side_by_side};
 use crate::http::vidaio::tasks::{self, Task};
+use crate::job::order::JobOrder;
 use crate::job::{bench, runner};
 use crate::media;
+use crate::model::progress::Outcome;
 
 /// A clip of this length, in seconds, has to be done within so many.
 const CLIP: f64 = 10.0;
 const LIMIT: f64 = 40.0;
+/// More workers are chosen only where they do so many times more.
+const WORTH: f64 = 1.03;
 
 #[derive(Args)]
 pub struct BenchArguments {
@@ -39,11 +44,29 @@ pub struct TasksArguments {
     /// Seconds of the clip that is measured; what a clip of 10 s takes is reckoned from it
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
     pub seconds: u32,
+    /// Numbers of clips that are done at the same time, such as 1,2 (vidaio_workers) [default: 1, 2 and 4, as far as
+    /// there are processors]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKERS_MAX)))]
+    pub workers: Vec<u32>,
     /// The figures as JSON, for programs
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     pub set: SetArguments,
+}
+
+/// As many clips at the same time as there are workers.
+#[derive(Clone, Default, Serialize)]
+struct Tried {
+    workers: u32,
+    /// Frames a second of all of them together, from the start of the first to the last published file.
+    fps: Option<f64>,
+    /// MiB of an output, and seconds until the last of them is done, of clips of 10 s.
+    mib: Option<f64>,
+    seconds: Option<f64>,
+    in_time: bool,
+    /// Why there are no figures.
+    error: Option<String>,
 }
 
 /// One line of the table.
@@ -52,17 +75,13 @@ struct Row {
     task: &'static str,
     payload: (u32, u32),
     output: (u32, u32),
-    workers: usize,
-    /// Frames a second of the whole job, from its start to its published file.
-    fps: Option<f64>,
-    /// MiB of the output, and seconds that it takes, of a clip of 10 s.
-    mib: Option<f64>,
-    seconds: Option<f64>,
-    in_time: bool,
+    /// The number of workers that is best, with its figures.
+    #[serde(flatten)]
+    chosen: Tried,
     encoder: String,
     device: String,
-    /// Why there are no figures.
-    error: Option<String>,
+    /// All that were tried.
+    tried: Vec<Tried>,
 }
 
 pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
@@ -76,15 +95,16 @@ pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
     };
     let mut rows = Vec::new();
     for task in wanted {
-        let row = measure(place, arguments, task, &shutdown);
-        if let Err(error) = &row
-            && Fault::of(error) == Fault::Stopped
-        {
-            return row.map(|_| Ended::Done);
+        match measure(place, arguments, task, &shutdown) {
+            Err(error) if Fault::of(&error) == Fault::Stopped => return Err(error),
+            Err(error) => {
+                let chosen = Tried { error: Some(one_line(&error)), ..Tried::default() };
+                rows.push(Row { chosen, ..empty(task) });
+            }
+            Ok(row) => rows.push(row),
         }
-        rows.push(row.unwrap_or_else(|error| Row { error: Some(one_line(&error)), ..empty(task) }));
     }
-    let failed = rows.iter().any(|row| row.error.is_some());
+    let failed = rows.iter().any(|row| row.chosen.error.is_some());
     if arguments.json {
         output::json(&rows)?;
     } else {
@@ -103,63 +123,160 @@ fn empty(task: &Task) -> Row {
         task: task.name,
         payload: task.from,
         output: (task.from.0 * scale, task.from.1 * scale),
-        workers: WORKERS,
-        fps: None,
-        mib: None,
-        seconds: None,
-        in_time: false,
+        chosen: Tried::default(),
         encoder: String::new(),
         device: String::new(),
-        error: None,
+        tried: Vec::new(),
     }
 }
 
 fn measure(place: &Place, arguments: &TasksArguments, task: &'static Task, shutdown: &Shutdown) -> Result<Row> {
     let folder = tempfile::tempdir().context("making a temporary folder; set TMPDIR to another one")?;
-    let (source, target) = (folder.path().join("payload.nut"), folder.path().join("output.mp4"));
+    let source = folder.path().join("payload.nut");
     let frames = arguments.seconds * bench::RATE;
     bench::payload(&source, task.from, frames).context("making a clip to be measured")?;
-    let mut wishes = RunArguments::for_file(source, target, arguments.set.clone());
-    wishes.scale = Some(task.scale().to_string().into());
-    let mut order = run::order(place, &wishes)?;
-    order.settings.profile = Some(VIDAIO.into());
-    let outcome = runner::run(&order, &|_| {}, shutdown)?;
-    let times = CLIP / f64::from(arguments.seconds);
-    let seconds = outcome.seconds * times;
-    Ok(Row {
-        fps: Some(outcome.fps),
-        mib: Some(outcome.output_bytes as f64 * times / f64::from(1 << 20)),
+    let order = |name: String, together: u32| -> Result<JobOrder> {
+        let mut wishes = RunArguments::for_file(source.clone(), folder.path().join(name), arguments.set.clone());
+        wishes.scale = Some(task.scale().to_string().into());
+        let mut order = run::order(place, &wishes)?;
+        order.settings.profile = Some(VIDAIO.into());
+        order.together = together;
+        Ok(order)
+    };
+    // Whatever is measured once for a size of frames is measured before all.
+    let plan = runner::plan_only(&order("plan.mp4".into(), 1)?)?;
+    let mut tried = Vec::new();
+    for workers in numbers(&arguments.workers) {
+        let orders = (0..workers).map(|n| order(format!("{workers}-{n}.mp4"), workers)).collect::<Result<Vec<_>>>()?;
+        let done = side_by_side::run(Program::this()?, &orders, shutdown);
+        shutdown.check()?;
+        tried.push(match done {
+            Ok(outcomes) => figures(workers, &outcomes, arguments.seconds),
+            Err(error) => Tried { workers, error: Some(one_line(&error)), ..Tried::default() },
+        });
+        orders.iter().for_each(|order| drop(std::fs::remove_file(&order.target_file)));
+    }
+    let encoder = plan.encoder.specs.first().map(|spec| spec.name.clone()).unwrap_or_default();
+    let chosen = best(&tried).cloned().unwrap_or_default();
+    Ok(Row { chosen, tried, encoder, device: plan.engine.label(), ..empty(task) })
+}
+
+/// The numbers to be tried, each once, the least first.
+fn numbers(asked: &[u32]) -> Vec<u32> {
+    let processors = processors::count();
+    let mut numbers = match asked {
+        [] => [1, 2, 4].into_iter().filter(|n| *n <= processors.max(1)).collect(),
+        asked => asked.to_vec(),
+    };
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
+fn figures(workers: u32, outcomes: &[Outcome], clip: u32) -> Tried {
+    let times = CLIP / f64::from(clip);
+    // They begin together: the last to be done tells how long all of them take.
+    let longest = outcomes.iter().map(|outcome| outcome.seconds).fold(0.0, f64::max);
+    let frames: u64 = outcomes.iter().map(|outcome| outcome.frames).sum();
+    let bytes = outcomes.iter().map(|outcome| outcome.output_bytes).max().unwrap_or_default();
+    let seconds = longest * times;
+    Tried {
+        workers,
+        fps: Some(frames as f64 / longest.max(f64::MIN_POSITIVE)),
+        mib: Some(bytes as f64 * times / f64::from(1 << 20)),
         seconds: Some(seconds),
         in_time: seconds <= LIMIT,
-        encoder: outcome.encoder,
-        device: outcome.device,
-        ..empty(task)
-    })
+        error: None,
+    }
+}
+
+/// The number that does most frames a second of those that are in time; where none is, the one whose clips are done
+/// first. More workers have to be worth it.
+fn best(tried: &[Tried]) -> Option<&Tried> {
+    let mut best: Option<&Tried> = None;
+    for one in tried {
+        let better = match best {
+            None => true,
+            Some(best) => match (best.in_time, one.in_time) {
+                (true, true) => one.fps > best.fps.map(|fps| fps * WORTH),
+                (false, false) => {
+                    one.error.is_none() && (best.error.is_some() || one.seconds < best.seconds.map(|s| s / WORTH))
+                }
+                (best, one) => one && !best,
+            },
+        };
+        if better {
+            best = Some(one);
+        }
+    }
+    best
 }
 
 fn tell(rows: &[Row]) -> Result<()> {
     let size = |(width, height): (u32, u32)| format!("{width}x{height}");
+    let figure = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
     let heads = ["task", "payload", "output", "workers", "fps", "MiB", "10 s clip", "in 40 s"];
     let mut table = vec![heads.map(str::to_owned).to_vec()];
     for row in rows {
-        let figure = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+        let chosen = &row.chosen;
         table.push(vec![
             row.task.into(),
             size(row.payload),
             size(row.output),
-            row.workers.to_string(),
-            figure(row.fps, 2),
-            figure(row.mib, 1),
-            row.seconds.map_or("-".into(), |seconds| format!("{seconds:.1} s")),
-            if row.in_time { "yes" } else { "no" }.into(),
+            if chosen.workers > 0 { chosen.workers.to_string() } else { "-".into() },
+            figure(chosen.fps, 2),
+            figure(chosen.mib, 1),
+            chosen.seconds.map_or("-".into(), |seconds| format!("{seconds:.1} s")),
+            if chosen.in_time { "yes" } else { "no" }.into(),
         ]);
     }
     output::table(&table).iter().try_for_each(|line| output::line(line))?;
     for row in rows {
-        match &row.error {
-            Some(error) => output::line(&format!("{}: {error}", row.task))?,
-            None => output::line(&format!("{}: {}, {}", row.task, row.encoder, row.device))?,
+        if let (Some(error), true) = (&row.chosen.error, row.tried.is_empty()) {
+            output::line(&format!("{}: {error}", row.task))?;
+            continue;
         }
+        let tried = row.tried.iter().map(|tried| {
+            let workers = format!("{} worker{}", tried.workers, if tried.workers == 1 { "" } else { "s" });
+            match &tried.error {
+                Some(error) => format!("{workers}: {error}"),
+                None => format!("{workers} {} fps, {} s a clip", figure(tried.fps, 2), figure(tried.seconds, 1)),
+            }
+        });
+        let tried = tried.collect::<Vec<_>>().join("; ");
+        output::line(&format!("{}: {}, {}: {tried}", row.task, row.encoder, row.device))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(workers: u32, fps: f64, seconds: f64) -> Tried {
+        Tried { workers, fps: Some(fps), seconds: Some(seconds), in_time: seconds <= LIMIT, ..Tried::default() }
+    }
+
+    #[test]
+    fn the_best_number_of_workers() {
+        let failed = |workers| Tried { workers, error: Some("no memory".into()), ..Tried::default() };
+        let of = |tried: &[Tried]| best(tried).map(|best| best.workers);
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[tried(1, 10.0, 25.0), tried(2, 14.0, 36.0), tried(4, 15.0, 66.0)]), Some(2));
+        assert_eq!(of(&[tried(1, 10.0, 25.0), tried(2, 10.1, 49.0)]), Some(1));
+        assert_eq!(of(&[tried(1, 10.0, 25.0), tried(2, 10.1, 39.0)]), Some(1), "not worth it");
+        assert_eq!(of(&[tried(1, 1.0, 250.0), tried(2, 1.5, 330.0), failed(4)]), Some(1));
+        assert_eq!(of(&[failed(1), tried(2, 1.5, 330.0)]), Some(2));
+        assert_eq!(of(&[failed(1), failed(2)]), Some(1));
+    }
+
+    #[test]
+    fn figures_are_of_all_clips_together() {
+        let outcome = |seconds, output_bytes| Outcome { frames: 50, seconds, output_bytes, ..Outcome::default() };
+        let told = figures(2, &[outcome(4.0, 1 << 20), outcome(5.0, 2 << 20)], 2);
+        assert_eq!((told.fps, told.mib, told.seconds, told.in_time), (Some(20.0), Some(10.0), Some(25.0), true));
+        assert!(!figures(2, &[outcome(9.0, 1)], 2).in_time);
+        assert_eq!(numbers(&[4, 1, 4]), [1, 4]);
+        assert_eq!(numbers(&[])[0], 1);
+    }
 }

@@ -40,6 +40,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let mut standby = JobSettings { profile: Some(VIDAIO.into()), ..settings.job.clone() };
     standby.model = library::resolve_or_keep(&standby.model, Some(&sources.root));
     let standby = Some(standby).filter(|_| serves);
+    let workers = settings.service.vidaio_workers;
     if serves {
         fronts.push(vidaio::front(vidaio::Options {
             folders: settings.folders.clone(),
@@ -70,6 +71,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
         }),
         fronts,
         previews: arguments.listen.is_some(),
+        workers,
         standby,
         program: Program::this()?,
     })?;

@@ -184,6 +184,7 @@ pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
         key: paths::run_job_key(&target),
         attempt: 0,
         lean: 0,
+        together: 1,
         previews: false,
         settings: job,
         run,

@@ -17,7 +17,7 @@ pub const FILE_NAME: &str = "upscaled.toml";
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Tables that may stand for the beginning of names: `url` of `[notify]` is `notify_url`.
-const TABLES: &[&str] = &["notify"];
+const TABLES: &[&str] = &["notify", "vidaio"];
 
 /// What may stand in a settings file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

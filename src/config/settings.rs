@@ -253,9 +253,14 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// Jobs of the video service at a time, at most.
+pub const WORKERS_MAX: u32 = 32;
+
 /// The video service of a daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceSettings {
+    /// Jobs of the service that run at the same time, 1..=[`WORKERS_MAX`].
+    pub vidaio_workers: u32,
     /// What links to results begin with, such as `https://films.example`; `None`: as the request names us.
     pub public_url: Option<String>,
     /// Folder whose files may be named by path.
@@ -285,6 +290,7 @@ pub struct ServiceSettings {
 impl Default for ServiceSettings {
     fn default() -> Self {
         ServiceSettings {
+            vidaio_workers: 1,
             public_url: None,
             shared_folder: None,
             result_seconds: 86_400,

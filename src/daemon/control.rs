@@ -38,8 +38,8 @@ pub enum Request {
     Status {
         job: Option<String>,
     },
-    /// What a page shows, at little cost: the daemon, the running job, `count` jobs of the queue behind its first
-    /// `from`, and the last that ended. Of status.json only the running job's is read.
+    /// What a page shows, at little cost: the daemon, the running jobs, `count` jobs of the queue behind its first
+    /// `from`, and the last that ended. Of status.json only those of running jobs are read.
     Glance {
         from: usize,
         count: usize,
@@ -64,7 +64,7 @@ pub enum Request {
     Resume {
         job: Option<String>,
     },
-    /// Without a job: the running one.
+    /// Without a job: the running one; an error where several run.
     Cancel {
         job: Option<String>,
     },
@@ -140,9 +140,9 @@ pub struct JobView {
     pub activity: String,
     /// Place in the queue, the first being 1; `None` for jobs that have left it.
     pub place: Option<usize>,
-    /// The running job's figures.
+    /// A running job's figures.
     pub progress: Option<Progress>,
-    /// Its status.json; left out of a glance, but for the running job.
+    /// Its status.json; left out of a glance, but for running jobs.
     pub status: Option<Status>,
     /// The finished file, as `base::path_text`.
     pub output: Option<String>,

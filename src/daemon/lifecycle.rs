@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::running::{Running, Why};
 use super::scan::stamp_of;
-use super::scheduler::{self, Choice, Next, Record, Standing};
+use super::scheduler::{self, Choice, Next, Places, Queued, Record, Standing};
 use super::service::{Memory, Service};
 use super::settle::FileStamp;
 use super::supervise::{End, Report};
@@ -19,29 +19,40 @@ use crate::job::order::JobOrder;
 use crate::media::lease;
 use crate::model::progress::Outcome;
 use crate::model::status::State;
+use crate::store::requests::key_of;
 use crate::work::area;
 
 impl Service {
-    /// Starts the next job. Returns whether there is nothing to do and nothing to wait for.
+    /// Starts what can run now. Returns whether there is nothing to do and nothing to wait for.
     pub(super) fn start_next(&mut self, now: Duration) -> bool {
         if self.held.is_some() {
-            return self.books.is_paused();
+            return self.books.is_paused() && self.running.is_empty();
+        }
+        // What they are for may hold up all jobs.
+        if !self.deferred.is_empty() {
+            return false;
         }
         let paused = self.books.paused_jobs();
         loop {
-            let standing = |job: &Path| {
-                let standing = self.memory.get(job).copied().unwrap_or_default().standing;
-                if paused.contains(job) { Standing::Paused } else { standing }
+            let queued = |job| Queued {
+                path: job,
+                standing: match self.memory.get(job) {
+                    _ if paused.contains(job) => Standing::Paused,
+                    memory => memory.copied().unwrap_or_default().standing,
+                },
+                request: key_of(job).is_some(),
             };
-            let choice = scheduler::next(self.lineup.jobs().iter().map(|job| (job.as_path(), standing(job))), now);
-            let job = match choice {
-                Choice::Idle => return true,
-                Choice::Wait(_) => return false,
+            let requests = self.running.iter().filter(|running| running.is_request()).count();
+            let film = self.running.len() > requests;
+            let places = Places { workers: self.options.workers.max(1) as usize, requests, film };
+            let jobs = self.lineup.jobs().iter().map(PathBuf::as_path).filter(|job| self.running(job).is_none());
+            let job = match scheduler::next(jobs.map(queued), places, now) {
+                Choice::Idle => return self.running.is_empty(),
+                Choice::Wait(_) | Choice::Full => return false,
                 Choice::Run(job) => job,
             };
             match self.start(&job) {
-                Ok(true) => return false,
-                Ok(false) => {}
+                Ok(_) => {}
                 Err(error) if Fault::of(&error).is_final() => {
                     self.fail(&job, None, Fault::of(&error), &one_line(&error));
                 }
@@ -77,13 +88,15 @@ impl Service {
             key: layout.job_key(job),
             attempt: record.deaths + 1,
             lean: record.lean,
+            together: if key_of(job).is_some() { self.options.workers.max(1) } else { 1 },
             previews: self.options.previews,
             settings,
             run,
         };
         let stall = Duration::from_secs(self.options.settings.stall_timeout.max(1));
         self.books.transition(job, State::Running, "starting", None);
-        self.running = Some(Running::start(order, stamp, stall, &self.spawner, &self.messages)?);
+        let running = Running::start(order, stamp, stall, &self.spawner, &self.explained, &self.messages)?;
+        self.running.push(running);
         Ok(true)
     }
 
@@ -93,21 +106,30 @@ impl Service {
         self.books.transition(job, State::Waiting, views::MISSING, None);
     }
 
-    /// The attempt at the running job is over.
-    pub(super) fn ended(&mut self, report: Result<Report>) {
+    /// The running job of that name.
+    pub(super) fn running(&self, job: &Path) -> Option<&Running> {
+        self.running.iter().find(|running| running.job == job)
+    }
+
+    pub(super) fn running_mut(&mut self, job: &Path) -> Option<&mut Running> {
+        self.running.iter_mut().find(|running| running.job == job)
+    }
+
+    /// The attempt at a running job is over.
+    pub(super) fn ended(&mut self, job: PathBuf, report: Result<Report>) {
         let away = self.away();
-        let Some(running) = self.running.as_mut() else { return };
-        let job = running.job.clone();
+        let Some(running) = self.running(&job) else { return };
+        let (order, begun) = (running.order.clone(), running.stamp);
         let report = match report {
             Ok(report) => report,
             Err(error) => {
                 let (fault, reason) = (Fault::of(&error), one_line(&error));
                 self.wait(&job, fault, &format!("no job process: {reason}"), scheduler::SPACE_AGAIN);
-                return self.release();
+                return self.release(&job);
             }
         };
         if matches!(report.end, End::Died(_) | End::Stalled(_)) {
-            recover::half_made_by(report.process, &running.order.target_dir);
+            recover::half_made_by(report.process, &order.target_dir);
         }
         let before = self.memory.get(&job).map_or_else(Record::default, |memory| memory.record);
         match scheduler::after(&report, before, self.options.settings.attempts_max) {
@@ -115,23 +137,22 @@ impl Service {
             next if next != Next::Stay && away.is_some() => {
                 self.wait(&job, Fault::Busy, &away.unwrap_or_default(), scheduler::BUSY_AGAIN);
             }
-            Next::Finish(outcome) => return self.finish(*outcome),
+            Next::Finish(outcome) => return self.finish(&job, *outcome),
             // Its source was taken away under it, or the disk of input/: that is no failure of the job.
-            Next::Fail { reason, .. } if stamp_of(&running.order.source).is_err() => {
+            Next::Fail { reason, .. } if stamp_of(&order.source).is_err() => {
                 tracing::warn!("{}: its source is gone, waiting for it: {reason}", escape(&job));
                 self.missing(&job);
             }
-            Next::Fail { reason, .. } if stamp_of(&running.order.source).is_ok_and(|stamp| stamp != running.stamp) => {
+            Next::Fail { reason, .. } if stamp_of(&order.source).is_ok_and(|stamp| stamp != begun) => {
                 let reason = format!("its source was changed while it was worked on ({reason}): starting over");
                 self.wait(&job, Fault::SourceChanged, &reason, scheduler::BUSY_AGAIN);
             }
-            Next::Fail { fault: Fault::NotFound, reason } if !running.order.job_dir.exists() => {
+            Next::Fail { fault: Fault::NotFound, reason } if !order.job_dir.exists() => {
                 let reason = format!("its job folder was removed ({reason}): starting over");
                 self.wait(&job, Fault::Busy, &reason, scheduler::BUSY_AGAIN);
             }
             Next::Fail { fault, reason } => {
-                let stamp = running.stamp;
-                self.fail(&job, Some(stamp), fault, &reason);
+                self.fail(&job, Some(begun), fault, &reason);
             }
             Next::Stay => self.stopped(&job),
             Next::Wait { fault, reason, pause } => {
@@ -153,11 +174,11 @@ impl Service {
                 self.books.transition(&job, State::Queued, "going on after a failure", Some((fault, &reason)));
             }
         }
-        self.release();
+        self.release(&job);
     }
 
     fn stopped(&mut self, job: &Path) {
-        let why = self.running.as_ref().and_then(|running| running.why);
+        let why = self.running(job).and_then(|running| running.why);
         let (state, words) = match why {
             _ if self.held.is_some() && self.books.is_paused() => (State::Paused, "paused"),
             _ if self.books.paused_jobs().contains(job) => (State::Paused, "paused"),
@@ -215,51 +236,50 @@ impl Service {
     }
 
     /// The output is published: history, source, queue line, job folder, apart from the loop.
-    fn finish(&mut self, outcome: Outcome) {
-        let Some(running) = self.running.as_mut() else { return };
+    fn finish(&mut self, job: &Path, outcome: Outcome) {
+        let Some(running) = self.running_mut(job) else { return };
         running.finishing = true;
-        tracing::info!("{}", progress_log::summary(&escape(&running.job), &outcome));
-        self.lineup.leaves(&running.job);
-        self.books.transition(&running.job, State::Done, "done", None);
-        let (books, order, stamp) = (self.books.clone(), running.order.clone(), running.stamp);
-        let messages = self.messages.clone();
+        let (order, stamp) = (running.order.clone(), running.stamp);
+        tracing::info!("{}", progress_log::summary(&escape(job), &outcome));
+        self.lineup.leaves(job);
+        self.books.transition(job, State::Done, "done", None);
+        let (books, messages, job) = (self.books.clone(), self.messages.clone(), job.to_path_buf());
         tokio::task::spawn_blocking(move || {
             let done = caught("the end of a job", || books.finish(&order, &outcome, stamp));
             // The receiver is gone only when the daemon ends.
-            let _ = messages.blocking_send(Message::Finished(done));
+            let _ = messages.blocking_send(Message::Finished(job, done));
         });
     }
 
-    pub(super) fn finished(&mut self, done: Result<()>) {
-        let Some(running) = self.running.as_ref() else { return };
-        let job = running.job.clone();
+    pub(super) fn finished(&mut self, job: &Path, done: Result<()>) {
         match done {
             Ok(()) => {
                 self.summary.done += 1;
-                self.memory.remove(&job);
+                self.memory.remove(job);
             }
             Err(error) => {
-                if !self.still_listed(&job) {
+                if !self.still_listed(job) {
                     // Only its folder is left; the next start removes it.
                     self.summary.done += 1;
                 }
                 // Else the job process will find its output published, and this is tried again.
-                self.wait(&job, Fault::of(&error), &one_line(&error), scheduler::SPACE_AGAIN);
+                self.wait(job, Fault::of(&error), &one_line(&error), scheduler::SPACE_AGAIN);
             }
         }
-        self.release();
+        self.release(job);
     }
 
-    /// The running job is no more: what waited for that is done now.
-    fn release(&mut self) {
-        let Some(running) = self.running.take() else { return };
+    /// A running job is no more: what waited for that is done now.
+    fn release(&mut self, job: &Path) {
+        let Some(place) = self.running.iter().position(|running| running.job == job) else { return };
+        let running = self.running.remove(place);
         self.stirred = self.now();
         self.read_queue();
         if !self.lineup.contains(&running.job) {
             self.sweep_areas(running.order.run);
         }
-        let after = running.after;
-        for asked in after {
+        // What waits for other jobs too is put off again.
+        for asked in std::mem::take(&mut self.deferred) {
             self.answer(asked);
         }
     }

@@ -24,6 +24,7 @@ mod scan;
 mod scheduler;
 mod service;
 mod settle;
+pub mod side_by_side;
 mod spawn;
 mod states;
 mod supervise;
@@ -33,7 +34,7 @@ mod watch;
 #[cfg(test)]
 mod testing;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +70,9 @@ pub struct Options {
     pub fronts: Vec<Front>,
     /// Jobs leave pictures of what they make, before and after, for a front to show.
     pub previews: bool,
-    /// A process stands by for jobs with settings like these, its model tried already.
+    /// Jobs of the video service that run at the same time; films of input/ run one at a time, and alone.
+    pub workers: u32,
+    /// As many processes stand by for jobs with settings like these, their model tried already.
     pub standby: Option<JobSettings>,
     /// What is started as `<program> job`, `<program> standby` and `<program> probe FILE`.
     pub program: Program,
@@ -101,10 +104,10 @@ impl ExitSummary {
 enum Message {
     Scanned(Result<scan::Scan>),
     Checked(intake::Probed),
-    /// The attempt at the running job is over.
-    Ended(Result<supervise::Report>),
-    /// The running job's last steps are done.
-    Finished(Result<()>),
+    /// The attempt at a running job is over.
+    Ended(PathBuf, Result<supervise::Report>),
+    /// A running job's last steps are done.
+    Finished(PathBuf, Result<()>),
 }
 
 /// [`Fault::ReadOnly`] where a folder is on a file system that is mounted read-only.

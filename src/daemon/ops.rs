@@ -40,8 +40,7 @@ pub fn name_of(books: &Books, word: &Path) -> Result<String> {
 }
 
 /// Whether the request can be done only while this job does not run.
-pub fn touches(request: &Request, running: Option<&Path>) -> bool {
-    let Some(running) = running else { return false };
+pub fn touches(request: &Request, running: &Path) -> bool {
     let is = |job: &str| unescape(job).and_then(|path| clean_relative(&path)).as_deref() == Some(running);
     match request {
         Request::Pause { job: None } | Request::Cancel { job: None } => true,
@@ -60,11 +59,20 @@ pub fn touches(request: &Request, running: Option<&Path>) -> bool {
 }
 
 /// A request that means the running job by naming none, with its name.
-pub fn aimed(request: Request, running: Option<&Path>) -> Request {
-    match request {
-        Request::Cancel { job: None } => Request::Cancel { job: running.map(escape) },
-        other => other,
-    }
+///
+/// # Errors
+/// Several run.
+pub fn aimed(request: Request, running: &[PathBuf]) -> Result<Request> {
+    Ok(match (request, running) {
+        (Request::Cancel { job: None }, [_, _, ..]) => {
+            let names: Vec<String> = running.iter().map(|job| escape(job)).collect();
+            let words =
+                format!("{} jobs are running: name the one to be cancelled ({})", names.len(), names.join(", "));
+            return Err(Fault::Config.because(words));
+        }
+        (Request::Cancel { job: None }, running) => Request::Cancel { job: running.first().map(|job| escape(job)) },
+        (other, _) => other,
+    })
 }
 
 /// The jobs that the request takes out of the queue.

@@ -20,7 +20,7 @@ use super::spawn::Spawner;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::lease;
-use crate::work::oom::OomWatch;
+use crate::work::oom::{Explained, OomWatch};
 
 /// A probe of one file that takes longer is killed.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -95,7 +95,7 @@ async fn ask(mut child: Prober, idle: &mut Option<Prober>, path: &Path) -> Resul
 impl Prober {
     async fn start(spawner: &Spawner) -> Result<Prober> {
         let mut child = spawner.spawn(vec!["probe".into()]).await?;
-        let memory = OomWatch::of(child.id());
+        let memory = OomWatch::of(child.id(), &Explained::default());
         let mut pipes = || -> Result<_> {
             let missing = || Fault::Internal.because("a probe was started without its pipes");
             let orders = Sender::from_owned_fd(OwnedFd::from(child.stdin.take().ok_or_else(missing)?))?;

@@ -19,9 +19,9 @@ impl Service {
     pub(super) fn flush(&mut self) {
         let now = self.now();
         // An edit that failed may have come through: its jobs may be at work or done by now.
-        let (books, running) = (&self.books, &self.running);
-        let over = |job: &Path, stamp| running.as_ref().is_some_and(|r| r.is(job)) || books.is_settled(job, stamp);
-        self.ready.retain(|(job, stamp)| !over(job, *stamp));
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.retain(|(job, stamp)| self.running(job).is_none() && !self.books.is_settled(job, *stamp));
+        self.ready = ready;
         let mut jobs: Vec<PathBuf> = self.ready.iter().map(|(job, _)| job.clone()).collect();
         jobs.sort_unstable();
         match self.books.enqueue(&jobs) {
@@ -85,7 +85,7 @@ impl Service {
 
     pub(super) fn take_out_removed(&mut self, now: Duration) {
         for job in self.lineup.take_removed(now) {
-            match self.running.as_mut().filter(|running| running.is(&job)) {
+            match self.running_mut(&job) {
                 Some(running) if running.finishing => {}
                 Some(running) => running.stop(Why::Removed),
                 None => self.removed_by_hand(&job),

@@ -103,6 +103,7 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
         key: layout.job_key(&job),
         attempt: 1,
         lean: 0,
+        together: 1,
         previews: false,
         settings,
         run,

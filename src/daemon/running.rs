@@ -1,14 +1,14 @@
-//! The job that runs: its order, its attempt, and what is to happen when that has ended.
+//! A job that runs: its order, its attempt, and what is to happen when that has ended.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::{mpsc, watch};
 
 use super::Message;
-use super::control::Asked;
 use super::progress_log::{self, ProgressLog};
 use super::settle::FileStamp;
 use super::spawn::Spawner;
@@ -17,6 +17,8 @@ use crate::base::fault::panicked;
 use crate::base::path_text::escape;
 use crate::job::order::JobOrder;
 use crate::model::progress::{Event, Phase, Progress};
+use crate::store::requests::key_of;
+use crate::work::oom::Explained;
 
 /// Events of the child not yet taken up by the loop.
 const EVENTS_MAX: usize = 256;
@@ -36,7 +38,7 @@ pub enum Why {
     Removed,
 }
 
-/// At most one at a time.
+/// Jobs of the video service may run several at a time, a film of input/ alone.
 pub struct Running {
     pub job: PathBuf,
     pub order: JobOrder,
@@ -44,8 +46,6 @@ pub struct Running {
     pub stamp: FileStamp,
     pub progress: Option<Progress>,
     pub why: Option<Why>,
-    /// Commands that wait for the end of the attempt.
-    pub after: Vec<Asked>,
     /// The child has ended; history, queue and folder are being brought up to date.
     pub finishing: bool,
     stop: watch::Sender<bool>,
@@ -60,6 +60,7 @@ impl Running {
         stamp: FileStamp,
         stall: Duration,
         spawner: &Spawner,
+        explained: &Explained,
         messages: &mpsc::Sender<Message>,
     ) -> Result<Running> {
         let (stop, stopped) = watch::channel(false);
@@ -70,14 +71,15 @@ impl Running {
             stall,
             stop: stopped,
             events: sender,
+            explained: explained.clone(),
         };
-        let (spawner, messages) = (spawner.clone(), messages.clone());
+        let (spawner, messages, job) = (spawner.clone(), messages.clone(), order.relative.clone());
         tokio::spawn(async move {
             // A task of its own: whatever happens in it, the loop hears of its end.
             let report = tokio::spawn(async move { supervise::attempt(&spawner, attempt).await }).await;
             let report = report.unwrap_or_else(|_| Err(panicked("the supervision of a job process")));
             // The receiver is gone only when the daemon ends.
-            let _ = messages.send(Message::Ended(report)).await;
+            let _ = messages.send(Message::Ended(job, report)).await;
         });
         Ok(Running {
             job: order.relative.clone(),
@@ -85,7 +87,6 @@ impl Running {
             stamp,
             progress: None,
             why: None,
-            after: Vec::new(),
             finishing: false,
             stop,
             events,
@@ -101,13 +102,14 @@ impl Running {
         self.stop.send_replace(true);
     }
 
-    pub fn is(&self, job: &Path) -> bool {
-        self.job == job
+    /// Whether it is one of the video service's.
+    pub fn is_request(&self) -> bool {
+        key_of(&self.job).is_some()
     }
 
-    /// The next event; `None` when the child is gone. Safe to drop while it waits.
-    pub async fn event(&mut self) -> Option<Event> {
-        self.events.recv().await
+    /// Whether it is at work, and nobody has asked it to stop.
+    pub fn goes_on(&self) -> bool {
+        self.why.is_none() && !self.finishing
     }
 
     /// Puts an event into the log. `now` is any clock that never goes back.
@@ -142,4 +144,19 @@ impl Running {
             None => "starting".into(),
         }
     }
+}
+
+/// The next event of any of these, with the place of its job; never ready while there is none. Safe to drop while it
+/// waits.
+pub async fn next_event(running: &mut [Running]) -> (usize, Event) {
+    std::future::poll_fn(|context| {
+        for (place, running) in running.iter_mut().enumerate() {
+            // A child that is gone tells nothing more; its end comes as a message.
+            if let Poll::Ready(Some(event)) = running.events.poll_recv(context) {
+                return Poll::Ready((place, event));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }

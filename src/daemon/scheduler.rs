@@ -44,21 +44,59 @@ pub enum Choice {
     Run(PathBuf),
     /// Nothing before this moment.
     Wait(Duration),
+    /// Nothing until a place is free.
+    Full,
     /// Nothing at all until something changes.
     Idle,
 }
 
-/// The first job of the queue that can run.
-pub fn next<'a>(queue: impl IntoIterator<Item = (&'a Path, Standing)>, now: Duration) -> Choice {
+/// A queued job that does not run.
+#[derive(Clone, Copy, Debug)]
+pub struct Queued<'a> {
+    pub path: &'a Path,
+    pub standing: Standing,
+    /// One of the video service's.
+    pub request: bool,
+}
+
+/// The places of jobs at work.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// Requests that may run at the same time.
+    pub workers: usize,
+    /// Requests that do.
+    pub requests: usize,
+    /// Whether a film runs: nothing may run beside it.
+    pub film: bool,
+}
+
+/// The first job of the queue that can run: a request where a place is free, else a film where nothing runs. A job in
+/// backoff keeps its place.
+pub fn next<'a>(queue: impl IntoIterator<Item = Queued<'a>> + Clone, places: Places, now: Duration) -> Choice {
+    if places.film {
+        return Choice::Full;
+    }
     let mut wait: Option<Duration> = None;
-    for (path, standing) in queue {
-        match standing {
-            Standing::Ready => return Choice::Run(path.to_path_buf()),
-            Standing::Backoff { until } if until > now => return Choice::Wait(wait.map_or(until, |w| w.min(until))),
-            Standing::Waiting { until } if until > now => wait = Some(wait.map_or(until, |w| w.min(until))),
-            Standing::Backoff { .. } | Standing::Waiting { .. } => return Choice::Run(path.to_path_buf()),
-            Standing::Paused | Standing::Missing => {}
+    let sooner = |wait: Option<Duration>, until: Duration| Some(wait.map_or(until, |w| w.min(until)));
+    let mut free = places.workers.saturating_sub(places.requests);
+    let mut alone = places.requests == 0;
+    for request in [true, false] {
+        for job in queue.clone().into_iter().filter(|job| job.request == request) {
+            if free == 0 {
+                return wait.map_or(Choice::Full, Choice::Wait);
+            }
+            match job.standing {
+                Standing::Ready => return Choice::Run(job.path.to_path_buf()),
+                Standing::Backoff { until } if until > now => {
+                    (free, alone, wait) = (free - 1, false, sooner(wait, until));
+                }
+                Standing::Waiting { until } if until > now => wait = sooner(wait, until),
+                Standing::Backoff { .. } | Standing::Waiting { .. } => return Choice::Run(job.path.to_path_buf()),
+                Standing::Paused | Standing::Missing => {}
+            }
         }
+        // A film has one place, and only where nothing else has one.
+        free = usize::from(alone);
     }
     wait.map_or(Choice::Idle, Choice::Wait)
 }
@@ -172,9 +210,46 @@ mod tests {
     const LATER: Duration = Duration::from_secs(110);
     const BEFORE: Duration = Duration::from_secs(90);
 
-    fn choose(standings: &[Standing]) -> Choice {
-        let names: Vec<PathBuf> = (0..standings.len()).map(|n| PathBuf::from(n.to_string())).collect();
-        next(names.iter().map(PathBuf::as_path).zip(standings.iter().copied()), NOW)
+    const NOBODY: Places = Places { workers: 2, requests: 0, film: false };
+
+    /// Of films, then of requests.
+    fn among(films: &[Standing], requests: &[Standing], places: Places) -> Choice {
+        let names: Vec<PathBuf> = (0..films.len() + requests.len()).map(|n| PathBuf::from(n.to_string())).collect();
+        let queued = |(n, path)| Queued {
+            path,
+            standing: *films.iter().chain(requests).nth(n).unwrap(),
+            request: n >= films.len(),
+        };
+        next(names.iter().map(PathBuf::as_path).enumerate().map(queued), places, NOW)
+    }
+
+    fn choose(films: &[Standing]) -> Choice {
+        among(films, &[], NOBODY)
+    }
+
+    #[test]
+    fn requests_run_together_and_films_alone() {
+        use Standing::*;
+        let one = Places { requests: 1, ..NOBODY };
+        let two = Places { requests: 2, ..NOBODY };
+        let film = Places { film: true, ..NOBODY };
+        assert_eq!(
+            among(&[Ready], &[Ready, Ready], NOBODY),
+            run("1"),
+            "requests before films, wherever their lines are"
+        );
+        assert_eq!(among(&[Ready], &[Paused, Ready], one), run("2"));
+        assert_eq!(among(&[Ready], &[], one), Choice::Full, "no film beside a request");
+        assert_eq!(among(&[], &[Ready], two), Choice::Full);
+        assert_eq!(among(&[Ready], &[Ready], film), Choice::Full, "nothing beside a film");
+        // A place is kept for a job in backoff, and no other for it
+        let dead = Backoff { until: LATER };
+        assert_eq!(among(&[Ready], &[dead, Ready], NOBODY), run("2"));
+        assert_eq!(among(&[Ready], &[dead, Ready], one), Choice::Wait(LATER));
+        assert_eq!(among(&[Ready], &[dead], NOBODY), Choice::Wait(LATER));
+        assert_eq!(among(&[Ready], &[Backoff { until: BEFORE }], one), run("1"));
+        assert_eq!(among(&[Ready], &[Waiting { until: LATER }], NOBODY), run("0"));
+        assert_eq!(among(&[], &[], one), Choice::Idle);
     }
 
     fn run(name: &str) -> Choice {

@@ -19,7 +19,7 @@ use super::intake::{Arrival, Intake};
 use super::lineup::Lineup;
 use super::notify_systemd::Systemd;
 use super::queueing::FLUSH_EVERY;
-use super::running::{Running, Why};
+use super::running::{Running, Why, next_event};
 use super::scan::ScanRules;
 use super::scheduler::{Record, Standing};
 use super::settle::FileStamp;
@@ -31,6 +31,7 @@ use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
 use crate::store::paths::Layout;
 use crate::store::requests::key_of;
+use crate::work::oom::Explained;
 
 /// The loop looks at clocks and files so often.
 const TICK: Duration = Duration::from_millis(200);
@@ -52,7 +53,11 @@ pub(super) struct Service {
     pub(super) options: Options,
     pub(super) lineup: Lineup,
     pub(super) intake: Intake,
-    pub(super) running: Option<Running>,
+    /// In the order in which they were begun.
+    pub(super) running: Vec<Running>,
+    /// Commands that wait for the end of attempts.
+    pub(super) deferred: Vec<Asked>,
+    pub(super) explained: Explained,
     pub(super) held: Option<String>,
     input: Home,
     hours: Option<Hours>,
@@ -84,7 +89,7 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
     let hours = options.settings.work_between.as_deref().map(Hours::parse).transpose()?;
-    let spawner = Spawner::start(options.program.clone(), options.standby.as_ref())?;
+    let spawner = Spawner::start(options.program.clone(), options.standby.as_ref(), options.workers)?;
     let (messages, mut inbox) = mpsc::channel(MESSAGES_MAX);
     let (asked, mut requests) = mpsc::channel::<Asked>(REQUESTS_MAX);
     let (wake, mut woken) = mpsc::channel(1);
@@ -113,7 +118,9 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
         options,
         lineup: Lineup::default(),
         intake,
-        running: None,
+        running: Vec::new(),
+        deferred: Vec::new(),
+        explained: Explained::default(),
         held: None,
         hours,
         spawner,
@@ -142,7 +149,7 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
             _ = terminate.recv() => service.stop(),
             Some(()) = woken.recv() => service.intake.wake(),
             Some(message) = inbox.recv() => service.take(message),
-            Some(event) = next_event(&mut service.running) => service.heard(event),
+            (place, event) = next_event(&mut service.running) => service.heard(place, event),
             Some(asked) = requests.recv() => service.answer(asked),
             _ = watchdog.tick() => service.systemd.alive(),
             _ = tick.tick() => {}
@@ -204,18 +211,6 @@ fn watch(options: &Options, wake: mpsc::Sender<()>) -> Option<Watch> {
     }
 }
 
-/// An event of the running job; never ready without one.
-async fn next_event(running: &mut Option<Running>) -> Option<crate::model::progress::Event> {
-    match running {
-        Some(running) => match running.event().await {
-            Some(event) => Some(event),
-            // The child is gone; its end comes as a message.
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
 impl Service {
     pub(super) fn now(&self) -> Duration {
         self.begun.elapsed()
@@ -228,25 +223,21 @@ impl Service {
             self.stopping = Some(self.now());
             self.summary.interrupted = true;
         }
-        if let Some(running) = self.running.as_mut() {
-            running.stop(Why::Shutdown);
-        }
+        self.running.iter_mut().for_each(|running| running.stop(Why::Shutdown));
     }
 
-    fn heard(&mut self, event: crate::model::progress::Event) {
+    fn heard(&mut self, place: usize, event: crate::model::progress::Event) {
         let now = self.now();
-        if let Some(running) = self.running.as_mut() {
-            running.heard(event, now);
-        }
+        self.running[place].heard(event, now);
     }
 
     /// What is due. Returns whether the daemon is to end.
     fn turn(&mut self) -> bool {
         let now = self.now();
         if let Some(since) = self.stopping {
-            return self.running.is_none() || now.saturating_sub(since) >= STOP_LIMIT;
+            return self.running.is_empty() || now.saturating_sub(since) >= STOP_LIMIT;
         }
-        if self.hopeless.is_some() && self.running.is_none() {
+        if self.hopeless.is_some() && self.running.is_empty() {
             return true;
         }
         if self.books.queue_mark() != self.queue_mark {
@@ -260,12 +251,12 @@ impl Service {
         }
         self.hold();
         self.give_way();
-        let idle = self.running.is_none() && self.start_next(now);
-        let line = match &self.running {
-            Some(running) => format!("{}: {}", escape(&running.job), running.activity()),
-            None => format!("{}, {} queued", self.held.as_deref().unwrap_or("idle"), self.lineup.jobs().len()),
-        };
-        self.systemd.status(&line);
+        let idle = self.start_next(now);
+        let at_work = |running: &Running| format!("{}: {}", escape(&running.job), running.activity());
+        self.systemd.status(&match self.running.as_slice() {
+            [] => format!("{}, {} queued", self.held.as_deref().unwrap_or("idle"), self.lineup.jobs().len()),
+            running => running.iter().map(at_work).collect::<Vec<_>>().join("; "),
+        });
         self.options.once && idle && self.ready.is_empty() && self.seen_all()
     }
 
@@ -303,8 +294,8 @@ impl Service {
                 }
                 None => {}
             },
-            Message::Ended(report) => self.ended(report),
-            Message::Finished(done) => self.finished(done),
+            Message::Ended(job, report) => self.ended(job, report),
+            Message::Finished(job, done) => self.finished(&job, done),
         }
     }
 
@@ -314,7 +305,7 @@ impl Service {
         let files = intake.scanned(scan, now, |job, stamp| {
             lineup.knows(job)
                 || waiting.contains(job)
-                || running.as_ref().is_some_and(|r| r.is(job))
+                || running.iter().any(|running| running.job == job)
                 || books.is_settled(job, stamp)
         });
         for found in files {
@@ -331,7 +322,7 @@ impl Service {
         self.books.output_away().or_else(|| self.input.away())
     }
 
-    /// Whether work may be done now; the running job is stopped when not.
+    /// Whether work may be done now; running jobs are stopped when not.
     fn hold(&mut self) {
         let away = self.away();
         let is_away = away.is_some();
@@ -356,11 +347,9 @@ impl Service {
             self.stirred = self.now();
             self.intake.wake();
         }
-        if let Some(running) = self.running.as_mut()
-            && running.why.is_none()
-            && !running.finishing
-            && (self.held.is_some() || self.books.paused_jobs().contains(&running.job))
-        {
+        let paused = self.books.paused_jobs();
+        let held = |running: &Running| self.held.is_some() || paused.contains(&running.job);
+        for running in self.running.iter_mut().filter(|running| running.goes_on() && held(running)) {
             running.stop(Why::Held);
         }
     }
@@ -371,13 +360,12 @@ impl Service {
             let standing = self.memory.get(*job).map_or(Standing::Ready, |memory| memory.standing);
             standing == Standing::Ready && key_of(job).is_some()
         };
-        let Some(running) = self.running.as_mut() else { return };
-        if running.why.is_none() && !running.finishing && key_of(&running.job).is_none() {
-            let paused = self.books.paused_jobs();
-            if self.lineup.jobs().iter().filter(waits).any(|job| !paused.contains(job)) {
-                tracing::info!("{}: stands back for a request", escape(&running.job));
-                running.stop(Why::Overtaken);
-            }
+        let film = |running: &&mut Running| running.goes_on() && !running.is_request();
+        let Some(running) = self.running.iter_mut().find(film) else { return };
+        let paused = self.books.paused_jobs();
+        if self.lineup.jobs().iter().filter(waits).any(|job| !paused.contains(job)) {
+            tracing::info!("{}: stands back for a request", escape(&running.job));
+            running.stop(Why::Overtaken);
         }
     }
 
@@ -399,13 +387,20 @@ impl Service {
             }
             _ => {}
         }
-        let running = self.running.as_ref().map(|running| running.job.clone());
         let Asked { request, reply } = asked;
-        let request = ops::aimed(request, running.as_deref());
-        let touched = ops::touches(&request, running.as_deref());
-        if let Some(running) = self.running.as_mut().filter(|running| touched && !running.finishing) {
+        let running: Vec<PathBuf> = self.running.iter().map(|running| running.job.clone()).collect();
+        let request = match ops::aimed(request, &running) {
+            Ok(request) => request,
+            Err(error) => return drop(reply.send(error.into())),
+        };
+        let touched = |running: &&mut Running| !running.finishing && ops::touches(&request, &running.job);
+        let mut waits = false;
+        for running in self.running.iter_mut().filter(touched) {
             running.stop(Why::Command);
-            running.after.push(Asked { request, reply });
+            waits = true;
+        }
+        if waits {
+            self.deferred.push(Asked { request, reply });
             return;
         }
         for job in ops::leaving(&request) {

@@ -2,6 +2,7 @@
 //! it ends (PR_SET_PDEATHSIG is tied to the thread, not to the process), so this one never ends
 //! before the program does.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use crate::config::settings::JobSettings;
 /// Starts asked for and not yet served.
 const WAITING_MAX: usize = 64;
 
-/// A process stands by again when so much time has gone by without a start: not while a job begins.
+/// Processes stand by again when so much time has gone by without a start: not while a job begins.
 const STANDBY_REST: Duration = Duration::from_secs(2);
 
 /// Which program is started as a child: this one, or a stand-in in tests.
@@ -52,18 +53,28 @@ struct Start {
 #[derive(Clone)]
 pub struct Spawner(mpsc::SyncSender<Start>);
 
-/// A child that has made itself ready for a job before there is one.
+/// Children that have made themselves ready for a job before there is one.
 struct Standby {
     program: Program,
-    /// What it makes itself ready for, as one line; nothing where none is kept.
+    /// What they make themselves ready for, as one line; nothing where none is kept.
     line: Option<Vec<u8>>,
-    idle: Option<Child>,
+    /// How many.
+    wanted: usize,
+    /// The first has been ready longest.
+    idle: VecDeque<Child>,
 }
 
 impl Standby {
-    /// Sees that there is one.
+    /// Sees that there are as many as wanted. One that has died keeps its place until a job wants it: what kills it
+    /// would kill the next one too.
     fn fill(&mut self) {
-        let Some(line) = self.line.as_deref().filter(|_| self.idle.is_none()) else { return };
+        while self.idle.len() < self.wanted && self.line.is_some() {
+            self.add();
+        }
+    }
+
+    fn add(&mut self) {
+        let Some(line) = &self.line else { return };
         let started = caught("starting a standby process", || {
             let mut child = spawn(&self.program, &["standby".into()])?;
             // Far less than a pipe holds.
@@ -71,7 +82,7 @@ impl Standby {
             Ok(child)
         });
         match started {
-            Ok(child) => self.idle = Some(child),
+            Ok(child) => self.idle.push_back(child),
             Err(error) => {
                 tracing::warn!("no process stands by from now on: {}", one_line(&error));
                 self.line = None;
@@ -79,16 +90,18 @@ impl Standby {
         }
     }
 
-    /// The one that is ready, or making itself so; `None` when it is not alive.
+    /// One that is ready, or making itself so; `None` when none is alive.
     fn take(&mut self) -> Option<Child> {
-        let mut child = self.idle.take()?;
-        matches!(child.try_wait(), Ok(None)).then_some(child)
+        std::iter::from_fn(|| self.idle.pop_front()).find_map(|mut child| {
+            let lives = matches!(child.try_wait(), Ok(None));
+            lives.then_some(child)
+        })
     }
 }
 
 impl Drop for Standby {
     fn drop(&mut self) {
-        if let Some(mut child) = self.idle.take() {
+        for child in &mut self.idle {
             let _ = child.kill().and_then(|()| child.wait());
         }
     }
@@ -96,11 +109,12 @@ impl Drop for Standby {
 
 impl Spawner {
     /// Starts the thread. It ends, and with it every child, when the last clone is dropped.
-    /// `standby`: the settings that a process stands by for, ready to take up a job at once.
-    pub fn start(program: Program, standby: Option<&JobSettings>) -> Result<Spawner> {
+    /// `standby`: the settings that `count` processes stand by for, ready to take up a job at once.
+    pub fn start(program: Program, standby: Option<&JobSettings>, count: u32) -> Result<Spawner> {
         let (sender, receiver) = mpsc::sync_channel::<Start>(WAITING_MAX);
         let line = standby.map(serde_json::to_vec).transpose()?.map(|line| [line, b"\n".to_vec()].concat());
-        let mut standby = Standby { program: program.clone(), line, idle: None };
+        let wanted = count.max(1) as usize;
+        let mut standby = Standby { program: program.clone(), line, wanted, idle: VecDeque::new() };
         let serve = move || {
             loop {
                 let start = match receiver.recv_timeout(STANDBY_REST) {

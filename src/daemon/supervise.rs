@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::spawn::Spawner;
 use crate::base::fault::Fault;
 use crate::engine::session;
 use crate::model::progress::{Event, Outcome, Phase, Progress};
-use crate::work::oom::OomWatch;
+use crate::work::oom::{Explained, OomWatch};
 
 /// From SIGTERM to SIGKILL. Under the 5 s that a stop of the daemon may take.
 pub const STOP_GRACE: Duration = Duration::from_secs(4);
@@ -75,6 +76,8 @@ pub struct Attempt {
     pub stop: watch::Receiver<bool>,
     /// Where events go.
     pub events: mpsc::Sender<Event>,
+    /// Shared by all attempts of a daemon.
+    pub explained: Explained,
 }
 
 /// Runs one attempt to its end. An error means that no child could be started or spoken to.
@@ -126,7 +129,7 @@ impl Supervisor {
         let errors = Lines::new(OwnedFd::from(child.stderr.take().ok_or_else(missing)?), STDERR_LINE_MAX)?;
         let told =
             Told { end: None, sealed: 0, beat: None, phase: None, moved: Instant::now(), last_words: VecDeque::new() };
-        let (stdin, errors, memory) = (Some(stdin), Some(errors), OomWatch::of(child.id()));
+        let (stdin, errors, memory) = (Some(stdin), Some(errors), OomWatch::of(child.id(), &attempt.explained));
         Ok(Supervisor { child, stdin, events, errors, attempt, told, memory, killed_for_stall: false, asked: None })
     }
 
@@ -249,7 +252,9 @@ impl Supervisor {
             None if self.killed_for_stall => End::Stalled(self.patience()),
             None => {
                 let last_word = self.told.last_words.back().map(String::as_str);
-                End::Died(Death::of(status, self.memory.look(), last_word))
+                // Only such a death is one that the kernel counts.
+                let killed = status.signal() == Some(Signal::SIGKILL as i32);
+                End::Died(Death::of(status, killed.then(|| self.memory.look()).flatten(), last_word))
             }
         };
         Report { end, sealed: self.told.sealed, process: self.child.id() }

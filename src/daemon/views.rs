@@ -27,31 +27,30 @@ pub(super) fn status(service: &Service, job: Option<&str>) -> Response {
         Some(name) => named(service, name),
         None => views(books, service.lineup.jobs()),
     };
-    if let Some(running) = &service.running
-        && let Some(view) = jobs.iter_mut().find(|view| view.job == escape(&running.job))
-    {
-        at_work(view, running);
+    for running in &service.running {
+        if let Some(view) = jobs.iter_mut().find(|view| view.job == escape(&running.job)) {
+            at_work(view, running);
+        }
     }
     let daemon = Some(daemon(service, &books.paused_jobs()));
     chosen(jobs, job).map_or_else(Into::into, |jobs| Response { daemon, jobs, ..Response::default() })
 }
 
-/// The same at little cost, however long the queue is: from memory, but for the running job's status.json.
+/// The same at little cost, however long the queue is: from memory, but for the running jobs' status.json.
 pub(super) fn glance(service: &Service, from: usize, count: usize) -> Response {
     let (books, lineup) = (&service.books, &service.lineup);
     let paused = books.paused_jobs();
-    let running = service.running.as_ref();
     let places = lineup.jobs().iter().enumerate().map(|(n, job)| (job, n + 1));
     let mut jobs: Vec<JobView> = Vec::new();
-    // The running one first, wherever its line is.
-    if let Some(running) = running
-        && let Some((job, place)) = places.clone().find(|(job, _)| running.is(job))
-    {
-        let mut view = queued(books, job, place, false);
-        at_work(&mut view, running);
-        jobs.push(view);
+    // The running ones first, wherever their lines are.
+    for running in &service.running {
+        if let Some((job, place)) = places.clone().find(|(job, _)| running.job == **job) {
+            let mut view = queued(books, job, place, false);
+            at_work(&mut view, running);
+            jobs.push(view);
+        }
     }
-    let others = places.filter(|(job, _)| running.is_none_or(|running| !running.is(job)));
+    let others = places.filter(|(job, _)| service.running(job).is_none());
     jobs.extend(
         others.skip(from).take(count).map(|(job, place)| remembered(service, job, place, paused.contains(job))),
     );
@@ -62,7 +61,7 @@ pub(super) fn glance(service: &Service, from: usize, count: usize) -> Response {
 
 fn daemon(service: &Service, paused: &HashSet<PathBuf>) -> DaemonView {
     let (lineup, memory) = (&service.lineup, &service.memory);
-    let is_running = |job: &Path| service.running.as_ref().is_some_and(|running| running.is(job));
+    let is_running = |job: &Path| service.running(job).is_some();
     let waits = |(job, memory): &(&PathBuf, &Memory)| {
         let waits = matches!(memory.standing, Standing::Waiting { .. } | Standing::Missing);
         waits && lineup.contains(job) && !paused.contains(*job) && !is_running(job)
@@ -81,7 +80,7 @@ fn daemon(service: &Service, paused: &HashSet<PathBuf>) -> DaemonView {
     }
 }
 
-/// What the daemon alone knows of the job that runs.
+/// What the daemon alone knows of a job that runs.
 fn at_work(view: &mut JobView, running: &Running) {
     view.state = State::Running;
     view.activity = running.activity();

@@ -11,7 +11,7 @@ use crate::engine::ladder::Ladder;
 use crate::engine::pieces::Line;
 use crate::engine::pool::Pool;
 use crate::engine::worker::{Counts, Job, Worker};
-use crate::model::engine::EnginePin;
+use crate::model::engine::{EnginePin, Share};
 use crate::model::frame::Frame;
 use crate::network::model_file::ModelFile;
 use crate::pixel::sample::{self, Coding};
@@ -52,12 +52,13 @@ pub struct Engine {
 impl Engine {
     /// Opens the pin's model and its sessions; where pictures are made whole the threads alone.
     pub fn open(pin: &EnginePin) -> Result<Engine> {
-        Engine::open_lean(pin, 0)
+        Engine::open_for(pin, Share::WHOLE)
     }
 
-    /// The same with less memory, in so many steps: a quarter of the sessions each, and a rung lower on the ladder.
-    /// The pixels are the same.
-    pub fn open_lean(pin: &EnginePin, steps: u32) -> Result<Engine> {
+    /// The same for a part of the machine: so many times fewer sessions as there are jobs, a quarter of them for each
+    /// step down in memory, and a rung lower on the ladder. The pixels are the same: the threads inside a session are
+    /// those of the pin.
+    pub fn open_for(pin: &EnginePin, share: Share) -> Result<Engine> {
         if !pin.is_tiled() {
             let pool = Pool::start(pin.threads as usize, || Ok(Worker::default()))?;
             return Ok(Engine { pin: pin.clone(), pool, ladder: None, line: Arc::default() });
@@ -69,13 +70,13 @@ impl Engine {
         }
         let own = pin.clone();
         let ladder = Arc::new(Ladder::new(pin, facts));
-        ladder.step_down(steps);
+        ladder.step_down(share.lean);
         let (shared, plans) = (ladder.clone(), failpoint::carry());
         let open = move || {
             plans.here();
             Worker::open(&model, &own, &shared)
         };
-        let sessions = pin.sessions.checked_shr(2 * steps).unwrap_or(0);
+        let sessions = (pin.sessions / share.together.max(1)).checked_shr(2 * share.lean).unwrap_or(0);
         let pool = Pool::start(sessions as usize, open)?;
         Ok(Engine { pin: pin.clone(), pool, ladder: Some(ladder), line: Arc::default() })
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::path_text;
 use crate::config::settings::{JobSettings, RunSettings};
+use crate::model::engine::Share;
 
 /// One job, with every path absolute and every setting resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,10 @@ pub struct JobOrder {
     /// How often the kernel killed it for lack of memory: it takes less in so many steps. No bit depends on it.
     #[serde(default)]
     pub lean: u32,
+    /// Jobs that run at the same time as this one, itself included: it takes its part of processors and memory. No bit
+    /// depends on it.
+    #[serde(default = "alone")]
+    pub together: u32,
     /// A frame of every batch is kept as pictures before and after, for the daemon's page.
     #[serde(default)]
     pub previews: bool,
@@ -40,7 +45,16 @@ pub struct JobOrder {
     pub run: RunSettings,
 }
 
+fn alone() -> u32 {
+    1
+}
+
 impl JobOrder {
+    /// What this job may take of the machine.
+    pub fn share(&self) -> Share {
+        Share { together: self.together, lean: self.lean }
+    }
+
     /// The one file asked for, where one was.
     pub fn exact_target(&self) -> Option<&std::path::Path> {
         (!self.target_file.as_os_str().is_empty()).then_some(self.target_file.as_path())

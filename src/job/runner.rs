@@ -309,14 +309,16 @@ impl Job<'_> {
     fn upscale(&self, plan: &Plan, sealed: Sealed, encoder: usize) -> Result<(Ended, Sealed)> {
         let batch_bytes = plan.format().frame_bytes(plan.width, plan.height) as u64 * plan.batches.following;
         // One batch is filled while the one before is being sealed.
-        let lean = self.order.lean;
-        let run = budget::with_smaller_disk(&self.order.run, lean);
+        let share = self.order.share();
+        let lean = share.lean;
+        let run = budget::with_smaller_disk(&self.order.run, share);
         if lean > 0 {
             let words = "killed for lack of memory before: goes on with fewer frames in memory, a smaller RAM disk and \
                          smaller calls of the model, more slowly and to the same result";
             self.reporter.log("warn", &format!("{words} (step {lean})"));
         }
-        let area = WorkArea::open(&run, &self.order.key, (2 * batch_bytes + CLIPS_ROOM) >> lean)?;
+        let want = (2 * batch_bytes + CLIPS_ROOM) >> lean;
+        let area = WorkArea::open_part(&run, &self.order.key, want, share.together)?;
         let tables = sealed.tables.clone();
         // Of what an earlier attempt left there only the frames of unsealed batches are of use.
         let unsealed = |name: &OsStr| {
@@ -344,12 +346,12 @@ impl Job<'_> {
             first_encoder: encoder,
             sealed: &tables,
             area: &area,
-            memory: Budget::new(&run).leaner(lean).left(),
+            memory: Budget::new(&run, share).left(),
             keeper: &keeper,
             meter: self.reporter.meter,
             shutdown: self.shutdown,
             checkpoint_seconds: run.checkpoint_seconds,
-            lean,
+            share,
             previews: self.order.previews,
             haste: haste(),
         };

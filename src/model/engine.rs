@@ -108,6 +108,20 @@ fn one() -> u32 {
 /// Before the folder of frames that are made elsewhere, in place of a model.
 pub const FRAMES: &str = "frames:";
 
+/// What a job may take of the machine. No pixel depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Jobs that run at the same time: each takes its part of processors and memory.
+    pub together: u32,
+    /// Steps down in memory.
+    pub lean: u32,
+}
+
+impl Share {
+    /// All of it.
+    pub const WHOLE: Share = Share { together: 1, lean: 0 };
+}
+
 impl EnginePin {
     /// Whether a network makes the pictures tile by tile.
     pub fn is_tiled(&self) -> bool {

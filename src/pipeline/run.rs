@@ -12,6 +12,7 @@ use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::shutdown::Shutdown;
 use crate::model::encoder::EncoderSpec;
+use crate::model::engine::Share;
 use crate::model::frame::Frame;
 use crate::model::plan::{BatchRange, Plan};
 use crate::pipeline::decode::{Decode, Ended, Haste};
@@ -82,8 +83,8 @@ pub struct Pipeline<'a> {
     pub meter: &'a Meter,
     pub shutdown: &'a Shutdown,
     pub checkpoint_seconds: u64,
-    /// Steps down in memory for the engine; `memory` and `area` are as small already.
-    pub lean: u32,
+    /// Of the engine; `memory` and `area` are as small already.
+    pub share: Share,
     /// A frame of every batch is shown.
     pub previews: bool,
     pub haste: Haste,
@@ -129,7 +130,7 @@ impl Pipeline<'_> {
             deserted: &deserted,
             durable: durable_in.clone(),
             checkpoint_seconds: self.checkpoint_seconds,
-            lean: self.lean,
+            share: self.share,
             previews: self.previews,
         };
         let encode = EncodeStage {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::base::fault::Fault;
 use crate::engine::enlarge::{Engine, Pass, Picture};
 use crate::engine::worker::Counts;
-use crate::model::engine::EnginePin;
+use crate::model::engine::{EnginePin, Share};
 use crate::model::frame::{Frame, PixelFormat};
 use crate::model::source::Colour;
 use crate::pipeline::plane::{Blend, OutputPlane, Planes, Recipe};
@@ -76,15 +76,15 @@ impl FrameUpscaler {
     /// without it, the scale of the pin times as large; `out_width` and `out_height` may be
     /// larger, and the edge is repeated.
     pub fn open(pin: &EnginePin, shape: FrameShape, out_width: u32, out_height: u32) -> Result<FrameUpscaler> {
-        FrameUpscaler::open_lean(pin, shape, (out_width, out_height), 0)
+        FrameUpscaler::open_for(pin, shape, (out_width, out_height), Share::WHOLE)
     }
 
-    /// [`FrameUpscaler::open`] for a frame of size `out` with less memory, as [`Engine::open_lean`].
-    pub fn open_lean(
+    /// [`FrameUpscaler::open`] for a frame of size `out` with a part of the machine, as [`Engine::open_for`].
+    pub fn open_for(
         pin: &EnginePin,
         shape: FrameShape,
         (out_width, out_height): (u32, u32),
-        steps: u32,
+        share: Share,
     ) -> Result<FrameUpscaler> {
         let scale = pin.model_scale.checked_pow(pin.passes).unwrap_or(u32::MAX);
         let grown = shape.width.checked_mul(scale).zip(shape.height.checked_mul(scale));
@@ -95,7 +95,7 @@ impl FrameUpscaler {
             let message = format!("{}x{} cannot become {out_width}x{out_height} by {scale}", shape.width, shape.height);
             return Err(Fault::Internal.because(message));
         };
-        let engine = Engine::open_lean(pin, steps)?;
+        let engine = Engine::open_for(pin, share)?;
         let is_rgb = pin.channels == 3;
         let own = Coding::luma(shape.format.depth);
         let (first, last) = match (is_rgb, picture == grown) {

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::fault::{Fault, one_line};
 use crate::base::shutdown::Shutdown;
+use crate::model::engine::Share;
 use crate::model::frame::{Frame, SourceFrame, Stamp};
 use crate::model::plan::{BatchRange, Plan};
 use crate::pipeline::frames::BatchFrames;
@@ -46,8 +47,7 @@ pub struct UpscaleStage<'a> {
     pub deserted: &'a AtomicBool,
     pub durable: Sender<Durable>,
     pub checkpoint_seconds: u64,
-    /// Steps down in memory.
-    pub lean: u32,
+    pub share: Share,
     /// A frame of every batch is shown.
     pub previews: bool,
 }
@@ -64,7 +64,7 @@ impl UpscaleStage<'_> {
         let info = &self.plan.info.video;
         let shape = FrameShape { format: info.format, width: info.width, height: info.height, colour: info.colour };
         let size = (self.plan.width, self.plan.height);
-        let mut upscaler = FrameUpscaler::open_lean(&self.plan.engine, shape, size, self.lean)
+        let mut upscaler = FrameUpscaler::open_for(&self.plan.engine, shape, size, self.share)
             .context("opening the upscaling engine")?;
         let mut batch: Option<Arc<BatchFrames>> = None;
         let mut before: Option<Before> = None;

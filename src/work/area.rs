@@ -68,6 +68,13 @@ impl WorkArea {
         WorkArea::open_among(&bases(settings), settings, job_key, want)
     }
 
+    /// The same for one of `together` jobs that run at the same time: where no limit is set, it takes at most its part of
+    /// the memory that is free.
+    pub fn open_part(settings: &RunSettings, job_key: &str, want: u64, together: u32) -> Result<WorkArea> {
+        let part = memory_room() / 10 * 6 / u64::from(together.max(1));
+        WorkArea::open(settings, job_key, want.min(part))
+    }
+
     fn open_among(bases: &[Base], settings: &RunSettings, job_key: &str, want: u64) -> Result<WorkArea> {
         if !is_key(job_key) {
             return Err(Fault::Internal.because(format!("{job_key:?} is no name of a work area")));

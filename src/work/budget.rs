@@ -1,6 +1,7 @@
 //! Memory for frames in flight, in bytes, shared out to bounded channels.
 
 use crate::config::settings::RunSettings;
+use crate::model::engine::Share;
 use crate::work::memory;
 
 const MIB: u64 = 1 << 20;
@@ -18,11 +19,12 @@ pub fn engine_bytes(settings: &RunSettings) -> u64 {
     }
 }
 
-/// The settings of a job whose RAM disk is to be smaller, by half in each of so many steps. No bit of an output depends
-/// on it.
-pub fn with_smaller_disk(settings: &RunSettings, steps: u32) -> RunSettings {
-    let half = |mb: u64| if mb == 0 { 0 } else { mb.checked_shr(steps).unwrap_or(0).max(1) };
-    RunSettings { ramdisk_limit_mb: half(settings.ramdisk_limit_mb), ..settings.clone() }
+/// The settings of a job that has a part of the RAM disk, and half of it in each step down in memory. No bit of an
+/// output depends on it.
+pub fn with_smaller_disk(settings: &RunSettings, share: Share) -> RunSettings {
+    let part = |mb: u64| mb.checked_shr(share.lean).unwrap_or(0) / u64::from(share.together.max(1));
+    let smaller = |mb: u64| if mb == 0 { 0 } else { part(mb).max(1) };
+    RunSettings { ramdisk_limit_mb: smaller(settings.ramdisk_limit_mb), ..settings.clone() }
 }
 
 /// What is left to give out.
@@ -32,12 +34,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A quarter of what memory is free, within 48 and 768 MiB; a quarter of `memory_limit_mb` where it
-    /// is set (the rest is for the model, the codecs and the program).
-    pub fn new(settings: &RunSettings) -> Budget {
+    /// A job's part of a quarter of what memory is free, within 48 and 768 MiB, or of a quarter of `memory_limit_mb`
+    /// where it is set (the rest is for the model, the codecs and the program); a quarter of that in each step down.
+    pub fn new(settings: &RunSettings, share: Share) -> Budget {
         let limit = settings.memory_limit_mb.saturating_mul(MIB);
-        let share = if limit == 0 { (memory::room() / 4).min(MOST) } else { limit / 4 };
-        Budget::of(share.max(LEAST))
+        let all = if limit == 0 { (memory::room() / 4).min(MOST) } else { limit / 4 };
+        Budget::of((all / u64::from(share.together.max(1))).max(LEAST)).leaner(share.lean)
     }
 
     pub fn of(bytes: u64) -> Budget {
@@ -45,7 +47,7 @@ impl Budget {
     }
 
     /// A quarter in each of so many steps.
-    pub fn leaner(self, steps: u32) -> Budget {
+    fn leaner(self, steps: u32) -> Budget {
         Budget { left: self.left.checked_shr(2 * steps).unwrap_or(0) }
     }
 
@@ -82,16 +84,21 @@ mod tests {
     fn less_and_less_is_never_no_limit() {
         assert_eq!((Budget::of(64).leaner(0).left(), Budget::of(64).leaner(2).left()), (64, 4));
         assert_eq!(Budget::of(u64::MAX).leaner(40).left(), 0);
-        let disk = |mb, steps| {
+        let disk = |mb, lean, together| {
             let settings = RunSettings { ramdisk_limit_mb: mb, ..RunSettings::default() };
-            with_smaller_disk(&settings, steps).ramdisk_limit_mb
+            with_smaller_disk(&settings, Share { together, lean }).ramdisk_limit_mb
         };
-        assert_eq!((disk(100, 0), disk(100, 2), disk(100, 99), disk(0, 3)), (100, 25, 1, 0));
+        assert_eq!((disk(100, 0, 1), disk(100, 2, 1), disk(100, 99, 1), disk(0, 3, 2)), (100, 25, 1, 0));
+        assert_eq!((disk(100, 0, 2), disk(100, 1, 5), disk(3, 0, 32), disk(100, 0, 0)), (50, 10, 1, 100));
     }
 
     #[test]
     fn follows_the_setting_within_bounds() {
-        let with = |mb| Budget::new(&RunSettings { memory_limit_mb: mb, ..RunSettings::default() }).left();
+        let part =
+            |mb, share| Budget::new(&RunSettings { memory_limit_mb: mb, ..RunSettings::default() }, share).left();
+        let with = |mb| part(mb, Share::WHOLE);
+        assert_eq!(part(4096, Share { together: 4, lean: 1 }), 64 * MIB);
+        assert_eq!(part(4096, Share { together: 1000, lean: 0 }), LEAST);
         assert_eq!(with(4096), 1024 * MIB);
         assert_eq!(with(1), LEAST);
         assert!((LEAST..=MOST).contains(&with(0)));

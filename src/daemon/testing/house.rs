@@ -20,11 +20,13 @@ use crate::store::paths::Layout;
 const ROOT: &str = "UPSCALED_FAKE_ROOT";
 const SETTINGS: &str = "UPSCALED_FAKE_SETTINGS";
 const ONCE: &str = "UPSCALED_FAKE_ONCE";
+const WORKERS: &str = "UPSCALED_FAKE_WORKERS";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct House {
     pub dir: tempfile::TempDir,
     pub settings: DaemonSettings,
+    pub workers: u32,
     /// Planned failures.
     pub failures: &'static str,
 }
@@ -55,6 +57,7 @@ fn stand_in_daemon() {
         settings_for: Arc::new(move |_| Ok((JobSettings::default(), run_settings.clone()))),
         fronts: Vec::new(),
         previews: false,
+        workers: std::env::var(WORKERS).map_or(1, |count| count.parse().unwrap()),
         standby: None,
         program: fake::program(&root),
     };
@@ -78,7 +81,7 @@ impl House {
             stall_timeout: 2,
             ..DaemonSettings::default()
         };
-        House { dir, settings, failures: "" }
+        House { dir, settings, workers: 1, failures: "" }
     }
 
     pub fn root(&self) -> &Path {
@@ -109,6 +112,7 @@ impl House {
             .args(["daemon::testing::house::stand_in_daemon", "--exact", "--ignored", "--nocapture"])
             .env(ROOT, self.root())
             .env("UPSCALED_FAILPOINTS", self.failures)
+            .env(WORKERS, self.workers.to_string())
             .env(SETTINGS, serde_json::to_string(&self.settings).unwrap())
             .stdout(Stdio::null());
         if once {

@@ -5,4 +5,5 @@ mod crashes;
 mod fake;
 mod house;
 mod jobs;
+mod several;
 mod supervision;

@@ -14,6 +14,7 @@ use crate::daemon::spawn::Spawner;
 use crate::daemon::supervise::{self, Attempt, End, Report, STOP_GRACE};
 use crate::job::order::JobOrder;
 use crate::model::progress::Event;
+use crate::work::oom::Explained;
 
 const STALL: Duration = Duration::from_secs(1);
 
@@ -30,6 +31,7 @@ fn order(dir: &Path, text: &str) -> Vec<u8> {
         key: "key".into(),
         attempt: 1,
         lean: 0,
+        together: 1,
         previews: false,
         settings: JobSettings::default(),
         run: RunSettings::default(),
@@ -40,10 +42,17 @@ fn order(dir: &Path, text: &str) -> Vec<u8> {
 /// One attempt at a source of this text; asked to stop after so long.
 async fn attempt(text: &str, stop_after: Option<Duration>) -> (Report, Vec<Event>) {
     let dir = tempfile::tempdir().unwrap();
-    let spawner = Spawner::start(fake::program(dir.path()), None).unwrap();
+    let spawner = Spawner::start(fake::program(dir.path()), None, 1).unwrap();
     let (sender, stop) = watch::channel(false);
     let (events, mut heard) = mpsc::channel(16);
-    let attempt = Attempt { arguments: vec!["job".into()], order: order(dir.path(), text), stall: STALL, stop, events };
+    let attempt = Attempt {
+        arguments: vec!["job".into()],
+        order: order(dir.path(), text),
+        stall: STALL,
+        stop,
+        events,
+        explained: Explained::default(),
+    };
     let stopping = async {
         match stop_after {
             Some(after) => {
@@ -119,7 +128,7 @@ async fn a_stop_is_obeyed_or_enforced() {
 async fn probes_tell_films_writers_and_the_rest() {
     use std::os::unix::ffi::OsStringExt;
     let dir = tempfile::tempdir().unwrap();
-    let spawner = Spawner::start(fake::program(dir.path()), None).unwrap();
+    let spawner = Spawner::start(fake::program(dir.path()), None, 1).unwrap();
     let odd = dir.path().join(std::ffi::OsString::from_vec(b"-odd\n\xff.mkv".to_vec()));
     std::fs::write(&odd, "film").unwrap();
     let mut prober = None;
@@ -145,7 +154,7 @@ fn doomed_parent() {
     let Some(dir) = std::env::var_os("UPSCALED_FAKE_PARENT") else { return };
     let dir = PathBuf::from(dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let spawner = Spawner::start(fake::program(&dir), None).unwrap();
+    let spawner = Spawner::start(fake::program(&dir), None, 1).unwrap();
     runtime.block_on(async {
         let mut child = spawner.spawn(vec!["job".into()]).await.unwrap();
         let mut stdin = child.stdin.take().unwrap();

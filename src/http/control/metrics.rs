@@ -1,5 +1,6 @@
 //! `/metrics`: the daemon in Prometheus' text format (version 0.0.4).
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use axum::extract::State;
@@ -9,6 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use crate::daemon::control::{DaemonView, JobView, Request, Response};
 use crate::http::control::Control;
 use crate::http::error::ApiError;
+use crate::model::progress::Progress;
 use crate::model::status::State as JobState;
 
 const STATES: [JobState; 5] =
@@ -57,7 +59,7 @@ fn metrics(response: &Response) -> Vec<Metric<'static>> {
     let states = STATES.iter().map(|state| (format!("{{state=\"{}\"}}", state.words()), of_state(*state))).collect();
     let mut all = vec![
         gauge("upscaled_jobs", "Jobs by state; failed ones among the latest 50 that ended.", states),
-        gauge("upscaled_queue_length", "Jobs in the queue, the running one included.", one(daemon.queued as f64)),
+        gauge("upscaled_queue_length", "Jobs in the queue, running ones included.", one(daemon.queued as f64)),
         gauge("upscaled_settling_files", "Files in input/ that are not settled yet.", one(daemon.settling as f64)),
         gauge("upscaled_paused", "1 while all work is paused.", one(f64::from(u8::from(daemon.paused)))),
         counter(
@@ -68,19 +70,33 @@ fn metrics(response: &Response) -> Vec<Metric<'static>> {
                 .to_vec(),
         ),
     ];
-    if let Some(progress) = jobs.iter().find_map(|job: &JobView| job.progress.as_ref()) {
-        let seconds = progress.stages.iter().map(|(stage, s)| (format!("{{stage=\"{stage}\"}}"), *s)).collect();
+    let running: Vec<&Progress> = jobs.iter().filter_map(|job: &JobView| job.progress.as_ref()).collect();
+    if !running.is_empty() {
+        // Of several jobs together: names of jobs would be labels without end.
+        let sum = |figure: fn(&Progress) -> f64| one(running.iter().map(|progress| figure(progress)).sum());
+        let mut stages: BTreeMap<&str, f64> = BTreeMap::new();
+        for (stage, seconds) in running.iter().flat_map(|progress| &progress.stages) {
+            *stages.entry(stage.as_str()).or_default() += seconds;
+        }
+        let seconds = stages.iter().map(|(stage, s)| (format!("{{stage=\"{stage}\"}}"), *s)).collect();
+        let eta = running.iter().filter_map(|progress| progress.eta).reduce(f64::max);
+        let frames =
+            if running.iter().any(|progress| progress.frames == 0) { one(0.0) } else { sum(|p| p.frames as f64) };
         all.extend([
-            gauge("upscaled_job_frames", "Frames of the running job that are upscaled.", one(progress.frame as f64)),
-            gauge("upscaled_job_frames_expected", "Frames it has; 0 unknown.", one(progress.frames as f64)),
-            gauge("upscaled_job_fps", "Frames a second over the last half minute.", one(progress.fps)),
-            gauge("upscaled_job_eta_seconds", "Seconds to go.", progress.eta.map(one).unwrap_or_default()),
-            gauge("upscaled_job_stage_busy_seconds", "Seconds each stage was busy in this attempt.", seconds),
-            gauge("upscaled_job_tiles", "Tiles of this attempt.", one(progress.tiles as f64)),
+            gauge(
+                "upscaled_job_frames",
+                "Frames of the running job, or of all that run, that are upscaled.",
+                sum(|p| p.frame as f64),
+            ),
+            gauge("upscaled_job_frames_expected", "Frames they have; 0 unknown.", frames),
+            gauge("upscaled_job_fps", "Frames a second over the last half minute.", sum(|p| p.fps)),
+            gauge("upscaled_job_eta_seconds", "Seconds to go, of the longest.", eta.map(one).unwrap_or_default()),
+            gauge("upscaled_job_stage_busy_seconds", "Seconds each stage was busy in these attempts.", seconds),
+            gauge("upscaled_job_tiles", "Tiles of these attempts.", sum(|p| p.tiles as f64)),
             gauge(
                 "upscaled_job_tiles_reused",
                 "Those of them that were taken from the frame before.",
-                one(progress.tiles_reused as f64),
+                sum(|p| p.tiles_reused as f64),
             ),
         ]);
     }
@@ -90,6 +106,52 @@ fn metrics(response: &Response) -> Vec<Metric<'static>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::progress::Phase;
+
+    #[test]
+    fn figures_of_several_jobs_are_sums() {
+        let job = |frames, seconds: f64| JobView {
+            job: "a".into(),
+            state: JobState::Running,
+            activity: String::new(),
+            place: Some(1),
+            progress: Some(Progress {
+                phase: Phase::Upscaling,
+                batch: 0,
+                batches: 0,
+                frame: 10,
+                frames,
+                fps: 2.5,
+                elapsed: 1.0,
+                eta: Some(seconds),
+                encoder: String::new(),
+                device: String::new(),
+                limit: String::new(),
+                stages: vec![("decode".into(), seconds)],
+                tiles: 7,
+                tiles_reused: 1,
+                preview: None,
+                beat: 0,
+            }),
+            status: None,
+            output: None,
+        };
+        let daemon = Some(DaemonView { queued: 2, ..DaemonView::default() });
+        let told = |jobs| text(&Response { daemon: daemon.clone(), jobs, ..Response::default() });
+        let both = told(vec![job(20, 3.0), job(30, 5.0)]);
+        for line in [
+            "upscaled_jobs{state=\"running\"} 2",
+            "upscaled_job_frames 20",
+            "upscaled_job_frames_expected 50",
+            "upscaled_job_fps 5",
+            "upscaled_job_eta_seconds 5",
+            "upscaled_job_stage_busy_seconds{stage=\"decode\"} 8",
+            "upscaled_job_tiles 14",
+        ] {
+            assert!(both.lines().any(|l| l == line), "{line}\n{both}");
+        }
+        assert!(told(vec![job(20, 3.0), job(0, 5.0)]).contains("upscaled_job_frames_expected 0\n"));
+    }
 
     #[test]
     fn the_text_is_as_prometheus_reads_it() {

@@ -1,16 +1,19 @@
 //! What the service says of itself.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value, json};
 
-use super::WORKERS;
-use super::places::{ACTIVE_MAX, WAITING_MAX};
+use super::places::WAITING_MAX;
 use super::service::Service;
 use super::tasks::{ALL, Task};
-use crate::daemon::control::Request;
+use crate::base::path_text::unescape;
+use crate::daemon::control::{JobView, Request};
+use crate::model::status::State as JobState;
+use crate::store::requests::key_of;
 
 fn size((width, height): (u32, u32)) -> String {
     format!("{width}x{height}")
@@ -24,17 +27,25 @@ fn names() -> Vec<&'static str> {
     ALL.iter().map(|task| task.name).collect()
 }
 
-/// Workers that would take up a request now: none while all work is paused or waits for its hours.
-async fn ready(service: &Service) -> usize {
-    let daemon = service.ask(Request::List).await.ok().and_then(|response| response.daemon);
-    if daemon.is_some_and(|daemon| !daemon.paused && daemon.held.is_none()) { WORKERS } else { 0 }
+/// Workers that would take up a request now: those that have none, and none at all while all work is paused or waits for
+/// its hours.
+async fn ready(service: &Service) -> u32 {
+    let Ok(response) = service.ask(Request::Glance { from: 0, count: 0 }).await else { return 0 };
+    let works = response.daemon.is_some_and(|daemon| !daemon.paused && daemon.held.is_none());
+    let request = |view: &&JobView| view.state == JobState::Running && unescape(&view.job).is_some_and(is_request);
+    let busy = response.jobs.iter().filter(request).count() as u32;
+    if works { service.settings.vidaio_workers.saturating_sub(busy) } else { 0 }
+}
+
+fn is_request(job: PathBuf) -> bool {
+    key_of(&job).is_some()
 }
 
 pub async fn health(State(service): State<Arc<Service>>) -> Json<Value> {
     Json(json!({
         "status": "healthy",
         "workers_ready": ready(&service).await,
-        "max_workers": WORKERS,
+        "max_workers": service.settings.vidaio_workers,
         "supported_tasks": names(),
     }))
 }
@@ -42,8 +53,8 @@ pub async fn health(State(service): State<Arc<Service>>) -> Json<Value> {
 pub async fn stats(State(service): State<Arc<Service>>) -> Json<Value> {
     Json(json!({
         "workers_ready": ready(&service).await,
-        "max_workers": WORKERS,
-        "task_worker_mapping": of_each(|_| WORKERS.into()),
+        "max_workers": service.settings.vidaio_workers,
+        "task_worker_mapping": of_each(|_| service.settings.vidaio_workers.into()),
         "task_resolution_mapping": of_each(|task| json!([size(task.from), size(task.to), task.scale()])),
         "requests_at_hand": service.at_hand(),
     }))
@@ -74,7 +85,7 @@ pub async fn info(State(service): State<Arc<Service>>) -> Json<Value> {
         "name": "upscaled",
         "version": env!("CARGO_PKG_VERSION"),
         "model_name": service.model,
-        "max_workers": WORKERS,
+        "max_workers": service.settings.vidaio_workers,
         "store": service.store.is_some(),
         "result_seconds": service.settings.result_seconds,
         "vidaio_tasks": of_each(|task| json!({"scale": task.scale()})),
@@ -98,12 +109,12 @@ fn places(service: &Service) -> Map<String, Value> {
     let places = &service.places;
     let pending = places.pending();
     let told = json!({
-        "max_concurrent": ACTIVE_MAX,
+        "max_concurrent": places.most(),
         "max_queue_size": WAITING_MAX,
         "active_tasks": places.active(),
         "queued_tasks": places.waiting(),
         "total_pending": pending,
-        "queue_capacity_remaining": (ACTIVE_MAX + WAITING_MAX).saturating_sub(pending),
+        "queue_capacity_remaining": (places.most() + WAITING_MAX).saturating_sub(pending),
     });
     if let Value::Object(told) = told { told } else { Map::new() }
 }

@@ -37,8 +37,6 @@ use service::Service;
 
 pub use store::StoreVariables;
 
-/// Jobs that the daemon does at a time: each takes all processors, or the whole device.
-pub const WORKERS: usize = 1;
 /// Bytes of a request's JSON.
 const BODY_MAX: usize = 256 << 10;
 /// Threads for files and the names of hosts.

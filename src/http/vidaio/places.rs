@@ -9,22 +9,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error::ApiError;
 
-/// As the service that this contract comes from has it.
-pub const ACTIVE_MAX: usize = 2;
+/// Requests at work, as the service that this contract comes from has it; as many as there are workers, where those are
+/// more.
+const ACTIVE: usize = 2;
 pub const WAITING_MAX: usize = 5;
 /// A client that found no place may come back after this.
 const FULL_RETRY: Duration = Duration::from_secs(10);
 
 /// All places.
 pub struct Places {
+    most: usize,
     active: Arc<Semaphore>,
     pending: Arc<AtomicUsize>,
-}
-
-impl Default for Places {
-    fn default() -> Self {
-        Places { active: Arc::new(Semaphore::new(ACTIVE_MAX)), pending: Arc::default() }
-    }
 }
 
 /// A request that was let in; it leaves when dropped.
@@ -37,19 +33,30 @@ impl Drop for Place {
 }
 
 impl Places {
+    pub fn new(workers: u32) -> Places {
+        let most = ACTIVE.max(workers as usize);
+        Places { most, active: Arc::new(Semaphore::new(most)), pending: Arc::default() }
+    }
+
+    /// Requests that may be at work.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// A place, at work or waiting.
     ///
     /// # Errors
     /// 429 when all are taken.
     pub fn enter(&self) -> Result<Place, ApiError> {
-        let fits = |pending: usize| (pending < ACTIVE_MAX + WAITING_MAX).then_some(pending + 1);
+        let fits = |pending: usize| (pending < self.most + WAITING_MAX).then_some(pending + 1);
         match self.pending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
             Ok(_) => Ok(Place(self.pending.clone())),
             Err(_) => {
                 let words = format!(
-                    "Upscaling queue full: {}/{WAITING_MAX} queued, {}/{ACTIVE_MAX} active",
+                    "Upscaling queue full: {}/{WAITING_MAX} queued, {}/{} active",
                     self.waiting(),
-                    self.active()
+                    self.active(),
+                    self.most
                 );
                 Err(ApiError::later(StatusCode::TOO_MANY_REQUESTS, words, FULL_RETRY))
             }
@@ -63,7 +70,7 @@ impl Places {
 
     /// Requests at work.
     pub fn active(&self) -> usize {
-        ACTIVE_MAX - self.active.available_permits()
+        self.most - self.active.available_permits()
     }
 
     /// Requests that were let in.
@@ -82,7 +89,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn seven_and_no_more() {
-        let places = Places::default();
+        let places = Places::new(1);
         let mut inside: Vec<Place> = (0..7).map(|_| places.enter().unwrap()).collect();
         let turn = places.turn().await;
         assert_eq!((places.active(), places.waiting(), places.pending()), (1, 6, 7));
@@ -93,5 +100,6 @@ mod tests {
         drop(turn);
         assert!(places.enter().is_ok());
         assert_eq!((places.active(), places.pending()), (0, 6));
+        assert_eq!((places.most(), Places::new(4).most()), (2, 4));
     }
 }

@@ -98,6 +98,7 @@ impl Bench {
             key: "0badcafe-0123456789abcdef".into(),
             attempt: 0,
             lean: 0,
+            together: 1,
             previews: false,
             settings: JobSettings {
                 model: model.to_str().unwrap().into(),

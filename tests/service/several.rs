@@ -1,0 +1,109 @@
+//! Several requests at the same time.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::common::{Root, is_alive, ready, within};
+use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes};
+use crate::lives::children;
+use crate::origin::Origin;
+
+const CLIPS: [&str; 2] = ["/clip?1", "/clip?2"];
+
+/// Short batches, so that there is something to go on from.
+const BATCHES: &str = "eta_frames = 4\nbatch_frames = 8\n";
+
+/// Clips that a kill would leave, of all jobs of requests.
+fn sealed(service: &Service) -> Vec<usize> {
+    let folders = std::fs::read_dir(service.root.output(".requests")).into_iter().flatten().flatten();
+    let clips = |folder: std::fs::DirEntry| {
+        let clips = std::fs::read_dir(folder.path().join("payload.job/clips")).into_iter().flatten().flatten();
+        clips.filter(|clip| clip.path().extension().is_some_and(|kind| kind == "nut")).count()
+    };
+    folders.map(clips).collect()
+}
+
+/// The results of both clips, asked for at once, by their bytes.
+fn both(service: &Service, origin: &Origin) -> Vec<Vec<u8>> {
+    std::thread::scope(|scope| {
+        let ask = |path| {
+            let answer = service.upscale_video(&origin.url(path), "SD24K");
+            assert_eq!(answer.status, 200, "{}\n{}", answer.text(), service.root.console());
+            service.get(answer.json()["uploaded_video_url"].as_str().unwrap()).body
+        };
+        CLIPS.map(|path| scope.spawn(move || ask(path))).map(|asked| asked.join().unwrap()).into()
+    })
+}
+
+#[test]
+fn two_at_once_come_to_the_same_as_one_after_the_other() {
+    if !ready("two_at_once_come_to_the_same_as_one_after_the_other") {
+        return;
+    }
+    let bytes = clip_bytes("160x120", 50);
+    let origin = Origin::start(bytes.clone());
+    let alone = Service::start(BATCHES);
+    let payload = alone.keep("payload.mp4", &bytes);
+    let wanted = both(&alone, &origin);
+    for (n, bytes) in wanted.iter().enumerate() {
+        assert_rules(&payload, &alone.keep(&format!("{n}.mp4"), bytes), 4);
+    }
+    drop(alone);
+    let mut service = Service::start(&format!("{BATCHES}[vidaio]\nworkers = 2\n"));
+    let ready = |count: u32| {
+        let health = service.get(&format!("{}/health", service.original)).json();
+        health["workers_ready"] == count && health["max_workers"] == 2
+    };
+    assert!(ready(2));
+    let stats = service.get(&format!("{}/stats", service.original)).json();
+    assert_eq!(stats["task_worker_mapping"], json!({"SD2HD": 2, "SD24K": 2, "HD24K": 2, "4K28K": 2}));
+    // As many stand by
+    assert!(within(30, || children(service.child.id()).len() == 2), "{}", service.root.console());
+    // Both at work, and killed
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let asked = CLIPS.map(|path| {
+                let (url, body) = (format!("{}/upscale-video", service.original), origin.url(path));
+                scope.spawn(move || ureq::post(url).send_json(json!({"payload_url": body, "task_type": "SD24K"})))
+            });
+            // Answered or not: the daemon is killed meanwhile
+            asked.into_iter().for_each(|asked| drop(asked.join()));
+        });
+        assert!(within(60, || ready(0)), "never both at work: {}", service.root.console());
+        let both = || sealed(&service).iter().filter(|clips| **clips > 0).count() == 2;
+        assert!(within(60, both), "{}", service.root.console());
+        let jobs = children(service.child.id());
+        crate::common::kill_nine(service.child.id());
+        assert!(within(10, || !jobs.iter().any(|job| is_alive(*job))));
+    });
+    assert_eq!(service.endings("done"), 0, "killed too late to tell anything");
+    service.kill_and_restart();
+    assert!(within(90, || service.endings("done") == 2), "{}", service.root.console());
+    std::thread::sleep(Duration::from_millis(200));
+    let begun = service.begun();
+    assert!(both(&service, &origin) == wanted, "other bytes");
+    assert_eq!(service.begun(), begun, "done again");
+    assert!(service.root.console().contains("resuming:"), "{}", service.root.console());
+}
+
+#[test]
+fn the_best_number_of_workers_is_measured() {
+    if !ready("the_best_number_of_workers_is_measured") {
+        return;
+    }
+    let root = Root::new(SETTINGS);
+    let words = ["bench", "tasks", "sd2hd", "--seconds", "1", "--workers", "2,1", "--json"].map(std::ffi::OsStr::new);
+    let out = root.program(&words).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let row = &rows[0];
+    assert_eq!((&row["task"], &row["output"]), (&json!("SD2HD"), &json!([1708, 960])));
+    let tried = row["tried"].as_array().unwrap();
+    assert_eq!(tried.iter().map(|tried| &tried["workers"]).collect::<Vec<_>>(), [1, 2]);
+    for tried in tried {
+        assert!(tried["fps"].as_f64() > Some(0.0) && tried["mib"].as_f64() > Some(0.0), "{tried}");
+        assert_eq!(tried["in_time"], tried["seconds"].as_f64() <= Some(40.0), "{tried}");
+    }
+    assert!(tried.iter().any(|tried| tried["workers"] == row["workers"] && tried["fps"] == row["fps"]), "{row}");
+}
