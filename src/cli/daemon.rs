@@ -9,14 +9,15 @@ use crate::base::fault::Fault;
 use crate::base::logging::{self, Console, LogFiles};
 use crate::cli::args::{DaemonArguments, Place};
 use crate::cli::exit::Ended;
-use crate::config;
 use crate::config::layers::Layer;
 use crate::config::settings::{JobSettings, VIDAIO};
+use crate::config::{self, chosen};
 use crate::daemon::{self, Options, Program};
 use crate::http::guard::Guard;
 use crate::http::server::Listener;
 use crate::http::{control, notices, vidaio};
 use crate::network::library;
+use crate::store::chosen::of_job;
 use crate::store::paths::Layout;
 use crate::store::requests::{self, Requests};
 
@@ -53,14 +54,16 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     if let Some(front) = notice {
         fronts.push(front);
     }
-    let requests = Requests::new(Layout::new(&settings.folders));
+    let layout = Layout::new(&settings.folders);
+    let requests = Requests::new(layout.clone());
     let summary = daemon::run(Options {
         folders: settings.folders,
         settings: settings.daemon,
         once: arguments.once,
         settings_for: Arc::new(move |job: &Path| {
             let asked = requests::key_of(job).map(|key| requests.read(key)).transpose()?.flatten();
-            let (mut job, mut run) = config::resolve_job(&sources, &folders, job)?;
+            let own = chosen::layer(&of_job(&layout, job)?)?;
+            let (mut job, mut run) = config::resolve_chosen(&sources, &folders, job, &own)?;
             if let Some(record) = asked {
                 record.apply(&mut job, &mut run);
             }

@@ -96,6 +96,7 @@ mod tests {
             progress: None,
             status: None,
             output: output.map(str::to_string),
+            settings: Default::default(),
         }
     }
 

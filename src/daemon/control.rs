@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
+use crate::config::chosen::Chosen;
 use crate::model::progress::Progress;
 use crate::model::status::{State, Status};
 
@@ -46,8 +47,11 @@ pub enum Request {
     },
     /// The jobs in the order of the queue.
     List,
+    /// `settings`: chosen for these jobs alone; without, they keep those they have.
     Add {
         jobs: Vec<String>,
+        #[serde(default)]
+        settings: Option<Chosen>,
     },
     Remove {
         job: String,
@@ -146,6 +150,9 @@ pub struct JobView {
     pub status: Option<Status>,
     /// The finished file, as `base::path_text`.
     pub output: Option<String>,
+    /// Those that were chosen for it alone; left out of a glance, but for the running job and those that ended.
+    #[serde(default, skip_serializing_if = "Chosen::is_empty")]
+    pub settings: Chosen,
 }
 
 /// A request on its way to the daemon's loop.

@@ -1,14 +1,17 @@
 //! The commands on queue and jobs, done on the files: by a daemon for those who ask it, and by the
 //! command line itself when no daemon runs.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::books::Books;
+use super::choices;
 use super::control::{Request, Response};
 use crate::base::fault::Fault;
 use crate::base::path_text::{escape, unescape};
+use crate::config::chosen::{self, Chosen};
 use crate::model::status::State;
 use crate::store::history::Ending;
 use crate::store::paths::clean_relative;
@@ -78,10 +81,26 @@ pub fn leaving(request: &Request) -> Vec<PathBuf> {
 /// The jobs that start anew with the request: earlier attempts count no more.
 pub fn renewed(request: &Request) -> Vec<PathBuf> {
     match request {
-        Request::Add { jobs } => jobs.iter().filter_map(|job| job_of(job).ok()).collect(),
+        Request::Add { jobs, .. } => jobs.iter().filter_map(|job| job_of(job).ok()).collect(),
         Request::Resume { job: Some(job) } | Request::Retry { job: Some(job), .. } => job_of(job).into_iter().collect(),
         _ => Vec::new(),
     }
+}
+
+/// Whether the request can be done while this job runs.
+///
+/// # Errors
+/// [`Fault::Conflict`] for one that chooses other settings for it than it runs with.
+pub fn fits(books: &Books, request: &Request, running: Option<&Path>) -> Result<()> {
+    if let (Request::Add { jobs, settings: Some(settings) }, Some(running)) = (request, running)
+        && jobs.iter().any(|job| job_of(job).is_ok_and(|job| job == running))
+    {
+        let (settings, has) = (chosen::canonical(settings)?, books.chosen(running).unwrap_or_default());
+        if settings != has {
+            return Err(choices::taken(running, &has));
+        }
+    }
+    Ok(())
 }
 
 /// Does what is asked. No attempt at a job it [`touches`] may be at work.
@@ -89,7 +108,7 @@ pub fn apply(books: &Books, request: &Request) -> Result<Response> {
     match request {
         Request::Status { job } => super::views::offline(books, job.as_deref()),
         Request::List | Request::Glance { .. } => super::views::offline(books, None),
-        Request::Add { jobs } => add(books, jobs),
+        Request::Add { jobs, settings } => add(books, jobs, settings.as_ref()),
         Request::Remove { job } => {
             let job = queued(books, job)?;
             books.record_removed(&job)?;
@@ -149,12 +168,23 @@ fn present(books: &Books, job: &Path) -> Result<()> {
     Err(Fault::NotFound.because(format!("there is no file {}", escape(&source))))
 }
 
-fn add(books: &Books, texts: &[String]) -> Result<Response> {
+fn add(books: &Books, texts: &[String], settings: Option<&Chosen>) -> Result<Response> {
     let jobs: Vec<PathBuf> = texts.iter().map(|text| job_of(text)).collect::<Result<_>>()?;
     for job in &jobs {
         present(books, job)?;
     }
+    let queue: HashSet<PathBuf> = books.jobs()?.into_iter().collect();
+    let settings = settings.map(chosen::canonical).transpose()?;
+    if let Some(settings) = &settings {
+        // All or none.
+        jobs.iter().try_for_each(|job| books.may_choose(job, settings, queue.contains(job)))?;
+    }
     for job in &jobs {
+        match &settings {
+            Some(settings) => books.choose(job, settings)?,
+            None if queue.contains(job) => {}
+            None => books.choose_again(job)?,
+        }
         books.record_retried(job)?;
     }
     books.enqueue(&jobs)?;
@@ -166,6 +196,9 @@ fn add(books: &Books, texts: &[String]) -> Result<Response> {
 
 fn retry(books: &Books, job: &Path, fresh: bool) -> Result<()> {
     present(books, job)?;
+    if !books.is_queued(job) {
+        books.choose_again(job)?;
+    }
     books.record_retried(job)?;
     if fresh {
         books.discard(job)?;

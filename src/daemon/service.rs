@@ -411,7 +411,8 @@ impl Service {
         for job in ops::leaving(&request) {
             self.lineup.leaves(&job);
         }
-        let response = ops::apply(&self.books, &request);
+        let response = ops::fits(&self.books, &request, running.as_deref());
+        let response = response.and_then(|()| ops::apply(&self.books, &request));
         for job in ops::renewed(&request) {
             self.memory.remove(&job);
         }

@@ -12,6 +12,7 @@ use super::scheduler::Standing;
 use super::service::{Memory, Service};
 use crate::base::fault::Fault;
 use crate::base::path_text::{escape, unescape};
+use crate::config::chosen::Chosen;
 use crate::model::status::{State, Status};
 use crate::store::history::{Ending, Entry};
 
@@ -99,7 +100,16 @@ fn remembered(service: &Service, job: &Path, place: usize, paused: bool) -> JobV
         Standing::Backoff { .. } => (State::Queued, "going on after a failure".into()),
         Standing::Ready => (State::Queued, String::new()),
     };
-    JobView { job: escape(job), state, activity, place: Some(place), progress: None, status: None, output: None }
+    JobView {
+        job: escape(job),
+        state,
+        activity,
+        place: Some(place),
+        progress: None,
+        status: None,
+        output: None,
+        settings: Chosen::new(),
+    }
 }
 
 /// One job, queued or ended; none where there is no such one.
@@ -159,7 +169,9 @@ fn queued(books: &Books, job: &Path, place: usize, paused: bool) -> JobView {
     if matches!(state, State::Queued | State::Waiting) && std::fs::metadata(books.layout().source(job)).is_err() {
         (state, activity) = (State::Waiting, MISSING.into());
     }
-    JobView { job: escape(job), state, activity, place: Some(place), progress: None, status, output: None }
+    // What is damaged is told when the job is to start.
+    let settings = books.chosen(job).unwrap_or_default();
+    JobView { job: escape(job), state, activity, place: Some(place), progress: None, status, output: None, settings }
 }
 
 fn over(entry: Entry) -> JobView {
@@ -174,5 +186,6 @@ fn over(entry: Entry) -> JobView {
         _ => entry.reason.unwrap_or_default(),
     };
     let output = entry.outcome.map(|outcome| outcome.output);
-    JobView { job: escape(&entry.job), state, activity: words, place: None, progress: None, status: None, output }
+    let (job, settings) = (escape(&entry.job), entry.settings);
+    JobView { job, state, activity: words, place: None, progress: None, status: None, output, settings }
 }

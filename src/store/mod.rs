@@ -1,5 +1,6 @@
 //! State on disk: paths, versions, queue, job folders, history. The rules are in docs/state.md.
 
+pub mod chosen;
 pub mod clips;
 pub mod control;
 pub mod file_kind;

@@ -121,7 +121,7 @@ fn without_a_daemon_the_files_are_edited() {
     let b = ops::name_of(&books, &house.root().join("input/s/b.mkv")).unwrap();
     assert_eq!(b, "s/b.mkv");
     assert!(ops::name_of(&books, Path::new("/etc/passwd")).is_err());
-    ops::apply(&books, &Request::Add { jobs: vec!["a.mkv".into(), b] }).unwrap();
+    ops::apply(&books, &Request::Add { jobs: vec!["a.mkv".into(), b], settings: None }).unwrap();
     ops::apply(&books, &Request::Move { job: "s/b.mkv".into(), place: 1 }).unwrap();
     assert_eq!(house.queue(), ["s/b.mkv", "a.mkv"]);
     ops::apply(&books, &Request::Pause { job: some("s/b.mkv") }).unwrap();
@@ -130,7 +130,7 @@ fn without_a_daemon_the_files_are_edited() {
     ops::apply(&books, &Request::Remove { job: "a.mkv".into() }).unwrap();
     let unknown = ops::apply(&books, &Request::Cancel { job: some("a.mkv") }).unwrap_err();
     assert_eq!(Fault::of(&unknown), Fault::NotFound);
-    assert!(ops::apply(&books, &Request::Add { jobs: vec!["../x".into()] }).is_err());
+    assert!(ops::apply(&books, &Request::Add { jobs: vec!["../x".into()], settings: None }).is_err());
     ops::apply(&books, &Request::Resume { job: some("s/b.mkv") }).unwrap();
     assert_eq!(house.once(), 0);
     assert_eq!((house.begun("s/b.mkv"), house.begun("a.mkv")), (1, 0), "{}", house.log());

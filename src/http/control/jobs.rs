@@ -4,9 +4,11 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::config::chosen::Chosen;
 use crate::daemon::control::{DaemonView, JobView, Request, Response};
 use crate::http::control::Control;
 use crate::http::error::ApiError;
@@ -34,7 +36,9 @@ pub struct Done {
 #[serde(deny_unknown_fields)]
 pub struct Add {
     /// A file's path relative to input/.
-    job: String,
+    path: String,
+    /// Chosen for this job alone.
+    settings: Option<Chosen>,
 }
 
 #[derive(Deserialize)]
@@ -84,24 +88,20 @@ pub async fn one(State(control): State<Control>, Path(job): Path<String>) -> Res
 }
 
 pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRejection>) -> Told {
-    let Json(Add { job }) = body.map_err(unreadable)?;
-    done(&control, Request::Add { jobs: vec![job] }).await
+    let Json(Add { path, settings }) = body.map_err(unreadable)?;
+    done(&control, Request::Add { jobs: vec![path], settings }).await
 }
 
-pub async fn pause(State(control): State<Control>, Path(job): Path<String>) -> Told {
-    done(&control, Request::Pause { job: Some(job) }).await
+type Telling = BoxFuture<'static, Told>;
+
+/// A word to one job: the handler of what it means.
+pub fn steer(means: fn(String) -> Request) -> impl Fn(State<Control>, Path<String>) -> Telling + Clone {
+    move |State(control), Path(job)| Box::pin(async move { done(&control, means(job)).await })
 }
 
-pub async fn resume(State(control): State<Control>, Path(job): Path<String>) -> Told {
-    done(&control, Request::Resume { job: Some(job) }).await
-}
-
-pub async fn cancel(State(control): State<Control>, Path(job): Path<String>) -> Told {
-    done(&control, Request::Cancel { job: Some(job) }).await
-}
-
-pub async fn retry(State(control): State<Control>, Path(job): Path<String>) -> Told {
-    done(&control, Request::Retry { job: Some(job), fresh: false }).await
+/// A word to all work.
+pub fn steer_all(means: fn() -> Request) -> impl Fn(State<Control>) -> Telling + Clone {
+    move |State(control)| Box::pin(async move { done(&control, means()).await })
 }
 
 pub async fn reorder(
@@ -111,14 +111,6 @@ pub async fn reorder(
 ) -> Told {
     let Json(Place { place }) = body.map_err(unreadable)?;
     done(&control, Request::Move { job, place }).await
-}
-
-pub async fn pause_all(State(control): State<Control>) -> Told {
-    done(&control, Request::Pause { job: None }).await
-}
-
-pub async fn resume_all(State(control): State<Control>) -> Told {
-    done(&control, Request::Resume { job: None }).await
 }
 
 async fn done(control: &Control, request: Request) -> Told {

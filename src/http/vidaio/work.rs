@@ -139,7 +139,7 @@ impl Service {
         if let Some(entry) = self.published(job) {
             return Ok(entry);
         }
-        self.ask(Request::Add { jobs: vec![escape(job)] }).await?;
+        self.ask(Request::Add { jobs: vec![escape(job)], settings: None }).await?;
         loop {
             if let Some(entry) = self.end_of(job)? {
                 return Ok(entry);
