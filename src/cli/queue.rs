@@ -12,8 +12,10 @@ pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;
     let request = match &arguments.action {
         None | Some(QueueAction::List) => {
-            let mut response = daemon.ask(&Request::List)?;
+            // Of the daemon's memory, however long it is.
+            let mut response = daemon.ask(&Request::Glance { from: 0, count: usize::MAX })?;
             response.jobs.retain(|job| job.place.is_some());
+            response.jobs.sort_by_key(|job| job.place);
             if arguments.json {
                 output::json(&response)?;
             } else if response.jobs.is_empty() {

@@ -35,18 +35,16 @@ const ADDRESS_MAX: usize = 107;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// The daemon and its jobs, or one job.
+    /// The daemon and one job.
     Status {
-        job: Option<String>,
+        job: String,
     },
-    /// What a page shows, at little cost: the daemon, the running job, `count` jobs of the queue behind its first
+    /// The daemon and its jobs, at little cost: the daemon, the running job, `count` jobs of the queue behind its first
     /// `from`, and the last that ended. Of status.json only the running job's is read.
     Glance {
         from: usize,
         count: usize,
     },
-    /// The jobs in the order of the queue.
-    List,
     /// `settings`: chosen for these jobs alone; without, they keep those they have.
     Add {
         jobs: Vec<String>,
@@ -77,6 +75,16 @@ pub enum Request {
         job: Option<String>,
         fresh: bool,
     },
+}
+
+/// What is shown of a queue where nothing else is asked for.
+pub const PAGE: usize = 100;
+
+impl Request {
+    /// What people see of the daemon who ask for nothing more.
+    pub fn first_page() -> Request {
+        Request::Glance { from: 0, count: PAGE }
+    }
 }
 
 /// The answer to a [`Request`].
@@ -296,11 +304,11 @@ mod tests {
         let (at, wrong_at) = (path.clone(), path.clone());
         let client = tokio::task::spawn_blocking(move || {
             let mut client = Client::connect(&at).unwrap().unwrap();
-            let first = client.ask(&Request::List).unwrap();
+            let first = client.ask(&Request::first_page()).unwrap();
             (first, client.ask(&Request::Cancel { job: Some("a.mkv".into()) }).unwrap_err())
         });
         let asked = requests.recv().await.unwrap();
-        assert_eq!(asked.request, Request::List);
+        assert_eq!(asked.request, Request::first_page());
         asked.reply.send(Response::done("nothing")).unwrap();
         let asked = requests.recv().await.unwrap();
         asked.reply.send(Fault::NotFound.because("no such job").into()).unwrap();

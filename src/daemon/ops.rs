@@ -54,7 +54,6 @@ pub fn touches(request: &Request, running: Option<&Path>) -> bool {
         | Request::Retry { job: Some(job), .. } => is(job),
         Request::Status { .. }
         | Request::Glance { .. }
-        | Request::List
         | Request::Add { .. }
         | Request::Move { .. }
         | Request::Resume { .. }
@@ -106,8 +105,8 @@ pub fn fits(books: &Books, request: &Request, running: Option<&Path>) -> Result<
 /// Does what is asked. No attempt at a job it [`touches`] may be at work.
 pub fn apply(books: &Books, request: &Request) -> Result<Response> {
     match request {
-        Request::Status { job } => super::views::offline(books, job.as_deref()),
-        Request::List | Request::Glance { .. } => super::views::offline(books, None),
+        Request::Status { job } => super::views::offline(books, job),
+        Request::Glance { from, count } => super::views::offline_glance(books, *from, *count),
         Request::Add { jobs, settings } => add(books, jobs, settings.as_ref()),
         Request::Remove { job } => {
             let job = queued(books, job)?;

@@ -384,17 +384,11 @@ impl Service {
     pub(super) fn answer(&mut self, asked: Asked) {
         match &asked.request {
             Request::Status { job } => {
-                let response = views::status(self, job.as_deref());
-                let _ = asked.reply.send(response);
+                let _ = asked.reply.send(views::status(self, job).unwrap_or_else(Into::into));
                 return;
             }
             Request::Glance { from, count } => {
                 let _ = asked.reply.send(views::glance(self, *from, *count));
-                return;
-            }
-            Request::List => {
-                let response = views::status(self, None);
-                let _ = asked.reply.send(response);
                 return;
             }
             _ => {}

@@ -30,7 +30,7 @@ fn a_running_job_is_paused_resumed_and_cancelled() {
     house.ask(Request::Resume { job: some("a.mkv") }).unwrap();
     house.wait_for("the job again", runs);
     house.ask(Request::Pause { job: None }).unwrap();
-    let daemon_view = house.ask(Request::Status { job: None }).unwrap().daemon.unwrap();
+    let daemon_view = house.ask(Request::first_page()).unwrap().daemon.unwrap();
     assert!(daemon_view.paused);
     house.ask(Request::Resume { job: None }).unwrap();
     house.wait_for("the job once more", || house.begun("a.mkv") == 3 && runs());
@@ -102,7 +102,7 @@ fn a_lost_queue_takes_no_job_out() {
     std::thread::sleep(Duration::from_millis(2600));
     daemon.stop();
     std::fs::remove_file(&queue).unwrap();
-    let listed = ops::apply(&house.books(), &Request::List).unwrap().jobs;
+    let listed = ops::apply(&house.books(), &Request::first_page()).unwrap().jobs;
     assert_eq!(listed.iter().map(|view| view.job.as_str()).collect::<Vec<_>>(), ["a.mkv", "c.mkv", "b.mkv"]);
     house.drop_in(".gate", "");
     assert_eq!(house.once(), 0, "{}", house.log());
@@ -125,7 +125,7 @@ fn without_a_daemon_the_files_are_edited() {
     ops::apply(&books, &Request::Move { job: "s/b.mkv".into(), place: 1 }).unwrap();
     assert_eq!(house.queue(), ["s/b.mkv", "a.mkv"]);
     ops::apply(&books, &Request::Pause { job: some("s/b.mkv") }).unwrap();
-    let views = ops::apply(&books, &Request::List).unwrap().jobs;
+    let views = ops::apply(&books, &Request::first_page()).unwrap().jobs;
     assert_eq!(views.iter().map(|view| view.state).collect::<Vec<_>>(), [State::Paused, State::Queued]);
     ops::apply(&books, &Request::Remove { job: "a.mkv".into() }).unwrap();
     let unknown = ops::apply(&books, &Request::Cancel { job: some("a.mkv") }).unwrap_err();

@@ -15,8 +15,9 @@ use futures_util::stream::unfold;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::daemon::control::Request;
 use crate::http::control::Control;
-use crate::http::control::jobs::{self, Jobs};
+use crate::http::control::jobs::Jobs;
 use crate::http::error::ApiError;
 
 /// Streams of events at a time.
@@ -43,7 +44,7 @@ pub async fn look(control: Control) {
     loop {
         feed.wanted.notified().await;
         while feed.latest.receiver_count() > 0 {
-            if let Ok(response) = control.ask(jobs::first_page()).await
+            if let Ok(response) = control.ask(Request::first_page()).await
                 && let Ok(text) = serde_json::to_string(&Jobs::from(response))
             {
                 let event = Bytes::from(format!("event: jobs\ndata: {text}\n\n"));
@@ -127,7 +128,7 @@ mod tests {
         }
         for queued in [1, 2] {
             let asked = requests.recv().await.unwrap();
-            assert_eq!(asked.request, jobs::first_page());
+            assert_eq!(asked.request, Request::first_page());
             let daemon = Some(DaemonView { queued, ..DaemonView::default() });
             asked.reply.send(Answer { daemon, ..Answer::default() }).unwrap();
             let mut heard = Vec::new();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::chosen::Chosen;
-use crate::daemon::control::{DaemonView, JobView, Request, Response};
+use crate::daemon::control::{DaemonView, JobView, PAGE, Request, Response};
 use crate::http::control::Control;
 use crate::http::error::ApiError;
 
@@ -54,14 +54,8 @@ pub async fn health() -> Json<Value> {
     Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
 }
 
-/// What is shown of a queue where nothing else is asked for.
-const PAGE: usize = 100;
+/// Most jobs of the queue that are told at a time.
 const PAGE_MAX: usize = 1000;
-
-/// What the page and those who listen to events see.
-pub fn first_page() -> Request {
-    Request::Glance { from: 0, count: PAGE }
-}
 
 /// Which part of the queue: `count` jobs behind the first `from`.
 #[derive(Deserialize)]
@@ -82,7 +76,7 @@ pub async fn all(
 }
 
 pub async fn one(State(control): State<Control>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {
-    let mut response = control.ask(Request::Status { job: Some(job) }).await?;
+    let mut response = control.ask(Request::Status { job }).await?;
     let job = response.jobs.pop();
     job.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "There is no such job"))
 }

@@ -26,7 +26,7 @@ fn names() -> Vec<&'static str> {
 
 /// Workers that would take up a request now: none while all work is paused or waits for its hours.
 async fn ready(service: &Service) -> usize {
-    let daemon = service.ask(Request::List).await.ok().and_then(|response| response.daemon);
+    let daemon = service.ask(Request::Glance { from: 0, count: 0 }).await.ok().and_then(|response| response.daemon);
     if daemon.is_some_and(|daemon| !daemon.paused && daemon.held.is_none()) { WORKERS } else { 0 }
 }
 
