@@ -19,6 +19,7 @@ pub mod reply;
 pub mod router;
 pub mod server;
 pub mod shared;
+pub mod shown;
 pub mod vidaio;
 
 /// Names the arithmetic of TLS, once for the program: clients of HTTPS ask for it by no other way.

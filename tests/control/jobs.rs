@@ -207,3 +207,52 @@ fn strangers_need_the_token() {
     assert_eq!(daemon.ask("GET", "/api/jobs", &[("cookie", cookie)], None).status, 200);
     assert_eq!(daemon.ask("GET", "/api/jobs", &[("cookie", "upscaled_session=0")], None).status, 401);
 }
+
+#[test]
+fn no_answer_tells_where_the_root_is() {
+    if !ready("no_answer_tells_where_the_root_is") {
+        return;
+    }
+    let daemon = Daemon::start("127.0.0.1", &[]);
+    for (folder, model) in [("inside", "none.onnx"), ("outside", "/elsewhere/none.onnx")] {
+        film(&daemon.root.input(format!("{folder}/a.mkv")), 12, "64x48");
+        std::fs::write(daemon.root.input(format!("{folder}/upscaled.toml")), format!("model = \"{model}\"")).unwrap();
+    }
+    film(&daemon.root.input("good.mkv"), 12, "64x48");
+    let state = |name: &str| daemon.job(name)["state"].clone();
+    let over =
+        || state("inside/a.mkv") == "failed" && state("outside/a.mkv") == "failed" && state("good.mkv") == "done";
+    assert!(within(60, over), "{}", daemon.root.console());
+    let why = |name: &str| daemon.job(name)["activity"].as_str().unwrap().to_owned();
+    assert!(why("inside/a.mkv").contains("input/inside/none.onnx"), "{}", why("inside/a.mkv"));
+    assert!(
+        why("outside/a.mkv").contains("..") && !why("outside/a.mkv").contains("elsewhere"),
+        "{}",
+        why("outside/a.mkv")
+    );
+    assert_eq!(daemon.job("good.mkv")["output"], "output/good_upscaled.mkv");
+    // The log has the whole.
+    assert!(daemon.root.console().contains("/elsewhere/none.onnx"), "{}", daemon.root.console());
+    let events = daemon.agent.get(format!("{}/api/events", daemon.at)).call().unwrap();
+    let mut event = String::new();
+    let mut reader = BufReader::new(events.into_body().into_reader());
+    while !event.contains("data: ") {
+        assert!(reader.read_line(&mut event).unwrap() > 0);
+    }
+    let ask = |method: &str, path: &str, body: Option<Value>| daemon.ask(method, path, &[], body).body;
+    let root = daemon.root.path().canonicalize().unwrap();
+    for told in [
+        event,
+        ask("GET", "/api/jobs", None),
+        ask("GET", "/api/jobs/inside%2Fa.mkv", None),
+        ask("GET", "/api/jobs/outside%2Fa.mkv", None),
+        ask("GET", "/api/jobs/good.mkv", None),
+        ask("GET", "/metrics", None),
+        ask("GET", "/api/jobs/good.mkv/preview/after", None),
+        ask("POST", "/api/jobs", Some(json!({"path": "not-there.mkv"}))),
+        ask("POST", "/api/jobs/good.mkv/pause", None),
+        ask("POST", "/api/jobs/not-there.mkv/retry", None),
+    ] {
+        assert!(!told.is_empty() && !told.contains(root.to_str().unwrap()) && !told.contains("elsewhere"), "{told}");
+    }
+}

@@ -26,6 +26,7 @@ use crate::http::limits::Limits;
 use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
+use crate::http::shown::Shown;
 use crate::store::paths::Layout;
 
 /// Bytes of a request's body.
@@ -43,12 +44,13 @@ pub struct Control {
     listeners: Arc<Semaphore>,
     feed: Arc<events::Feed>,
     layout: Layout,
+    shown: Shown,
 }
 
 impl Control {
     fn new(asked: mpsc::Sender<Asked>, guard: Guard, layout: Layout) -> Control {
         let listeners = Arc::new(Semaphore::new(events::LISTENERS_MAX));
-        Control { asked, guard, listeners, feed: Arc::default(), layout }
+        Control { asked, guard, listeners, feed: Arc::default(), shown: Shown::new(&layout), layout }
     }
 
     /// The daemon's answer; its refusals as errors.
@@ -56,8 +58,26 @@ impl Control {
         let stopping = || ApiError::kept(&Fault::Stopped.because("the daemon stops"));
         let (reply, answer) = oneshot::channel();
         self.asked.send(Asked { request, reply }).await.map_err(|_| stopping())?;
-        let response = answer.await.map_err(|_| stopping())?;
-        response.into_result().map_err(|error| ApiError::told(&error))
+        let response = answer.await.map_err(|_| stopping())?.into_result();
+        let told = |error| Fault::of(&error).because(self.shown.words(&one_line(&error)));
+        response.map(|response| self.told(response)).map_err(|error| ApiError::told(&told(error)))
+    }
+
+    /// The answer without paths of this machine.
+    fn told(&self, mut response: Response) -> Response {
+        let words = |text: &mut String| *text = self.shown.words(text);
+        words(&mut response.message);
+        response.daemon.iter_mut().filter_map(|daemon| daemon.held.as_mut()).for_each(words);
+        for job in &mut response.jobs {
+            words(&mut job.activity);
+            job.output.iter_mut().for_each(|output| *output = self.shown.path(output));
+            if let Some(status) = &mut job.status {
+                words(&mut status.activity);
+                status.remarks.iter_mut().for_each(words);
+                status.last_error.iter_mut().for_each(|error| words(&mut error.reason));
+            }
+        }
+        response
     }
 }
 
