@@ -2,9 +2,13 @@
 
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
+#[path = "control/downloads.rs"]
+mod downloads;
 #[path = "control/jobs.rs"]
 mod jobs;
 #[path = "control/kit.rs"]
 mod kit;
+#[path = "service/origin.rs"]
+mod origin;
 #[path = "control/settings.rs"]
 mod settings;

@@ -32,7 +32,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let folders = settings.folders.clone();
     let mut fronts = Vec::new();
     if let Some((listener, guard)) = bound(arguments.listen.as_deref(), "--listen", arguments)? {
-        fronts.push(control::front(listener, guard, Layout::new(&settings.folders)));
+        fronts.push(control::front(listener, guard, Layout::new(&settings.folders), &settings.service));
     }
     let notice = notices::front(Layout::new(&settings.folders), &settings.service)?;
     let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;

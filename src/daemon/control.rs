@@ -51,6 +51,13 @@ pub enum Request {
         #[serde(default)]
         settings: Option<Chosen>,
     },
+    /// A finished download, its path in input/, becomes the file and the job of that name, with these settings. Refused
+    /// as a [`Fault::Conflict`] where the name is taken.
+    Bring {
+        from: String,
+        job: String,
+        settings: Chosen,
+    },
     Remove {
         job: String,
     },

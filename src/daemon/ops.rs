@@ -9,10 +9,12 @@ use anyhow::Result;
 use super::books::Books;
 use super::choices;
 use super::control::{Request, Response};
+use crate::base::atomic_file;
 use crate::base::fault::Fault;
 use crate::base::path_text::{escape, unescape};
 use crate::config::chosen::{self, Chosen};
 use crate::model::status::State;
+use crate::store::downloads;
 use crate::store::history::Ending;
 use crate::store::paths::clean_relative;
 
@@ -55,6 +57,7 @@ pub fn touches(request: &Request, running: Option<&Path>) -> bool {
         Request::Status { .. }
         | Request::Glance { .. }
         | Request::Add { .. }
+        | Request::Bring { .. }
         | Request::Move { .. }
         | Request::Resume { .. }
         | Request::Retry { job: None, .. } => false,
@@ -81,7 +84,9 @@ pub fn leaving(request: &Request) -> Vec<PathBuf> {
 pub fn renewed(request: &Request) -> Vec<PathBuf> {
     match request {
         Request::Add { jobs, .. } => jobs.iter().filter_map(|job| job_of(job).ok()).collect(),
-        Request::Resume { job: Some(job) } | Request::Retry { job: Some(job), .. } => job_of(job).into_iter().collect(),
+        Request::Bring { job, .. } | Request::Resume { job: Some(job) } | Request::Retry { job: Some(job), .. } => {
+            job_of(job).into_iter().collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -108,6 +113,7 @@ pub fn apply(books: &Books, request: &Request) -> Result<Response> {
         Request::Status { job } => super::views::offline(books, job),
         Request::Glance { from, count } => super::views::offline_glance(books, *from, *count),
         Request::Add { jobs, settings } => add(books, jobs, settings.as_ref()),
+        Request::Bring { from, job, settings } => bring(books, from, job, settings),
         Request::Remove { job } => {
             let job = queued(books, job)?;
             books.record_removed(&job)?;
@@ -191,6 +197,27 @@ fn add(books: &Books, texts: &[String], settings: Option<&Chosen>) -> Result<Res
         [job] => format!("{} is queued", escape(job)),
         all => format!("{} files are queued", all.len()),
     }))
+}
+
+fn bring(books: &Books, from: &str, job: &str, settings: &Chosen) -> Result<Response> {
+    let (from, job) = (job_of(from)?, job_of(job)?);
+    if !from.starts_with(downloads::FOLDER) {
+        return Err(Fault::Config.because(format!("{} is no download", escape(&from))));
+    }
+    present(books, &from)?;
+    let taken = || Fault::Conflict.because(format!("there is a {} in input/ already", escape(&job)));
+    let target = books.layout().source(&job);
+    if target.symlink_metadata().is_ok() || books.is_queued(&job) {
+        return Err(taken());
+    }
+    // First: whatever happens next, the file is not seen without them.
+    books.choose(&job, &chosen::canonical(settings)?)?;
+    if !atomic_file::rename_new(&books.layout().source(&from), &target)? {
+        return Err(taken());
+    }
+    books.record_retried(&job)?;
+    books.enqueue(std::slice::from_ref(&job))?;
+    Ok(Response::done(format!("{} is queued", escape(&job))))
 }
 
 fn retry(books: &Books, job: &Path, fresh: bool) -> Result<()> {

@@ -3,6 +3,7 @@
 pub mod chosen;
 pub mod clips;
 pub mod control;
+pub mod downloads;
 pub mod file_kind;
 #[cfg(test)]
 pub mod fixture;

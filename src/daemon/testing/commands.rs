@@ -140,6 +140,29 @@ fn without_a_daemon_the_files_are_edited() {
 }
 
 #[test]
+fn a_download_takes_no_name_that_is_taken() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film of mine");
+    house.drop_in(".downloads/1/payload", "film of another");
+    let books = house.books();
+    let chosen = serde_json::json!({"scale": 4}).as_object().unwrap().clone();
+    let bring = |from: &str, job: &str| {
+        let request = Request::Bring { from: from.into(), job: job.into(), settings: chosen.clone() };
+        ops::apply(&books, &request).map_err(|error| Fault::of(&error))
+    };
+    std::fs::write(house.root().join("queue.txt"), "missing.mkv\n").unwrap();
+    let from = ".downloads/1/payload";
+    assert_eq!(bring(from, "a.mkv").unwrap_err(), Fault::Conflict);
+    assert_eq!(bring(from, "missing.mkv").unwrap_err(), Fault::Conflict);
+    assert_eq!(bring("a.mkv", "b.mkv").unwrap_err(), Fault::Config);
+    assert_eq!(bring(".downloads/2/payload", "b.mkv").unwrap_err(), Fault::NotFound);
+    assert_eq!(std::fs::read_to_string(house.root().join("input/a.mkv")).unwrap(), "film of mine");
+    bring(from, "b.mkv").unwrap();
+    assert_eq!(std::fs::read_to_string(house.root().join("input/b.mkv")).unwrap(), "film of another");
+    assert_eq!((house.queue(), books.chosen(Path::new("b.mkv")).unwrap()), (vec!["missing.mkv".into(), "b.mkv".into()], chosen.clone()));
+}
+
+#[test]
 fn a_second_daemon_is_refused() {
     let house = House::new();
     let mut first = house.start(false);

@@ -45,7 +45,7 @@ pub async fn look(control: Control) {
         feed.wanted.notified().await;
         while feed.latest.receiver_count() > 0 {
             if let Ok(response) = control.ask(Request::first_page()).await
-                && let Ok(text) = serde_json::to_string(&Jobs::from(response))
+                && let Ok(text) = serde_json::to_string(&Jobs::new(&control, response))
             {
                 let event = Bytes::from(format!("event: jobs\ndata: {text}\n\n"));
                 feed.latest.send_if_modified(|latest| {
@@ -101,7 +101,7 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::Folders;
+    use crate::config::settings::{Folders, ServiceSettings};
     use crate::daemon::control::{Asked, DaemonView, Response as Answer};
     use crate::http::guard::Guard;
     use crate::store::paths::Layout;
@@ -118,7 +118,7 @@ mod tests {
     async fn one_asks_for_all_and_nobody_for_none() {
         let (asked, mut requests) = mpsc::channel::<Asked>(1);
         let guard = Guard::new("127.0.0.1:80".parse().unwrap(), None, false).unwrap();
-        let control = Control::new(asked, guard, nowhere());
+        let control = Control::new(asked, guard, nowhere(), &ServiceSettings::default()).unwrap();
         tokio::spawn(look(control.clone()));
         let quiet = timeout(LOOK, requests.recv()).await;
         assert!(quiet.is_err(), "asked though nobody listens");

@@ -4,13 +4,15 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::chosen::Chosen;
-use crate::daemon::control::{DaemonView, JobView, PAGE, Request, Response};
+use crate::config::chosen::{self, Chosen};
+use crate::daemon::control::{self, DaemonView, JobView, PAGE, Request};
 use crate::http::control::Control;
+use crate::http::control::downloads::{self, View, Wish};
 use crate::http::error::ApiError;
 
 /// The daemon and its jobs: the running one, a part of the queue in its order, then those that ended, the latest first.
@@ -18,11 +20,17 @@ use crate::http::error::ApiError;
 pub struct Jobs {
     pub daemon: DaemonView,
     pub jobs: Vec<JobView>,
+    /// What is on its way into input/, and what failed on it.
+    pub downloads: Vec<View>,
 }
 
-impl From<Response> for Jobs {
-    fn from(response: Response) -> Jobs {
-        Jobs { daemon: response.daemon.unwrap_or_default(), jobs: response.jobs }
+impl Jobs {
+    /// The daemon's answer, with what is on its way to it.
+    pub fn new(control: &Control, response: control::Response) -> Jobs {
+        let mut downloads = control.downloads.all();
+        // Those that are jobs are told of as jobs.
+        downloads.retain(|download| download.job.is_none());
+        Jobs { daemon: response.daemon.unwrap_or_default(), jobs: response.jobs, downloads }
     }
 }
 
@@ -32,11 +40,15 @@ pub struct Done {
     pub message: String,
 }
 
+/// A file of input/, or a URL.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Add {
     /// A file's path relative to input/.
-    path: String,
+    path: Option<String>,
+    url: Option<String>,
+    /// What the file at that URL is to be called.
+    name: Option<String>,
     /// Chosen for this job alone.
     settings: Option<Chosen>,
 }
@@ -72,7 +84,8 @@ pub async fn all(
     let unreadable = |rejection: QueryRejection| ApiError::new(rejection.status(), rejection.body_text());
     let Query(Part { from, count }) = part.map_err(unreadable)?;
     let request = Request::Glance { from: from.unwrap_or(0), count: count.unwrap_or(PAGE).min(PAGE_MAX) };
-    Ok(Json(control.ask(request).await?.into()))
+    let response = control.ask(request).await?;
+    Ok(Json(Jobs::new(&control, response)))
 }
 
 pub async fn one(State(control): State<Control>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {
@@ -81,9 +94,23 @@ pub async fn one(State(control): State<Control>, Path(job): Path<String>) -> Res
     job.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "There is no such job"))
 }
 
-pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRejection>) -> Told {
-    let Json(Add { path, settings }) = body.map_err(unreadable)?;
-    done(&control, Request::Add { jobs: vec![path], settings }).await
+pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRejection>) -> Result<Response, ApiError> {
+    let Json(Add { path, url, name, settings }) = body.map_err(unreadable)?;
+    match (path, url) {
+        (Some(path), None) if name.is_none() => {
+            let request = Request::Add { jobs: vec![path], settings };
+            Ok(done(&control, request).await.into_response())
+        }
+        (None, Some(url)) => {
+            let settings = chosen::canonical(&settings.unwrap_or_default());
+            let wish = Wish { url, name, settings: settings.map_err(|error| control.refusal(&error))? };
+            Ok(downloads::fetch(&control, wish).await.into_response())
+        }
+        _ => {
+            let words = "Give either the path of a file in input/, or a url, which may have a name";
+            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, words))
+        }
+    }
 }
 
 type Telling = BoxFuture<'static, Told>;
