@@ -256,3 +256,52 @@ fn no_answer_tells_where_the_root_is() {
         assert!(!told.is_empty() && !told.contains(root.to_str().unwrap()) && !told.contains("elsewhere"), "{told}");
     }
 }
+
+/// Pixels of a picture, or of a film's first frame as it is displayed: 8-bit RGB at this size.
+fn pixels(path: &std::path::Path, [width, height]: [usize; 2]) -> Vec<u8> {
+    let scale = format!("scale={width}:{height}:flags=bicubic");
+    let out = std::process::Command::new("ffmpeg")
+        .args(["-v", "error", "-i"])
+        .arg(path)
+        .args(["-frames:v", "1", "-vf", &scale, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"])
+        .output()
+        .unwrap();
+    assert_eq!(out.stdout.len(), 3 * width * height, "{}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+#[test]
+fn pictures_of_a_turned_film_are_upright() {
+    let test = "pictures_of_a_turned_film_are_upright";
+    if !ready(test) {
+        return;
+    }
+    // One batch: the pictures stay those of the first frame.
+    for degrees in ["90", "180", "270"] {
+        let daemon = Daemon::start("127.0.0.1", &["--set", "eta_frames=10000"]);
+        let (plain, turned) = (daemon.root.path().join("plain.mp4"), daemon.root.path().join("turned.mp4"));
+        film(&plain, 300, "320x240");
+        let mut command = std::process::Command::new("ffmpeg");
+        command.args(["-v", "error", "-i"]).arg(&plain).args(["-map", "0:v", "-c", "copy"]);
+        command.args(["-metadata:s:v", &format!("rotate={degrees}")]).arg(&turned);
+        assert!(command.status().unwrap().success());
+        let upright = if degrees == "180" { [320, 240] } else { [240, 320] };
+        let told = crate::common::describe(&turned);
+        if !told["streams"][0]["side_data_list"].is_array() {
+            eprintln!("{test}: skipped: this ffmpeg writes no rotation so");
+            return;
+        }
+        let want = pixels(&turned, upright);
+        std::fs::rename(&turned, daemon.root.input("turned.mp4")).unwrap();
+        assert!(within(60, || daemon.job("turned.mp4")["progress"]["preview"] == 0), "{}", daemon.root.console());
+        for side in ["before", "after"] {
+            let url = format!("{}/api/jobs/turned.mp4/preview/{side}", daemon.at);
+            let bytes = daemon.agent.get(url).call().unwrap().body_mut().read_to_vec().unwrap();
+            let picture = daemon.root.path().join(format!("{side}.jpg"));
+            std::fs::write(&picture, bytes).unwrap();
+            let got = pixels(&picture, upright);
+            let apart: f64 = want.iter().zip(&got).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+            assert!(apart / (want.len() as f64) < 12.0, "{degrees} {side}: {}", apart / want.len() as f64);
+        }
+    }
+}

@@ -159,7 +159,10 @@ fn a_download_takes_no_name_that_is_taken() {
     assert_eq!(std::fs::read_to_string(house.root().join("input/a.mkv")).unwrap(), "film of mine");
     bring(from, "b.mkv").unwrap();
     assert_eq!(std::fs::read_to_string(house.root().join("input/b.mkv")).unwrap(), "film of another");
-    assert_eq!((house.queue(), books.chosen(Path::new("b.mkv")).unwrap()), (vec!["missing.mkv".into(), "b.mkv".into()], chosen.clone()));
+    assert_eq!(
+        (house.queue(), books.chosen(Path::new("b.mkv")).unwrap()),
+        (vec!["missing.mkv".into(), "b.mkv".into()], chosen.clone())
+    );
 }
 
 #[test]
