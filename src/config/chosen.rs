@@ -46,7 +46,7 @@ pub fn layer(chosen: &Chosen) -> Result<Layer> {
     let mut layer = Layer::new("the settings of the job");
     for (name, value) in chosen {
         let key = keys::find(name).filter(|key| NAMES.contains(&key.name)).ok_or_else(|| {
-            let words = match (keys::find(name), nearest(&name.to_lowercase(), NAMES.into_iter())) {
+            let words = match (keys::find(name), nearest(&name.to_lowercase(), NAMES)) {
                 (None, Some(near)) => format!("unknown setting {name}; did you mean {near}?"),
                 (known, _) => {
                     let what = if known.is_some() { "is not to be chosen for one job" } else { "is no setting" };

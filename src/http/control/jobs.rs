@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::chosen::{self, Chosen};
@@ -45,12 +45,21 @@ pub struct Done {
 #[serde(deny_unknown_fields)]
 pub struct Add {
     /// A file's path relative to input/.
+    #[serde(default, deserialize_with = "given")]
     path: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     url: Option<String>,
     /// What the file at that URL is to be called.
+    #[serde(default, deserialize_with = "given")]
     name: Option<String>,
     /// Chosen for this job alone.
+    #[serde(default, deserialize_with = "given")]
     settings: Option<Chosen>,
+}
+
+/// What is left out is none; null is something of the wrong type.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -68,6 +77,8 @@ pub async fn health() -> Json<Value> {
 
 /// Most jobs of the queue that are told at a time.
 const PAGE_MAX: usize = 1000;
+/// The largest number that every program reads as it was written in JSON.
+const NUMBER_MAX: usize = 1 << 53;
 
 /// Which part of the queue: `count` jobs behind the first `from`.
 #[derive(Deserialize)]
@@ -83,6 +94,9 @@ pub async fn all(
 ) -> Result<Json<Jobs>, ApiError> {
     let unreadable = |rejection: QueryRejection| ApiError::new(rejection.status(), rejection.body_text());
     let Query(Part { from, count }) = part.map_err(unreadable)?;
+    if [from, count].iter().flatten().any(|number| *number > NUMBER_MAX) {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "from and count are at most 9007199254740992"));
+    }
     let request = Request::Glance { from: from.unwrap_or(0), count: count.unwrap_or(PAGE).min(PAGE_MAX) };
     let response = control.ask(request).await?;
     Ok(Json(Jobs::new(&control, response)))

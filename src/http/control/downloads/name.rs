@@ -30,7 +30,7 @@ pub fn names(name: &str) -> impl Iterator<Item = OsString> {
 
 /// The name that a URL tells.
 pub fn name_of(url: &Url) -> String {
-    let last = url.path_segments().and_then(|parts| parts.filter(|part| !part.is_empty()).next_back());
+    let last = url.path_segments().and_then(|mut parts| parts.rfind(|part| !part.is_empty()));
     plain(&percent_decode_str(last.unwrap_or_default()).decode_utf8_lossy())
 }
 
