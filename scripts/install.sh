@@ -34,6 +34,9 @@ for page in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/settings.md d
   install -D -m 644 "$page" "$DESTDIR$PREFIX/share/doc/upscaled/$(basename "$page")"
 done
 
+# A drop-in is a person's to put in (README.md): it opens a port.
+sed "s|/usr/local/|$PREFIX/|g" systemd/upscaled-http.conf >"$DESTDIR$PREFIX/share/doc/upscaled/upscaled-http.conf"
+
 units=$DESTDIR/etc/systemd/system
 install -d -m 755 "$units"
 # The worker's unit is a template: an instance a port, none of them started here.

@@ -165,6 +165,27 @@ def look(browser, url, screen, target):
         browser.picture(target)
 
 
+def add(browser, root):
+    """A file and a URL by the form."""
+    sample_video.make(root / "input" / "late.mkv.part", 160, 90, "24", 1)
+    (root / "input" / "late.mkv.part").rename(root / "input" / "late.mkv")
+    for what, scale in (("input/late.mkv", "3"), ("http://127.0.0.1:9/film.mkv", ""), ("nothing.mkv", "")):
+        browser.ask(
+            f"(() => {{ document.getElementById('what').value = {json.dumps(what)};"
+            f" document.getElementById('scale').value = '{scale}'; document.getElementById('add').requestSubmit() }})()"
+        )
+        if what == "input/late.mkv":
+            browser.until("[...document.querySelectorAll('#queue .name')].some((n) => n.textContent === 'late.mkv')")
+            browser.until("document.getElementById('what').value === ''")
+        elif what.startswith("http"):
+            words = "document.querySelector('#downloads .failed, #notice:not([hidden])')?.textContent"
+            browser.until(words)
+            check("are not allowed" in browser.ask("document.getElementById('notice').textContent"), "a private URL is refused, with words")
+        else:
+            browser.until("document.getElementById('notice').textContent.includes('there is no file input/nothing.mkv')")
+    print("ok: a file is queued by the form, and what cannot be is told")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", default=HERE / "target/debug/upscaled")
@@ -210,6 +231,10 @@ def main():
             browser.until("!document.querySelector('#queue .paused')")
             print("ok: a job is paused and goes on")
             check(not browser.errors, f"the page has no errors: {browser.errors}")
+            add(browser, root)
+            # The browser tells of each refusal.
+            others = [error for error in browser.errors if "status of 403" not in error and "status of 404" not in error]
+            check(len(browser.errors) == 2 and not others, f"the form has no errors but the two refusals: {others}")
         finally:
             if browser:
                 browser.end()

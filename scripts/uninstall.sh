@@ -21,6 +21,8 @@ if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
   systemctl disable 'upscaled-worker@.service' 2>/dev/null || true
 fi
 rm -f "$DESTDIR/etc/systemd/system/upscaled.service" "$DESTDIR/etc/systemd/system/upscaled-worker@.service"
+rm -f "$DESTDIR/etc/systemd/system/upscaled.service.d/http.conf"
+rmdir "$DESTDIR/etc/systemd/system/upscaled.service.d" 2>/dev/null || true
 rm -f "$DESTDIR$PREFIX/bin/upscaled"
 rm -rf "$DESTDIR$PREFIX/lib/upscaled" "$DESTDIR$PREFIX/share/doc/upscaled"
 [ -n "$DESTDIR" ] && exit 0

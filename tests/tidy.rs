@@ -41,6 +41,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("object_store", &["http"]),
     ("http_range_header", &["http"]),
     ("url", &["http"]),
+    ("percent_encoding", &["http"]),
     ("glob", &["cli"]),
 ];
 

@@ -39,6 +39,8 @@ pub enum Fault {
     Encoder,
     /// The output does not hold what the decoder delivered: never published.
     Mismatch,
+    /// What is asked for contradicts what is there already. Final until one of them goes.
+    Conflict,
     /// Somebody else holds the lock.
     Busy,
     /// Asked to stop (signal, service stop): state is kept, goes on at the next start.
@@ -115,6 +117,7 @@ impl Fault {
             | Fault::ModelChanged
             | Fault::NewerState
             | Fault::Cancelled
+            | Fault::Conflict
             | Fault::NotFound => true,
             Fault::SourceChanged
             | Fault::DamagedState

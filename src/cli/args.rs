@@ -13,6 +13,7 @@ use crate::cli::manifest::ManifestArguments;
 use crate::cli::model_args::ModelArguments;
 use crate::cli::pictures::ImageArguments;
 use crate::cli::worker::{AccessArguments, WorkerArguments};
+use crate::config::chosen::{self, Chosen};
 use crate::config::keys;
 use crate::config::layers::Layer;
 use crate::config::nearest::nearest;
@@ -50,6 +51,8 @@ pub enum Command {
     Run(RunArguments),
     /// Show what the daemon does, and each job
     Status(JobArguments),
+    /// Queue files of input/, with settings of their own
+    Add(AddArguments),
     /// Show or change the queue
     Queue(QueueArguments),
     /// Let a job rest, or all work
@@ -200,15 +203,24 @@ pub struct QueueArguments {
     pub json: bool,
 }
 
+#[derive(Args)]
+pub struct AddArguments {
+    /// Files in input/
+    #[arg(required = true)]
+    pub jobs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub set: SetArguments,
+    /// The answer as JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Subcommand)]
 pub enum QueueAction {
     /// Show the jobs in their order
     List,
     /// Put files of input/ at the end
-    Add {
-        #[arg(required = true)]
-        jobs: Vec<PathBuf>,
-    },
+    Add(AddArguments),
     /// Put a job at another place
     Move {
         job: PathBuf,
@@ -257,6 +269,14 @@ impl SetArguments {
             layer.set_flag(&name, &OsString::from_vec(bytes[at + 1..].to_vec()), &here)?;
         }
         Ok(())
+    }
+
+    /// The settings as those chosen for single jobs; `None` where there are none.
+    pub fn chosen(&self) -> Result<Option<Chosen>> {
+        let mut layer = Layer::new("flags");
+        self.apply(&mut layer)?;
+        let written = chosen::written(&layer);
+        (!written.is_empty()).then(|| chosen::canonical(&written)).transpose()
     }
 
     /// The settings at a place with these on top, and above all the `flags` that are given.
@@ -326,6 +346,8 @@ mod tests {
             "queue",
             "queue --json",
             "queue list --json",
+            "queue add a.mkv b.mkv --set scale=4",
+            "add a.mkv --set scale=4 --set crf=20 --json",
             "queue move film.mkv 1",
             "pause",
             "resume film.mkv",

@@ -9,14 +9,15 @@ use crate::base::fault::Fault;
 use crate::base::logging::{self, Console, LogFiles};
 use crate::cli::args::{DaemonArguments, Place};
 use crate::cli::exit::Ended;
-use crate::config;
 use crate::config::layers::Layer;
 use crate::config::settings::{JobSettings, VIDAIO};
+use crate::config::{self, chosen};
 use crate::daemon::{self, Options, Program};
 use crate::http::guard::Guard;
 use crate::http::server::Listener;
 use crate::http::{control, notices, vidaio};
 use crate::network::library;
+use crate::store::chosen::of_job;
 use crate::store::paths::Layout;
 use crate::store::requests::{self, Requests};
 
@@ -31,7 +32,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let folders = settings.folders.clone();
     let mut fronts = Vec::new();
     if let Some((listener, guard)) = bound(arguments.listen.as_deref(), "--listen", arguments)? {
-        fronts.push(control::front(listener, guard, Layout::new(&settings.folders)));
+        fronts.push(control::front(listener, guard, Layout::new(&settings.folders), &settings.service));
     }
     let notice = notices::front(Layout::new(&settings.folders), &settings.service)?;
     let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;
@@ -54,14 +55,16 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     if let Some(front) = notice {
         fronts.push(front);
     }
-    let requests = Requests::new(Layout::new(&settings.folders));
+    let layout = Layout::new(&settings.folders);
+    let requests = Requests::new(layout.clone());
     let summary = daemon::run(Options {
         folders: settings.folders,
         settings: settings.daemon,
         once: arguments.once,
         settings_for: Arc::new(move |job: &Path| {
             let asked = requests::key_of(job).map(|key| requests.read(key)).transpose()?.flatten();
-            let (mut job, mut run) = config::resolve_job(&sources, &folders, job)?;
+            let own = chosen::layer(&of_job(&layout, job)?)?;
+            let (mut job, mut run) = config::resolve_chosen(&sources, &folders, job, &own)?;
             if let Some(record) = asked {
                 record.apply(&mut job, &mut run);
             }

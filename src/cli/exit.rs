@@ -53,6 +53,7 @@ fn of_fault(fault: Fault) -> u8 {
         | Fault::Device
         | Fault::Encoder
         | Fault::Mismatch
+        | Fault::Conflict
         | Fault::Busy
         | Fault::NotFound
         | Fault::Io

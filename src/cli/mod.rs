@@ -56,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Daemon(arguments) => daemon::run(&place, arguments),
         Command::Run(arguments) => run::run(&place, arguments),
         Command::Status(arguments) => status::run(&place, arguments),
+        Command::Add(arguments) => queue::add(&place, arguments),
         Command::Queue(arguments) => queue::run(&place, arguments),
         Command::Pause(arguments) => steer::pause(&place, arguments),
         Command::Resume(arguments) => steer::resume(&place, arguments),

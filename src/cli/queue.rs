@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cli::args::{Place, QueueAction, QueueArguments};
+use crate::cli::args::{AddArguments, Place, QueueAction, QueueArguments};
 use crate::cli::client::Daemon;
 use crate::cli::exit::Ended;
 use crate::cli::{output, status};
@@ -12,8 +12,10 @@ pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;
     let request = match &arguments.action {
         None | Some(QueueAction::List) => {
-            let mut response = daemon.ask(&Request::List)?;
+            // Of the daemon's memory, however long it is.
+            let mut response = daemon.ask(&Request::Glance { from: 0, count: usize::MAX })?;
             response.jobs.retain(|job| job.place.is_some());
+            response.jobs.sort_by_key(|job| job.place);
             if arguments.json {
                 output::json(&response)?;
             } else if response.jobs.is_empty() {
@@ -23,14 +25,21 @@ pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
             }
             return Ok(Ended::Done);
         }
-        Some(QueueAction::Add { jobs }) => {
-            Request::Add { jobs: jobs.iter().map(|job| daemon.job(job)).collect::<Result<_>>()? }
-        }
+        Some(QueueAction::Add(arguments)) => return add(place, arguments),
         Some(QueueAction::Move { job, place }) => {
             Request::Move { job: daemon.job(job)?, place: usize::try_from(*place).unwrap_or(usize::MAX) }
         }
         Some(QueueAction::Remove { job }) => Request::Remove { job: daemon.job(job)? },
     };
     daemon.tell(&request, arguments.json)?;
+    Ok(Ended::Done)
+}
+
+/// `upscaled add`, and `upscaled queue add`.
+pub fn add(place: &Place, arguments: &AddArguments) -> Result<Ended> {
+    let daemon = Daemon::of(place)?;
+    let jobs = arguments.jobs.iter().map(|job| daemon.job(job)).collect::<Result<_>>()?;
+    let settings = arguments.set.chosen()?;
+    daemon.tell(&Request::Add { jobs, settings }, arguments.json)?;
     Ok(Ended::Done)
 }

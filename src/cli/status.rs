@@ -11,13 +11,24 @@ use crate::model::status::State;
 
 pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;
-    let response = daemon.ask(&Request::Status { job: daemon.maybe_job(arguments.job.as_deref())? })?;
+    let request = match daemon.maybe_job(arguments.job.as_deref())? {
+        Some(job) => Request::Status { job },
+        None => Request::first_page(),
+    };
+    let response = daemon.ask(&request)?;
     if arguments.json {
         output::json(&response)?;
         return Ok(Ended::Done);
     }
     output::line(&daemon_line(response.daemon.as_ref(), &response.message))?;
     print_jobs(&response.jobs)?;
+    let shown = response.jobs.iter().filter(|job| job.place.is_some()).count();
+    match response.daemon.map_or(0, |daemon| daemon.queued).saturating_sub(shown) {
+        more @ 1.. if arguments.job.is_none() => {
+            output::line(&format!("and {more} more in the queue; `upscaled queue` lists all"))?;
+        }
+        _ => {}
+    }
     if let (Some(_), [job]) = (&arguments.job, response.jobs.as_slice()) {
         print_details(job)?;
     }
@@ -96,6 +107,7 @@ mod tests {
             progress: None,
             status: None,
             output: output.map(str::to_string),
+            settings: Default::default(),
         }
     }
 

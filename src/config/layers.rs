@@ -44,6 +44,11 @@ impl Layer {
         self.values.insert(key.name, value);
     }
 
+    /// The settings it has, by name, as the settings' own JSON.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&'static str, &Value)> + '_ {
+        self.values.iter().map(|(name, value)| (*name, value))
+    }
+
     /// The names of the settings it has.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.values.keys().copied()
@@ -62,7 +67,7 @@ impl Layer {
     }
 
     /// The setting by which this layer tells the output's size; more than one is an error.
-    fn target(&self) -> Result<Option<&'static str>> {
+    pub(crate) fn target(&self) -> Result<Option<&'static str>> {
         let named = |name: &&&str| self.values.get(**name).is_some_and(|value| !value.is_null());
         let named: Vec<&'static str> = target::NAMES.iter().filter(named).copied().collect();
         match named[..] {
@@ -169,6 +174,16 @@ pub fn resolve(sources: &Sources) -> Result<Settings> {
 /// The settings of one source of the input folder: every `upscaled.toml` from input/ down to
 /// the source's own folder counts, the nearest wins. `relative`: the source below input/.
 pub fn resolve_job(sources: &Sources, folders: &Folders, relative: &Path) -> Result<(JobSettings, RunSettings)> {
+    resolve_chosen(sources, folders, relative, &Layer::default())
+}
+
+/// [`resolve_job`] with the settings on top that were chosen for this job alone.
+pub fn resolve_chosen(
+    sources: &Sources,
+    folders: &Folders,
+    relative: &Path,
+    chosen: &Layer,
+) -> Result<(JobSettings, RunSettings)> {
     let mut layers = vec![root_layer(sources)?];
     let mut chain: Vec<&Path> = relative.ancestors().skip(1).collect();
     chain.reverse();
@@ -180,7 +195,7 @@ pub fn resolve_job(sources: &Sources, folders: &Folders, relative: &Path) -> Res
         }
     }
     let mut layers: Vec<&Layer> = layers.iter().collect();
-    layers.extend([&sources.environment, &sources.flags]);
+    layers.extend([&sources.environment, &sources.flags, chosen]);
     let job = overlay(&JobSettings::default(), Group::Job, &layers)?;
     let run = overlay(&RunSettings::default(), Group::Run, &layers)?;
     check_run(&run, folders)?;

@@ -1,5 +1,6 @@
 //! Settings: what a person wrote, and what it means.
 
+pub mod chosen;
 pub mod file;
 pub mod keys;
 pub mod layers;
@@ -7,4 +8,4 @@ pub mod nearest;
 pub mod settings;
 pub mod target;
 
-pub use layers::{Settings, Sources, resolve, resolve_job};
+pub use layers::{Settings, Sources, resolve, resolve_chosen, resolve_job};

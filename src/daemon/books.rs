@@ -69,7 +69,7 @@ impl Books {
         self.output.away()
     }
 
-    fn must_be_there(&self) -> Result<()> {
+    pub(super) fn must_be_there(&self) -> Result<()> {
         self.output_away().map_or(Ok(()), |words| Err(Fault::Busy.because(words)))
     }
 
@@ -236,6 +236,7 @@ impl Books {
         let (size, mtime_ns) = stamp.map_or((0, 0), |stamp| (stamp.size, stamp.mtime_ns));
         let mut entry = Entry::new(job, ending, size, mtime_ns);
         self.must_be_there()?;
+        entry.settings = self.chosen(job).unwrap_or_default();
         (entry.fault, entry.reason) = (why.map(|(fault, _)| fault), why.map(|(_, reason)| reason.to_string()));
         self.history().append(&entry).with_context(|| format!("noting the end of {}", escape(job)))
     }

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
+use crate::config::chosen::Chosen;
 use crate::model::progress::Progress;
 use crate::model::status::{State, Status};
 
@@ -34,20 +35,28 @@ const ADDRESS_MAX: usize = 107;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// The daemon and its jobs, or one job.
+    /// The daemon and one job.
     Status {
-        job: Option<String>,
+        job: String,
     },
-    /// What a page shows, at little cost: the daemon, the running jobs, `count` jobs of the queue behind its first
+    /// The daemon and its jobs, at little cost: the daemon, the running jobs, `count` jobs of the queue behind its first
     /// `from`, and the last that ended. Of status.json only those of running jobs are read.
     Glance {
         from: usize,
         count: usize,
     },
-    /// The jobs in the order of the queue.
-    List,
+    /// `settings`: chosen for these jobs alone; without, they keep those they have.
     Add {
         jobs: Vec<String>,
+        #[serde(default)]
+        settings: Option<Chosen>,
+    },
+    /// A finished download, its path in input/, becomes the file and the job of that name, with these settings. Refused
+    /// as a [`Fault::Conflict`] where the name is taken.
+    Bring {
+        from: String,
+        job: String,
+        settings: Chosen,
     },
     Remove {
         job: String,
@@ -73,6 +82,16 @@ pub enum Request {
         job: Option<String>,
         fresh: bool,
     },
+}
+
+/// What is shown of a queue where nothing else is asked for.
+pub const PAGE: usize = 100;
+
+impl Request {
+    /// What people see of the daemon who ask for nothing more.
+    pub fn first_page() -> Request {
+        Request::Glance { from: 0, count: PAGE }
+    }
 }
 
 /// The answer to a [`Request`].
@@ -146,6 +165,9 @@ pub struct JobView {
     pub status: Option<Status>,
     /// The finished file, as `base::path_text`.
     pub output: Option<String>,
+    /// Those that were chosen for it alone; left out of a glance, but for the running job and those that ended.
+    #[serde(default, skip_serializing_if = "Chosen::is_empty")]
+    pub settings: Chosen,
 }
 
 /// A request on its way to the daemon's loop.
@@ -289,11 +311,11 @@ mod tests {
         let (at, wrong_at) = (path.clone(), path.clone());
         let client = tokio::task::spawn_blocking(move || {
             let mut client = Client::connect(&at).unwrap().unwrap();
-            let first = client.ask(&Request::List).unwrap();
+            let first = client.ask(&Request::first_page()).unwrap();
             (first, client.ask(&Request::Cancel { job: Some("a.mkv".into()) }).unwrap_err())
         });
         let asked = requests.recv().await.unwrap();
-        assert_eq!(asked.request, Request::List);
+        assert_eq!(asked.request, Request::first_page());
         asked.reply.send(Response::done("nothing")).unwrap();
         let asked = requests.recv().await.unwrap();
         asked.reply.send(Fault::NotFound.because("no such job").into()).unwrap();

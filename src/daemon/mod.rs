@@ -3,6 +3,7 @@
 
 pub mod books;
 pub mod child;
+mod choices;
 pub mod control;
 mod death;
 pub mod environment;

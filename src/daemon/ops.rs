@@ -1,15 +1,20 @@
 //! The commands on queue and jobs, done on the files: by a daemon for those who ask it, and by the
 //! command line itself when no daemon runs.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::books::Books;
+use super::choices;
 use super::control::{Request, Response};
+use crate::base::atomic_file;
 use crate::base::fault::Fault;
 use crate::base::path_text::{escape, unescape};
+use crate::config::chosen::{self, Chosen};
 use crate::model::status::State;
+use crate::store::downloads;
 use crate::store::history::Ending;
 use crate::store::paths::clean_relative;
 
@@ -50,8 +55,8 @@ pub fn touches(request: &Request, running: &Path) -> bool {
         | Request::Retry { job: Some(job), .. } => is(job),
         Request::Status { .. }
         | Request::Glance { .. }
-        | Request::List
         | Request::Add { .. }
+        | Request::Bring { .. }
         | Request::Move { .. }
         | Request::Resume { .. }
         | Request::Retry { job: None, .. } => false,
@@ -86,18 +91,38 @@ pub fn leaving(request: &Request) -> Vec<PathBuf> {
 /// The jobs that start anew with the request: earlier attempts count no more.
 pub fn renewed(request: &Request) -> Vec<PathBuf> {
     match request {
-        Request::Add { jobs } => jobs.iter().filter_map(|job| job_of(job).ok()).collect(),
-        Request::Resume { job: Some(job) } | Request::Retry { job: Some(job), .. } => job_of(job).into_iter().collect(),
+        Request::Add { jobs, .. } => jobs.iter().filter_map(|job| job_of(job).ok()).collect(),
+        Request::Bring { job, .. } | Request::Resume { job: Some(job) } | Request::Retry { job: Some(job), .. } => {
+            job_of(job).into_iter().collect()
+        }
         _ => Vec::new(),
     }
+}
+
+/// Whether the request can be done while these jobs run.
+///
+/// # Errors
+/// [`Fault::Conflict`] for one that chooses other settings for one of them than it runs with.
+pub fn fits(books: &Books, request: &Request, running: &[PathBuf]) -> Result<()> {
+    let Request::Add { jobs, settings: Some(settings) } = request else { return Ok(()) };
+    let settings = chosen::canonical(settings)?;
+    let asked: Vec<PathBuf> = jobs.iter().filter_map(|job| job_of(job).ok()).collect();
+    for job in running.iter().filter(|job| asked.contains(job)) {
+        let has = books.chosen(job).unwrap_or_default();
+        if settings != has {
+            return Err(choices::taken(job, &has));
+        }
+    }
+    Ok(())
 }
 
 /// Does what is asked. No attempt at a job it [`touches`] may be at work.
 pub fn apply(books: &Books, request: &Request) -> Result<Response> {
     match request {
-        Request::Status { job } => super::views::offline(books, job.as_deref()),
-        Request::List | Request::Glance { .. } => super::views::offline(books, None),
-        Request::Add { jobs } => add(books, jobs),
+        Request::Status { job } => super::views::offline(books, job),
+        Request::Glance { from, count } => super::views::offline_glance(books, *from, *count),
+        Request::Add { jobs, settings } => add(books, jobs, settings.as_ref()),
+        Request::Bring { from, job, settings } => bring(books, from, job, settings),
         Request::Remove { job } => {
             let job = queued(books, job)?;
             books.record_removed(&job)?;
@@ -157,12 +182,23 @@ fn present(books: &Books, job: &Path) -> Result<()> {
     Err(Fault::NotFound.because(format!("there is no file {}", escape(&source))))
 }
 
-fn add(books: &Books, texts: &[String]) -> Result<Response> {
+fn add(books: &Books, texts: &[String], settings: Option<&Chosen>) -> Result<Response> {
     let jobs: Vec<PathBuf> = texts.iter().map(|text| job_of(text)).collect::<Result<_>>()?;
     for job in &jobs {
         present(books, job)?;
     }
+    let queue: HashSet<PathBuf> = books.jobs()?.into_iter().collect();
+    let settings = settings.map(chosen::canonical).transpose()?;
+    if let Some(settings) = &settings {
+        // All or none.
+        jobs.iter().try_for_each(|job| books.may_choose(job, settings, queue.contains(job)))?;
+    }
     for job in &jobs {
+        match &settings {
+            Some(settings) => books.choose(job, settings)?,
+            None if queue.contains(job) => {}
+            None => books.choose_again(job)?,
+        }
         books.record_retried(job)?;
     }
     books.enqueue(&jobs)?;
@@ -172,8 +208,32 @@ fn add(books: &Books, texts: &[String]) -> Result<Response> {
     }))
 }
 
+fn bring(books: &Books, from: &str, job: &str, settings: &Chosen) -> Result<Response> {
+    let (from, job) = (job_of(from)?, job_of(job)?);
+    if !from.starts_with(downloads::FOLDER) {
+        return Err(Fault::Config.because(format!("{} is no download", escape(&from))));
+    }
+    present(books, &from)?;
+    let taken = || Fault::Conflict.because(format!("there is a {} in input/ already", escape(&job)));
+    let target = books.layout().source(&job);
+    if target.symlink_metadata().is_ok() || books.is_queued(&job) {
+        return Err(taken());
+    }
+    // First: whatever happens next, the file is not seen without them.
+    books.choose(&job, &chosen::canonical(settings)?)?;
+    if !atomic_file::rename_new(&books.layout().source(&from), &target)? {
+        return Err(taken());
+    }
+    books.record_retried(&job)?;
+    books.enqueue(std::slice::from_ref(&job))?;
+    Ok(Response::done(format!("{} is queued", escape(&job))))
+}
+
 fn retry(books: &Books, job: &Path, fresh: bool) -> Result<()> {
     present(books, job)?;
+    if !books.is_queued(job) {
+        books.choose_again(job)?;
+    }
     books.record_retried(job)?;
     if fresh {
         books.discard(job)?;

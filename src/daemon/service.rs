@@ -372,17 +372,11 @@ impl Service {
     pub(super) fn answer(&mut self, asked: Asked) {
         match &asked.request {
             Request::Status { job } => {
-                let response = views::status(self, job.as_deref());
-                let _ = asked.reply.send(response);
+                let _ = asked.reply.send(views::status(self, job).unwrap_or_else(Into::into));
                 return;
             }
             Request::Glance { from, count } => {
                 let _ = asked.reply.send(views::glance(self, *from, *count));
-                return;
-            }
-            Request::List => {
-                let response = views::status(self, None);
-                let _ = asked.reply.send(response);
                 return;
             }
             _ => {}
@@ -406,7 +400,8 @@ impl Service {
         for job in ops::leaving(&request) {
             self.lineup.leaves(&job);
         }
-        let response = ops::apply(&self.books, &request);
+        let response = ops::fits(&self.books, &request, &running);
+        let response = response.and_then(|()| ops::apply(&self.books, &request));
         for job in ops::renewed(&request) {
             self.memory.remove(&job);
         }

@@ -12,6 +12,7 @@ use super::scheduler::Standing;
 use super::service::{Memory, Service};
 use crate::base::fault::Fault;
 use crate::base::path_text::{escape, unescape};
+use crate::config::chosen::Chosen;
 use crate::model::status::{State, Status};
 use crate::store::history::{Ending, Entry};
 
@@ -20,23 +21,18 @@ const ENDED_SHOWN: usize = 50;
 /// Of a job whose source is not there.
 pub(super) const MISSING: &str = "not in input/; goes on when it is there again";
 
-/// The view of a running daemon.
-pub(super) fn status(service: &Service, job: Option<&str>) -> Response {
+/// One job of a running daemon.
+pub(super) fn status(service: &Service, job: &str) -> Result<Response> {
     let books = &service.books;
-    let mut jobs = match job {
-        Some(name) => named(service, name),
-        None => views(books, service.lineup.jobs()),
-    };
-    for running in &service.running {
-        if let Some(view) = jobs.iter_mut().find(|view| view.job == escape(&running.job)) {
-            at_work(view, running);
-        }
+    let mut view = named(books, service.lineup.jobs(), job)?;
+    if let Some(running) = service.running.iter().find(|running| view.job == escape(&running.job)) {
+        at_work(&mut view, running);
     }
     let daemon = Some(daemon(service, &books.paused_jobs()));
-    chosen(jobs, job).map_or_else(Into::into, |jobs| Response { daemon, jobs, ..Response::default() })
+    Ok(Response { daemon, jobs: vec![view], ..Response::default() })
 }
 
-/// The same at little cost, however long the queue is: from memory, but for the running jobs' status.json.
+/// The whole at little cost, however long the queue is: from memory, but for the running jobs' status.json.
 pub(super) fn glance(service: &Service, from: usize, count: usize) -> Response {
     let (books, lineup) = (&service.books, &service.lineup);
     let paused = books.paused_jobs();
@@ -98,51 +94,50 @@ fn remembered(service: &Service, job: &Path, place: usize, paused: bool) -> JobV
         Standing::Backoff { .. } => (State::Queued, "going on after a failure".into()),
         Standing::Ready => (State::Queued, String::new()),
     };
-    JobView { job: escape(job), state, activity, place: Some(place), progress: None, status: None, output: None }
+    JobView {
+        job: escape(job),
+        state,
+        activity,
+        place: Some(place),
+        progress: None,
+        status: None,
+        output: None,
+        settings: Chosen::new(),
+    }
 }
 
-/// One job, queued or ended; none where there is no such one.
-fn named(service: &Service, name: &str) -> Vec<JobView> {
-    let books = &service.books;
-    let Some(job) = unescape(name) else { return Vec::new() };
-    let place = service.lineup.jobs().iter().position(|queued| *queued == job);
-    let view = match place {
+/// One job, queued or ended.
+fn named(books: &Books, queue: &[PathBuf], name: &str) -> Result<JobView> {
+    let job = unescape(name);
+    let view = job.and_then(|job| match queue.iter().position(|queued| *queued == job) {
         Some(n) => Some(queued(books, &job, n + 1, books.paused_jobs().contains(&job))),
         None => books.last_of(&job).filter(|entry| entry.state != Ending::Retried).map(over),
-    };
-    view.into_iter().collect()
+    });
+    view.ok_or_else(|| Fault::NotFound.because(format!("{name} is no job: neither queued nor ended")))
 }
 
-/// The view of the files alone.
-pub(super) fn offline(books: &Books, job: Option<&str>) -> Result<Response> {
+/// One job, from the files alone.
+pub(super) fn offline(books: &Books, job: &str) -> Result<Response> {
     let queue = books.jobs()?;
-    let jobs = chosen(views(books, &queue), job)?;
-    let message = if books.is_paused() {
-        "no daemon runs here, and all work is paused (upscaled resume ends that)"
-    } else {
-        "no daemon runs here"
-    };
-    Ok(Response { message: message.into(), jobs, ..Response::default() })
+    let view = named(books, &queue, job)?;
+    Ok(Response { message: nobody(books, queue.len()), jobs: vec![view], ..Response::default() })
 }
 
-/// All, or the one that is named.
-fn chosen(mut jobs: Vec<JobView>, name: Option<&str>) -> Result<Vec<JobView>> {
-    let Some(name) = name else { return Ok(jobs) };
-    jobs.retain(|view| view.job == name);
-    if jobs.is_empty() {
-        return Err(Fault::NotFound.because(format!("{name} is no job: neither queued nor ended")));
-    }
-    Ok(jobs)
-}
-
-fn views(books: &Books, queue: &[PathBuf]) -> Vec<JobView> {
-    let paused = books.paused_jobs();
-    let view = |(n, job): (usize, &PathBuf)| queued(books, job, n + 1, paused.contains(job));
-    let mut views: Vec<JobView> = queue.iter().enumerate().map(view).collect();
+/// A part of the queue and the last jobs that ended, from the files alone.
+pub(super) fn offline_glance(books: &Books, from: usize, count: usize) -> Result<Response> {
+    let (queue, paused) = (books.jobs()?, books.paused_jobs());
+    let part = queue.iter().enumerate().skip(from).take(count);
+    let mut jobs: Vec<JobView> = part.map(|(n, job)| queued(books, job, n + 1, paused.contains(job))).collect();
     let lines: HashSet<&PathBuf> = queue.iter().collect();
     let ended = books.latest(ENDED_SHOWN, |entry| entry.state != Ending::Retried && !lines.contains(&entry.job));
-    views.extend(ended.into_iter().map(over));
-    views
+    jobs.extend(ended.into_iter().map(over));
+    Ok(Response { message: nobody(books, queue.len()), jobs, ..Response::default() })
+}
+
+/// What is said in the place of a daemon.
+fn nobody(books: &Books, queued: usize) -> String {
+    let paused = if books.is_paused() { ", and all work is paused (upscaled resume ends that)" } else { "" };
+    format!("no daemon runs here, {queued} queued{paused}")
 }
 
 fn queued(books: &Books, job: &Path, place: usize, paused: bool) -> JobView {
@@ -158,7 +153,9 @@ fn queued(books: &Books, job: &Path, place: usize, paused: bool) -> JobView {
     if matches!(state, State::Queued | State::Waiting) && std::fs::metadata(books.layout().source(job)).is_err() {
         (state, activity) = (State::Waiting, MISSING.into());
     }
-    JobView { job: escape(job), state, activity, place: Some(place), progress: None, status, output: None }
+    // What is damaged is told when the job is to start.
+    let settings = books.chosen(job).unwrap_or_default();
+    JobView { job: escape(job), state, activity, place: Some(place), progress: None, status, output: None, settings }
 }
 
 fn over(entry: Entry) -> JobView {
@@ -173,5 +170,6 @@ fn over(entry: Entry) -> JobView {
         _ => entry.reason.unwrap_or_default(),
     };
     let output = entry.outcome.map(|outcome| outcome.output);
-    JobView { job: escape(&entry.job), state, activity: words, place: None, progress: None, status: None, output }
+    let (job, settings) = (escape(&entry.job), entry.settings);
+    JobView { job, state, activity: words, place: None, progress: None, status: None, output, settings }
 }

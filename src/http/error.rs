@@ -78,6 +78,7 @@ fn answer(fault: Fault) -> (StatusCode, &'static str) {
         Fault::BadInput | Fault::Unsupported | Fault::Config | Fault::SourceChanged => {
             (StatusCode::BAD_REQUEST, "This cannot be done with this input")
         }
+        Fault::Conflict => (StatusCode::CONFLICT, "This contradicts what is there already"),
         Fault::NotFound => (StatusCode::NOT_FOUND, "Not Found"),
         Fault::Busy => (StatusCode::TOO_MANY_REQUESTS, "Busy; try again later"),
         Fault::NoSpace | Fault::ReadOnly | Fault::NoRamDisk | Fault::DeviceMemory | Fault::Memory => {

@@ -19,6 +19,7 @@ pub mod reply;
 pub mod router;
 pub mod server;
 pub mod shared;
+pub mod shown;
 pub mod taker;
 pub mod vidaio;
 

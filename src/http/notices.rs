@@ -12,10 +12,11 @@ use url::Url;
 
 use crate::base::clock::unix_now;
 use crate::base::fault::{Fault, one_line};
-use crate::base::path_text::{escape, unescape};
+use crate::base::path_text::escape;
 use crate::config::settings::ServiceSettings;
 use crate::daemon::Front;
 use crate::http::fetch::{Fetcher, place};
+use crate::http::shown::Shown;
 use crate::store::history::{Ending, Entry};
 use crate::store::notices::{Notice, Notices};
 use crate::store::paths::Layout;
@@ -33,6 +34,7 @@ const PATIENCE: u64 = 3 * 86_400;
 /// Sends notices.
 struct Notifier {
     layout: Layout,
+    shown: Shown,
     fetcher: Fetcher,
     url: Url,
     secret: String,
@@ -51,7 +53,7 @@ pub fn front(layout: Layout, settings: &ServiceSettings) -> Result<Option<Front>
     let url = fetcher.check(url).map_err(|error| {
         Fault::Config.because(format!("notify_url: {error}; notify_private = true allows private addresses"))
     })?;
-    let notifier = Arc::new(Notifier { layout, fetcher, url, secret });
+    let notifier = Arc::new(Notifier { shown: Shown::new(&layout), layout, fetcher, url, secret });
     Ok(Some(Box::new(move |_| Box::pin(async move { notifier.run().await }))))
 }
 
@@ -144,15 +146,11 @@ impl Notifier {
             "at": at,
         });
         if let Some(reason) = reason {
-            // Where things are on this machine concerns nobody elsewhere.
-            let root = format!("{}/", escape(self.layout.root()));
-            body["reason"] = reason.replace(&root, "").into();
+            body["reason"] = self.shown.words(reason).into();
             body["fault"] = json!(fault);
         }
         if let Some(outcome) = outcome {
-            let output = unescape(&outcome.output).unwrap_or_default();
-            let name = output.strip_prefix(self.layout.output()).unwrap_or(&output);
-            body["output"] = escape(name).into();
+            body["output"] = self.shown.path(&outcome.output).into();
             body["bytes"] = outcome.output_bytes.into();
             body["frames"] = outcome.frames.into();
             body["seconds"] = outcome.seconds.into();

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::base::atomic_file;
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
+use crate::config::chosen::Chosen;
 use crate::config::settings::OnSuccess;
 use crate::job::order::JobOrder;
 use crate::model::progress::Outcome;
@@ -30,6 +31,8 @@ pub fn succeed(
 ) -> Result<()> {
     let mut entry = Entry::new(&order.relative, Ending::Done, source.0, source.1);
     entry.outcome = Some(outcome.clone());
+    // They are for people, and for a retry: no reason to leave the job unfinished.
+    entry.settings = folder_settings(order).unwrap_or_default();
     history.append(&entry)?;
     if let Err(error) = settle_source(order) {
         // The output is there; a source that cannot be moved is told, not repeated.
@@ -37,6 +40,10 @@ pub fn succeed(
     }
     remove_line()?;
     drop_folder(order)
+}
+
+fn folder_settings(order: &JobOrder) -> Result<Chosen> {
+    JobDir::open(&order.job_dir)?.map_or_else(|| Ok(Chosen::new()), |folder| folder.read_chosen())
 }
 
 /// The job folder goes last: while it is there, the job can be finished again.

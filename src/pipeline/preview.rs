@@ -8,7 +8,7 @@ use crate::model::plan::Plan;
 use crate::model::source::Colour;
 use crate::pipeline::rgb8::rgb8;
 
-/// The largest part of an upscaled frame that is shown, in pixels.
+/// The largest part of an upscaled frame that is shown, in pixels, as displayed.
 const WIDEST: u32 = 1280;
 const HIGHEST: u32 = 720;
 
@@ -19,6 +19,8 @@ pub struct Preview {
     before: Frame,
     after: Frame,
     colour: Colour,
+    /// Clockwise, in degrees, as it is displayed.
+    rotation: i32,
 }
 
 /// Where one axis is cut: start and length in the source, and in the output.
@@ -35,19 +37,27 @@ fn cut(source: u32, output: u32, most: u32) -> [u32; 4] {
 impl Preview {
     /// Cuts the middle out of both; a copy of few pixels, and all that the pipeline waits for.
     pub fn cut(plan: &Plan, index: u64, source: &Frame, output: &Frame) -> Preview {
-        let [x, width, out_x, out_width] = cut(source.width, output.width, WIDEST);
-        let [y, height, out_y, out_height] = cut(source.height, output.height, HIGHEST);
+        let rotation = plan.info.video.rotation;
+        let lies = rotation.rem_euclid(180) == 90;
+        let (widest, highest) = if lies { (HIGHEST, WIDEST) } else { (WIDEST, HIGHEST) };
+        let [x, width, out_x, out_width] = cut(source.width, output.width, widest);
+        let [y, height, out_y, out_height] = cut(source.height, output.height, highest);
         Preview {
             index,
             before: source.part(x, y, width, height),
             after: output.part(out_x, out_y, out_width, out_height),
             colour: plan.info.video.colour,
+            rotation,
         }
     }
 
-    /// Both as JPEG files: before, after.
+    /// Both as JPEG files, upright: before, after.
     pub fn jpegs(&self) -> Result<[Vec<u8>; 2]> {
-        let encode = |frame: &Frame| jpeg::encode_rgb(frame.width, frame.height, &rgb8(frame, &self.colour));
+        let encode = |frame: &Frame| {
+            let pixels = rgb8(frame, &self.colour);
+            let (width, height, pixels) = jpeg::turned(frame.width, frame.height, pixels, self.rotation)?;
+            jpeg::encode_rgb(width, height, &pixels)
+        };
         Ok([encode(&self.before)?, encode(&self.after)?])
     }
 }

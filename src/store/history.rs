@@ -15,6 +15,7 @@ use crate::base::clock;
 use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::path_text::{self, escape};
+use crate::config::chosen::Chosen;
 use crate::model::progress::Outcome;
 use crate::store::versions;
 
@@ -57,10 +58,13 @@ pub struct Entry {
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// Those that were chosen for this job alone.
+    #[serde(default, skip_serializing_if = "Chosen::is_empty")]
+    pub settings: Chosen,
 }
 
 impl Entry {
-    /// An entry of this moment without reason and outcome.
+    /// An entry of this moment without reason, outcome and settings.
     pub fn new(job: &Path, state: Ending, size: u64, mtime_ns: i64) -> Entry {
         Entry {
             version: HISTORY_VERSION,
@@ -72,6 +76,7 @@ impl Entry {
             fault: None,
             reason: None,
             outcome: None,
+            settings: Chosen::new(),
         }
     }
 }

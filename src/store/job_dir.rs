@@ -19,6 +19,7 @@ use crate::base::lock::FileLock;
 use crate::base::path_text::{self, escape};
 use crate::model::plan::{PLAN_VERSION, Plan};
 use crate::model::status::{STATUS_VERSION, Status};
+use crate::store::chosen;
 use crate::store::clips::parse_clip_name;
 use crate::store::frame_table::parse_table_name;
 use crate::store::preview;
@@ -32,8 +33,17 @@ const MARKER_VERSION: u32 = 1;
 pub const NEW_PREFIX: &str = ".upscaled-new-";
 pub const REMOVED_PREFIX: &str = ".upscaled-removed-";
 /// Plain files a job folder may hold.
-const FILES: &[&str] =
-    &[MARKER, "plan.json", "status.json", "end.json", "publish.json", "paused", preview::FILES[0], preview::FILES[1]];
+const FILES: &[&str] = &[
+    MARKER,
+    chosen::FILE,
+    "plan.json",
+    "status.json",
+    "end.json",
+    "publish.json",
+    "paused",
+    preview::FILES[0],
+    preview::FILES[1],
+];
 
 /// The marker's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,9 @@
 //! State on disk: paths, versions, queue, job folders, history. The rules are in docs/state.md.
 
+pub mod chosen;
 pub mod clips;
 pub mod control;
+pub mod downloads;
 pub mod file_kind;
 #[cfg(test)]
 pub mod fixture;

@@ -378,3 +378,40 @@ fn the_units_are_hardened() {
         }
     }
 }
+
+#[test]
+fn the_drop_in_for_http_opens_no_more_than_it_says() {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let read = |name: &str| std::fs::read_to_string(units.join(name)).expect("a unit");
+    let plain = read("upscaled-http.conf");
+    let settings: Vec<&str> = plain.lines().filter(|line| line.contains('=') && !line.starts_with('#')).collect();
+    let command = "ExecStart=/usr/local/bin/upscaled daemon --root /var/lib/upscaled --listen 127.0.0.1:8088";
+    let want = ["ExecStart=", command, "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6", "IPAddressAllow=localhost"];
+    assert_eq!(settings[1..], want, "after {}", settings[0]);
+    // As it is, and with the lines that are offered.
+    let offered: String = plain
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n")
+        .collect();
+    for (text, own) in [(&plain, "127.0.0.1:8088"), (&offered, "--token-file %d/token")] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        // The program need not be installed for a look at its unit.
+        let here = |text: &str| text.replace("/usr/local/bin/upscaled", "/bin/true");
+        std::fs::create_dir(at("upscaled.service.d")).expect("a folder");
+        std::fs::write(at("upscaled.service"), here(&read("upscaled.service"))).expect("a unit");
+        std::fs::write(at("upscaled.service.d/http.conf"), here(text)).expect("a drop-in");
+        for words in [&["verify"][..], &["security", "--offline=true", "--threshold=20", "--no-pager"]] {
+            let mut command = Command::new("systemd-analyze");
+            command.env("SYSTEMD_UNIT_PATH", format!("{}:", folder.path().display()));
+            match command.args(words).arg(at("upscaled.service")).output() {
+                Ok(out) => {
+                    let said =
+                        String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+                    assert!(out.status.success() && !said.contains("http.conf"), "{own}: {said}");
+                }
+                Err(error) => eprintln!("the drop-in: only the file was read: systemd-analyze: {error}"),
+            }
+        }
+    }
+}

@@ -66,14 +66,22 @@ fn serve(mut stream: TcpStream, clip: &[u8], log: &Mutex<Vec<String>>) {
             let more = whole(clip.len() - from) + if from > 0 { &told } else { "" };
             stream.write_all(head(status, &more).as_bytes()).and_then(|()| stream.write_all(&clip[from..end]))
         }
-        "/clip" | "/broken" if from > 0 => {
+        // The first gets a third, and then nothing more.
+        "/slow" if earlier < 1 => {
+            let third = stream
+                .write_all(head("200 OK", &whole(clip.len())).as_bytes())
+                .and_then(|()| stream.write_all(&clip[..clip.len() / 3]));
+            thread::sleep(Duration::from_secs(30));
+            third
+        }
+        "/clip" | "/broken" | "/slow" if from > 0 => {
             let told = format!("Content-Range: bytes {from}-{}/{}\r\n", clip.len() - 1, clip.len());
             let more = whole(clip.len() - from) + &told;
             stream
                 .write_all(head("206 Partial Content", &more).as_bytes())
                 .and_then(|()| stream.write_all(&clip[from..]))
         }
-        "/clip" | "/broken" => {
+        "/clip" | "/broken" | "/slow" => {
             stream.write_all(head("200 OK", &whole(clip.len())).as_bytes()).and_then(|()| stream.write_all(clip))
         }
         // The first is out of order.

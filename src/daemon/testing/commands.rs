@@ -30,7 +30,7 @@ fn a_running_job_is_paused_resumed_and_cancelled() {
     house.ask(Request::Resume { job: some("a.mkv") }).unwrap();
     house.wait_for("the job again", runs);
     house.ask(Request::Pause { job: None }).unwrap();
-    let daemon_view = house.ask(Request::Status { job: None }).unwrap().daemon.unwrap();
+    let daemon_view = house.ask(Request::first_page()).unwrap().daemon.unwrap();
     assert!(daemon_view.paused);
     house.ask(Request::Resume { job: None }).unwrap();
     house.wait_for("the job once more", || house.begun("a.mkv") == 3 && runs());
@@ -102,7 +102,7 @@ fn a_lost_queue_takes_no_job_out() {
     std::thread::sleep(Duration::from_millis(2600));
     daemon.stop();
     std::fs::remove_file(&queue).unwrap();
-    let listed = ops::apply(&house.books(), &Request::List).unwrap().jobs;
+    let listed = ops::apply(&house.books(), &Request::first_page()).unwrap().jobs;
     assert_eq!(listed.iter().map(|view| view.job.as_str()).collect::<Vec<_>>(), ["a.mkv", "c.mkv", "b.mkv"]);
     house.drop_in(".gate", "");
     assert_eq!(house.once(), 0, "{}", house.log());
@@ -121,22 +121,48 @@ fn without_a_daemon_the_files_are_edited() {
     let b = ops::name_of(&books, &house.root().join("input/s/b.mkv")).unwrap();
     assert_eq!(b, "s/b.mkv");
     assert!(ops::name_of(&books, Path::new("/etc/passwd")).is_err());
-    ops::apply(&books, &Request::Add { jobs: vec!["a.mkv".into(), b] }).unwrap();
+    ops::apply(&books, &Request::Add { jobs: vec!["a.mkv".into(), b], settings: None }).unwrap();
     ops::apply(&books, &Request::Move { job: "s/b.mkv".into(), place: 1 }).unwrap();
     assert_eq!(house.queue(), ["s/b.mkv", "a.mkv"]);
     ops::apply(&books, &Request::Pause { job: some("s/b.mkv") }).unwrap();
-    let views = ops::apply(&books, &Request::List).unwrap().jobs;
+    let views = ops::apply(&books, &Request::first_page()).unwrap().jobs;
     assert_eq!(views.iter().map(|view| view.state).collect::<Vec<_>>(), [State::Paused, State::Queued]);
     ops::apply(&books, &Request::Remove { job: "a.mkv".into() }).unwrap();
     let unknown = ops::apply(&books, &Request::Cancel { job: some("a.mkv") }).unwrap_err();
     assert_eq!(Fault::of(&unknown), Fault::NotFound);
-    assert!(ops::apply(&books, &Request::Add { jobs: vec!["../x".into()] }).is_err());
+    assert!(ops::apply(&books, &Request::Add { jobs: vec!["../x".into()], settings: None }).is_err());
     ops::apply(&books, &Request::Resume { job: some("s/b.mkv") }).unwrap();
     assert_eq!(house.once(), 0);
     assert_eq!((house.begun("s/b.mkv"), house.begun("a.mkv")), (1, 0), "{}", house.log());
     ops::apply(&books, &Request::Retry { job: some("a.mkv"), fresh: false }).unwrap();
     assert_eq!(house.once(), 0);
     assert_eq!(house.begun("a.mkv"), 1);
+}
+
+#[test]
+fn a_download_takes_no_name_that_is_taken() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film of mine");
+    house.drop_in(".downloads/1/payload", "film of another");
+    let books = house.books();
+    let chosen = serde_json::json!({"scale": 4}).as_object().unwrap().clone();
+    let bring = |from: &str, job: &str| {
+        let request = Request::Bring { from: from.into(), job: job.into(), settings: chosen.clone() };
+        ops::apply(&books, &request).map_err(|error| Fault::of(&error))
+    };
+    std::fs::write(house.root().join("queue.txt"), "missing.mkv\n").unwrap();
+    let from = ".downloads/1/payload";
+    assert_eq!(bring(from, "a.mkv").unwrap_err(), Fault::Conflict);
+    assert_eq!(bring(from, "missing.mkv").unwrap_err(), Fault::Conflict);
+    assert_eq!(bring("a.mkv", "b.mkv").unwrap_err(), Fault::Config);
+    assert_eq!(bring(".downloads/2/payload", "b.mkv").unwrap_err(), Fault::NotFound);
+    assert_eq!(std::fs::read_to_string(house.root().join("input/a.mkv")).unwrap(), "film of mine");
+    bring(from, "b.mkv").unwrap();
+    assert_eq!(std::fs::read_to_string(house.root().join("input/b.mkv")).unwrap(), "film of another");
+    assert_eq!(
+        (house.queue(), books.chosen(Path::new("b.mkv")).unwrap()),
+        (vec!["missing.mkv".into(), "b.mkv".into()], chosen.clone())
+    );
 }
 
 #[test]

@@ -161,7 +161,7 @@ impl House {
     }
 
     pub fn view(&self, job: &str) -> Option<JobView> {
-        let response = self.ask(Request::Status { job: Some(job.into()) }).ok()?;
+        let response = self.ask(Request::Status { job: job.into() }).ok()?;
         response.jobs.into_iter().next()
     }
 

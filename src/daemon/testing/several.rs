@@ -15,7 +15,7 @@ fn request(house: &House, key: &str, text: &str) -> String {
     let job = requests::job(key);
     house.drop_in(&job, text);
     let name = escape(&job);
-    house.wait_for("the daemon", || house.ask(Request::Add { jobs: vec![name.clone()] }).is_ok());
+    house.wait_for("the daemon", || house.ask(Request::Add { jobs: vec![name.clone()], settings: None }).is_ok());
     name
 }
 
@@ -42,7 +42,7 @@ fn as_many_requests_run_as_there_are_workers() {
     assert!(house.log().contains("film.mkv: stands back for a request"));
     assert_eq!(house.queue(), [first.as_str(), &second, &third, "film.mkv"]);
     // All that a person sees tells of both
-    let all = house.ask(Request::Status { job: None }).unwrap().jobs;
+    let all = house.ask(Request::Glance { from: 0, count: 10 }).unwrap().jobs;
     let states: Vec<State> = all.iter().map(|view| view.state).collect();
     assert_eq!(states, [State::Running, State::Running, State::Queued, State::Queued]);
     house.wait_for("figures of both", || {

@@ -15,8 +15,9 @@ use futures_util::stream::unfold;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::daemon::control::Request;
 use crate::http::control::Control;
-use crate::http::control::jobs::{self, Jobs};
+use crate::http::control::jobs::Jobs;
 use crate::http::error::ApiError;
 
 /// Streams of events at a time.
@@ -43,8 +44,8 @@ pub async fn look(control: Control) {
     loop {
         feed.wanted.notified().await;
         while feed.latest.receiver_count() > 0 {
-            if let Ok(response) = control.ask(jobs::first_page()).await
-                && let Ok(text) = serde_json::to_string(&Jobs::from(response))
+            if let Ok(response) = control.ask(Request::first_page()).await
+                && let Ok(text) = serde_json::to_string(&Jobs::new(&control, response))
             {
                 let event = Bytes::from(format!("event: jobs\ndata: {text}\n\n"));
                 feed.latest.send_if_modified(|latest| {
@@ -100,7 +101,7 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::Folders;
+    use crate::config::settings::{Folders, ServiceSettings};
     use crate::daemon::control::{Asked, DaemonView, Response as Answer};
     use crate::http::guard::Guard;
     use crate::store::paths::Layout;
@@ -117,7 +118,7 @@ mod tests {
     async fn one_asks_for_all_and_nobody_for_none() {
         let (asked, mut requests) = mpsc::channel::<Asked>(1);
         let guard = Guard::new("127.0.0.1:80".parse().unwrap(), None, false).unwrap();
-        let control = Control::new(asked, guard, nowhere());
+        let control = Control::new(asked, guard, nowhere(), &ServiceSettings::default()).unwrap();
         tokio::spawn(look(control.clone()));
         let quiet = timeout(LOOK, requests.recv()).await;
         assert!(quiet.is_err(), "asked though nobody listens");
@@ -127,7 +128,7 @@ mod tests {
         }
         for queued in [1, 2] {
             let asked = requests.recv().await.unwrap();
-            assert_eq!(asked.request, jobs::first_page());
+            assert_eq!(asked.request, Request::first_page());
             let daemon = Some(DaemonView { queued, ..DaemonView::default() });
             asked.reply.send(Answer { daemon, ..Answer::default() }).unwrap();
             let mut heard = Vec::new();

@@ -4,11 +4,15 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
+use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::daemon::control::{DaemonView, JobView, Request, Response};
+use crate::config::chosen::{self, Chosen};
+use crate::daemon::control::{self, DaemonView, JobView, PAGE, Request};
 use crate::http::control::Control;
+use crate::http::control::downloads::{self, View, Wish};
 use crate::http::error::ApiError;
 
 /// The daemon and its jobs: the running one, a part of the queue in its order, then those that ended, the latest first.
@@ -16,11 +20,17 @@ use crate::http::error::ApiError;
 pub struct Jobs {
     pub daemon: DaemonView,
     pub jobs: Vec<JobView>,
+    /// What is on its way into input/, and what failed on it.
+    pub downloads: Vec<View>,
 }
 
-impl From<Response> for Jobs {
-    fn from(response: Response) -> Jobs {
-        Jobs { daemon: response.daemon.unwrap_or_default(), jobs: response.jobs }
+impl Jobs {
+    /// The daemon's answer, with what is on its way to it.
+    pub fn new(control: &Control, response: control::Response) -> Jobs {
+        let mut downloads = control.downloads.all();
+        // Those that are jobs are told of as jobs.
+        downloads.retain(|download| download.job.is_none());
+        Jobs { daemon: response.daemon.unwrap_or_default(), jobs: response.jobs, downloads }
     }
 }
 
@@ -30,11 +40,26 @@ pub struct Done {
     pub message: String,
 }
 
+/// A file of input/, or a URL.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Add {
     /// A file's path relative to input/.
-    job: String,
+    #[serde(default, deserialize_with = "given")]
+    path: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    url: Option<String>,
+    /// What the file at that URL is to be called.
+    #[serde(default, deserialize_with = "given")]
+    name: Option<String>,
+    /// Chosen for this job alone.
+    #[serde(default, deserialize_with = "given")]
+    settings: Option<Chosen>,
+}
+
+/// What is left out is none; null is something of the wrong type.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -50,14 +75,10 @@ pub async fn health() -> Json<Value> {
     Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
 }
 
-/// What is shown of a queue where nothing else is asked for.
-const PAGE: usize = 100;
+/// Most jobs of the queue that are told at a time.
 const PAGE_MAX: usize = 1000;
-
-/// What the page and those who listen to events see.
-pub fn first_page() -> Request {
-    Request::Glance { from: 0, count: PAGE }
-}
+/// The largest number that every program reads as it was written in JSON.
+const NUMBER_MAX: usize = 1 << 53;
 
 /// Which part of the queue: `count` jobs behind the first `from`.
 #[derive(Deserialize)]
@@ -73,35 +94,49 @@ pub async fn all(
 ) -> Result<Json<Jobs>, ApiError> {
     let unreadable = |rejection: QueryRejection| ApiError::new(rejection.status(), rejection.body_text());
     let Query(Part { from, count }) = part.map_err(unreadable)?;
+    if [from, count].iter().flatten().any(|number| *number > NUMBER_MAX) {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "from and count are at most 9007199254740992"));
+    }
     let request = Request::Glance { from: from.unwrap_or(0), count: count.unwrap_or(PAGE).min(PAGE_MAX) };
-    Ok(Json(control.ask(request).await?.into()))
+    let response = control.ask(request).await?;
+    Ok(Json(Jobs::new(&control, response)))
 }
 
 pub async fn one(State(control): State<Control>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {
-    let mut response = control.ask(Request::Status { job: Some(job) }).await?;
+    let mut response = control.ask(Request::Status { job }).await?;
     let job = response.jobs.pop();
     job.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "There is no such job"))
 }
 
-pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRejection>) -> Told {
-    let Json(Add { job }) = body.map_err(unreadable)?;
-    done(&control, Request::Add { jobs: vec![job] }).await
+pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRejection>) -> Result<Response, ApiError> {
+    let Json(Add { path, url, name, settings }) = body.map_err(unreadable)?;
+    match (path, url) {
+        (Some(path), None) if name.is_none() => {
+            let request = Request::Add { jobs: vec![path], settings };
+            Ok(done(&control, request).await.into_response())
+        }
+        (None, Some(url)) => {
+            let settings = chosen::canonical(&settings.unwrap_or_default());
+            let wish = Wish { url, name, settings: settings.map_err(|error| control.refusal(&error))? };
+            Ok(downloads::fetch(&control, wish).await.into_response())
+        }
+        _ => {
+            let words = "Give either the path of a file in input/, or a url, which may have a name";
+            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, words))
+        }
+    }
 }
 
-pub async fn pause(State(control): State<Control>, Path(job): Path<String>) -> Told {
-    done(&control, Request::Pause { job: Some(job) }).await
+type Telling = BoxFuture<'static, Told>;
+
+/// A word to one job: the handler of what it means.
+pub fn steer(means: fn(String) -> Request) -> impl Fn(State<Control>, Path<String>) -> Telling + Clone {
+    move |State(control), Path(job)| Box::pin(async move { done(&control, means(job)).await })
 }
 
-pub async fn resume(State(control): State<Control>, Path(job): Path<String>) -> Told {
-    done(&control, Request::Resume { job: Some(job) }).await
-}
-
-pub async fn cancel(State(control): State<Control>, Path(job): Path<String>) -> Told {
-    done(&control, Request::Cancel { job: Some(job) }).await
-}
-
-pub async fn retry(State(control): State<Control>, Path(job): Path<String>) -> Told {
-    done(&control, Request::Retry { job: Some(job), fresh: false }).await
+/// A word to all work.
+pub fn steer_all(means: fn() -> Request) -> impl Fn(State<Control>) -> Telling + Clone {
+    move |State(control)| Box::pin(async move { done(&control, means()).await })
 }
 
 pub async fn reorder(
@@ -111,14 +146,6 @@ pub async fn reorder(
 ) -> Told {
     let Json(Place { place }) = body.map_err(unreadable)?;
     done(&control, Request::Move { job, place }).await
-}
-
-pub async fn pause_all(State(control): State<Control>) -> Told {
-    done(&control, Request::Pause { job: None }).await
-}
-
-pub async fn resume_all(State(control): State<Control>) -> Told {
-    done(&control, Request::Resume { job: None }).await
 }
 
 async fn done(control: &Control, request: Request) -> Told {

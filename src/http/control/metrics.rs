@@ -112,6 +112,7 @@ mod tests {
     fn figures_of_several_jobs_are_sums() {
         let job = |frames, seconds: f64| JobView {
             job: "a".into(),
+            settings: Default::default(),
             state: JobState::Running,
             activity: String::new(),
             place: Some(1),

@@ -3,6 +3,7 @@
 //! Nothing is decided here: each request goes to the daemon's loop as the control socket's do
 //! ([`crate::daemon::control`]), and what it answers is told.
 
+mod downloads;
 mod events;
 mod jobs;
 mod login;
@@ -12,12 +13,14 @@ mod preview;
 
 use std::sync::Arc;
 
+use anyhow::Result;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::base::fault::{Fault, one_line};
+use crate::config::settings::ServiceSettings;
 use crate::daemon::Front;
 use crate::daemon::control::{Asked, Request, Response};
 use crate::http::error::ApiError;
@@ -26,7 +29,9 @@ use crate::http::limits::Limits;
 use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
+use crate::http::shown::Shown;
 use crate::store::paths::Layout;
+use downloads::Downloads;
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 64 << 10;
@@ -42,13 +47,22 @@ pub struct Control {
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
     feed: Arc<events::Feed>,
+    downloads: Arc<Downloads>,
     layout: Layout,
+    shown: Shown,
 }
 
 impl Control {
-    fn new(asked: mpsc::Sender<Asked>, guard: Guard, layout: Layout) -> Control {
-        let listeners = Arc::new(Semaphore::new(events::LISTENERS_MAX));
-        Control { asked, guard, listeners, feed: Arc::default(), layout }
+    fn new(asked: mpsc::Sender<Asked>, guard: Guard, layout: Layout, settings: &ServiceSettings) -> Result<Control> {
+        Ok(Control {
+            downloads: Arc::new(Downloads::new(layout.clone(), settings, asked.clone())?),
+            asked,
+            guard,
+            listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)),
+            feed: Arc::default(),
+            shown: Shown::new(&layout),
+            layout,
+        })
     }
 
     /// The daemon's answer; its refusals as errors.
@@ -56,18 +70,46 @@ impl Control {
         let stopping = || ApiError::kept(&Fault::Stopped.because("the daemon stops"));
         let (reply, answer) = oneshot::channel();
         self.asked.send(Asked { request, reply }).await.map_err(|_| stopping())?;
-        let response = answer.await.map_err(|_| stopping())?;
-        response.into_result().map_err(|error| ApiError::told(&error))
+        let response = answer.await.map_err(|_| stopping())?.into_result();
+        response.map(|response| self.told(response)).map_err(|error| self.refusal(&error))
+    }
+
+    /// An error in its own words, without paths of this machine.
+    fn refusal(&self, error: &anyhow::Error) -> ApiError {
+        ApiError::told(&Fault::of(error).because(self.shown.words(&one_line(error))))
+    }
+
+    /// The answer without paths of this machine.
+    fn told(&self, mut response: Response) -> Response {
+        let words = |text: &mut String| *text = self.shown.words(text);
+        words(&mut response.message);
+        response.daemon.iter_mut().filter_map(|daemon| daemon.held.as_mut()).for_each(words);
+        for job in &mut response.jobs {
+            words(&mut job.activity);
+            job.output.iter_mut().for_each(|output| *output = self.shown.path(output));
+            if let Some(status) = &mut job.status {
+                words(&mut status.activity);
+                status.remarks.iter_mut().for_each(words);
+                status.last_error.iter_mut().for_each(|error| words(&mut error.reason));
+            }
+        }
+        response
     }
 }
 
 /// Serves a listener for as long as the daemon runs; give it to [`crate::daemon::Options`].
-pub fn front(listener: Listener, guard: Guard, layout: Layout) -> Front {
+pub fn front(listener: Listener, guard: Guard, layout: Layout, settings: &ServiceSettings) -> Front {
     let guard = guard.with_login(OPEN);
+    let settings = settings.clone();
     Box::new(move |asked| {
         Box::pin(async move {
             let limits = Limits::default();
-            let control = Control::new(asked, guard.clone(), layout);
+            let control = Control::new(asked, guard.clone(), layout, &settings);
+            let control = control.and_then(|control| control.downloads.take_up().map(|()| control));
+            let control = match control {
+                Ok(control) => control,
+                Err(error) => return tracing::error!("the page is not served: {}", one_line(&error)),
+            };
             let app = router::guarded(routes(control.clone()), guard, &limits);
             tracing::info!("the page is at http://{}/", listener.address);
             let served = tokio::select! {
@@ -91,14 +133,16 @@ fn routes(control: Control) -> Router {
         .route("/api/login", post(login::log_in))
         .route("/api/jobs", get(jobs::all).post(jobs::add))
         .route("/api/jobs/{job}", get(jobs::one))
-        .route("/api/jobs/{job}/pause", post(jobs::pause))
-        .route("/api/jobs/{job}/resume", post(jobs::resume))
-        .route("/api/jobs/{job}/cancel", post(jobs::cancel))
-        .route("/api/jobs/{job}/retry", post(jobs::retry))
+        .route("/api/jobs/{job}/pause", post(jobs::steer(|job| Request::Pause { job: Some(job) })))
+        .route("/api/jobs/{job}/resume", post(jobs::steer(|job| Request::Resume { job: Some(job) })))
+        .route("/api/jobs/{job}/cancel", post(jobs::steer(|job| Request::Cancel { job: Some(job) })))
+        .route("/api/jobs/{job}/retry", post(jobs::steer(|job| Request::Retry { job: Some(job), fresh: false })))
         .route("/api/jobs/{job}/move", post(jobs::reorder))
         .route("/api/jobs/{job}/preview/{side}", get(preview::picture))
-        .route("/api/pause", post(jobs::pause_all))
-        .route("/api/resume", post(jobs::resume_all))
+        .route("/api/downloads", get(downloads::all))
+        .route("/api/downloads/{id}", get(downloads::one).delete(downloads::cancel))
+        .route("/api/pause", post(jobs::steer_all(|| Request::Pause { job: None })))
+        .route("/api/resume", post(jobs::steer_all(|| Request::Resume { job: None })))
         .route("/api/events", get(events::listen))
         .route("/metrics", get(metrics::tell))
         .route("/openapi.json", get(async || openapi::answer(include_str!("openapi.json"))))

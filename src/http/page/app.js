@@ -25,13 +25,16 @@ function notice(words) {
   $("notice").hidden = !words;
 }
 
-async function act(path, body) {
+// Whether it was done.
+async function act(path, body, method = "POST") {
   try {
-    await call("POST", path, body);
+    await call(method, path, body);
     notice("");
     show(await call("GET", "/api/jobs"));
+    return true;
   } catch (error) {
     notice(error.message);
+    return false;
   }
 }
 
@@ -121,6 +124,9 @@ function current(job) {
     $("limit").textContent = p.limit || "not known yet";
     $("device").textContent = p.device || "not chosen yet";
     $("encoder").textContent = p.encoder || "not chosen yet";
+    const chosen = Object.entries(job.settings || {});
+    $("own").hidden = !chosen.length;
+    $("chosen").textContent = chosen.map(([name, value]) => `${name} ${value}`).join(", ");
     document.title = `${Math.floor(100 * share)} % ${job.job}`;
   } else {
     document.title = "upscaled";
@@ -183,6 +189,14 @@ function show(told) {
   const running = jobs.find((job) => job.state === "running");
   current(running);
   const queue = jobs.filter((job) => job.place !== null && job !== running);
+  $("downloads").replaceChildren(...told.downloads.map((download) => line({
+    job: download.name,
+    state: download.state,
+    activity: download.reason || `${(download.bytes / 2 ** 20).toFixed(1)} MiB so far, from ${download.host}`,
+  }, [
+    button(download.state === "failed" ? "Dismiss" : "Cancel", `Cancel the download of ${download.name}`,
+      () => act(`/api/downloads/${download.id}`, undefined, "DELETE")),
+  ])));
   const places = daemon.queued;
   const waiting = places - (running ? 1 : 0);
   $("queued").textContent = waiting || "";
@@ -222,6 +236,14 @@ function login() {
   $("state").textContent = "locked";
   $("token").focus();
 }
+
+$("add").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const what = $("what").value.trim();
+  const body = /^https?:\/\//i.test(what) ? { url: what } : { path: what.replace(/^input\//, "") };
+  if ($("scale").value) body.settings = { scale: Number($("scale").value) };
+  if (await act("/api/jobs", body)) $("add").reset();
+});
 
 $("login").addEventListener("submit", async (event) => {
   event.preventDefault();

@@ -228,7 +228,7 @@ impl Service {
     /// Drops all that is kept of a request whose job has ended.
     pub(super) async fn forget(&self, key: &str) {
         // Its loop is over with the job when it answers.
-        let _ = self.ask(Request::List).await;
+        let _ = self.ask(Request::Glance { from: 0, count: 0 }).await;
         let (requests, key) = (self.requests.clone(), key.to_owned());
         if let Err(error) = blocking(move || requests.remove(&key)).await {
             tracing::warn!("what a request left cannot be removed: {}", one_line(&error));

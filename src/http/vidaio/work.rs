@@ -20,6 +20,7 @@ use crate::base::path_text::{escape, unescape};
 use crate::daemon::control::Request;
 use crate::http::fetch::{FetchError, FetchLimits};
 use crate::http::links;
+use crate::http::shown::without_paths;
 use crate::store::history::{Ending, Entry};
 use crate::store::requests::{Finished, Origin, REQUEST_VERSION, Record, job};
 
@@ -146,7 +147,7 @@ impl Service {
         if let Some(entry) = self.published(job) {
             return Ok(entry);
         }
-        self.ask(Request::Add { jobs: vec![escape(job)] }).await?;
+        self.ask(Request::Add { jobs: vec![escape(job)], settings: None }).await?;
         loop {
             if let Some(entry) = self.end_of(job)? {
                 return Ok(entry);
@@ -203,12 +204,6 @@ impl Service {
     }
 }
 
-/// Words without absolute paths.
-fn without_paths(words: &str) -> String {
-    let is_path = |word: &str| word.trim_start_matches(['"', '\'', '(', '[']).starts_with('/');
-    words.split(' ').map(|word| if is_path(word) { ".." } else { word }).collect::<Vec<_>>().join(" ")
-}
-
 /// A download's failure as the client is told it.
 pub fn failed_fetch(error: &FetchError) -> Failed {
     let status = match error {
@@ -229,7 +224,6 @@ mod tests {
 
     #[test]
     fn paths_are_not_told() {
-        assert_eq!(without_paths("model /srv/m.onnx failed (\"/run/x\": 3 / 4)"), "model .. failed .. 3 .. 4)");
         let failed = failed_fetch(&FetchError::Here(Fault::NoSpace.because("writing /srv/x")));
         assert_eq!((failed.status.as_u16(), failed.words.contains("/srv")), (500, false));
         assert_eq!(failed_fetch(&FetchError::TooLarge(5 << 20)).status.as_u16(), 413);

@@ -1,0 +1,78 @@
+//! Settings chosen for one job: given with its place in the queue, kept until they are chosen anew.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::books::Books;
+use crate::base::fault::Fault;
+use crate::base::path_text::escape;
+use crate::config::chosen::{Chosen, words};
+use crate::store::chosen::of_job;
+use crate::store::job_dir::JobDir;
+
+/// A job folder's lock is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// That a job of the queue has other settings than those wanted.
+pub fn taken(job: &Path, has: &Chosen) -> anyhow::Error {
+    let (job, has) = (escape(job), words(has));
+    Fault::Conflict.because(format!(
+        "{job} is in the queue already, with other settings ({has}): cancel it first, then add it with these"
+    ))
+}
+
+impl Books {
+    /// The settings chosen for this job alone.
+    pub fn chosen(&self, job: &Path) -> Result<Chosen> {
+        of_job(self.layout(), job)
+    }
+
+    /// Damaged ones are as good as none: others are on their way to their place.
+    fn chosen_before(&self, job: &Path) -> Result<Chosen> {
+        match self.chosen(job) {
+            Err(error) if Fault::of(&error) == Fault::DamagedState => Ok(Chosen::new()),
+            chosen => chosen,
+        }
+    }
+
+    /// Whether a job can be given these settings, or has them.
+    ///
+    /// # Errors
+    /// [`Fault::Conflict`] where it has others and they count: it is `queued`, and somebody chose them or it has begun.
+    pub fn may_choose(&self, job: &Path, chosen: &Chosen, queued: bool) -> Result<()> {
+        let before = self.chosen_before(job)?;
+        if before == *chosen || !queued {
+            return Ok(());
+        }
+        let begun = self.folder(job)?.is_some_and(|folder| !matches!(folder.read_plan(), Ok(None)));
+        if before.is_empty() && !begun {
+            return Ok(());
+        }
+        Err(taken(job, &before))
+    }
+
+    /// Gives a job its settings, durably; what a job that is not queued made with others is thrown away.
+    pub fn choose(&self, job: &Path, chosen: &Chosen) -> Result<()> {
+        if self.chosen_before(job)? == *chosen {
+            return Ok(());
+        }
+        self.must_be_there()?;
+        let mut folder = JobDir::create(&self.layout().job_dir(job)?, job, &self.layout().job_key(job))?;
+        folder.lock(PATIENCE)?;
+        if !matches!(folder.read_plan(), Ok(None)) {
+            folder.discard()?;
+        }
+        folder.write_chosen(chosen)
+    }
+
+    /// Gives a job that has ended the settings again that it ended with, where its folder has gone since.
+    pub fn choose_again(&self, job: &Path) -> Result<()> {
+        let last = self.last_of(job).map(|entry| entry.settings).unwrap_or_default();
+        if last.is_empty() || self.folder(job)?.is_some() {
+            return Ok(());
+        }
+        self.choose(job, &last)
+    }
+}
