@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::common::{kill_nine, peak, ready, within};
-use crate::kit::{Service, clip_bytes, form};
+use crate::common::{Root, kill_nine, peak, ready, within};
+use crate::kit::{SETTINGS, Service, clip_bytes, form};
 
 /// The head of a request with a body of this length, and a connection to send it over.
 fn begin(service: &Service, length: usize, kind: &str) -> TcpStream {
@@ -78,6 +78,24 @@ fn uploads_that_break_off_leave_nothing() {
     let cut = service.process_form(&(kind, body[..body.len() / 2].to_vec()));
     assert_eq!((cut.status, unnamed(service.child.id())), (400, 0), "{}", cut.text());
     assert_eq!(left(&service), [""; 0]);
+}
+
+#[test]
+fn a_kill_between_record_and_payload() {
+    if !ready("a_kill_between_record_and_payload") {
+        return;
+    }
+    let plan = [("UPSCALED_FAILPOINTS", "daemon/atomic_file.link=kill")];
+    let mut service = Service::start_with(Root::new(SETTINGS), &[], &plan);
+    let form = form(Some("SD2HD"), Some(&clip_bytes("64x48", 12)));
+    let mut stream = begin(&service, form.1.len(), &form.0);
+    stream.write_all(&form.1).unwrap();
+    assert_eq!(stream.read(&mut [0; 100]).unwrap_or(0), 0, "the daemon was to die");
+    assert_eq!(left(&service).len(), 1, "a record, and no payload");
+    service.kill_and_restart();
+    // Nobody can go on with it; whoever sends it again is served
+    assert!(within(10, || left(&service).is_empty()), "{}", service.root.console());
+    assert_eq!(service.process_form(&form).status, 200, "{}", service.root.console());
 }
 
 #[test]
