@@ -199,6 +199,13 @@ pub fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, f)| !f.trim_start().starts_with(['Z', 'X']))
 }
 
+/// The names of an object's fields, in the order of the alphabet.
+pub fn fields(object: &Value) -> Vec<String> {
+    let mut names: Vec<String> = object.as_object().expect("an object").keys().cloned().collect();
+    names.sort();
+    names
+}
+
 /// The most memory that a process has had, in bytes.
 pub fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");

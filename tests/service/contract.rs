@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Root, ready, within};
-use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes, fields, form, made};
+use crate::common::{Root, fields, ready, within};
+use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes, form, made};
 use crate::origin::Origin;
 
 #[test]
@@ -84,11 +84,10 @@ fn a_job_that_fails() {
     let answer = service.upscale_video(&origin.url("/clip"), "SD2HD");
     assert_eq!((answer.status, fields(&answer.json()).join(" ")), (500, "detail".into()), "{}", answer.text());
     assert!(answer.detail().contains("planned failure") && !answer.detail().contains(" /"), "{}", answer.text());
-    let (kind, form) = form(Some("SD2HD"), Some(&bytes));
-    let sent = service.ask("POST", &format!("{}/process_video", service.original), &[("content-type", &kind)], &form);
+    let sent = service.process_video(Some("SD2HD"), Some(&bytes));
     assert_eq!((sent.status, fields(&sent.json()).join(" ")), (500, "detail".into()), "{}", sent.text());
     let body = json!({"video_paths": [origin.url("/clip")], "scale": 2});
-    let answer = service.post(&format!("{}/upscale", service.current), &body);
+    let answer = service.upscale(&body);
     assert_eq!((answer.status, &answer.json()["success"]), (200, &json!(false)));
     assert_eq!(answer.json()["errors"][0].as_str(), Some(sent.detail()).as_deref());
     // Nothing is left of what failed
@@ -132,7 +131,7 @@ fn fields_of_the_current_contract() {
     let origin = Origin::start(bytes.clone());
     let service = Service::start("");
     let at = format!("{}/upscale", service.current);
-    let answer = service.post(&at, &json!({"video_paths": [origin.url("/redirect")], "scale": 2, "extra": 1}));
+    let answer = service.upscale(&json!({"video_paths": [origin.url("/redirect")], "scale": 2, "extra": 1}));
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"), "{}", answer.text());
     let told = answer.json();
     let names = ["active_tasks", "errors", "output_paths", "output_urls", "queue_position", "queued_tasks", "success"];
@@ -152,17 +151,17 @@ fn fields_of_the_current_contract() {
     assert_eq!(service.ask("HEAD", url, &[], b"").status, 200);
     assert_eq!(service.get(&url.replace(&service.current, &service.original)).status, 200);
     // One clip, as earlier clients ask: the same request, and told alone
-    let one = service.post(&at, &json!({"video_path": origin.url("/redirect"), "scale": 2, "task_id": "a"}));
+    let one = service.upscale(&json!({"video_path": origin.url("/redirect"), "scale": 2, "task_id": "a"}));
     let told_alone = json!({"active_tasks": 0, "error": null, "output_path": "", "output_url": url,
         "queue_position": null, "queued_tasks": 0, "success": true});
     assert_eq!((one.status, one.json()), (200, told_alone), "{}", one.text());
     assert_eq!(described(&service, &service.current, "Result"), fields(&one.json()));
-    let failed = service.post(&at, &json!({"video_path": origin.url("/none"), "scale": 2})).json();
+    let failed = service.upscale(&json!({"video_path": origin.url("/none"), "scale": 2})).json();
     assert_eq!((&failed["success"], &failed["output_url"]), (&json!(false), &json!("")));
     assert!(failed["error"].as_str().is_some_and(|words| words.contains("404")), "{failed}");
-    assert_eq!(service.post(&at, &json!({"video_path": ["a"], "scale": 2})).status, 422);
+    assert_eq!(service.upscale(&json!({"video_path": ["a"], "scale": 2})).status, 422);
     // Six clips, and the image worker's form: each another request
-    let six = service.post(&at, &json!({"video_paths": vec![origin.url("/clip"); 6], "scale": 2}));
+    let six = service.upscale(&json!({"video_paths": vec![origin.url("/clip"); 6], "scale": 2}));
     assert_eq!((six.status, &six.json()["detail"][0]["loc"]), (422, &json!(["body", "video_paths"])));
     let (kind, form) = form(None, Some(b"a picture"));
     let answer = service.ask("POST", &at, &[("content-type", &kind)], &form);
@@ -170,12 +169,12 @@ fn fields_of_the_current_contract() {
     // Fields that say nothing
     let body = json!({"video_paths": [origin.url("/redirect")], "scale": 2, "task_id": "", "output_paths": [""],
         "model": "", "codec": "", "cq": 0});
-    assert_eq!(service.post(&at, &body).json()["output_urls"], told["output_urls"]);
+    assert_eq!(service.upscale(&body).json()["output_urls"], told["output_urls"]);
     assert_eq!(service.endings("done"), 1);
     for (field, value) in [("scale", json!(null)), ("task_id", json!(null)), ("video_paths", json!([null]))] {
         let mut body = json!({"video_paths": [origin.url("/clip")], "scale": 2});
         body[field] = value;
-        assert_eq!(service.post(&at, &body).status, 422, "{body}");
+        assert_eq!(service.upscale(&body).status, 422, "{body}");
     }
 }
 

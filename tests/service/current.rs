@@ -25,11 +25,10 @@ fn clips_by_path_and_url() {
     let bytes = clip_bytes("64x48", 12);
     let origin = Origin::start(bytes.clone());
     clip(&shared.join("a clip.mp4"), "66x50", 14);
-    let at = format!("{}/upscale", service.current);
     let path = shared.join("a clip.mp4").to_str().unwrap().to_owned();
     let body = json!({"video_paths": [path, origin.url("/clip"), origin.url("/none")], "scale": 4, "task_id": "t1",
         "output_paths": [], "model": "realesr-animevideov3", "codec": "hevc_nvenc", "cq": 35});
-    let answer = service.post(&at, &body);
+    let answer = service.upscale(&body);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let told = answer.json();
     let wanted = shared.join("a clip_upscaled_4x.mp4");
@@ -45,13 +44,13 @@ fn clips_by_path_and_url() {
     assert_rules(&payload, &service.keep("result.mp4", &service.get(url).body), 4);
     // Again: nothing is done twice, what went is there again, a path may be named
     std::fs::remove_file(&wanted).unwrap();
-    let again = service.post(&at, &json!({"video_paths": [path, origin.url("/clip")], "scale": "4"})).json();
+    let again = service.upscale(&json!({"video_paths": [path, origin.url("/clip")], "scale": "4"})).json();
     assert_eq!((&again["success"], &again["output_urls"][1]), (&json!(true), &json!(url)));
     assert!(wanted.is_file());
     assert_eq!(service.endings("done"), 2);
     let named = shared.join("named.mp4");
     let body = json!({"video_paths": [path], "scale": 2, "output_paths": [named.to_str().unwrap()]});
-    assert_eq!(service.post(&at, &body).json()["output_paths"], json!([named.to_str().unwrap()]));
+    assert_eq!(service.upscale(&body).json()["output_paths"], json!([named.to_str().unwrap()]));
     assert_rules(&shared.join("a clip.mp4"), &named, 2);
 }
 
@@ -66,7 +65,6 @@ fn what_cannot_be_asked() {
     symlink(service.root.path().join("outside.mp4"), shared.join("link.mp4")).unwrap();
     symlink(service.root.path(), shared.join("up")).unwrap();
     let of = |name: &str| shared.join(name).to_str().unwrap().to_owned();
-    let at = format!("{}/upscale", service.current);
     let broken = of("broken.mp4");
     for (body, status, words) in [
         (json!({"video_paths": [broken], "scale": 3}), 400, "scale must be 2 or 4"),
@@ -88,7 +86,7 @@ fn what_cannot_be_asked() {
         (json!({"video_paths": [broken], "scale": 2, "output_paths": [of("up/x.mp4")]}), 400, "shared folder"),
         (json!({"video_paths": [broken], "scale": 2, "output_paths": [broken]}), 400, "replace"),
     ] {
-        let answer = service.post(&at, &body);
+        let answer = service.upscale(&body);
         assert!(
             answer.status == status && answer.detail().contains(words),
             "{body}: {} {}",
@@ -97,13 +95,13 @@ fn what_cannot_be_asked() {
         );
     }
     // A clip that fails does so alone, in an answer of 200
-    let told = service.post(&at, &json!({"video_paths": [broken], "scale": 2}));
+    let told = service.upscale(&json!({"video_paths": [broken], "scale": 2}));
     assert_eq!((told.status, &told.json()["success"]), (200, &json!(false)));
     assert!(!told.json()["errors"][0].as_str().unwrap().contains("/input/"), "{}", told.text());
     assert_eq!(told.json()["output_paths"], json!([""]));
     // Without a shared folder no path is taken
     let none = Service::start("");
-    let answer = none.post(&format!("{}/upscale", none.current), &json!({"video_paths": [broken], "scale": 2}));
+    let answer = none.upscale(&json!({"video_paths": [broken], "scale": 2}));
     assert_eq!(answer.status, 400);
 }
 
@@ -114,18 +112,17 @@ fn seven_requests_and_no_more() {
     }
     let origin = Origin::start(clip_bytes("64x48", 12));
     let service = Service::start("fetch_seconds = 4\n");
-    let at = format!("{}/upscale", service.current);
     let queue = || service.get(&format!("{}/queue", service.current)).json();
     thread::scope(|scope| {
         for n in 0..7 {
             let body = json!({"video_paths": [origin.url(&format!("/silent?{n}"))], "scale": 2});
-            let (service, at) = (&service, &at);
-            scope.spawn(move || assert_eq!(service.post(at, &body).json()["success"], false));
+            let service = &service;
+            scope.spawn(move || assert_eq!(service.upscale(&body).json()["success"], false));
         }
         assert!(within(5, || queue()["total_pending"] == 7), "{}", queue());
         let counts = ["active_tasks", "queued_tasks", "queue_capacity_remaining"].map(|name| queue()[name].clone());
         assert_eq!(counts, [json!(2), json!(5), json!(0)]);
-        let full = service.post(&at, &json!({"video_paths": [origin.url("/clip")], "scale": 2}));
+        let full = service.upscale(&json!({"video_paths": [origin.url("/clip")], "scale": 2}));
         assert_eq!((full.status, full.header("retry-after").is_empty()), (429, false), "{}", full.text());
     });
     assert!(within(5, || queue()["total_pending"] == 0));

@@ -119,6 +119,21 @@ impl Service {
         )
     }
 
+    /// `POST /upscale` of the current contract.
+    pub fn upscale(&self, body: &Value) -> Answer {
+        self.post(&format!("{}/upscale", self.current), body)
+    }
+
+    /// `POST /process_video`.
+    pub fn process_video(&self, task: Option<&str>, file: Option<&[u8]>) -> Answer {
+        self.process_form(&form(task, file))
+    }
+
+    /// The same of a form that is made already, or broken.
+    pub fn process_form(&self, (kind, body): &(String, Vec<u8>)) -> Answer {
+        self.ask("POST", &format!("{}/process_video", self.original), &[("content-type", kind)], body)
+    }
+
     /// How often a job of a request was begun.
     pub fn begun(&self) -> usize {
         self.root.console().lines().filter(|line| line.contains(".requests/") && line.ends_with("-> running")).count()
@@ -193,13 +208,6 @@ pub fn assert_rules(payload: &Path, output: &Path, scale: u64) {
     let bytes = [payload, output].map(|path| std::fs::metadata(path).expect("a file").len());
     let most = if scale == 4 { 20 } else { 8 };
     assert!(bytes[1] <= most * bytes[0], "{bytes:?} bytes of {name}");
-}
-
-/// The names of an object's fields, in the order of the alphabet.
-pub fn fields(object: &Value) -> Vec<String> {
-    let mut names: Vec<String> = object.as_object().expect("an object").keys().cloned().collect();
-    names.sort();
-    names
 }
 
 /// The form of `/process_video`, with its type.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::ready;
-use crate::kit::{Service, assert_rules, clip_bytes, form};
+use crate::kit::{Service, assert_rules, clip_bytes};
 use crate::origin::Origin;
 
 #[test]
@@ -161,17 +161,12 @@ fn a_clip_that_is_sent() {
     }
     let service = Service::start("");
     let bytes = clip_bytes("64x48", 12);
-    let at = format!("{}/process_video", service.original);
-    let send = |task: Option<&str>, file: Option<&[u8]>| {
-        let (kind, form) = form(task, file);
-        service.ask("POST", &at, &[("content-type", &kind)], &form)
-    };
-    let answer = send(Some("SD2HD"), Some(&bytes));
+    let answer = service.process_video(Some("SD2HD"), Some(&bytes));
     assert_eq!((answer.status, answer.header("content-type")), (200, "video/mp4"), "{}", service.root.console());
     assert_eq!((answer.header("x-task-type"), answer.header("x-processed-frames")), ("SD2HD", "12"));
     let payload = service.keep("payload.mp4", &bytes);
     assert_rules(&payload, &service.keep("result.mp4", &answer.body), 2);
-    assert!(send(Some("SD2HD"), Some(&bytes)).body == answer.body);
+    assert!(service.process_video(Some("SD2HD"), Some(&bytes)).body == answer.body);
     assert_eq!(service.endings("done"), 1);
     for (task, file, status) in [
         (None, Some(&bytes[..]), 422),
@@ -179,7 +174,7 @@ fn a_clip_that_is_sent() {
         (Some("XX"), Some(&bytes[..]), 400),
         (Some("SD2HD"), Some(&b"no film"[..]), 400),
     ] {
-        let answer = send(task, file);
+        let answer = service.process_video(task, file);
         assert_eq!(answer.status, status, "{}", answer.text());
         assert_ne!(answer.json()["detail"], Value::Null);
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::common::{Root, describe, ready, streams};
-use crate::kit::{Answer, Service, assert_rules, clip_bytes, form, made};
+use crate::kit::{Answer, Service, assert_rules, clip_bytes, made};
 use crate::origin::Origin;
 
 #[test]
@@ -71,15 +71,14 @@ fn private_addresses_are_not_asked() {
         assert!(answer.status == 403 && answer.detail().contains("not allowed"), "{host}: {}", answer.text());
     }
     let body = json!({"video_paths": [origin.url("/clip")], "scale": 2});
-    let answer = service.post(&format!("{}/upscale", service.current), &body);
+    let answer = service.upscale(&body);
     assert!(answer.status == 200 && answer.json()["success"] == false, "{}", answer.text());
     assert!(origin.asked("/").is_empty());
 }
 
 /// The answer to a payload that is sent.
 fn sent(service: &Service, payload: &Path) -> Answer {
-    let (kind, form) = form(Some("SD2HD"), Some(&std::fs::read(payload).unwrap()));
-    service.ask("POST", &format!("{}/process_video", service.original), &[("content-type", &kind)], &form)
+    service.process_video(Some("SD2HD"), Some(&std::fs::read(payload).unwrap()))
 }
 
 #[test]

@@ -9,8 +9,8 @@ use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use serde_json::json;
 
-use crate::common::{Root, ready, within};
-use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes, fields, form};
+use crate::common::{Root, fields, ready, within};
+use crate::kit::{SETTINGS, Service, assert_rules, clip_bytes};
 use crate::lives::children;
 use crate::origin::Origin;
 
@@ -74,9 +74,7 @@ fn results_in_a_store() {
     let again = service.upscale_video(&origin.url("/clip"), "SD2HD").json();
     assert_eq!(again["uploaded_video_url"], json!(url));
     // By the other ways too: a form is answered with JSON then, and the current contract with addresses
-    let (kind, sent) = form(Some("HD24K"), Some(&bytes));
-    let at = format!("{}/process_video", service.original);
-    let answer = service.ask("POST", &at, &[("content-type", &kind)], &sent);
+    let answer = service.process_video(Some("HD24K"), Some(&bytes));
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"), "{}", answer.text());
     let told = answer.json();
     let names =
@@ -84,7 +82,7 @@ fn results_in_a_store() {
     assert_eq!(fields(&told), names);
     assert_eq!((&told["task_type"], &told["processed_frames"]), (&json!("HD24K"), &json!(12)));
     let paths = json!({"video_paths": [origin.url("/clip")], "scale": 4});
-    let current = service.post(&format!("{}/upscale", service.current), &paths).json();
+    let current = service.upscale(&paths).json();
     for (url, scale) in [(&told["uploaded_video_url"], 2), (&current["output_urls"][0], 4)] {
         let url = url.as_str().unwrap();
         assert!(url.starts_with(&format!("http://{store}/films/")), "{url}");

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::common::{kill_nine, peak, ready, within};
-use crate::kit::{Service, clip_bytes, form};
+use crate::common::{Root, kill_nine, peak, ready, within};
+use crate::kit::{SETTINGS, Service, clip_bytes, form};
 
 /// The head of a request with a body of this length, and a connection to send it over.
 fn begin(service: &Service, length: usize, kind: &str) -> TcpStream {
@@ -39,12 +39,9 @@ fn an_upload_is_not_held_in_memory() {
         return;
     }
     let service = Service::start("");
-    let at = format!("{}/process_video", service.original);
-    let (kind, small) = form(Some("SD2HD"), Some(b"no film"));
-    assert_eq!(service.ask("POST", &at, &[("content-type", &kind)], &small).status, 400);
+    assert_eq!(service.process_video(Some("SD2HD"), Some(b"no film")).status, 400);
     let before = peak(service.child.id());
-    let (kind, large) = form(Some("SD2HD"), Some(&vec![7; 300 << 20]));
-    let answer = service.ask("POST", &at, &[("content-type", &kind)], &large);
+    let answer = service.process_video(Some("SD2HD"), Some(&vec![7; 300 << 20]));
     assert_eq!(answer.status, 400, "{}", answer.text());
     let grown = peak(service.child.id()) - before;
     assert!(grown < 48 << 20, "{} MiB more", grown >> 20);
@@ -78,10 +75,27 @@ fn uploads_that_break_off_leave_nothing() {
     drop(stream);
     assert_eq!(left(&service), [""; 0], "{}", service.root.console());
     // An upload that is no form
-    let at = format!("{}/process_video", service.original);
-    let cut = service.ask("POST", &at, &[("content-type", &kind)], &body[..body.len() / 2]);
+    let cut = service.process_form(&(kind, body[..body.len() / 2].to_vec()));
     assert_eq!((cut.status, unnamed(service.child.id())), (400, 0), "{}", cut.text());
     assert_eq!(left(&service), [""; 0]);
+}
+
+#[test]
+fn a_kill_between_record_and_payload() {
+    if !ready("a_kill_between_record_and_payload") {
+        return;
+    }
+    let plan = [("UPSCALED_FAILPOINTS", "daemon/atomic_file.link=kill")];
+    let mut service = Service::start_with(Root::new(SETTINGS), &[], &plan);
+    let form = form(Some("SD2HD"), Some(&clip_bytes("64x48", 12)));
+    let mut stream = begin(&service, form.1.len(), &form.0);
+    stream.write_all(&form.1).unwrap();
+    assert_eq!(stream.read(&mut [0; 100]).unwrap_or(0), 0, "the daemon was to die");
+    assert_eq!(left(&service).len(), 1, "a record, and no payload");
+    service.kill_and_restart();
+    // Nobody can go on with it; whoever sends it again is served
+    assert!(within(10, || left(&service).is_empty()), "{}", service.root.console());
+    assert_eq!(service.process_form(&form).status, 200, "{}", service.root.console());
 }
 
 #[test]
@@ -90,12 +104,7 @@ fn limits_of_uploads() {
         return;
     }
     let service = Service::start("fetch_max_mb = 1\nfetch_seconds = 2\n");
-    let at = format!("{}/process_video", service.original);
-    let send = |file: &[u8]| {
-        let (kind, body) = form(Some("SD2HD"), Some(file));
-        service.ask("POST", &at, &[("content-type", &kind)], &body)
-    };
-    let large = send(&vec![7; (1 << 20) + 1]);
+    let large = service.process_video(Some("SD2HD"), Some(&vec![7; (1 << 20) + 1]));
     assert!(large.status == 413 && large.detail().contains("1 MiB"), "{}", large.text());
     // By what is said of the length alone
     let mut stream = begin(&service, 1 << 40, "multipart/form-data; boundary=B");
@@ -114,7 +123,7 @@ fn limits_of_uploads() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert_eq!((left(&service), unnamed(service.child.id())), (Vec::new(), 0));
-    assert_eq!(send(&clip_bytes("64x48", 12)).status, 200);
+    assert_eq!(service.process_video(Some("SD2HD"), Some(&clip_bytes("64x48", 12))).status, 200);
 }
 
 #[test]
@@ -128,13 +137,12 @@ fn a_client_that_hangs_up_after_its_upload() {
     stream.write_all(&body).unwrap();
     assert!(within(30, || service.begun() == 1), "{}", service.root.console());
     drop(stream);
-    let at = format!("{}/process_video", service.original);
-    let answer = service.ask("POST", &at, &[("content-type", &kind)], &body);
+    let answer = service.process_form(&(kind, body));
     assert_eq!((answer.status, answer.header("content-type"), service.begun()), (200, "video/mp4", 1));
     // Two at once are one
-    let (kind, body) = form(Some("SD24K"), Some(&clip_bytes("66x48", 12)));
+    let other = form(Some("SD24K"), Some(&clip_bytes("66x48", 12)));
     std::thread::scope(|scope| {
-        let ask = || service.ask("POST", &at, &[("content-type", &kind)], &body).body;
+        let ask = || service.process_form(&other).body;
         let (one, two) = (scope.spawn(ask), scope.spawn(ask));
         assert!(one.join().unwrap() == two.join().unwrap());
     });

@@ -6,8 +6,8 @@ use std::io::{Cursor, Read};
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageFormat, Rgba};
 
-use crate::common::{finish, ready};
-use crate::kit::{Part, Server, chunk, crc, fields, form, form_type, packed, picture, png};
+use crate::common::{fields, finish, ready};
+use crate::kit::{Part, Server, chunk, crc, form, form_type, packed, picture, png};
 
 #[test]
 fn a_picture_comes_back_larger() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
 
-use crate::common::{Root, finish, within};
+use crate::common::{Root, fields, finish, within};
 
 /// An answer may take this long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -210,13 +210,6 @@ impl Answer {
         assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
         image::load_from_memory_with_format(&self.body, ImageFormat::Png).expect("a PNG")
     }
-}
-
-/// The names of an object's fields, in the order of the alphabet.
-pub fn fields(object: &Value) -> Vec<String> {
-    let mut names: Vec<String> = object.as_object().expect("an object").keys().cloned().collect();
-    names.sort();
-    names
 }
 
 /// A picture with something in it.

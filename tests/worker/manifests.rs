@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{kill_nine, ready, within};
-use crate::kit::{Answer, Server, fields, png};
+use crate::common::{fields, kill_nine, ready, within};
+use crate::kit::{Answer, Server, png};
 
 /// The fields of `/status` that its clients know, and ours.
 const STATUS: [&str; 10] = [
