@@ -15,7 +15,7 @@ use crate::config::settings::{VIDAIO, WORKERS_MAX};
 use crate::daemon::{Program, side_by_side};
 use crate::http::vidaio::tasks::{self, Task};
 use crate::job::order::JobOrder;
-use crate::job::{bench, runner};
+use crate::job::{bench, planner};
 use crate::media;
 use crate::model::progress::Outcome;
 
@@ -144,7 +144,7 @@ fn measure(place: &Place, arguments: &TasksArguments, task: &'static Task, shutd
         Ok(order)
     };
     // Whatever is measured once for a size of frames is measured before all.
-    let plan = runner::plan_only(&order("plan.mp4".into(), 1)?)?;
+    let plan = planner::plan_only(&order("plan.mp4".into(), 1)?)?;
     let mut tried = Vec::new();
     for workers in numbers(&arguments.workers) {
         let orders = (0..workers).map(|n| order(format!("{workers}-{n}.mp4"), workers)).collect::<Result<Vec<_>>>()?;

@@ -16,6 +16,7 @@ use crate::daemon::{self, Options, Program};
 use crate::http::guard::Guard;
 use crate::http::server::Listener;
 use crate::http::{control, notices, vidaio};
+use crate::job::standby::Standby;
 use crate::network::library;
 use crate::store::chosen::of_job;
 use crate::store::paths::Layout;
@@ -38,10 +39,13 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;
     let current = bound(arguments.vidaio_current.as_deref(), "--vidaio-current", arguments)?;
     let serves = original.is_some() || current.is_some();
-    let mut standby = JobSettings { profile: Some(VIDAIO.into()), ..settings.job.clone() };
-    standby.model = library::resolve_or_keep(&standby.model, Some(&sources.root));
-    let standby = Some(standby).filter(|_| serves);
     let workers = settings.service.vidaio_workers;
+    let model = library::resolve_or_keep(&settings.job.model, Some(&sources.root));
+    let standby = serves.then(|| Standby {
+        settings: JobSettings { profile: Some(VIDAIO.into()), model, ..settings.job.clone() },
+        run: settings.run.clone(),
+        together: workers,
+    });
     if serves {
         fronts.push(vidaio::front(vidaio::Options {
             folders: settings.folders.clone(),

@@ -9,7 +9,7 @@ use crate::cli::signals;
 use crate::daemon::child::{self, EventPipe};
 use crate::job::order::JobOrder;
 use crate::job::runner;
-use crate::job::standby::get_ready;
+use crate::job::standby::{Ready, get_ready};
 use crate::model::progress::Event;
 
 /// `standby`: first read settings and get ready for such a job.
@@ -18,14 +18,11 @@ pub fn run(standby: bool) -> Result<Ended> {
     let shutdown = signals::shutdown_on_signals()?;
     // Kept to the end: what is still to be logged is written when it goes.
     let _log = logging::init(None, Console::Child)?;
-    if standby && let Err(error) = get_ready(&child::read_line()?) {
-        // The job itself will tell, in its own words.
-        tracing::debug!("not ready: {}", one_line(&error));
-    }
+    let ready = if standby { get_ready(&child::read_line()?, &child::order_waits) } else { Ready::default() };
     let order: JobOrder = child::read_order()?;
     child::be_nice(order.run.nice);
     let pipe = EventPipe::new();
-    match runner::run(&order, &|event| pipe.send(&event), &shutdown) {
+    match runner::run(&order, &ready, &|event| pipe.send(&event), &shutdown) {
         Ok(outcome) => {
             pipe.send(&Event::Done(outcome));
             Ok(Ended::Done)

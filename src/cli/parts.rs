@@ -6,7 +6,7 @@ use crate::base::logging::{self, Console};
 use crate::cli::args::{PartsArguments, Place, RunArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{output, run};
-use crate::job::{parts, runner};
+use crate::job::{parts, planner};
 use crate::work::area::WorkArea;
 
 pub fn run(place: &Place, arguments: &PartsArguments) -> Result<Ended> {
@@ -23,7 +23,7 @@ fn measure(place: &Place, arguments: &PartsArguments, scratch: &std::path::Path)
     let target = scratch.join("parts.mkv");
     let asked = RunArguments::for_file(arguments.input.clone(), target, arguments.set.clone());
     let order = run::order(place, &asked)?;
-    let plan = runner::plan_only(&order)?;
+    let plan = planner::plan_only(&order)?;
     let bytes = plan.format().frame_bytes(plan.width, plan.height) as u64 * arguments.frames;
     let area = WorkArea::open(&order.run, &order.key, bytes + (256 << 20))?;
     let measured = parts::measure(&order.source, &plan, &area, arguments.frames);

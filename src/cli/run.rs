@@ -17,7 +17,8 @@ use crate::config::layers::Layer;
 use crate::config::settings::OnSuccess;
 use crate::daemon::progress_log;
 use crate::job::order::JobOrder;
-use crate::job::{finish, runner};
+use crate::job::standby::Ready;
+use crate::job::{finish, planner, runner};
 use crate::media::container;
 use crate::media::still::{self, StillKind};
 use crate::network::library;
@@ -48,7 +49,7 @@ pub fn perform(order: &JobOrder, arguments: &RunArguments, show: &Show, shutdown
     for word in area::remove_abandoned(&order.run, &paths::run_scope(), Some(&order.key)) {
         tracing::info!("{word}");
     }
-    let result = runner::run(order, &|event| show.event(&event), shutdown);
+    let result = runner::run(order, &Ready::default(), &|event| show.event(&event), shutdown);
     show.end();
     let outcome = match result {
         Ok(outcome) => outcome,
@@ -100,7 +101,7 @@ fn anew(order: &JobOrder) -> Result<()> {
     if still::kind_of(&order.source)?.is_none() {
         let mut name = order.job_dir.clone().into_os_string();
         name.push(".new");
-        runner::plan_only(&JobOrder { job_dir: name.into(), ..order.clone() })
+        planner::plan_only(&JobOrder { job_dir: name.into(), ..order.clone() })
             .with_context(|| format!("{} is left as it was", escape(&order.job_dir)))?;
     }
     finish::remove_folder(order).with_context(|| format!("removing {} for --no-resume", escape(&order.job_dir)))

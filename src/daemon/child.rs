@@ -56,6 +56,13 @@ pub fn read_line<T: serde::de::DeserializeOwned>() -> Result<T> {
     })
 }
 
+/// Whether something is on stdin that has not been read.
+pub fn order_waits() -> bool {
+    let input = io::stdin();
+    let mut fds = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
+}
+
 /// Reads the order from stdin: one line of JSON. Then, in a thread of its own, ends the process as
 /// soon as stdin closes: the parent keeps it open as long as it lives.
 pub fn read_order<T: serde::de::DeserializeOwned>() -> Result<T> {

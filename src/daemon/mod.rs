@@ -47,6 +47,7 @@ use crate::base::fault::Fault;
 use crate::base::lock::FileLock;
 use crate::base::path_text::escape;
 use crate::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings};
+use crate::job::standby::Standby;
 use crate::store::paths::Layout;
 
 pub use spawn::Program;
@@ -73,8 +74,8 @@ pub struct Options {
     pub previews: bool,
     /// Jobs of the video service that run at the same time; films of input/ run one at a time, and alone.
     pub workers: u32,
-    /// As many processes stand by for jobs with settings like these, their model tried already.
-    pub standby: Option<JobSettings>,
+    /// As many processes as this says stand by for such jobs, their model open already.
+    pub standby: Option<Standby>,
     /// What is started as `<program> job`, `<program> standby` and `<program> probe FILE`.
     pub program: Program,
 }

@@ -89,7 +89,7 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
     let hours = options.settings.work_between.as_deref().map(Hours::parse).transpose()?;
-    let spawner = Spawner::start(options.program.clone(), options.standby.as_ref(), options.workers)?;
+    let spawner = Spawner::start(options.program.clone(), options.standby.as_ref())?;
     let (messages, mut inbox) = mpsc::channel(MESSAGES_MAX);
     let (asked, mut requests) = mpsc::channel::<Asked>(REQUESTS_MAX);
     let (wake, mut woken) = mpsc::channel(1);

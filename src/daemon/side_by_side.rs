@@ -30,7 +30,7 @@ const EVENTS_MAX: usize = 16;
 pub fn run(program: Program, orders: &[JobOrder], shutdown: &Shutdown) -> Result<Vec<Outcome>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a loop")?;
     runtime.block_on(async {
-        let spawner = Spawner::start(program, None, 0)?;
+        let spawner = Spawner::start(program, None)?;
         let (stop, stopped) = watch::channel(false);
         let explained = Explained::default();
         let begun: Vec<JoinHandle<Result<Report>>> = orders

@@ -17,7 +17,7 @@ use super::child::PARENT_ENV;
 use super::environment;
 use crate::base::failpoint;
 use crate::base::fault::{Fault, caught, one_line};
-use crate::config::settings::JobSettings;
+use crate::job::standby::Standby;
 
 /// Starts asked for and not yet served.
 const WAITING_MAX: usize = 64;
@@ -54,7 +54,7 @@ struct Start {
 pub struct Spawner(mpsc::SyncSender<Start>);
 
 /// Children that have made themselves ready for a job before there is one.
-struct Standby {
+struct Waiting {
     program: Program,
     /// What they make themselves ready for, as one line; nothing where none is kept.
     line: Option<Vec<u8>>,
@@ -64,7 +64,7 @@ struct Standby {
     idle: VecDeque<Child>,
 }
 
-impl Standby {
+impl Waiting {
     /// Sees that there are as many as wanted. One that has died keeps its place until a job wants it: what kills it
     /// would kill the next one too.
     fn fill(&mut self) {
@@ -99,7 +99,7 @@ impl Standby {
     }
 }
 
-impl Drop for Standby {
+impl Drop for Waiting {
     fn drop(&mut self) {
         for child in &mut self.idle {
             let _ = child.kill().and_then(|()| child.wait());
@@ -109,23 +109,23 @@ impl Drop for Standby {
 
 impl Spawner {
     /// Starts the thread. It ends, and with it every child, when the last clone is dropped.
-    /// `standby`: the settings that `count` processes stand by for, ready to take up a job at once.
-    pub fn start(program: Program, standby: Option<&JobSettings>, count: u32) -> Result<Spawner> {
+    /// `standby`: how many processes stand by, and for what jobs.
+    pub fn start(program: Program, standby: Option<&Standby>) -> Result<Spawner> {
         let (sender, receiver) = mpsc::sync_channel::<Start>(WAITING_MAX);
         let line = standby.map(serde_json::to_vec).transpose()?.map(|line| [line, b"\n".to_vec()].concat());
-        let wanted = count.max(1) as usize;
-        let mut standby = Standby { program: program.clone(), line, wanted, idle: VecDeque::new() };
+        let wanted = standby.map_or(0, |standby| standby.together.max(1) as usize);
+        let mut waiting = Waiting { program: program.clone(), line, wanted, idle: VecDeque::new() };
         let serve = move || {
             loop {
                 let start = match receiver.recv_timeout(STANDBY_REST) {
                     Ok(start) => start,
                     Err(mpsc::RecvTimeoutError::Timeout) => {
-                        standby.fill();
+                        waiting.fill();
                         continue;
                     }
                     Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 };
-                let ready = if start.arguments == ["job"] { standby.take() } else { None };
+                let ready = if start.arguments == ["job"] { waiting.take() } else { None };
                 // This thread must not end: with it would all children.
                 let child = match ready {
                     Some(child) => Ok(child),

@@ -110,12 +110,20 @@ pub fn find(pin: &EnginePin, around: &Around) -> Option<Tuned> {
         tracing::debug!("autotune: there is no cache folder; the fixed rule stands");
         return None;
     };
-    let found = find_in(&cache, pin, around, &machine::busy);
+    let found = find_in(&cache, pin, around, Some(&machine::busy));
     found.inspect_err(|error| tracing::debug!("autotune: the fixed rule stands: {}", one_line(error))).ok()
 }
 
-/// [`find`] with its cache given.
-fn find_in(cache: &Cache, pin: &EnginePin, around: &Around, busy: &dyn Fn() -> bool) -> Result<Tuned> {
+/// Cuts the work of a pin as measured before; where nothing was, it stays as it is.
+pub fn recall(pin: &mut EnginePin, around: &Around) {
+    let Some(cache) = Cache::open("tune").filter(|_| around.settings.autotune) else { return };
+    if let Ok(tuned) = find_in(&cache, pin, around, None) {
+        *pin = tuned.chosen.on(pin);
+    }
+}
+
+/// [`find`] with its cache given; without `busy` nothing is measured.
+fn find_in(cache: &Cache, pin: &EnginePin, around: &Around, busy: Option<&dyn Fn() -> bool>) -> Result<Tuned> {
     let model = ModelFile::open_pinned(pin)?;
     let asked = tune::asked_tile(around.settings, &model.facts);
     let key = Key {
@@ -139,6 +147,7 @@ fn find_in(cache: &Cache, pin: &EnginePin, around: &Around, busy: &dyn Fn() -> b
     if let Some(tuned) = kept() {
         return Ok(tuned);
     }
+    let Some(busy) = busy else { anyhow::bail!("nothing was measured yet") };
     let Some(_lock) = cache.lock(PATIENCE, around.beat) else {
         anyhow::bail!("another measuring has not ended, or the folder takes no lock");
     };

@@ -53,18 +53,18 @@ fn answers_are_kept_and_found_again() {
     let beat = || beats.set(beats.get() + 1);
     let around = around(&settings, (200, 160), &beat);
     let fixed = EnginePin { sessions: 2, ..pin(&model, (200, 80)) };
-    let first = find_in(&cache, &fixed, &around, &|| false).unwrap();
+    let first = find_in(&cache, &fixed, &around, Some(&|| false)).unwrap();
     assert!(beats.get() > 5 && first.figures.len() > 3 && first.figures[0].cut == Cut::of(&fixed));
     beats.set(0);
     // A kept answer counts on a busy machine too; a new one is not made there.
     let others = Around { frame: (50, 40), ..around };
-    assert!(find_in(&cache, &fixed, &others, &|| true).is_err());
-    assert_eq!(find_in(&cache, &fixed, &around, &|| true).unwrap(), first);
+    assert!(find_in(&cache, &fixed, &others, Some(&|| true)).is_err());
+    assert_eq!(find_in(&cache, &fixed, &around, Some(&|| true)).unwrap(), first);
     assert_eq!(beats.get(), 0, "measured again");
     // Another frame size is another question.
     let other = Around { frame: (100, 80), ..others };
     let small = pin(&model, (100, 80));
-    find_in(&cache, &small, &other, &|| false).unwrap();
+    find_in(&cache, &small, &other, Some(&|| false)).unwrap();
     assert!(beats.get() > 5);
     let entries = || std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path());
     let files: Vec<_> = entries().filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
@@ -72,7 +72,7 @@ fn answers_are_kept_and_found_again() {
     // Damage is measured over, not an error.
     files.iter().for_each(|file| std::fs::write(file, "{").unwrap());
     beats.set(0);
-    find_in(&cache, &fixed, &around, &|| false).unwrap();
+    find_in(&cache, &fixed, &around, Some(&|| false)).unwrap();
     assert!(beats.get() > 5);
 }
 
@@ -87,19 +87,19 @@ fn a_kept_cut_that_cannot_be_is_measured_anew() {
     let cache = Cache::at(folder.path()).unwrap();
     let around = around(&settings, (120, 100), &|| {});
     let pin = pin(&model, (120, 100));
-    let first = find_in(&cache, &pin, &around, &|| false).unwrap();
+    let first = find_in(&cache, &pin, &around, Some(&|| false)).unwrap();
     let entries = std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path());
     let file = entries.into_iter().find(|p| p.extension().is_some_and(|e| e == "json")).unwrap();
     let mut entry: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     entry["value"]["chosen"]["threads"] = 9.into();
     std::fs::write(&file, entry.to_string()).unwrap();
     // Measured anew, which a busy machine does not do.
-    assert!(find_in(&cache, &pin, &around, &|| true).is_err());
+    assert!(find_in(&cache, &pin, &around, Some(&|| true)).is_err());
     entry["value"]["chosen"]["threads"] = first.chosen.threads.into();
     std::fs::write(&file, entry.to_string()).unwrap();
-    assert_eq!(find_in(&cache, &pin, &around, &|| true).unwrap(), first);
+    assert_eq!(find_in(&cache, &pin, &around, Some(&|| true)).unwrap(), first);
     // Other facts, another depth or class of memory are another question; in a class are none.
-    let kept = |around: &Around| find_in(&cache, &pin, around, &|| true).is_ok();
+    let kept = |around: &Around| find_in(&cache, &pin, around, Some(&|| true)).is_ok();
     assert!(!kept(&Around { depth: 10, ..around }) && !kept(&Around { memory: 2 << 30, ..around }));
     assert!(kept(&Around { memory: (2 << 30) - 1, ..around }));
     let wider = ModelFacts { halo: model.facts.halo + 1, ..model.facts.clone() };

@@ -42,6 +42,7 @@ impl Picture {
 /// The engine of one pin: its threads, each with the network open at the pin's tile shape.
 pub struct Engine {
     pin: EnginePin,
+    share: Share,
     pool: Pool<Worker>,
     /// `None` where the threads only work beside what makes the pictures.
     ladder: Option<Arc<Ladder>>,
@@ -61,7 +62,7 @@ impl Engine {
     pub fn open_for(pin: &EnginePin, share: Share) -> Result<Engine> {
         if !pin.is_tiled() {
             let pool = Pool::start(pin.threads as usize, || Ok(Worker::default()))?;
-            return Ok(Engine { pin: pin.clone(), pool, ladder: None, line: Arc::default() });
+            return Ok(Engine { pin: pin.clone(), share, pool, ladder: None, line: Arc::default() });
         }
         let model = Arc::new(ModelFile::open_pinned(pin)?);
         let facts = &model.facts;
@@ -78,7 +79,13 @@ impl Engine {
         };
         let sessions = (pin.sessions / share.together.max(1)).checked_shr(2 * share.lean).unwrap_or(0);
         let pool = Pool::start(sessions as usize, open)?;
-        Ok(Engine { pin: pin.clone(), pool, ladder: Some(ladder), line: Arc::default() })
+        Ok(Engine { pin: pin.clone(), share, pool, ladder: Some(ladder), line: Arc::default() })
+    }
+
+    /// This engine for another pin, where it would be opened just so; `None` where not.
+    pub fn turned_to(self, pin: &EnginePin, share: Share) -> Option<Engine> {
+        let same = self.share == share && self.pin.opens_as(pin);
+        same.then(|| Engine { pin: pin.clone(), ..self })
     }
 
     /// Words for people about a device that ran out of memory, once.
@@ -275,6 +282,24 @@ impl Pass {
 mod tests {
     use super::*;
     use crate::engine::testing::{pin, runtime_is_here};
+
+    #[test]
+    fn an_open_engine_serves_what_it_would_be_opened_for() {
+        if !runtime_is_here() {
+            return;
+        }
+        let file = ModelFile::open("fast").unwrap();
+        let plane: Vec<f32> = (0..50 * 40).map(|i| (i % 83) as f32 / 83.0).collect();
+        let first = pin(&file, (17, 9));
+        let twice = EnginePin { passes: 2, picture: Some((80, 60)), reuse: !first.reuse, ..first.clone() };
+        let engine = Engine::open(&first).unwrap().turned_to(&twice, Share::WHOLE).expect("the same sessions");
+        let made = |engine: &Engine| engine.planes(&[&plane], (50, 40), 2).unwrap();
+        assert!(made(&engine) == made(&Engine::open(&twice).unwrap()));
+        assert_eq!(engine.passes((50, 40), Coding::luma(8), Coding::luma(8)).len(), 2);
+        assert!(engine.turned_to(&twice, Share { together: 2, lean: 0 }).is_none());
+        let other = Engine::open(&first).unwrap().turned_to(&pin(&file, (17, 10)), Share::WHOLE);
+        assert!(other.is_none());
+    }
 
     #[test]
     fn float_planes_go_through_the_same_tiles() {

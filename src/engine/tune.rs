@@ -38,6 +38,16 @@ const SESSIONS_BYTES: u64 = 4 << 30;
 /// Chooses the pin, of one pass, for a source of `width` x `height` and `depth` bits. With it, in words,
 /// what was chosen and what was tried and passed over.
 pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Result<(EnginePin, Vec<String>)> {
+    choose_knowing(settings, (width, height), depth, None)
+}
+
+/// The same where sessions of the pin `opened` have been run in this process: they are not tried again.
+pub fn choose_knowing(
+    settings: &JobSettings,
+    (width, height): (u32, u32),
+    depth: u8,
+    opened: Option<&EnginePin>,
+) -> Result<(EnginePin, Vec<String>)> {
     let mut model = ModelFile::open(&settings.model)?;
     probe::complete(&mut model)?;
     let facts = &model.facts;
@@ -84,7 +94,7 @@ pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Res
             continue;
         }
         (pin.provider, pin.device, pin.precision) = (provider, device, wanted);
-        match settle(&model, &mut pin, on_processor, settings, (width, height), cache.as_ref()) {
+        match settle(&model, &mut pin, on_processor, settings, (width, height), cache.as_ref(), opened) {
             Ok(check) => {
                 if !absent.is_empty() {
                     notes.push(format!("passed over {}: not beside ONNX Runtime's library", absent.join(", ")));
@@ -164,6 +174,7 @@ fn settle(
     settings: &JobSettings,
     frame: (u32, u32),
     cache: Option<&Cache>,
+    opened: Option<&EnginePin>,
 ) -> Result<Option<String>> {
     runtime::init()?;
     if !provider::is_here(pin.provider) {
@@ -185,6 +196,9 @@ fn settle(
         let (precision, check) = precision::checked(model, target, cache, &|| {})?;
         pin.precision = precision;
         words = Some(check);
+    }
+    if opened.is_some_and(|opened| opened.opens_as(pin)) {
+        return Ok(words);
     }
     // An estimate says little of a device's memory: what does not fit is made smaller.
     loop {

@@ -13,13 +13,17 @@ use crate::engine::autotune::{self, Around};
 use crate::engine::{cascade, runtime, tune};
 use crate::job::order::JobOrder;
 use crate::job::reporter::Reporter;
+use crate::job::runner::LOCK_PATIENCE;
+use crate::job::standby::Ready;
 use crate::job::{fingerprint, frame_memory, profile};
-use crate::media::{self, container, encoder};
+use crate::media::{self, container, encoder, probe};
 use crate::model::engine::EnginePin;
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
 use crate::model::source::{Colour, SourceInfo, VideoInfo};
+use crate::pipeline::meter::Meter;
 use crate::pipeline::{frame_diffusion, frame_files, still_diffusion};
+use crate::store::job_dir::JobDir;
 use crate::work::budget;
 
 /// A batch of output frames may take this much of the RAM disk, bytes, ..
@@ -35,8 +39,21 @@ const DECODER_THREADS_MAX: u32 = 8;
 /// Stands before the hash of TensorRT's engine among a plan's libraries.
 pub const ENGINE: &str = "TensorRT engine ";
 
-/// Plans a video job for a source that was just probed.
-pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Result<Plan> {
+/// The plan that a job would get, in a folder that is only made for it. Nothing is upscaled.
+pub fn plan_only(order: &JobOrder) -> Result<Plan> {
+    media::init();
+    let mut dir = JobDir::create(&order.job_dir, &order.marker(), &order.key)?;
+    dir.lock(LOCK_PATIENCE)?;
+    let meter = Meter::default();
+    let reporter = Reporter::new(order, &dir, &meter, &|_| {});
+    let mut plan = make(order, &Ready::default(), probe::probe(&order.source)?, &reporter)?;
+    dir.write_plan(&mut plan)?;
+    dir.remove()?;
+    Ok(plan)
+}
+
+/// Plans a video job for a source that was just probed; `ready`: what this process has tried already.
+pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Reporter) -> Result<Plan> {
     let mut settings = &order.settings;
     if let Some(name) = &settings.pixel_format {
         info.video.format = parse_format(name)?;
@@ -64,14 +81,14 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         (Some(folder), _) => diffusion_engine(&folder, order, &video, picture, frame_bytes),
         (None, Some(folder)) => frame_files::pin(&folder, settings, (video.width, video.height), picture)
             .map(|pin| (pin, vec![format!("frames are taken from {}", escape(&folder))])),
-        (None, None) => network_engine(order, &video, picture, frame_bytes, reporter),
+        (None, None) => network_engine(order, ready, &video, picture, reporter),
     }
     .context("choosing the upscaling engine")?;
     for remark in remarks {
         reporter.log("info", &remark);
     }
     reporter.beat();
-    let choice = encoder::choose(&encoder::EncoderRequest {
+    let request = encoder::EncoderRequest {
         settings,
         width,
         height,
@@ -81,8 +98,8 @@ pub fn make(order: &JobOrder, mut info: SourceInfo, reporter: &Reporter) -> Resu
         colour: if rules.is_some() { Colour { matrix: profile::matrix(&info), ..video.colour } } else { video.colour },
         hdr: video.hdr.clone(),
         threads,
-    })
-    .context("choosing the encoder")?;
+    };
+    let choice = encoder::choose_knowing(&request, &ready.encoders).context("choosing the encoder")?;
     for passed in &choice.passed_over {
         reporter.log("info", &format!("encoder passed over: {passed}"));
     }
@@ -136,14 +153,16 @@ pub fn deinterlaces(settings: &JobSettings, video: &VideoInfo) -> bool {
 /// The pin of a network, as fast as it was found to be on this machine; with it words for the log.
 fn network_engine(
     order: &JobOrder,
+    ready: &Ready,
     video: &VideoInfo,
     picture: (u32, u32),
-    frame_bytes: u64,
     reporter: &Reporter,
 ) -> Result<(EnginePin, Vec<String>)> {
     let (settings, frame) = (&order.settings, (video.width, video.height));
-    let (mut engine, mut remarks) = tune::choose(settings, frame.0, frame.1, video.format.depth)?;
+    let (mut engine, mut remarks) = tune::choose_knowing(settings, frame, video.format.depth, ready.tried.as_ref())?;
     cascade::reach(&mut engine, frame, picture)?;
+    let (width, height) = frame_size(picture, video.format);
+    let frame_bytes = video.format.frame_bytes(width, height) as u64;
     frame_memory::check(frame_memory::of_video(&engine, frame, frame_bytes), picture)?;
     let around = Around {
         settings,

@@ -51,14 +51,19 @@ pub fn vidaio(
         reporter.remark(&format!("pixels of {num}:{den} become square, as the profile vidaio has it"));
     }
     video.sample_aspect = Rational::new(1, 1);
+    let most = settings.max_size_mb.map_or(u64::MAX, |mib| mib << 20);
+    Ok((encoding(settings), Rules { scale, bytes_max: source_bytes.saturating_mul(times).min(most) }))
+}
+
+/// The settings with what this profile encodes with.
+pub fn encoding(settings: &JobSettings) -> JobSettings {
     let mut settings = settings.clone();
     if settings.codec == CodecChoice::Auto && settings.encoder.is_none() {
         settings.codec = CodecChoice::Hevc;
         // Clients wait, and the rules leave room for larger files; a hardware encoder has presets of its own.
         settings.preset = settings.preset.or_else(|| Some("superfast".into()));
     }
-    let most = settings.max_size_mb.map_or(u64::MAX, |mib| mib << 20);
-    Ok((settings, Rules { scale, bytes_max: source_bytes.saturating_mul(times).min(most) }))
+    settings
 }
 
 /// The tag of the matrix that the output gets: none where the source has RGB, since its own tag

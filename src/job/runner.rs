@@ -18,6 +18,7 @@ use crate::job::output::{Made, Output};
 use crate::job::reporter::{self, Reporter};
 use crate::job::resume::{self, Sealed};
 use crate::job::space::{self, Space};
+use crate::job::standby::Ready;
 use crate::job::{fingerprint, planner, publish, still};
 use crate::media::{self, probe};
 use crate::model::plan::Plan;
@@ -34,7 +35,7 @@ use crate::work::frame_store;
 /// A source whose decoder delivers other frames than before is decoded anew this often.
 const DIVERGED_MAX: u32 = 1;
 /// An attempt that was killed a moment ago may still hold the job folder for so long.
-const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 /// Room on the RAM disk for clips beside the frames, bytes.
 const CLIPS_ROOM: u64 = 256 << 20;
 /// Bits a pixel of output that the space estimate assumes, before anything is encoded.
@@ -43,15 +44,19 @@ const ESTIMATED_BITS_PER_PIXEL: f64 = 0.1;
 const ESTIMATED_LOSSLESS_BITS_PER_PIXEL: f64 = 5.0;
 
 /// Does the job, up to and including the rename of the output. What comes after (history,
-/// queue line, job folder) is [`crate::job::finish`]. Holds the job folder's lock throughout.
+/// queue line, job folder) is [`crate::job::finish`]. Holds the job folder's lock throughout. `ready`: what this process
+/// has got ready before.
 ///
 /// # Errors
 /// Any [`Fault`]; state on disk is always such that the same order can be given again.
-pub fn run(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdown) -> Result<Outcome> {
-    caught("the job", || attempt(order, events, shutdown))
+pub fn run(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown) -> Result<Outcome> {
+    caught("the job", || attempt(order, ready, events, shutdown))
 }
 
-fn attempt(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdown) -> Result<Outcome> {
+/// Where events go.
+type Events<'a> = &'a (dyn Fn(Event) + Sync);
+
+fn attempt(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown) -> Result<Outcome> {
     media::init();
     let mut dir = JobDir::create(&order.job_dir, &order.marker(), &order.key)?;
     dir.lock(LOCK_PATIENCE)?;
@@ -68,6 +73,7 @@ fn attempt(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdow
         });
         let job = Job {
             order,
+            ready,
             dir: &dir,
             reporter: &reporter,
             shutdown,
@@ -79,18 +85,6 @@ fn attempt(order: &JobOrder, events: &(dyn Fn(Event) + Sync), shutdown: &Shutdow
         ticker.thread().unpark();
         result
     })
-}
-
-/// The plan that a job would get, in a folder that is only made for it. Nothing is upscaled.
-pub fn plan_only(order: &JobOrder) -> Result<Plan> {
-    media::init();
-    let mut dir = JobDir::create(&order.job_dir, &order.marker(), &order.key)?;
-    dir.lock(LOCK_PATIENCE)?;
-    let meter = Meter::default();
-    let mut plan = planner::make(order, probe::probe(&order.source)?, &Reporter::new(order, &dir, &meter, &|_| {}))?;
-    dir.write_plan(&mut plan)?;
-    dir.remove()?;
-    Ok(plan)
 }
 
 #[cfg(not(test))]
@@ -107,6 +101,7 @@ fn space<'a>(order: &JobOrder, folder: &'a Path, reporter: &'a Reporter<'a>, shu
 
 struct Job<'a> {
     order: &'a JobOrder,
+    ready: &'a Ready,
     dir: &'a JobDir,
     reporter: &'a Reporter<'a>,
     shutdown: &'a Shutdown,
@@ -168,7 +163,7 @@ impl Job<'_> {
             return Ok(Planned::Still(still::run(self.order, self.dir, self.reporter)?));
         }
         self.reporter.enter(Phase::Planning, "");
-        let mut plan = planner::make(self.order, info, self.reporter)?;
+        let mut plan = planner::make(self.order, self.ready, info, self.reporter)?;
         self.estimate_space(&plan)?;
         self.space.retry(0, "the plan", || self.dir.write_plan(&mut plan))?;
         let spec = &plan.encoder.specs[0];
@@ -352,6 +347,7 @@ impl Job<'_> {
             shutdown: self.shutdown,
             checkpoint_seconds: run.checkpoint_seconds,
             share,
+            opened: &self.ready.engine,
             previews: self.order.previews,
             haste: haste(),
         };

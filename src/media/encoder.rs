@@ -49,6 +49,12 @@ pub struct EncoderRequest<'a> {
 /// [`Fault::Config`] for an encoder name this program does not know, [`Fault::Unsupported`]
 /// when nothing encodes at this size, naming the largest size that works.
 pub fn choose(request: &EncoderRequest<'_>) -> Result<EncoderChoice> {
+    choose_knowing(request, &[])
+}
+
+/// The same where these encoders were seen to work in this process: software with the same options is not tried again
+/// at a size between two of theirs.
+pub fn choose_knowing(request: &EncoderRequest<'_>, known_to_work: &[EncoderSpec]) -> Result<EncoderChoice> {
     let mut passed_over = Vec::new();
     for codec in codecs(request)? {
         let mut specs = Vec::new();
@@ -56,7 +62,10 @@ pub fn choose(request: &EncoderRequest<'_>) -> Result<EncoderChoice> {
             let second_set = codec == Codec::H264 && !specs.is_empty();
             let spec = spec(request, &known, second_set);
             // A moment's lack of memory must not choose another codec; hardware may be in use for long.
-            let tried = try_out(&spec).or_else(|why| if known.hardware { Err(why) } else { try_out(&spec) });
+            let tried = match is_between(&spec, known_to_work) {
+                true => Ok(()),
+                false => try_out(&spec).or_else(|why| if known.hardware { Err(why) } else { try_out(&spec) }),
+            };
             match tried {
                 Ok(()) => {
                     let software = !known.hardware;
@@ -83,6 +92,18 @@ pub fn choose(request: &EncoderRequest<'_>) -> Result<EncoderChoice> {
         request.format.ffmpeg_name(),
         passed_over.join("; ")
     )))
+}
+
+/// Whether a software encoder works at this size, since it does at a smaller and at a larger one.
+fn is_between(spec: &EncoderSpec, known_to_work: &[EncoderSpec]) -> bool {
+    let same =
+        |known: &&EncoderSpec| (&known.name, &known.options, known.format) == (&spec.name, &spec.options, spec.format);
+    let known = || known_to_work.iter().filter(same);
+    !spec.hardware
+        && spec.width.is_multiple_of(2)
+        && spec.height.is_multiple_of(2)
+        && known().any(|known| known.width <= spec.width && known.height <= spec.height)
+        && known().any(|known| known.width >= spec.width && known.height >= spec.height)
 }
 
 /// The codecs to try, best first.
@@ -300,6 +321,24 @@ mod tests {
         let ten = PixelFormat { chroma: Chroma::C420, depth: 10 };
         let choice = choose(&request(&settings, 320, 180, ten)).unwrap();
         assert_eq!(choice.specs.last().unwrap().name, "libx265");
+    }
+
+    #[test]
+    fn what_works_at_two_sizes_works_between() {
+        let settings = JobSettings { codec: CodecChoice::Hevc, ..JobSettings::default() };
+        let spec = |width, height, preset: &str| {
+            let settings = JobSettings { preset: Some(preset.into()), ..settings.clone() };
+            let known = KNOWN.iter().find(|known| known.name == "libx265").unwrap();
+            spec(&request(&settings, width, height, PixelFormat::YUV420), known, false)
+        };
+        let known = [spec(256, 144, "superfast"), spec(3840, 2160, "superfast")];
+        for (size, yes) in [((1920, 1080), true), ((256, 2160), true), ((3842, 2160), false), ((254, 1080), false)] {
+            assert_eq!(is_between(&spec(size.0, size.1, "superfast"), &known), yes, "{size:?}");
+        }
+        assert!(!is_between(&spec(1921, 1080, "superfast"), &known), "odd sizes have their own rules");
+        assert!(!is_between(&spec(1920, 1080, "fast"), &known));
+        assert!(!is_between(&spec(1920, 1080, "superfast"), &known[..1]));
+        assert!(!is_between(&EncoderSpec { hardware: true, ..spec(1920, 1080, "superfast") }, &known));
     }
 
     #[test]

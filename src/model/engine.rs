@@ -123,6 +123,12 @@ impl Share {
 }
 
 impl EnginePin {
+    /// Whether sessions that were opened for one serve the other: they differ in what is done with them at most.
+    pub fn opens_as(&self, other: &EnginePin) -> bool {
+        let plain = |pin: &EnginePin| EnginePin { passes: 1, picture: None, reuse: false, ..pin.clone() };
+        plain(self) == plain(other)
+    }
+
     /// Whether a network makes the pictures tile by tile.
     pub fn is_tiled(&self) -> bool {
         self.diffusion.is_none() && !self.model.starts_with(FRAMES)

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, bounded};
@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::shutdown::Shutdown;
+use crate::engine::enlarge::Engine;
 use crate::model::encoder::EncoderSpec;
 use crate::model::engine::Share;
 use crate::model::frame::Frame;
@@ -85,6 +86,8 @@ pub struct Pipeline<'a> {
     pub checkpoint_seconds: u64,
     /// Of the engine; `memory` and `area` are as small already.
     pub share: Share,
+    /// An engine that is open already; taken where it will do.
+    pub opened: &'a Mutex<Option<Engine>>,
     /// A frame of every batch is shown.
     pub previews: bool,
     pub haste: Haste,
@@ -131,6 +134,7 @@ impl Pipeline<'_> {
             durable: durable_in.clone(),
             checkpoint_seconds: self.checkpoint_seconds,
             share: self.share,
+            opened: self.opened,
             previews: self.previews,
         };
         let encode = EncodeStage {

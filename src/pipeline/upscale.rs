@@ -76,15 +76,17 @@ impl FrameUpscaler {
     /// without it, the scale of the pin times as large; `out_width` and `out_height` may be
     /// larger, and the edge is repeated.
     pub fn open(pin: &EnginePin, shape: FrameShape, out_width: u32, out_height: u32) -> Result<FrameUpscaler> {
-        FrameUpscaler::open_for(pin, shape, (out_width, out_height), Share::WHOLE)
+        FrameUpscaler::open_for(pin, shape, (out_width, out_height), Share::WHOLE, None)
     }
 
-    /// [`FrameUpscaler::open`] for a frame of size `out` with a part of the machine, as [`Engine::open_for`].
+    /// [`FrameUpscaler::open`] for a frame of size `out` with a part of the machine, as [`Engine::open_for`]; by the
+    /// engine `opened` where that one will do.
     pub fn open_for(
         pin: &EnginePin,
         shape: FrameShape,
         (out_width, out_height): (u32, u32),
         share: Share,
+        opened: Option<Engine>,
     ) -> Result<FrameUpscaler> {
         let scale = pin.model_scale.checked_pow(pin.passes).unwrap_or(u32::MAX);
         let grown = shape.width.checked_mul(scale).zip(shape.height.checked_mul(scale));
@@ -95,7 +97,10 @@ impl FrameUpscaler {
             let message = format!("{}x{} cannot become {out_width}x{out_height} by {scale}", shape.width, shape.height);
             return Err(Fault::Internal.because(message));
         };
-        let engine = Engine::open_for(pin, share)?;
+        let engine = match opened.and_then(|engine| engine.turned_to(pin, share)) {
+            Some(engine) => engine,
+            None => Engine::open_for(pin, share)?,
+        };
         let is_rgb = pin.channels == 3;
         let own = Coding::luma(shape.format.depth);
         let (first, last) = match (is_rgb, picture == grown) {

@@ -1,7 +1,7 @@
 //! The upscale stage: source frames in, upscaled frames out, each kept until its batch is sealed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::fault::{Fault, one_line};
 use crate::base::shutdown::Shutdown;
+use crate::engine::enlarge::Engine;
 use crate::model::engine::Share;
 use crate::model::frame::{Frame, SourceFrame, Stamp};
 use crate::model::plan::{BatchRange, Plan};
@@ -48,6 +49,8 @@ pub struct UpscaleStage<'a> {
     pub durable: Sender<Durable>,
     pub checkpoint_seconds: u64,
     pub share: Share,
+    /// An engine that is open already.
+    pub opened: &'a Mutex<Option<Engine>>,
     /// A frame of every batch is shown.
     pub previews: bool,
 }
@@ -64,7 +67,8 @@ impl UpscaleStage<'_> {
         let info = &self.plan.info.video;
         let shape = FrameShape { format: info.format, width: info.width, height: info.height, colour: info.colour };
         let size = (self.plan.width, self.plan.height);
-        let mut upscaler = FrameUpscaler::open_for(&self.plan.engine, shape, size, self.share)
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut upscaler = FrameUpscaler::open_for(&self.plan.engine, shape, size, self.share, opened)
             .context("opening the upscaling engine")?;
         let mut batch: Option<Arc<BatchFrames>> = None;
         let mut before: Option<Before> = None;

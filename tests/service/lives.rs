@@ -61,6 +61,27 @@ fn a_process_stands_by() {
 }
 
 #[test]
+fn what_stood_ready_makes_the_same_bytes() {
+    if !ready("what_stood_ready_makes_the_same_bytes") {
+        return;
+    }
+    // Of the size that a process has its sessions open for
+    let bytes = clip_bytes("960x540", 12);
+    let origin = Origin::start(bytes.clone());
+    let service = Service::start("");
+    assert!(within(30, || standby(service.child.id()).is_some()), "{}", service.root.console());
+    let answer = service.upscale_video(&origin.url("/clip"), "HD24K");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let warm = service.get(answer.json()["uploaded_video_url"].as_str().unwrap()).body;
+    let (source, target) = (service.keep("clip.mp4", &bytes), service.root.path().join("cold.mp4"));
+    let words = ["run", "--set", "profile=vidaio", "--set", "task=HD24K"].map(std::ffi::OsStr::new);
+    let words = [&words[..], &[source.as_os_str(), target.as_os_str()]].concat();
+    let out = service.root.program(&words).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(std::fs::read(&target).unwrap() == warm, "other bytes");
+}
+
+#[test]
 fn a_client_that_hangs_up() {
     if !ready("a_client_that_hangs_up") {
         return;

@@ -42,7 +42,7 @@ fn order(dir: &Path, text: &str) -> Vec<u8> {
 /// One attempt at a source of this text; asked to stop after so long.
 async fn attempt(text: &str, stop_after: Option<Duration>) -> (Report, Vec<Event>) {
     let dir = tempfile::tempdir().unwrap();
-    let spawner = Spawner::start(fake::program(dir.path()), None, 1).unwrap();
+    let spawner = Spawner::start(fake::program(dir.path()), None).unwrap();
     let (sender, stop) = watch::channel(false);
     let (events, mut heard) = mpsc::channel(16);
     let attempt = Attempt {
@@ -128,7 +128,7 @@ async fn a_stop_is_obeyed_or_enforced() {
 async fn probes_tell_films_writers_and_the_rest() {
     use std::os::unix::ffi::OsStringExt;
     let dir = tempfile::tempdir().unwrap();
-    let spawner = Spawner::start(fake::program(dir.path()), None, 1).unwrap();
+    let spawner = Spawner::start(fake::program(dir.path()), None).unwrap();
     let odd = dir.path().join(std::ffi::OsString::from_vec(b"-odd\n\xff.mkv".to_vec()));
     std::fs::write(&odd, "film").unwrap();
     let mut prober = None;
@@ -154,7 +154,7 @@ fn doomed_parent() {
     let Some(dir) = std::env::var_os("UPSCALED_FAKE_PARENT") else { return };
     let dir = PathBuf::from(dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let spawner = Spawner::start(fake::program(&dir), None, 1).unwrap();
+    let spawner = Spawner::start(fake::program(&dir), None).unwrap();
     runtime.block_on(async {
         let mut child = spawner.spawn(vec!["job".into()]).await.unwrap();
         let mut stdin = child.stdin.take().unwrap();

@@ -23,6 +23,7 @@ use crate::base::shutdown::Shutdown;
 use crate::config::settings::{JobSettings, RunSettings};
 use crate::job::order::JobOrder;
 use crate::job::runner;
+use crate::job::standby::Ready;
 use crate::model::progress::{Event, Outcome, Progress};
 use crate::model::status::Status;
 use crate::network::testing::TestModel;
@@ -146,7 +147,8 @@ impl Bench {
             }
         });
         let events = self.events.clone();
-        let result = runner::run(&self.order, &move |event| events.lock().unwrap().push(event), shutdown);
+        let result =
+            runner::run(&self.order, &Ready::default(), &move |event| events.lock().unwrap().push(event), shutdown);
         drop(ended);
         dog.join().unwrap();
         result
