@@ -33,6 +33,11 @@ impl Lineup {
         self.known.contains(job)
     }
 
+    /// Whether lines are gone that may come back.
+    pub fn misses_lines(&self) -> bool {
+        !self.vanished.is_empty()
+    }
+
     /// This program is about to take the line out itself.
     pub fn leaves(&mut self, job: &Path) {
         self.leaving.insert(job.to_path_buf());
@@ -93,9 +98,9 @@ mod tests {
         lineup.replace(jobs("d b"), at(10));
         assert!(lineup.take_removed(at(11)).is_empty());
         assert!(lineup.knows(Path::new("c")) && !lineup.contains(Path::new("c")));
-        assert!(!lineup.knows(Path::new("a")));
+        assert!(!lineup.knows(Path::new("a")) && lineup.misses_lines());
         assert_eq!(lineup.take_removed(at(12)), jobs("c"));
-        assert!(!lineup.knows(Path::new("c")));
+        assert!(!lineup.knows(Path::new("c")) && !lineup.misses_lines());
         assert_eq!(lineup.jobs(), jobs("d b"));
         lineup.lost(&jobs("b"));
         lineup.replace(jobs("b"), at(13));

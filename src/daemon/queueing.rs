@@ -78,19 +78,33 @@ impl Service {
         let lineup = &self.lineup;
         self.memory.retain(|job, _| lineup.contains(job));
         self.told.retain(|job, _| lineup.contains(job));
+        self.remember_lines();
+    }
+
+    /// Notes the lines for the next process, and for a queue.txt that is found damaged; not those of a moment in which
+    /// some are gone: an editor may just be writing the file.
+    fn remember_lines(&self) {
+        if self.lineup.misses_lines() {
+            return;
+        }
         if let Err(error) = self.books.remember_lines(self.lineup.jobs()) {
             tracing::warn!("the lines of queue.txt cannot be remembered: {}", one_line(&error));
         }
     }
 
     pub(super) fn take_out_removed(&mut self, now: Duration) {
-        for job in self.lineup.take_removed(now) {
+        let removed = self.lineup.take_removed(now);
+        if removed.is_empty() {
+            return;
+        }
+        for job in removed {
             match self.running_mut(&job) {
                 Some(running) if running.finishing => {}
                 Some(running) => running.stop(Why::Removed),
                 None => self.removed_by_hand(&job),
             }
         }
+        self.remember_lines();
     }
 
     pub(super) fn removed_by_hand(&self, job: &Path) {

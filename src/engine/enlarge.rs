@@ -293,7 +293,7 @@ mod tests {
         let first = pin(&file, (17, 9));
         let twice = EnginePin { passes: 2, picture: Some((80, 60)), reuse: !first.reuse, ..first.clone() };
         let engine = Engine::open(&first).unwrap().turned_to(&twice, Share::WHOLE).expect("the same sessions");
-        let made = |engine: &Engine| engine.planes(&[&plane], (50, 40), 2).unwrap();
+        let made = |engine: &Engine| engine.still(&[&plane], (50, 40), 2).unwrap().floats();
         assert!(made(&engine) == made(&Engine::open(&twice).unwrap()));
         assert_eq!(engine.passes((50, 40), Coding::luma(8), Coding::luma(8)).len(), 2);
         assert!(engine.turned_to(&twice, Share { together: 2, lean: 0 }).is_none());

@@ -73,7 +73,7 @@ fn open_engine(standby: &Standby, order_waits: &dyn Fn() -> bool, ready: &mut Re
     // The first run of a session takes longer than the others.
     let (width, height) = (FRAME.0 as usize, FRAME.1 as usize);
     let plane = vec![0.5; width * height];
-    engine.planes(&vec![plane.as_slice(); pin.channels as usize], (width, height), 1)?;
+    engine.still(&vec![plane.as_slice(); pin.channels as usize], (width, height), 1)?;
     ready.engine = Mutex::new(Some(engine));
     Ok(())
 }

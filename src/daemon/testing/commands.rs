@@ -96,6 +96,9 @@ fn a_lost_queue_takes_no_job_out() {
     let queue = house.root().join("queue.txt");
     std::fs::write(&queue, "a.mkv\nc.mkv\nb.mkv\n").unwrap();
     std::thread::sleep(Duration::from_millis(600));
+    // As whoever writes it may leave it for a moment.
+    std::fs::write(&queue, "").unwrap();
+    std::thread::sleep(Duration::from_millis(600));
     std::fs::write(&queue, b"\0\xff\0").unwrap();
     house.wait_for("the rebuilt queue", || house.queue() == ["a.mkv", "c.mkv", "b.mkv"]);
     // Longer than a line is given to come back.

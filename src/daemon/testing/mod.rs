@@ -1,5 +1,6 @@
 //! Tests of the daemon against a stand-in for the job process.
 
+mod choices;
 mod commands;
 mod crashes;
 mod fake;

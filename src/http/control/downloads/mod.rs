@@ -371,6 +371,11 @@ impl Downloads {
                             self.change(&id, Stage::Fetching, |_| {}).await.ok_or_else(gone)?;
                             tokio::time::sleep(AGAIN).await;
                         }
+                        // It has its name, and its settings: a scan queues it.
+                        _ if !target.exists() && self.store.named(&job).exists() => {
+                            tracing::warn!("{}: is queued a little later: {}", escape(&job), one_line(&error));
+                            return Ok(job);
+                        }
                         _ => return Err(error),
                     },
                     Ok(()) => return Ok(job),
