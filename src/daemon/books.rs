@@ -238,7 +238,27 @@ impl Books {
         self.must_be_there()?;
         entry.settings = self.chosen(job).unwrap_or_default();
         (entry.fault, entry.reason) = (why.map(|(fault, _)| fault), why.map(|(_, reason)| reason.to_string()));
-        self.history().append(&entry).with_context(|| format!("noting the end of {}", escape(job)))
+        self.note(&entry).with_context(|| format!("noting the end of {}", escape(job)))
+    }
+
+    /// Appends the entry, unless it is there already: an ending that a crash interrupted is gone through again. A job
+    /// that is wanted anew has a line that says so ([`Books::record_retried`]) before its next ending.
+    fn note(&self, entry: &Entry) -> Result<()> {
+        let mut history = self.history();
+        history.refresh()?;
+        let there = history.is_settled(&entry.job, entry.size, entry.mtime_ns).map(|before| before.state);
+        if there == Some(entry.state) { Ok(()) } else { history.append(entry) }
+    }
+
+    /// Notes that a person wants those done again whose line they wrote into queue.txt though they have ended.
+    pub fn record_wanted_again<'a>(&self, new_lines: impl Iterator<Item = &'a Path>) -> Result<()> {
+        for job in new_lines {
+            let ended = self.history().last(job).is_some_and(|entry| entry.state != Ending::Retried);
+            if ended && stamp_of(&self.layout.source(job)).is_ok_and(|stamp| self.is_settled(job, stamp)) {
+                self.record_retried(job)?;
+            }
+        }
+        Ok(())
     }
 
     /// A person took the job out of the queue: it comes back only by their word.
@@ -299,19 +319,13 @@ impl Books {
     pub fn fail(&self, job: &Path, stamp: Option<FileStamp>, fault: Fault, reason: &str) -> Result<()> {
         self.transition(job, State::Failed, reason, Some((fault, reason)));
         self.record(job, Ending::Failed, stamp, Some((fault, reason)))?;
-        self.dequeue(job)?;
-        match self.folder(job)? {
-            Some(folder) if matches!(folder.read_plan(), Ok(None)) => self.drop_folder(job),
-            _ => Ok(()),
-        }
+        self.finish_ending(job, Ending::Failed)
     }
 
     pub fn cancel(&self, job: &Path) -> Result<()> {
         self.transition(job, State::Cancelled, "cancelled", None);
         self.record(job, Ending::Cancelled, None, None)?;
-        self.pause(job, false)?;
-        self.dequeue(job)?;
-        self.drop_folder(job)
+        self.finish_ending(job, Ending::Cancelled)
     }
 
     /// The output is published: what comes after.
@@ -319,11 +333,27 @@ impl Books {
         self.must_be_there()?;
         let source = (stamp.size, stamp.mtime_ns);
         let mut remove_line = || self.dequeue(&order.relative);
-        // A history of its own: a source that is moved to another disk must not hold up the daemon.
-        let mut history = History::open(&self.layout.history())?;
-        let done = finish::succeed(order, outcome, source, &mut history, &mut remove_line);
-        self.refresh();
-        done
+        // The history is held for its line alone: a source that is moved to another disk must not hold up the daemon.
+        finish::succeed(order, outcome, source, &mut |entry| self.note(entry), &mut remove_line)
+    }
+
+    /// What is left of the ending of a job that the history tells of, behind its line there.
+    pub fn finish_ending(&self, job: &Path, ending: Ending) -> Result<()> {
+        if ending == Ending::Cancelled {
+            self.pause(job, false)?;
+        }
+        self.dequeue(job)?;
+        match self.folder(job)? {
+            Some(folder) if ending == Ending::Cancelled || matches!(folder.read_plan(), Ok(None)) => {
+                self.drop_folder(job)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How this very file has ended, unless somebody wants it again.
+    pub fn ending(&self, job: &Path, stamp: FileStamp) -> Option<Ending> {
+        self.history().is_settled(job, stamp.size, stamp.mtime_ns).map(|entry| entry.state)
     }
 
     /// Removes the job's folder with all that was done.

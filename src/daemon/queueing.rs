@@ -74,6 +74,13 @@ impl Service {
     /// The queue is this now.
     fn adopt(&mut self, jobs: Vec<PathBuf>) {
         let now = self.now();
+        // Noted before the lines are remembered: after a crash those that were known and had ended count as ended.
+        let known_before = std::mem::take(&mut self.known_before);
+        let is_known = |job: &&Path| self.lineup.knows(job) || known_before.contains(*job);
+        let new = jobs.iter().map(PathBuf::as_path).filter(|job| !is_known(job));
+        if let Err(error) = self.books.record_wanted_again(new) {
+            tracing::warn!("jobs that are wanted again cannot be noted in the history: {}", one_line(&error));
+        }
         self.lineup.replace(jobs, now);
         let lineup = &self.lineup;
         self.memory.retain(|job, _| lineup.contains(job));

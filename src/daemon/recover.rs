@@ -45,14 +45,17 @@ pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
             tracing::warn!("{}: {}", escape(&folder.marker().job), one_line(&error));
         }
     }
-    let queue = match books.read_queue()? {
+    let before: HashSet<PathBuf> = books.lines_before().unwrap_or_default().into_iter().collect();
+    let queue: Vec<PathBuf> = match books.read_queue()? {
         Queue::Jobs(listing) => {
             removed_meanwhile(books, &listing.jobs);
-            listing.jobs
+            listing.jobs.into_iter().filter(|job| !ended_before(books, job, &before)).collect()
         }
         // A file that is gone or damaged tells nothing of what a person wanted.
         Queue::Rebuild { why, readable } => books.rebuild(&why, &readable)?,
     };
+    books.record_wanted_again(queue.iter().filter(|job| !before.contains(*job)).map(PathBuf::as_path))?;
+    books.remember_lines(&queue)?;
     let queued: HashSet<&Path> = queue.iter().map(PathBuf::as_path).collect();
     for folder in &found.jobs {
         left_over(books, folder, &queued);
@@ -158,6 +161,32 @@ fn removed_meanwhile(books: &Books, queue: &[PathBuf]) {
             tracing::warn!("{}: cannot be noted in the history: {}", escape(job), one_line(&error));
         }
     }
+}
+
+/// Whether a queued job had ended when the daemon did: what was left of that is done. `before`: the lines of the queue
+/// that daemon knew; a line that came later is a person's, who wants the job again.
+fn ended_before(books: &Books, job: &Path, before: &HashSet<PathBuf>) -> bool {
+    let stamp = stamp_of(&books.layout().source(job)).ok().filter(|_| before.contains(job));
+    let Some(ending) = stamp.and_then(|stamp| books.ending(job, stamp)) else { return false };
+    // It could not be finished above: its process will find its output published.
+    if ending == Ending::Done
+        && books.folder(job).is_ok_and(|folder| folder.is_some_and(|folder| is_published(&folder)))
+    {
+        return false;
+    }
+    tracing::info!("{}: had ended before the last end; taken out of the queue", escape(job));
+    match books.finish_ending(job, ending) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!("{}: {}", escape(job), one_line(&error));
+            false
+        }
+    }
+}
+
+/// Whether its publish.json can be read.
+fn is_published(folder: &JobDir) -> bool {
+    publish::publish_key(folder).and_then(|key| folder.read_publish(&key)).is_ok_and(|publish| publish.is_some())
 }
 
 /// A folder whose job is not queued: a cancelled job's goes, a failed or removed one's stays for a retry.

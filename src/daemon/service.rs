@@ -66,6 +66,8 @@ pub(super) struct Service {
     systemd: Systemd,
     begun: Instant,
     pub(super) memory: HashMap<PathBuf, Memory>,
+    /// Lines of queue.txt that were known at the start, until they are read.
+    pub(super) known_before: HashSet<PathBuf>,
     /// Settled, and not yet in queue.txt.
     pub(super) ready: Vec<(PathBuf, FileStamp)>,
     pub(super) flush_at: Duration,
@@ -114,6 +116,7 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
     let intake = Intake::new(rules, &options.settings, spawner.clone(), messages.clone());
     let mut service = Service {
         input: Home::new(&options.folders.input),
+        known_before: books.lines_before().unwrap_or_default().into_iter().collect(),
         books,
         options,
         lineup: Lineup::default(),

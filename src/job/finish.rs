@@ -13,27 +13,27 @@ use crate::config::chosen::Chosen;
 use crate::config::settings::OnSuccess;
 use crate::job::order::JobOrder;
 use crate::model::progress::Outcome;
-use crate::store::history::{Ending, Entry, History};
+use crate::store::history::{Ending, Entry};
 use crate::store::job_dir::JobDir;
 
 /// The job process may take a moment to let go of the folder.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 
-/// The history line, then what `on_success` asks for the source. `remove_line` takes the job
+/// The history line, which `note` writes, then what `on_success` asks for the source. `remove_line` takes the job
 /// out of the queue; it is called once both are durable. `source` is size (bytes) and mtime
 /// (nanoseconds since 1970) of the file that was upscaled.
 pub fn succeed(
     order: &JobOrder,
     outcome: &Outcome,
     source: (u64, i64),
-    history: &mut History,
+    note: &mut dyn FnMut(&Entry) -> Result<()>,
     remove_line: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
     let mut entry = Entry::new(&order.relative, Ending::Done, source.0, source.1);
     entry.outcome = Some(outcome.clone());
     // They are for people, and for a retry: no reason to leave the job unfinished.
     entry.settings = folder_settings(order).unwrap_or_default();
-    history.append(&entry)?;
+    note(&entry)?;
     if let Err(error) = settle_source(order) {
         // The output is there; a source that cannot be moved is told, not repeated.
         tracing::warn!("{}: {}", order.name(), one_line(&error));

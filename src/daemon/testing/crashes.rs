@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::house::House;
 use crate::config::settings::RunSettings;
-use crate::store::history::Ending;
+use crate::store::history::{Ending, Entry};
 use crate::store::job_dir::JobDir;
 use crate::work::area::WorkArea;
 
@@ -110,6 +110,52 @@ fn a_published_output_is_finished_not_made_again() {
     assert!(area.exists());
     assert_eq!(house.once(), 0);
     assert_eq!((house.ending("a.mkv"), house.begun("a.mkv")), (Some(Ending::Done), 0), "{}", house.log());
+    assert_eq!(lines(&house, "a.mkv"), [Ending::Done]);
     assert!(!folder.path().exists() && house.queue().is_empty());
     assert!(!stale.exists() && foreign.exists() && !area.exists());
+}
+
+/// Lines of the history that tell of a job.
+fn lines(house: &House, job: &str) -> Vec<Ending> {
+    let text = std::fs::read_to_string(house.layout().history()).unwrap_or_default();
+    let entries = text.lines().map(|line| serde_json::from_str::<Entry>(line).unwrap());
+    entries.filter(|entry| entry.job == std::path::Path::new(job)).map(|entry| entry.state).collect()
+}
+
+#[test]
+fn an_ending_that_a_kill_interrupted_is_noted_once() {
+    for (film, ending) in [("film sealed", Ending::Done), ("film bad", Ending::Failed)] {
+        let mut house = House::new();
+        // The line in the history is written, the one in queue.txt still there.
+        house.failures = "queue.swap=kill@2:1";
+        house.drop_in("a.mkv", film);
+        assert_eq!(house.start(false).wait(), None, "not killed");
+        assert_eq!((house.queue(), lines(&house, "a.mkv")), (vec!["a.mkv".to_string()], vec![ending]));
+        house.failures = "";
+        assert_eq!(house.once(), 0, "{}", house.log());
+        assert!(house.log().contains("a.mkv: had ended before the last end"), "{}", house.log());
+        assert_eq!((house.queue().len(), house.begun("a.mkv")), (0, 1));
+        assert_eq!(lines(&house, "a.mkv"), [ending]);
+        house.must_be_tidy();
+        // A line that a person writes is a wish, whether or not a daemon runs.
+        std::fs::write(house.root().join("queue.txt"), "a.mkv\n").unwrap();
+        house.once();
+        assert_eq!((house.begun("a.mkv"), lines(&house, "a.mkv")), (2, vec![ending, Ending::Retried, ending]));
+    }
+}
+
+#[test]
+fn a_wish_outlives_a_kill() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film");
+    assert_eq!(house.once(), 0);
+    house.drop_in("b.mkv", "film slow-once");
+    let mut daemon = house.start(false);
+    house.wait_for("the other job", || house.begun("b.mkv") == 1);
+    std::fs::write(house.root().join("queue.txt"), "b.mkv\na.mkv\n").unwrap();
+    house.wait_for("the wish", || lines(&house, "a.mkv") == [Ending::Done, Ending::Retried]);
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    assert_eq!(house.once(), 0);
+    assert_eq!((house.begun("a.mkv"), lines(&house, "a.mkv").len()), (2, 3), "{}", house.log());
 }
