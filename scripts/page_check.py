@@ -197,7 +197,7 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         root = Path(root)
         (root / "input").mkdir()
-        (root / "upscaled.toml").write_text("batch_frames = 48\neta_frames = 10\nrescan_seconds = 2\nsettle_ms = 200\n")
+        (root / "upscaled.toml").write_text("batch_frames = 48\neta_frames = 10\nrescan_seconds = 2\nsettle_ms = 200\n" 'work_area = "ram"\n')
         for name, seconds in ((FILM, 90), ("cells.mkv", 1), ("holidays/beach.mkv", 1)):
             (root / "input" / name).parent.mkdir(exist_ok=True)
             sample_video.make(root / "input" / name, 480, 270, "24", seconds)

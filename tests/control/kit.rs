@@ -50,7 +50,9 @@ impl Daemon {
     }
 
     pub fn of(root: Root, host: &str, more: &[&str]) -> Daemon {
-        let words = ["daemon", "--listen", &format!("{host}:0")].map(str::to_owned);
+        // In the root, so that nothing of a killed daemon stays anywhere else.
+        let area = format!("work_area={}", root.path().join("ram").display());
+        let words = ["daemon", "--listen", &format!("{host}:0"), "--set", &area].map(str::to_owned);
         let words: Vec<String> = words.into_iter().chain(more.iter().map(|word| word.to_string())).collect();
         let (child, at) = launch(&root, &words);
         let agent = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30)));
