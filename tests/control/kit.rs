@@ -25,6 +25,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What is mounted for a job outlives its daemon, so that the next one finds it.
+        for area in std::fs::read_dir(self.root.path().join("ram")).into_iter().flatten().flatten() {
+            let mut command = std::process::Command::new("umount");
+            let _ = command.arg("--lazy").arg(area.path()).stderr(std::process::Stdio::null()).status();
+        }
     }
 }
 
