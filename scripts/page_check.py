@@ -197,7 +197,7 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         root = Path(root)
         (root / "input").mkdir()
-        (root / "upscaled.toml").write_text("batch_frames = 48\neta_frames = 10\nrescan_seconds = 2\nsettle_ms = 200\n")
+        (root / "upscaled.toml").write_text("batch_frames = 48\neta_frames = 10\nrescan_seconds = 2\nsettle_ms = 200\nwork_area = \"ram\"\n")
         for name, seconds in ((FILM, 90), ("cells.mkv", 1), ("holidays/beach.mkv", 1)):
             (root / "input" / name).parent.mkdir(exist_ok=True)
             sample_video.make(root / "input" / name, 480, 270, "24", seconds)
@@ -240,6 +240,9 @@ def main():
                 browser.end()
             daemon.terminate()
             daemon.wait()
+            # What is mounted for a job outlives its daemon.
+            for area in (root / "ram").glob("*"):
+                subprocess.run(["umount", "--lazy", area], stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,11 @@ impl Books {
         if before == *chosen || !queued {
             return Ok(());
         }
-        let begun = self.folder(job)?.is_some_and(|folder| !matches!(folder.read_plan(), Ok(None)));
+        // A folder with a damaged marker is the job's all the same.
+        let begun = match self.folder(job) {
+            Ok(folder) => folder.is_some_and(|folder| !matches!(folder.read_plan(), Ok(None))),
+            Err(_) => true,
+        };
         if before.is_empty() && !begun {
             return Ok(());
         }
@@ -70,7 +74,7 @@ impl Books {
     /// Gives a job that has ended the settings again that it ended with, where its folder has gone since.
     pub fn choose_again(&self, job: &Path) -> Result<()> {
         let last = self.last_of(job).map(|entry| entry.settings).unwrap_or_default();
-        if last.is_empty() || self.folder(job)?.is_some() {
+        if last.is_empty() || !matches!(self.folder(job), Ok(None)) {
             return Ok(());
         }
         self.choose(job, &last)

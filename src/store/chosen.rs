@@ -1,6 +1,6 @@
 //! settings.json: what was chosen for one job by whoever added it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -24,17 +24,14 @@ struct Kept {
 }
 
 impl JobDir {
-    fn chosen_file(&self) -> (PathBuf, String) {
-        (self.path().join(FILE), escape(&self.marker().job))
-    }
-
     /// Keeps what was chosen, in the place of what was before. Needs the lock.
     pub fn write_chosen(&self, settings: &Chosen) -> Result<()> {
         self.must_hold_lock()?;
-        let (path, key) = self.chosen_file();
+        let path = self.path().join(FILE);
+        let kept = Kept { version: VERSION, settings: settings.clone() };
         match settings.is_empty() {
             true => atomic_file::remove(&path),
-            false => versions::write_checked(&path, &Kept { version: VERSION, settings: settings.clone() }, &key),
+            false => versions::write_checked(&path, &kept, &escape(&self.marker().job)),
         }
     }
 
@@ -43,28 +40,37 @@ impl JobDir {
     /// # Errors
     /// [`Fault::DamagedState`]: the job would become another than was asked for.
     pub fn read_chosen(&self) -> Result<Chosen> {
-        let (path, key) = self.chosen_file();
-        let kept = versions::read_checked::<Kept>(&path, VERSION, &key).map_err(|error| match Fault::of(&error) {
-            Fault::DamagedState => {
-                let job = escape(&self.marker().job);
-                let cure = "give it its settings again with `upscaled add --set`";
-                Fault::DamagedState.because(format!("the settings chosen for {job} are damaged: {cure} ({error})"))
-            }
-            _ => error,
-        })?;
-        Ok(kept.map(|kept| kept.settings).unwrap_or_default())
+        read(self.path(), &self.marker().job)
     }
 }
 
-/// What was chosen for a job, where it has a folder.
+fn read(folder: &Path, job: &Path) -> Result<Chosen> {
+    let job = escape(job);
+    let kept = versions::read_checked::<Kept>(&folder.join(FILE), VERSION, &job).map_err(|error| {
+        if Fault::of(&error) != Fault::DamagedState {
+            return error;
+        }
+        let cure = "give it its settings again with `upscaled add --set`";
+        Fault::DamagedState.because(format!("the settings chosen for {job} are damaged: {cure} ({error})"))
+    })?;
+    Ok(kept.map(|kept| kept.settings).unwrap_or_default())
+}
+
+/// What was chosen for a job, where it has a folder. A damaged marker is no hindrance: the job's next attempt writes it
+/// anew.
 pub fn of_job(layout: &Layout, job: &Path) -> Result<Chosen> {
-    let folder = JobDir::open(&layout.job_dir(job)?)?;
-    folder.map_or_else(|| Ok(Chosen::new()), |folder| folder.read_chosen())
+    let folder = layout.job_dir(job)?;
+    match JobDir::open(&folder) {
+        Ok(None) => Ok(Chosen::new()),
+        Err(error) if Fault::of(&error) != Fault::DamagedState => Err(error),
+        _ => read(&folder, job),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::Folders;
     use serde_json::json;
     use std::time::Duration;
 
@@ -86,6 +92,14 @@ mod tests {
         let error = folder.read_chosen().unwrap_err();
         assert_eq!(Fault::of(&error), Fault::DamagedState);
         assert!(error.to_string().contains("a.mkv are damaged: give it"), "{error}");
+        folder.write_chosen(&chosen).unwrap();
+        let root = dir.path().to_path_buf();
+        let folders = Folders { input: root.join("i"), output: root.clone(), logs: root.join("l"), root };
+        let layout = Layout::new(&folders);
+        let marker = folder.path().join(crate::store::job_dir::MARKER);
+        std::fs::write(&marker, "{").unwrap();
+        assert_eq!(of_job(&layout, Path::new("a.mkv")).unwrap(), chosen);
+        assert!(of_job(&layout, Path::new("b.mkv")).unwrap().is_empty());
         folder.write_chosen(&Chosen::new()).unwrap();
         assert!(folder.read_chosen().unwrap().is_empty() && !path.exists());
     }

@@ -25,6 +25,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What is mounted for a job outlives its daemon, so that the next one finds it.
+        for area in std::fs::read_dir(self.root.path().join("ram")).into_iter().flatten().flatten() {
+            let mut command = std::process::Command::new("umount");
+            let _ = command.arg("--lazy").arg(area.path()).stderr(std::process::Stdio::null()).status();
+        }
     }
 }
 
@@ -50,7 +55,9 @@ impl Daemon {
     }
 
     pub fn of(root: Root, host: &str, more: &[&str]) -> Daemon {
-        let words = ["daemon", "--listen", &format!("{host}:0")].map(str::to_owned);
+        // In the root, so that nothing of a killed daemon stays anywhere else.
+        let area = format!("work_area={}", root.path().join("ram").display());
+        let words = ["daemon", "--listen", &format!("{host}:0"), "--set", &area].map(str::to_owned);
         let words: Vec<String> = words.into_iter().chain(more.iter().map(|word| word.to_string())).collect();
         let (child, at) = launch(&root, &words);
         let agent = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30)));
