@@ -97,19 +97,27 @@ function fill(list, items, none) {
   if (held) list.querySelector(`button[aria-label="${CSS.escape(held)}"]`)?.focus();
 }
 
+function steering(job) {
+  return [
+    job.state === "paused"
+      ? button("Resume", `Resume ${job.job}`, () => act(of(job.job, "resume")))
+      : button("Pause", `Pause ${job.job}`, () => act(of(job.job, "pause"))),
+    button("Cancel", `Cancel ${job.job}`, () => sure(`Cancel ${job.job}?`) && act(of(job.job, "cancel"))),
+  ];
+}
+
+/** How far a job is, in a line. */
+function brief({ activity, progress: p }) {
+  if (!p?.frames || p.phase !== "upscaling") return activity;
+  return `${(100 * p.frame / p.frames).toFixed(1)}\u00a0%, ${p.fps.toFixed(1)} frames/s, ${time(p.eta)} left`;
+}
+
 function current(job) {
   $("figures").hidden = !job?.progress;
   $("job").textContent = job ? job.job : "Nothing is being upscaled";
   $("activity").textContent = job ? job.activity : seen.daemon.held || "Drop a video into input/.";
   $("job-actions").className = "actions";
-  $("job-actions").replaceChildren(
-    ...(job
-      ? [
-          button("Pause", `Pause ${job.job}`, () => act(of(job.job, "pause"))),
-          button("Cancel", `Cancel ${job.job}`, () => sure(`Cancel ${job.job}?`) && act(of(job.job, "cancel"))),
-        ]
-      : []),
-  );
+  $("job-actions").replaceChildren(...(job ? steering(job) : []));
   const p = job?.progress;
   // While frames are made the figures below say it all.
   $("activity").hidden = p?.phase === "upscaling";
@@ -186,9 +194,11 @@ function show(told) {
   all.hidden = false;
   all.textContent = daemon.paused ? "Resume all" : "Pause all";
   all.onclick = () => act(daemon.paused ? "/api/resume" : "/api/pause");
-  const running = jobs.find((job) => job.state === "running");
-  current(running);
-  const queue = jobs.filter((job) => job.place !== null && job !== running);
+  const running = jobs.filter((job) => job.state === "running");
+  current(running[0]);
+  // Requests of the video service may run side by side.
+  $("beside").replaceChildren(...running.slice(1).map((job) => line({ ...job, activity: brief(job) }, steering(job))));
+  const queue = jobs.filter((job) => job.place !== null && !running.includes(job));
   $("downloads").replaceChildren(...told.downloads.map((download) => line({
     job: download.name,
     state: download.state,
@@ -198,19 +208,16 @@ function show(told) {
       () => act(`/api/downloads/${download.id}`, undefined, "DELETE")),
   ])));
   const places = daemon.queued;
-  const waiting = places - (running ? 1 : 0);
+  const waiting = places - running.length;
   $("queued").textContent = waiting || "";
   const more = waiting - queue.length;
   $("more").textContent = more > 0 ? `${more} more behind these` : "";
   fill($("queue"), queue.map((job) => line(job, [
     button("↑", `Earlier: ${job.job}`, () => act(of(job.job, "move"), { place: job.place - 1 }), job.place <= 1),
     button("↓", `Later: ${job.job}`, () => act(of(job.job, "move"), { place: job.place + 1 }), job.place >= places),
-    job.state === "paused"
-      ? button("Resume", `Resume ${job.job}`, () => act(of(job.job, "resume")))
-      : button("Pause", `Pause ${job.job}`, () => act(of(job.job, "pause"))),
-    button("Cancel", `Cancel ${job.job}`, () => sure(`Cancel ${job.job}?`) && act(of(job.job, "cancel"))),
+    ...steering(job),
   ])), "No job is waiting.");
-  const ended = jobs.filter((job) => job.place === null && job !== running);
+  const ended = jobs.filter((job) => job.place === null && !running.includes(job));
   $("ended").textContent = ended.length || "";
   fill($("history"), ended.map((job) => line(job,
     job.state === "failed" ? [button("Try again", `Try again: ${job.job}`, () => act(of(job.job, "retry")))] : [],
