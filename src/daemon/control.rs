@@ -148,6 +148,13 @@ pub struct DaemonView {
     pub done: u64,
     #[serde(default)]
     pub failed: u64,
+    /// Of those that are done: frames, and bytes of their sources and outputs.
+    #[serde(default)]
+    pub frames: u64,
+    #[serde(default)]
+    pub source_bytes: u64,
+    #[serde(default)]
+    pub output_bytes: u64,
 }
 
 /// A job at a glance.

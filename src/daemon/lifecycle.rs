@@ -238,7 +238,7 @@ impl Service {
     /// The output is published: history, source, queue line, job folder, apart from the loop.
     fn finish(&mut self, job: &Path, outcome: Outcome) {
         let Some(running) = self.running_mut(job) else { return };
-        running.finishing = true;
+        running.outcome = Some(outcome.clone());
         let (order, stamp) = (running.order.clone(), running.stamp);
         tracing::info!("{}", progress_log::summary(&escape(job), &outcome));
         self.lineup.leaves(job);
@@ -252,15 +252,16 @@ impl Service {
     }
 
     pub(super) fn finished(&mut self, job: &Path, done: Result<()>) {
+        let outcome = self.running_mut(job).and_then(|running| running.outcome.clone());
         match done {
             Ok(()) => {
-                self.summary.done += 1;
+                self.summary.done(outcome.as_ref());
                 self.memory.remove(job);
             }
             Err(error) => {
                 if !self.still_listed(job) {
                     // Only its folder is left; the next start removes it.
-                    self.summary.done += 1;
+                    self.summary.done(outcome.as_ref());
                 }
                 // Else the job process will find its output published, and this is tried again.
                 self.wait(job, Fault::of(&error), &one_line(&error), scheduler::SPACE_AGAIN);

@@ -48,6 +48,7 @@ use crate::base::lock::FileLock;
 use crate::base::path_text::escape;
 use crate::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings};
 use crate::job::standby::Standby;
+use crate::model::progress::Outcome;
 use crate::store::paths::Layout;
 
 pub use spawn::Program;
@@ -85,6 +86,10 @@ pub struct Options {
 pub struct ExitSummary {
     pub done: u64,
     pub failed: u64,
+    /// Of the jobs that are done: frames, and bytes of their sources and outputs.
+    pub frames: u64,
+    pub source_bytes: u64,
+    pub output_bytes: u64,
     /// Jobs still in the queue.
     pub left: usize,
     /// Ended by a signal.
@@ -92,6 +97,16 @@ pub struct ExitSummary {
 }
 
 impl ExitSummary {
+    /// Counts a job that is done; `outcome` where it is known.
+    fn done(&mut self, outcome: Option<&Outcome>) {
+        self.done += 1;
+        if let Some(outcome) = outcome {
+            self.frames += outcome.frames;
+            self.source_bytes += outcome.source_bytes;
+            self.output_bytes += outcome.output_bytes;
+        }
+    }
+
     /// 0 done, 3 some files failed, 130 interrupted; a service that is told to stop has done well.
     pub fn exit_code(&self, once: bool) -> u8 {
         match self {

@@ -106,7 +106,7 @@ impl Service {
         }
         for job in removed {
             match self.running_mut(&job) {
-                Some(running) if running.finishing => {}
+                Some(running) if running.is_finishing() => {}
                 Some(running) => running.stop(Why::Removed),
                 None => self.removed_by_hand(&job),
             }

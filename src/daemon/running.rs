@@ -16,7 +16,7 @@ use super::supervise::{self, Attempt};
 use crate::base::fault::panicked;
 use crate::base::path_text::escape;
 use crate::job::order::JobOrder;
-use crate::model::progress::{Event, Phase, Progress};
+use crate::model::progress::{Event, Outcome, Phase, Progress};
 use crate::store::requests::key_of;
 use crate::work::oom::Explained;
 
@@ -46,8 +46,8 @@ pub struct Running {
     pub stamp: FileStamp,
     pub progress: Option<Progress>,
     pub why: Option<Why>,
-    /// The child has ended; history, queue and folder are being brought up to date.
-    pub finishing: bool,
+    /// The child has ended with this; history, queue and folder are being brought up to date.
+    pub outcome: Option<Outcome>,
     stop: watch::Sender<bool>,
     events: mpsc::Receiver<Event>,
     log: ProgressLog,
@@ -87,7 +87,7 @@ impl Running {
             stamp,
             progress: None,
             why: None,
-            finishing: false,
+            outcome: None,
             stop,
             events,
             log: ProgressLog::default(),
@@ -109,7 +109,12 @@ impl Running {
 
     /// Whether it is at work, and nobody has asked it to stop.
     pub fn goes_on(&self) -> bool {
-        self.why.is_none() && !self.finishing
+        self.why.is_none() && !self.is_finishing()
+    }
+
+    /// Whether its output is published, and only the books are left to do.
+    pub fn is_finishing(&self) -> bool {
+        self.outcome.is_some()
     }
 
     /// Puts an event into the log. `now` is any clock that never goes back.
@@ -137,7 +142,7 @@ impl Running {
     /// What it does, in words.
     pub fn activity(&self) -> String {
         match &self.progress {
-            _ if self.finishing => "finishing".into(),
+            _ if self.is_finishing() => "finishing".into(),
             Some(_) if self.why.is_some() => "stopping".into(),
             Some(progress) if progress.phase == Phase::Upscaling => progress_log::figures(progress),
             Some(progress) => progress.phase.words().into(),

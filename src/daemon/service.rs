@@ -390,7 +390,7 @@ impl Service {
             Ok(request) => request,
             Err(error) => return drop(reply.send(error.into())),
         };
-        let touched = |running: &&mut Running| !running.finishing && ops::touches(&request, &running.job);
+        let touched = |running: &&mut Running| !running.is_finishing() && ops::touches(&request, &running.job);
         let mut waits = false;
         for running in self.running.iter_mut().filter(touched) {
             running.stop(Why::Command);

@@ -73,6 +73,9 @@ fn daemon(service: &Service, paused: &HashSet<PathBuf>) -> DaemonView {
         waiting: memory.iter().filter(waits).count(),
         done: service.summary.done,
         failed: service.summary.failed,
+        frames: service.summary.frames,
+        source_bytes: service.summary.source_bytes,
+        output_bytes: service.summary.output_bytes,
     }
 }
 

@@ -8,6 +8,7 @@ pub mod control;
 pub mod error;
 pub mod fetch;
 pub mod form;
+pub mod gpu;
 pub mod guard;
 pub mod images;
 pub mod limits;

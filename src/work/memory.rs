@@ -37,6 +37,23 @@ pub fn whole() -> u64 {
     cgroup_least(Path::new("/proc/self"), limit_of).map_or(total, |limit| limit.min(total))
 }
 
+/// Bytes of memory that this process holds, and that its children hold together: what they share
+/// counts for each. 0 where the system does not tell.
+pub fn resident() -> (u64, u64) {
+    let of = |process: &str| resident_of(&fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default());
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let held = children.map(|pids| pids.split_whitespace().map(of).sum::<u64>()).sum();
+    (of("self"), held)
+}
+
+/// VmRSS of a process's status, in bytes.
+fn resident_of(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 /// The least room over all memory cgroups of a process; `None` when none has a limit.
 fn cgroup_room(proc_self: &Path) -> Option<u64> {
     cgroup_least(proc_self, room_of)
@@ -160,6 +177,17 @@ mod tests {
     fn write(dir: &Path, files: &[(&str, &str)]) {
         fs::create_dir_all(dir).unwrap();
         files.iter().for_each(|(name, text)| fs::write(dir.join(name), text).unwrap());
+    }
+
+    #[test]
+    fn memory_that_is_held() {
+        assert_eq!(resident_of("VmPeak:\t 9000 kB\nVmRSS:\t    1234 kB\n"), 1234 << 10);
+        assert_eq!(resident_of("Name:\tkthreadd\n"), 0);
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, children) = resident();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(own > 1 << 20 && children > 0, "{own} {children}");
     }
 
     #[test]

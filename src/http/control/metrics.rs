@@ -10,15 +10,38 @@ use axum::http::header::CONTENT_TYPE;
 use crate::daemon::control::{DaemonView, JobView, Request, Response};
 use crate::http::control::Control;
 use crate::http::error::ApiError;
+use crate::http::gpu::{self, Gpu};
 use crate::model::progress::Progress;
 use crate::model::status::State as JobState;
+use crate::work::memory;
 
 const STATES: [JobState; 5] =
     [JobState::Queued, JobState::Running, JobState::Paused, JobState::Waiting, JobState::Failed];
 
 pub async fn tell(State(control): State<Control>) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
     let response = control.ask(Request::Glance { from: 0, count: 0 }).await?;
-    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text(&response)))
+    let (daemon, jobs) = tokio::task::spawn_blocking(memory::resident).await.unwrap_or_default();
+    let gpu = match response.jobs.iter().filter_map(|job| device(&job.progress.as_ref()?.device)).min() {
+        Some(device) => gpu::ask_aside(device).await.map(|gpu| (device, gpu)),
+        None => None,
+    };
+    let machine = Machine { daemon, jobs, gpu };
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text(&response, &machine)))
+}
+
+/// What is seen of the machine.
+#[derive(Default)]
+struct Machine {
+    /// Bytes of memory that the daemon holds, and its processes.
+    daemon: u64,
+    jobs: u64,
+    /// The graphics device that jobs run on, by its number.
+    gpu: Option<(u32, Gpu)>,
+}
+
+/// The number of the graphics device of a label such as `cuda:0/f16`.
+fn device(label: &str) -> Option<u32> {
+    label.split_once('/')?.0.split_once(':')?.1.parse().ok()
 }
 
 /// The samples of one metric: labels, in braces or empty, and value.
@@ -29,9 +52,9 @@ struct Metric<'a> {
     samples: Vec<(String, f64)>,
 }
 
-fn text(response: &Response) -> String {
+fn text(response: &Response, machine: &Machine) -> String {
     let mut out = String::new();
-    for Metric { name, kind, help, samples } in metrics(response) {
+    for Metric { name, kind, help, samples } in metrics(response, machine) {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for (labels, value) in samples {
             let _ = writeln!(out, "{name}{labels} {value}");
@@ -40,7 +63,7 @@ fn text(response: &Response) -> String {
     out
 }
 
-fn metrics(response: &Response) -> Vec<Metric<'static>> {
+fn metrics(response: &Response, machine: &Machine) -> Vec<Metric<'static>> {
     let nobody = DaemonView::default();
     let daemon = response.daemon.as_ref().unwrap_or(&nobody);
     let gauge = |name, help, samples| Metric { name, kind: "gauge", help, samples };
@@ -69,7 +92,28 @@ fn metrics(response: &Response) -> Vec<Metric<'static>> {
                 .map(|(end, count)| (format!("{{end=\"{end}\"}}"), count as f64))
                 .to_vec(),
         ),
+        counter("upscaled_frames_total", "Frames of jobs that are done since then.", one(daemon.frames as f64)),
+        counter(
+            "upscaled_bytes_total",
+            "Bytes of their sources and outputs.",
+            [("source", daemon.source_bytes), ("output", daemon.output_bytes)]
+                .map(|(file, bytes)| (format!("{{file=\"{file}\"}}"), bytes as f64))
+                .to_vec(),
+        ),
+        gauge(
+            "upscaled_memory_bytes",
+            "Resident memory of the daemon, and of its processes together.",
+            [("daemon", machine.daemon), ("jobs", machine.jobs)]
+                .map(|(process, bytes)| (format!("{{process=\"{process}\"}}"), bytes as f64))
+                .to_vec(),
+        ),
     ];
+    if let Some((device, gpu)) = &machine.gpu {
+        // The tool tells GB of 10^9 bytes.
+        let memory = [("used", gpu.used), ("free", gpu.free)]
+            .map(|(state, gb)| (format!("{{device=\"{device}\",state=\"{state}\"}}"), gb * 1e9));
+        all.push(gauge("upscaled_gpu_memory_bytes", "Memory of the graphics device.", memory.to_vec()));
+    }
     let running: Vec<&Progress> = jobs.iter().filter_map(|job: &JobView| job.progress.as_ref()).collect();
     if !running.is_empty() {
         // Of several jobs together: names of jobs would be labels without end.
@@ -138,7 +182,8 @@ mod tests {
             output: None,
         };
         let daemon = Some(DaemonView { queued: 2, ..DaemonView::default() });
-        let told = |jobs| text(&Response { daemon: daemon.clone(), jobs, ..Response::default() });
+        let machine = Machine::default();
+        let told = |jobs| text(&Response { daemon: daemon.clone(), jobs, ..Response::default() }, &machine);
         let both = told(vec![job(20, 3.0), job(30, 5.0)]);
         for line in [
             "upscaled_jobs{state=\"running\"} 2",
@@ -157,7 +202,10 @@ mod tests {
     #[test]
     fn the_text_is_as_prometheus_reads_it() {
         let daemon = DaemonView { queued: 3, waiting: 1, paused: true, done: 7, failed: 1, ..DaemonView::default() };
-        let told = text(&Response { daemon: Some(daemon), ..Response::default() });
+        let daemon = Some(DaemonView { frames: 90, source_bytes: 10, output_bytes: 30, ..daemon });
+        let gpu = Gpu { name: "X".into(), total: 80.0, used: 16.0, free: 64.0 };
+        let machine = Machine { daemon: 1 << 26, jobs: 1 << 29, gpu: Some((1, gpu)) };
+        let told = text(&Response { daemon, ..Response::default() }, &machine);
         for line in [
             "# TYPE upscaled_queue_length gauge",
             "upscaled_queue_length 3",
@@ -167,10 +215,18 @@ mod tests {
             "upscaled_jobs{state=\"queued\"} 2",
             "# TYPE upscaled_jobs_ended_total counter",
             "upscaled_jobs_ended_total{end=\"done\"} 7",
+            "upscaled_frames_total 90",
+            "upscaled_bytes_total{file=\"output\"} 30",
+            "upscaled_memory_bytes{process=\"jobs\"} 536870912",
+            "upscaled_gpu_memory_bytes{device=\"1\",state=\"used\"} 16000000000",
         ] {
             assert!(told.lines().any(|l| l == line), "{line}\n{told}");
         }
         assert!(!told.contains("upscaled_job_fps"));
+        assert_eq!(
+            ["cuda:1/f16", "tensorrt:0/f32", "cpu/openvino-bf16", ""].map(device),
+            [Some(1), Some(0), None, None]
+        );
         for line in told.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.rsplit_once(' ').unwrap();
             assert!(name.starts_with("upscaled_") && value.parse::<f64>().is_ok(), "{line}");

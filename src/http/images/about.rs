@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::base::processors;
+use crate::http::gpu::{self, Gpu};
 use crate::http::images::engines::{self, Engines};
-use crate::http::images::gpu::{self, Gpu};
 use crate::http::images::{Counts, Worker};
 use crate::network::library;
 
@@ -100,6 +100,5 @@ pub async fn stats(State(worker): State<Arc<Worker>>) -> Json<Value> {
 
 /// The graphics device that the engines run on, if they do.
 async fn of_device(engines: Option<&Arc<Engines>>) -> Option<Gpu> {
-    let device = engines.and_then(|e| e.gpu())?;
-    tokio::task::spawn_blocking(move || gpu::ask(device)).await.ok().flatten()
+    gpu::ask_aside(engines.and_then(|e| e.gpu())?).await
 }

@@ -6,7 +6,6 @@ mod batch;
 mod diffusion;
 mod engines;
 mod fitted;
-mod gpu;
 mod manifest;
 mod networks;
 mod picture;

@@ -47,6 +47,11 @@ pub fn ask(device: u32) -> Option<Gpu> {
     parsed(&std::io::read_to_string(child.stdout.take()?).ok()?)
 }
 
+/// The same beside a loop that must not wait.
+pub async fn ask_aside(device: u32) -> Option<Gpu> {
+    tokio::task::spawn_blocking(move || ask(device)).await.ok().flatten()
+}
+
 fn parsed(line: &str) -> Option<Gpu> {
     let mut fields = line.lines().next()?.rsplitn(4, ',').map(str::trim);
     let mut number = || fields.next()?.parse::<f64>().ok().map(|mib| mib * GB);
