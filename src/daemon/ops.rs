@@ -219,10 +219,17 @@ fn bring(books: &Books, from: &str, job: &str, settings: &Chosen) -> Result<Resp
     if target.symlink_metadata().is_ok() || books.is_queued(&job) {
         return Err(taken());
     }
+    let before = books.chosen(&job).unwrap_or_default();
     // First: whatever happens next, the file is not seen without them.
     books.choose(&job, &chosen::canonical(settings)?)?;
-    if !atomic_file::rename_new(&books.layout().source(&from), &target)? {
-        return Err(taken());
+    let from = books.layout().source(&from);
+    let renamed = atomic_file::rename_new(&from, &target);
+    if !matches!(renamed, Ok(true)) {
+        // A person's file may have that name now: it is not to have a stranger's settings.
+        if from.symlink_metadata().is_ok() {
+            books.choose(&job, &before)?;
+        }
+        return Err(renamed.err().unwrap_or_else(taken));
     }
     books.record_retried(&job)?;
     books.enqueue(std::slice::from_ref(&job))?;

@@ -78,14 +78,18 @@ impl Service {
         let known_before = std::mem::take(&mut self.known_before);
         let is_known = |job: &&Path| self.lineup.knows(job) || known_before.contains(*job);
         let new = jobs.iter().map(PathBuf::as_path).filter(|job| !is_known(job));
-        if let Err(error) = self.books.record_wanted_again(new) {
-            tracing::warn!("jobs that are wanted again cannot be noted in the history: {}", one_line(&error));
+        let noted = self.books.record_wanted_again(new);
+        if let Err(error) = &noted {
+            tracing::warn!("jobs that are wanted again cannot be noted in the history: {}", one_line(error));
         }
         self.lineup.replace(jobs, now);
         let lineup = &self.lineup;
         self.memory.retain(|job, _| lineup.contains(job));
         self.told.retain(|job, _| lineup.contains(job));
-        self.remember_lines();
+        // Lines that are not remembered are noted by the next start.
+        if noted.is_ok() {
+            self.remember_lines();
+        }
     }
 
     /// Notes the lines for the next process, and for a queue.txt that is found damaged; not those of a moment in which

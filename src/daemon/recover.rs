@@ -46,14 +46,15 @@ pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
         }
     }
     let before: HashSet<PathBuf> = books.lines_before().unwrap_or_default().into_iter().collect();
-    let queue: Vec<PathBuf> = match books.read_queue()? {
+    let mut queue: Vec<PathBuf> = match books.read_queue()? {
         Queue::Jobs(listing) => {
             removed_meanwhile(books, &listing.jobs);
-            listing.jobs.into_iter().filter(|job| !ended_before(books, job, &before)).collect()
+            listing.jobs
         }
         // A file that is gone or damaged tells nothing of what a person wanted.
         Queue::Rebuild { why, readable } => books.rebuild(&why, &readable)?,
     };
+    queue.retain(|job| !ended_before(books, job, &before));
     books.record_wanted_again(queue.iter().filter(|job| !before.contains(*job)).map(PathBuf::as_path))?;
     books.remember_lines(&queue)?;
     let queued: HashSet<&Path> = queue.iter().map(PathBuf::as_path).collect();

@@ -359,9 +359,14 @@ impl Service {
 
     /// A client waits for a request of the video service: a film of input/ goes on after it.
     fn give_way(&mut self) {
+        let now = self.now();
         let waits = |job: &&PathBuf| {
-            let standing = self.memory.get(*job).map_or(Standing::Ready, |memory| memory.standing);
-            standing == Standing::Ready && key_of(job).is_some()
+            let is_due = match self.memory.get(*job).map_or(Standing::Ready, |memory| memory.standing) {
+                Standing::Ready => true,
+                Standing::Waiting { until } | Standing::Backoff { until } => until <= now,
+                _ => false,
+            };
+            is_due && key_of(job).is_some()
         };
         let film = |running: &&mut Running| running.goes_on() && !running.is_request();
         let Some(running) = self.running.iter_mut().find(film) else { return };
@@ -396,7 +401,8 @@ impl Service {
             running.stop(Why::Command);
             waits = true;
         }
-        if waits {
+        // What was asked for later is not done sooner: a resume must not be undone by the pause before it.
+        if waits || !self.deferred.is_empty() {
             self.deferred.push(Asked { request, reply });
             return;
         }

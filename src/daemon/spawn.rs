@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
@@ -22,7 +22,7 @@ use crate::job::standby::Standby;
 /// Starts asked for and not yet served.
 const WAITING_MAX: usize = 64;
 
-/// Processes stand by again when so much time has gone by without a start: not while a job begins.
+/// Processes stand by again when so much time has gone by without a job's start: not while one begins.
 const STANDBY_REST: Duration = Duration::from_secs(2);
 
 /// Which program is started as a child: this one, or a stand-in in tests.
@@ -116,16 +116,22 @@ impl Spawner {
         let wanted = standby.map_or(0, |standby| standby.together.max(1) as usize);
         let mut waiting = Waiting { program: program.clone(), line, wanted, idle: VecDeque::new() };
         let serve = move || {
+            let mut rest = Instant::now();
             loop {
-                let start = match receiver.recv_timeout(STANDBY_REST) {
+                let start = match receiver.recv_timeout(STANDBY_REST.saturating_sub(rest.elapsed())) {
                     Ok(start) => start,
                     Err(mpsc::RecvTimeoutError::Timeout) => {
                         waiting.fill();
+                        rest = Instant::now();
                         continue;
                     }
                     Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 };
-                let ready = if start.arguments == ["job"] { waiting.take() } else { None };
+                let is_job = start.arguments == ["job"];
+                if is_job {
+                    rest = Instant::now();
+                }
+                let ready = if is_job { waiting.take() } else { None };
                 // This thread must not end: with it would all children.
                 let child = match ready {
                     Some(child) => Ok(child),

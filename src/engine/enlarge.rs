@@ -82,9 +82,11 @@ impl Engine {
         Ok(Engine { pin: pin.clone(), share, pool, ladder: Some(ladder), line: Arc::default() })
     }
 
-    /// This engine for another pin, where it would be opened just so; `None` where not.
+    /// This engine for another pin, where it would be opened just so; `None` where not, and where its device ran out
+    /// of memory: what was short then may be there now, and kernels may follow the shape of a call.
     pub fn turned_to(self, pin: &EnginePin, share: Share) -> Option<Engine> {
-        let same = self.share == share && self.pin.opens_as(pin);
+        let whole = self.ladder.as_ref().is_none_or(|ladder| !ladder.has_told());
+        let same = whole && self.share == share && self.pin.opens_as(pin);
         same.then(|| Engine { pin: pin.clone(), ..self })
     }
 

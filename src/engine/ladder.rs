@@ -114,6 +114,11 @@ impl Ladder {
         Ok(rung)
     }
 
+    /// Whether there was a way down of which nobody was told yet.
+    pub fn has_told(&self) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Words about the way down since this was last asked.
     pub fn take_words(&self) -> Option<String> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).take()

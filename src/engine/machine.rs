@@ -69,12 +69,6 @@ const BUSY: f64 = 0.6;
 
 /// Whether others keep the processors at work: what is timed now would say little.
 pub fn busy() -> bool {
-    // Where more wanted to run than could for a minute, a look tells nothing new.
-    let load =
-        std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    if load.is_some_and(|load| load > f64::from(processors::count())) {
-        return true;
-    }
     let look = || std::fs::read_to_string("/proc/stat").ok().and_then(|text| ticks(&text));
     let before = look();
     std::thread::sleep(LOOK);

@@ -96,7 +96,9 @@ impl Line {
         // As many calls as this picture takes alone: whichever is next takes the oldest pieces.
         for _ in 0..(columns * rows).div_ceil(batch) {
             let call = Call { line: self.clone(), batch };
-            pool.submit(Box::new(move |worker| call.run(worker)))?;
+            let submitted = pool.submit(Box::new(move |worker| call.run(worker)));
+            // All threads have died: nobody is to wait for what was left in the line.
+            submitted.inspect_err(|_| self.lock().clear())?;
         }
         let (mut made, mut failed) = (0, None);
         for (piece, result) in results {

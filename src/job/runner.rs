@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -160,6 +160,8 @@ impl Job<'_> {
                 let words = format!("{} is a picture; profile = {profile:?} is for films", self.order.name());
                 return Err(Fault::BadInput.because(words));
             }
+            // Their tiles are others: its memory is of more use to them.
+            drop(self.ready.engine.lock().unwrap_or_else(PoisonError::into_inner).take());
             return Ok(Planned::Still(still::run(self.order, self.dir, self.reporter)?));
         }
         self.reporter.enter(Phase::Planning, "");

@@ -1,6 +1,7 @@
 //! Films on their way from elsewhere into input/: one folder each in it, hidden from scans, with a record and what has come
 //! so far.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,8 @@ pub const FOLDER: &str = ".downloads";
 pub const DOWNLOAD_VERSION: u32 = 1;
 const RECORD: &str = "download.json";
 const PAYLOAD: &str = "payload";
+/// Tries at removing a folder into which something is put at the same time.
+const REMOVALS: u32 = 3;
 
 /// How a download ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +92,22 @@ impl Downloads {
         versions::write(&folder.join(RECORD), record, Access::Private)
     }
 
+    /// Removes what a kill left of downloads that were being removed: what has no record. Nothing may be on its way yet.
+    pub fn sweep(&self) {
+        let Ok(entries) = std::fs::read_dir(self.layout.input().join(FOLDER)) else { return };
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let record = entry.path().join(RECORD).symlink_metadata();
+            if !record.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                continue;
+            }
+            let name = escape(&entry.path());
+            match std::fs::remove_dir_all(entry.path()) {
+                Ok(()) => tracing::info!("removed what is left of a download: {name}"),
+                Err(error) => tracing::warn!("what is left of a download stays: {name}: {error}"),
+            }
+        }
+    }
+
     /// All that are kept, the oldest first. What cannot be read is told and left.
     pub fn all(&self) -> Vec<Record> {
         let Ok(entries) = std::fs::read_dir(self.layout.input().join(FOLDER)) else { return Vec::new() };
@@ -114,13 +133,21 @@ impl Downloads {
         Ok(())
     }
 
-    /// Forgets a download.
+    /// Forgets a download. Its record goes last: while it is there, the rest can be found.
     pub fn remove(&self, id: &str) -> Result<()> {
+        self.drop_payload(id)?;
         let folder = self.folder(id);
-        match folder.symlink_metadata() {
-            Ok(_) => std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", escape(&folder))),
-            Err(_) => Ok(()),
+        for tries in (0..REMOVALS).rev() {
+            match std::fs::remove_dir_all(&folder) {
+                // What was being fetched may get its last name meanwhile.
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries > 0 => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                removed => {
+                    return removed.with_context(|| format!("removing {}", escape(&folder)));
+                }
+            }
         }
+        Ok(())
     }
 }
 

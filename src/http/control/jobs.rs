@@ -27,9 +27,8 @@ pub struct Jobs {
 impl Jobs {
     /// The daemon's answer, with what is on its way to it.
     pub fn new(control: &Control, response: control::Response) -> Jobs {
-        let mut downloads = control.downloads.all();
+        let downloads = control.downloads.no_jobs();
         // Those that are jobs are told of as jobs.
-        downloads.retain(|download| download.job.is_none());
         Jobs { daemon: response.daemon.unwrap_or_default(), jobs: response.jobs, downloads }
     }
 }

@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 
-use crate::base::fault::one_line;
+use crate::base::fault::{caught, one_line};
 use crate::config::settings::JobSettings;
 use crate::engine::cut::Cut;
 use crate::engine::{sample, tune};
@@ -20,6 +20,8 @@ use crate::network::model_file::ModelFile;
 
 /// Engines are opened when they would have saved the work of so many pictures.
 const WORTH: f64 = 8.0;
+/// What others would have saved counts so much less after each picture of the size that has its engines.
+const FADING: f64 = 0.98;
 /// Sizes that are counted at a time; and ones that are given up, of which no more is heard.
 const SIZES: usize = 16;
 
@@ -60,7 +62,10 @@ impl Fitted {
     pub fn stations(&self, size: Size, every: &Arc<Stations>) -> Option<Arc<Stations>> {
         let mut state = lock(&self.state);
         if let Some((_, stations)) = state.fitted.as_ref().filter(|(fitted, _)| *fitted == size) {
-            return Some(stations.clone());
+            let stations = stations.clone();
+            // A rare size is not to drive out the common one.
+            state.asked.iter_mut().for_each(|asked| asked.saved *= FADING);
+            return Some(stations);
         }
         let fitting = tune::cut_for(every.pin(), &self.settings, &self.facts, size)?;
         let saved = saving(every.pin(), &fitting, size);
@@ -84,7 +89,7 @@ impl Fitted {
     fn open(&self, size: Size, pin: EnginePin, every: Arc<Stations>) {
         let (state, count) = (self.state.clone(), self.count);
         let body = move || {
-            let opened = open(size, &pin, &every, count);
+            let opened = caught("opening engines", || open(size, &pin, &every, count));
             let mut state = lock(&state);
             state.opening = false;
             match opened {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use url::Url;
 
@@ -136,6 +136,7 @@ impl Downloads {
             runtime.shutdown_timeout(END_LIMIT);
         };
         std::thread::Builder::new().name("downloads".into()).spawn(work).context("preparing downloads")?;
+        self.store.sweep();
         for record in self.store.all() {
             let stage = match &record.end {
                 None => Stage::Waiting,
@@ -149,6 +150,7 @@ impl Downloads {
                 self.begin(&id);
             }
         }
+        self.tidy();
         Ok(())
     }
 
@@ -210,6 +212,10 @@ impl Downloads {
             self.held().remove(&record.id);
             return Err(error);
         }
+        if !self.held().contains_key(&record.id) {
+            // Cancelled meanwhile: nothing of it is to come back.
+            self.store.remove(&record.id)?;
+        }
         self.begin(&record.id);
         Ok(view)
     }
@@ -236,7 +242,19 @@ impl Downloads {
 
     /// All, the oldest first.
     pub fn all(&self) -> Vec<View> {
-        let mut all: Vec<View> = self.held().values().map(|held| self.view(held)).collect();
+        self.views(|_| true)
+    }
+
+    /// Those that are no jobs, the oldest first.
+    pub fn no_jobs(&self) -> Vec<View> {
+        self.views(|held| held.stage != Stage::Queued)
+    }
+
+    fn views(&self, wanted: impl Fn(&Held) -> bool) -> Vec<View> {
+        let old = unix_now().saturating_sub(KEPT_SECONDS);
+        let held = self.held();
+        let kept = held.values().filter(|held| held.record.end.is_none() || held.record.ended >= old);
+        let mut all: Vec<View> = kept.filter(|held| wanted(held)).map(|held| self.view(held)).collect();
         all.sort_by(|a, b| (a.asked, &a.id).cmp(&(b.asked, &b.id)));
         all
     }
@@ -250,7 +268,7 @@ impl Downloads {
     /// # Errors
     /// [`Fault::NotFound`]; [`Fault::Conflict`] in the moment in which it becomes a job.
     pub fn cancel(&self, id: &str) -> Result<()> {
-        {
+        let mut held = {
             let mut all = self.held();
             let held = all.get(id).ok_or_else(|| Fault::NotFound.because("there is no such download"))?;
             if held.stage == Stage::Naming {
@@ -259,9 +277,17 @@ impl Downloads {
             if let Some(task) = &held.task {
                 task.abort();
             }
-            all.remove(id);
-        }
-        self.store.remove(id)
+            all.remove(id)
+        };
+        self.store.remove(id).inspect_err(|error| {
+            // It can be asked for again.
+            if let Some(mut held) = held.take() {
+                let reason = self.shown.words(&format!("cancelled, and something of it stays: {}", one_line(error)));
+                (held.record.end, held.record.ended) = (Some(End::Failed(reason)), unix_now());
+                held.stage = Stage::Failed;
+                self.held().insert(id.to_owned(), held);
+            }
+        })
     }
 
     fn view(&self, Held { record, stage, .. }: &Held) -> View {
@@ -273,7 +299,7 @@ impl Downloads {
             host: Url::parse(&record.url).map_or_else(|_| String::new(), |url| place(&url)),
             name: record.name.clone(),
             bytes: match stage {
-                Stage::Waiting | Stage::Fetching => size(target.with_extension("part")),
+                Stage::Waiting | Stage::Fetching => size(target.with_extension("part")).max(size(target)),
                 Stage::Naming => size(target),
                 Stage::Queued => size(self.store.named(&record.job)),
                 Stage::Failed => 0,
@@ -314,10 +340,10 @@ impl Downloads {
 
     /// All of one download.
     async fn carry(self: &Arc<Self>, id: &str) {
-        let Ok(_turn) = self.turns.acquire().await else { return };
+        let Ok(turn) = self.turns.acquire().await else { return };
         let Some(record) = self.change(id, Stage::Fetching, |_| {}).await else { return };
         let host = Url::parse(&record.url).map(|url| place(&url)).unwrap_or_default();
-        match self.work(record).await {
+        match self.work(record, turn).await {
             Ok(job) => {
                 tracing::info!("{}: downloaded from {host}", escape(&job));
                 let end =
@@ -343,13 +369,17 @@ impl Downloads {
         }
     }
 
-    /// Fetched, named, queued; its job.
-    async fn work(self: &Arc<Self>, record: Record) -> Result<PathBuf> {
+    /// Fetched, named, queued; its job. `turn` is given back once it is there.
+    async fn work(self: &Arc<Self>, record: Record, turn: SemaphorePermit<'_>) -> Result<PathBuf> {
         let (id, target) = (record.id.clone(), self.store.target(&record.id));
         let has_name = !record.job.as_os_str().is_empty();
-        if has_name && !target.exists() && self.store.named(&record.job).exists() {
-            // It had got its name when the process before ended: a scan queues it, if that did not.
-            return Ok(record.job);
+        if has_name && !target.exists() {
+            // It had got its name when the process before ended: a scan queues it, if that did not. Or it was a job that
+            // has ended since.
+            let status = Request::Status { job: escape(&record.job) };
+            if self.store.named(&record.job).exists() || self.ask(status).await.is_ok() {
+                return Ok(record.job);
+            }
         }
         if !target.exists() {
             let url = self.fetcher.check(&record.url)?;
@@ -358,27 +388,29 @@ impl Downloads {
                 other => other.fault().because(other.to_string()),
             })?;
         }
+        drop(turn);
         for name in names(&record.name) {
             let job = PathBuf::from(name);
             while self.store.named(&job).symlink_metadata().is_err() {
                 let (own, gone) = (job.clone(), || Fault::Stopped.because("it was cancelled"));
                 self.change(&id, Stage::Naming, |record| record.job = own).await.ok_or_else(gone)?;
-                match self.bring(&id, &job, record.settings.clone()).await {
-                    Err(error) => match Fault::of(&error) {
-                        Fault::Conflict => break,
-                        Fault::Busy | Fault::NoSpace | Fault::ReadOnly => {
-                            tracing::warn!("{}: cannot be queued yet: {}", escape(&job), one_line(&error));
-                            self.change(&id, Stage::Fetching, |_| {}).await.ok_or_else(gone)?;
-                            tokio::time::sleep(AGAIN).await;
-                        }
-                        // It has its name, and its settings: a scan queues it.
-                        _ if !target.exists() && self.store.named(&job).exists() => {
-                            tracing::warn!("{}: is queued a little later: {}", escape(&job), one_line(&error));
-                            return Ok(job);
-                        }
-                        _ => return Err(error),
-                    },
+                let error = match self.bring(&id, &job, record.settings.clone()).await {
                     Ok(()) => return Ok(job),
+                    Err(error) => error,
+                };
+                if !target.exists() && self.store.named(&job).exists() {
+                    // It has its name, and its settings: a scan queues it.
+                    tracing::warn!("{}: is queued a little later: {}", escape(&job), one_line(&error));
+                    return Ok(job);
+                }
+                match Fault::of(&error) {
+                    Fault::Conflict => break,
+                    Fault::Busy | Fault::NoSpace | Fault::ReadOnly => {
+                        tracing::warn!("{}: cannot be queued yet: {}", escape(&job), one_line(&error));
+                        self.change(&id, Stage::Waiting, |_| {}).await.ok_or_else(gone)?;
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    _ => return Err(error),
                 }
             }
         }
@@ -387,10 +419,13 @@ impl Downloads {
 
     /// Gives it its name and its place in the queue, in one step of the daemon's loop.
     async fn bring(&self, id: &str, job: &Path, settings: Chosen) -> Result<()> {
+        let from = escape(&downloads::Downloads::payload(id));
+        self.ask(Request::Bring { from, job: escape(job), settings }).await
+    }
+
+    async fn ask(&self, request: Request) -> Result<()> {
         let stopping = || Fault::Stopped.because("the daemon stops");
         let (reply, answer) = oneshot::channel();
-        let from = escape(&downloads::Downloads::payload(id));
-        let request = Request::Bring { from, job: escape(job), settings };
         self.asked.send(Asked { request, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?.into_result().map(drop)
     }
