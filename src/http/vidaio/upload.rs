@@ -15,6 +15,7 @@ use super::service::{Service, Wish, blocking};
 use super::{files, tasks};
 use crate::config::settings::ServiceSettings;
 use crate::http::error::{ApiError, Problem};
+use crate::http::form::Form;
 use crate::http::limits::Limits;
 use crate::store::requests::Origin;
 
@@ -47,16 +48,17 @@ pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Resu
     let headers = request.headers().clone();
     let requests = service.requests.clone();
     let folder = blocking(move || requests.made_home()).await.map_err(|error| ApiError::kept(&error))?;
-    let form = service.uploads.to_disk(request, "video_file", &folder, &service.upload_limits).await?;
-    let task = form.texts.iter().rev().find(|(name, _)| name == "task_type").map(|(_, task)| task.clone());
+    // What is on the disk whole takes no place of those on their way: the form's share of them goes here.
+    let Form { files, texts, .. } =
+        service.uploads.to_disk(request, "video_file", &folder, &service.upload_limits).await?;
+    let task = texts.iter().rev().find(|(name, _)| name == "task_type").map(|(_, task)| task.clone());
     let missing = || {
         let (kind, place) = ("missing", ["body", "task_type"]);
         ApiError::fields(&[Problem { kind, place, message: "Field required", input: serde_json::Value::Null }])
     };
     let task = tasks::find(&task.ok_or_else(missing)?);
     let task = task.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, tasks::unknown()))?;
-    // What is on the disk whole takes no place of those on their way.
-    let Some(file) = form.files.into_iter().next() else { return Err(missing()) };
+    let Some(file) = files.into_iter().next() else { return Err(missing()) };
     let wish = Wish {
         identity: format!("upload {}", file.hash),
         origin: Origin::Upload,
