@@ -144,6 +144,18 @@ fn uploads_that_wait_for_their_job() {
         stream
     };
     let waiting: Vec<TcpStream> = (0..64).map(upload).collect();
+    // A full service keeps nothing of one more, and says so
+    let before = unnamed(service.child.id());
+    let (kind, body) = form(Some("SD2HD"), Some(&[7; 1 << 20]));
+    let mut stream = begin(&service, body.len(), &kind);
+    stream.write_all(&body[..body.len() - 9]).unwrap();
+    let taken = within(1, || unnamed(service.child.id()) > before);
+    assert!(!taken, "it goes to the disk");
+    stream.write_all(&body[body.len() - 9..]).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("Too many requests"), "{answer}");
+    assert!(answer.contains("retry-after: "), "{answer}");
     assert_eq!(left(&service).len(), waiting.len());
 }
 
