@@ -24,6 +24,7 @@ use crate::http::error::ApiError;
 use crate::http::fetch::Fetcher;
 use crate::http::form::Uploads;
 use crate::http::limits::Limits;
+use crate::http::shown::Shown;
 use crate::store::history::History;
 use crate::store::paths::Layout;
 use crate::store::requests::{Finished, Origin, Record, Requests};
@@ -105,6 +106,7 @@ pub type Ended = Result<Record, Failed>;
 pub struct Service {
     pub requests: Requests,
     pub layout: Layout,
+    pub(super) shown: Shown,
     pub settings: ServiceSettings,
     pub limits: Limits,
     /// Of clips that come with their request.
@@ -136,6 +138,7 @@ impl Service {
         Ok(Service {
             requests: Requests::new(layout.clone()),
             history: Mutex::new(History::open(&layout.history())?),
+            shown: Shown::new(&layout),
             layout,
             upload_limits: super::upload::limits(&settings),
             places: Places::new(settings.vidaio_workers),

@@ -20,7 +20,6 @@ use crate::base::path_text::{escape, unescape};
 use crate::daemon::control::Request;
 use crate::http::fetch::{FetchError, FetchLimits};
 use crate::http::links;
-use crate::http::shown::without_paths;
 use crate::store::history::{Ending, Entry};
 use crate::store::requests::{Finished, Origin, REQUEST_VERSION, Record, job};
 
@@ -197,10 +196,7 @@ impl Service {
             Fault::Stopped => return stopping(),
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let words = one_line(error);
-        let folders = [self.layout.output(), self.layout.input(), self.layout.root()];
-        let shorter = folders.iter().fold(words, |words, folder| words.replace(&escape(folder), ".."));
-        Failed { status, words: without_paths(&shorter) }
+        Failed { status, words: self.shown.words(&one_line(error)) }
     }
 }
 
