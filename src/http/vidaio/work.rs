@@ -112,7 +112,7 @@ impl Service {
             }
             Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
         }
-        let entry = self.upscaled(&job(&key)).await?;
+        let entry = self.upscaled(&key).await?;
         let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
         let output = output.filter(|_| entry.state == Ending::Done);
         let Some(output) = output else { return Err(self.came_to_nothing(&entry)) };
@@ -142,11 +142,12 @@ impl Service {
     }
 
     /// The end of a job, which is queued where it has not ended already.
-    async fn upscaled(&self, job: &Path) -> Result<Entry> {
+    async fn upscaled(&self, key: &str) -> Result<Entry> {
+        let job = &job(key);
         if let Some(entry) = self.published(job) {
             return Ok(entry);
         }
-        self.ask(Request::Add { jobs: vec![escape(job)], settings: None }).await?;
+        self.ask(Request::Serve { key: key.to_owned() }).await?;
         loop {
             if let Some(entry) = self.end_of(job)? {
                 return Ok(entry);
