@@ -12,9 +12,6 @@ use crate::config::chosen::{Chosen, words};
 use crate::store::chosen::of_job;
 use crate::store::job_dir::JobDir;
 
-/// A job folder's lock is waited for so long.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// That a job of the queue has other settings than those wanted.
 pub fn taken(job: &Path, has: &Chosen) -> anyhow::Error {
     let (job, has) = (escape(job), words(has));
@@ -64,11 +61,13 @@ impl Books {
         }
         self.must_be_there()?;
         let mut folder = JobDir::create(&self.layout().job_dir(job)?, job, &self.layout().job_key(job))?;
-        folder.lock(PATIENCE)?;
-        if !matches!(folder.read_plan(), Ok(None)) {
-            folder.discard()?;
+        // The daemon's loop waits for nobody.
+        if let Err(error) = folder.lock(Duration::ZERO) {
+            let busy = || format!("an attempt at {} is still at work; ask again in a moment", escape(job));
+            return Err(if Fault::of(&error) == Fault::Busy { Fault::Busy.because(busy()) } else { error });
         }
-        folder.write_chosen(chosen)
+        let begun = !matches!(folder.read_plan(), Ok(None));
+        if begun { folder.choose_anew(chosen) } else { folder.write_chosen(chosen) }
     }
 
     /// Gives a job that has ended the settings again that it ended with, where its folder has gone since.

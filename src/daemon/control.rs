@@ -45,11 +45,15 @@ pub enum Request {
         from: usize,
         count: usize,
     },
-    /// `settings`: chosen for these jobs alone; without, they keep those they have.
+    /// Files of people, none of them hidden. `settings`: chosen for these jobs alone; without, they keep those they have.
     Add {
         jobs: Vec<String>,
         #[serde(default)]
         settings: Option<Chosen>,
+    },
+    /// The payload of a request of the video service, by the request's key.
+    Serve {
+        key: String,
     },
     /// A finished download, its path in input/, becomes the file and the job of that name, with these settings. Refused
     /// as a [`Fault::Conflict`] where the name is taken.

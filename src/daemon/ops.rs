@@ -2,6 +2,7 @@
 //! command line itself when no daemon runs.
 
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -17,11 +18,27 @@ use crate::model::status::State;
 use crate::store::downloads;
 use crate::store::history::Ending;
 use crate::store::paths::clean_relative;
+use crate::store::requests;
 
 /// A job's name out of a request.
 fn job_of(text: &str) -> Result<PathBuf> {
     let clean = unescape(text).and_then(|path| clean_relative(&path));
     clean.ok_or_else(|| Fault::Config.because(format!("{text:?} is no path of a file in input/")))
+}
+
+/// The same of a file that a person may have upscaled: in hidden folders are payloads of the video service, which have
+/// their own settings, and downloads on their way.
+fn visible(text: &str) -> Result<PathBuf> {
+    let job = job_of(text)?;
+    if is_hidden(&job) {
+        let words = "is hidden (a name in it begins with a dot), and hidden files are no jobs: rename it first";
+        return Err(Fault::Config.because(format!("{} {words}", escape(&job))));
+    }
+    Ok(job)
+}
+
+fn is_hidden(job: &Path) -> bool {
+    job.iter().any(|name| name.as_bytes().starts_with(b"."))
 }
 
 /// The job that a person means by a word on the command line: a path relative to input/, or one
@@ -56,6 +73,7 @@ pub fn touches(request: &Request, running: &Path) -> bool {
         Request::Status { .. }
         | Request::Glance { .. }
         | Request::Add { .. }
+        | Request::Serve { .. }
         | Request::Bring { .. }
         | Request::Move { .. }
         | Request::Resume { .. }
@@ -92,6 +110,7 @@ pub fn leaving(request: &Request) -> Vec<PathBuf> {
 pub fn renewed(request: &Request) -> Vec<PathBuf> {
     match request {
         Request::Add { jobs, .. } => jobs.iter().filter_map(|job| job_of(job).ok()).collect(),
+        Request::Serve { key } => vec![requests::job(key)],
         Request::Bring { job, .. } | Request::Resume { job: Some(job) } | Request::Retry { job: Some(job), .. } => {
             job_of(job).into_iter().collect()
         }
@@ -121,7 +140,10 @@ pub fn apply(books: &Books, request: &Request) -> Result<Response> {
     match request {
         Request::Status { job } => super::views::offline(books, job),
         Request::Glance { from, count } => super::views::offline_glance(books, *from, *count),
-        Request::Add { jobs, settings } => add(books, jobs, settings.as_ref()),
+        Request::Add { jobs, settings } => {
+            add(books, &jobs.iter().map(|job| visible(job)).collect::<Result<Vec<_>>>()?, settings.as_ref())
+        }
+        Request::Serve { key } => add(books, &[served(key)?], None),
         Request::Bring { from, job, settings } => bring(books, from, job, settings),
         Request::Remove { job } => {
             let job = queued(books, job)?;
@@ -158,6 +180,10 @@ pub fn apply(books: &Books, request: &Request) -> Result<Response> {
         }
         Request::Retry { job: Some(job), fresh } => {
             let job = job_of(job)?;
+            // Of hidden ones those that were jobs before.
+            if is_hidden(&job) && !books.is_queued(&job) && books.last_of(&job).is_none() {
+                return Err(Fault::NotFound.because(format!("{} is no job", escape(&job))));
+            }
             retry(books, &job, *fresh)?;
             Ok(Response::done(format!("{} is queued again", escape(&job))))
         }
@@ -182,9 +208,15 @@ fn present(books: &Books, job: &Path) -> Result<()> {
     Err(Fault::NotFound.because(format!("there is no file {}", escape(&source))))
 }
 
-fn add(books: &Books, texts: &[String], settings: Option<&Chosen>) -> Result<Response> {
-    let jobs: Vec<PathBuf> = texts.iter().map(|text| job_of(text)).collect::<Result<_>>()?;
-    for job in &jobs {
+/// The job of a request of the video service.
+fn served(key: &str) -> Result<PathBuf> {
+    let job = requests::job(key);
+    let known = requests::key_of(&job) == Some(key) && clean_relative(&job).is_some();
+    if known { Ok(job) } else { Err(Fault::Config.because(format!("{key:?} is no key of a request"))) }
+}
+
+fn add(books: &Books, jobs: &[PathBuf], settings: Option<&Chosen>) -> Result<Response> {
+    for job in jobs {
         present(books, job)?;
     }
     let queue: HashSet<PathBuf> = books.jobs()?.into_iter().collect();
@@ -193,7 +225,7 @@ fn add(books: &Books, texts: &[String], settings: Option<&Chosen>) -> Result<Res
         // All or none.
         jobs.iter().try_for_each(|job| books.may_choose(job, settings, queue.contains(job)))?;
     }
-    for job in &jobs {
+    for job in jobs {
         match &settings {
             Some(settings) => books.choose(job, settings)?,
             None if queue.contains(job) => {}
@@ -201,8 +233,8 @@ fn add(books: &Books, texts: &[String], settings: Option<&Chosen>) -> Result<Res
         }
         books.record_retried(job)?;
     }
-    books.enqueue(&jobs)?;
-    Ok(Response::done(match jobs.as_slice() {
+    books.enqueue(jobs)?;
+    Ok(Response::done(match jobs {
         [job] => format!("{} is queued", escape(job)),
         all => format!("{} files are queued", all.len()),
     }))

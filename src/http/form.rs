@@ -98,23 +98,25 @@ impl Uploads {
         many: bool,
         limits: &Limits,
     ) -> Result<Form, ApiError> {
-        let form = self.parts(request, field, many, limits, || Ok(Vec::new())).await?;
+        let form = self.parts(request, field, many, limits, None, || Ok(Vec::new())).await?;
         let files = form.files.into_iter().map(|(name, bytes)| File { name, bytes: bytes.into() }).collect();
         Ok(Form { files, texts: form.texts, _share: form._share })
     }
 
-    /// Reads the one file that stands in `field` onto the file system of a folder.
+    /// Reads the one file that stands in `field` onto the file system of a folder; of an upload that is `refused` nothing
+    /// is kept, and it is read on only so that its client gets to know.
     ///
     /// # Errors
-    /// Those of [`Uploads::read`], and 503 where there is no room for it.
+    /// Those of [`Uploads::read`], 503 where there is no room for it, and `refused`.
     pub async fn to_disk(
         &self,
         request: Request,
         field: &'static str,
         folder: &Path,
         limits: &Limits,
+        refused: Option<ApiError>,
     ) -> Result<Form<OnDisk>, ApiError> {
-        let form = self.parts(request, field, false, limits, || Writing::begin(folder)).await?;
+        let form = self.parts(request, field, false, limits, refused, || Writing::begin(folder)).await?;
         let mut files = Vec::new();
         for (_, writing) in form.files {
             files.push(writing.end().await?);
@@ -128,6 +130,7 @@ impl Uploads {
         field: &'static str,
         many: bool,
         limits: &Limits,
+        refused: Option<ApiError>,
         begin: impl Fn() -> Result<T, ApiError>,
     ) -> Result<Form<(String, T)>, ApiError> {
         let length = request.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -136,7 +139,7 @@ impl Uploads {
         }
         let Ok(mut parts) = Multipart::from_request(request, &()).await else { return Err(missing(field)) };
         let share = Share { all: self.0.clone(), bytes: 0 };
-        let mut reading = Reading { files: Vec::new(), share, refused: None, refused_bytes: 0 };
+        let mut reading = Reading { files: Vec::new(), share, refused, refused_bytes: 0 };
         let mut texts = Vec::new();
         let mut pace = Pace { start: Instant::now(), received: 0, limits };
         loop {
@@ -327,7 +330,7 @@ mod tests {
         let large = "x".repeat((1 << 20) + 7);
         let to_disk = |file: &str| {
             let body = Body::from(part("task", None, "a") + &part("file", Some("a"), file) + "--B--\r\n");
-            runtime.block_on(uploads.to_disk(request(body), "file", folder.path(), &limits))
+            runtime.block_on(uploads.to_disk(request(body), "file", folder.path(), &limits, None))
         };
         let form = to_disk(&large).unwrap();
         assert_eq!((form.files.len(), &form.texts[..]), (1, &[("task".to_owned(), "a".to_owned())][..]));
@@ -344,7 +347,7 @@ mod tests {
         let brief = Limits { upload_time: Duration::from_millis(10), ..limits.clone() };
         let begun = stream::iter([Ok::<_, std::io::Error>(part("file", Some("a"), "12"))]);
         let hanging = request(Body::from_stream(begun.chain(stream::pending())));
-        let late = runtime.block_on(uploads.to_disk(hanging, "file", folder.path(), &brief)).err().unwrap();
+        let late = runtime.block_on(uploads.to_disk(hanging, "file", folder.path(), &brief, None)).err().unwrap();
         assert_eq!(late.status().as_u16(), 408);
         assert_eq!(uploads.0.load(Ordering::SeqCst), 0);
     }

@@ -35,6 +35,21 @@ impl JobDir {
         }
     }
 
+    /// [`JobDir::write_chosen`] for a job that has work done with others, which is thrown away. Nothing of it goes before
+    /// the new settings lie on the disk, and they count only when all of it has gone: a plan keeps those it was made with.
+    pub fn choose_anew(&self, settings: &Chosen) -> Result<()> {
+        self.must_hold_lock()?;
+        if settings.is_empty() {
+            self.discard()?;
+            return self.write_chosen(settings);
+        }
+        let path = self.path().join(FILE);
+        let kept = Kept { version: VERSION, settings: settings.clone() };
+        let part = versions::write_checked_part(&path, &kept, &escape(&self.marker().job))?;
+        let named = self.discard().and_then(|()| atomic_file::rename(&part, &path));
+        named.inspect_err(|_| drop(std::fs::remove_file(&part)))
+    }
+
     /// What was chosen; nothing where there is no such file.
     ///
     /// # Errors
@@ -70,7 +85,9 @@ pub fn of_job(layout: &Layout, job: &Path) -> Result<Chosen> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::failpoint;
     use crate::config::settings::Folders;
+    use crate::store::fixture;
     use serde_json::json;
     use std::time::Duration;
 
@@ -102,5 +119,31 @@ mod tests {
         assert!(of_job(&layout, Path::new("b.mkv")).unwrap().is_empty());
         folder.write_chosen(&Chosen::new()).unwrap();
         assert!(folder.read_chosen().unwrap().is_empty() && !path.exists());
+    }
+
+    #[test]
+    fn work_goes_only_for_settings_that_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, plan) = fixture::job(root.path(), 2);
+        let [before, after] = [2, 4].map(|scale| json!({"scale": scale}).as_object().unwrap().clone());
+        folder.write_chosen(&before).unwrap();
+        let whole = || (folder.read_plan().unwrap().is_some(), fixture::sealed(&folder, &plan).clips.len());
+        for point in ["atomic_file.write=enospc", "atomic_file.fsync=enospc"] {
+            let _plan = failpoint::scoped(&format!("{point}@1"));
+            assert_eq!(Fault::of(&folder.choose_anew(&after).unwrap_err()), Fault::NoSpace, "{point}");
+            assert_eq!((folder.read_chosen().unwrap(), whole()), (before.clone(), (true, 2)), "{point}");
+        }
+        // A plan that is left is one of the settings that are left
+        for nth in 1..=7 {
+            let _plan = failpoint::scoped(&format!("job_dir.unlink=eio@{nth}"));
+            assert!(folder.choose_anew(&after).is_err(), "{nth}");
+            assert_eq!(folder.read_chosen().unwrap(), before, "{nth}");
+        }
+        folder.choose_anew(&after).unwrap();
+        assert_eq!((folder.read_chosen().unwrap(), whole()), (after, (false, 0)));
+        let parts = std::fs::read_dir(folder.path()).unwrap().flatten();
+        assert_eq!(parts.filter(|entry| entry.path().extension().is_some_and(|e| e == "part")).count(), 0);
+        folder.choose_anew(&Chosen::new()).unwrap();
+        assert!(folder.read_chosen().unwrap().is_empty());
     }
 }

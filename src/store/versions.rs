@@ -6,7 +6,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -90,6 +90,15 @@ pub fn write<T: Serialize>(path: &Path, value: &T, access: Access) -> Result<()>
 
 /// [`write`] with a keyed check sum in the file, so that any damage is seen.
 pub fn write_checked<T: Serialize>(path: &Path, value: &T, key: &str) -> Result<()> {
+    atomic_file::write(path, &checked(path, value, key)?)
+}
+
+/// The temp file of [`write_checked`], durable, ready to be renamed to `path`.
+pub fn write_checked_part<T: Serialize>(path: &Path, value: &T, key: &str) -> Result<PathBuf> {
+    atomic_file::write_part(path, &checked(path, value, key)?, Access::Shared)
+}
+
+fn checked<T: Serialize>(path: &Path, value: &T, key: &str) -> Result<Vec<u8>> {
     let mut value = serde_json::to_value(value).with_context(|| format!("cannot write {}", escape(path)))?;
     let sum = check_sum(&value, key);
     if let Some(object) = value.as_object_mut() {
@@ -97,7 +106,7 @@ pub fn write_checked<T: Serialize>(path: &Path, value: &T, key: &str) -> Result<
     }
     let mut bytes = serde_json::to_vec(&value).with_context(|| format!("cannot write {}", escape(path)))?;
     bytes.push(b'\n');
-    atomic_file::write(path, &bytes)
+    Ok(bytes)
 }
 
 /// BLAKE3 (hex) of a value's canonical text: keys sorted, no blanks. Does not depend on how

@@ -38,6 +38,7 @@ fn the_page_and_what_it_asks_for() {
         ("POST", "/api/jobs/none.mkv/pause", None, 404),
         ("POST", "/api/jobs/none.mkv/move", Some(json!({"place": "first"})), 422),
         ("POST", "/api/jobs", Some(json!({"path": "../../etc/passwd"})), 400),
+        ("POST", "/api/jobs", Some(json!({"path": ".requests/0a1b/payload"})), 400),
         ("POST", "/api/jobs", Some(json!({"path": "not-there.mkv"})), 404),
         ("POST", "/api/jobs", Some(json!({"file": "x"})), 422),
         ("POST", "/api/login", Some(json!({"token": TOKEN})), 401),

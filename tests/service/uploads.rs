@@ -127,6 +127,39 @@ fn limits_of_uploads() {
 }
 
 #[test]
+fn uploads_that_wait_for_their_job() {
+    if !ready("uploads_that_wait_for_their_job") {
+        return;
+    }
+    let service = Service::start("fetch_max_mb = 1\n");
+    let root = service.root.path().as_os_str();
+    let paused = service.root.program(&["pause".as_ref(), "--root".as_ref(), root]).output().unwrap();
+    assert!(paused.status.success(), "{paused:?}");
+    // Those on the disk take no place of those on their way: twice as many bytes as may be on their way
+    let upload = |number: u8| {
+        let (kind, body) = form(Some("SD2HD"), Some(&vec![number; 128 << 10]));
+        let mut stream = begin(&service, body.len(), &kind);
+        stream.write_all(&body).unwrap();
+        assert!(within(10, || left(&service).len() == usize::from(number) + 1), "upload {number}");
+        stream
+    };
+    let waiting: Vec<TcpStream> = (0..64).map(upload).collect();
+    // A full service keeps nothing of one more, and says so
+    let before = unnamed(service.child.id());
+    let (kind, body) = form(Some("SD2HD"), Some(&[7; 1 << 20]));
+    let mut stream = begin(&service, body.len(), &kind);
+    stream.write_all(&body[..body.len() - 9]).unwrap();
+    let taken = within(1, || unnamed(service.child.id()) > before);
+    assert!(!taken, "it goes to the disk");
+    stream.write_all(&body[body.len() - 9..]).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("Too many requests"), "{answer}");
+    assert!(answer.contains("retry-after: "), "{answer}");
+    assert_eq!(left(&service).len(), waiting.len());
+}
+
+#[test]
 fn a_client_that_hangs_up_after_its_upload() {
     if !ready("a_client_that_hangs_up_after_its_upload") {
         return;

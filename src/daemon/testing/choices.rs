@@ -1,11 +1,14 @@
 //! Settings of single jobs, and films from elsewhere, when the disk fails at some step.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::house::House;
 use crate::base::failpoint;
+use crate::base::fault::Fault;
 use crate::daemon::control::Request;
 use crate::daemon::ops;
+use crate::store::job_dir::JobDir;
 
 /// Each with the number of its calls that are made to fail, one by one.
 const POINTS: [(&str, u32); 4] =
@@ -52,4 +55,22 @@ fn no_job_is_queued_without_the_settings_chosen_for_it() {
         }
     }
     assert!(failed > 20, "only {failed} calls failed");
+}
+
+#[test]
+fn settings_wait_for_no_attempt() {
+    let house = House::new();
+    house.drop_in("a.mkv", "film");
+    let (books, job, layout) = (house.books(), Path::new("a.mkv"), house.layout());
+    let chosen = serde_json::json!({"scale": 4}).as_object().unwrap().clone();
+    let mut folder = JobDir::create(&layout.job_dir(job).unwrap(), job, &layout.job_key(job)).unwrap();
+    folder.lock(Duration::ZERO).unwrap();
+    let begin = Instant::now();
+    let error = books.choose(job, &chosen).unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(Fault::of(&error) == Fault::Busy && error.to_string().contains("a.mkv is still at work"), "{error}");
+    assert!(books.chosen(job).unwrap().is_empty());
+    drop(folder);
+    books.choose(job, &chosen).unwrap();
+    assert_eq!(books.chosen(job).unwrap(), chosen);
 }

@@ -143,6 +143,35 @@ fn without_a_daemon_the_files_are_edited() {
 }
 
 #[test]
+fn what_is_hidden_is_no_job_of_people() {
+    let house = House::new();
+    let hidden = [".requests/0a1b/payload", ".downloads/1/payload", "s/.hidden/a.mkv", ".a.mkv"];
+    hidden.iter().for_each(|name| drop(house.drop_in(name, "film")));
+    house.drop_in("b.mkv", "film");
+    let books = house.books();
+    let chosen = serde_json::json!({"scale": 4}).as_object().unwrap().clone();
+    for name in hidden {
+        for settings in [None, Some(chosen.clone())] {
+            let add = Request::Add { jobs: vec!["b.mkv".into(), name.into()], settings };
+            let error = ops::apply(&books, &add).unwrap_err();
+            assert!(Fault::of(&error) == Fault::Config && error.to_string().contains("is hidden"), "{error}");
+            assert!(books.chosen(Path::new(name)).unwrap().is_empty(), "{name}");
+        }
+        let retried = ops::apply(&books, &Request::Retry { job: some(name), fresh: false }).unwrap_err();
+        assert_eq!(Fault::of(&retried), Fault::NotFound, "{name}");
+    }
+    assert!(house.queue().is_empty());
+    // The service's own way in leads to its requests alone
+    for key in ["../.downloads/1", "0a1b/..", ".", "..", "", "/0a1b"] {
+        let error = ops::apply(&books, &Request::Serve { key: key.into() }).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Config, "{key}: {error}");
+    }
+    ops::apply(&books, &Request::Serve { key: "0a1b".into() }).unwrap();
+    assert_eq!(house.queue(), [".requests/0a1b/payload"]);
+    ops::apply(&books, &Request::Retry { job: some(".requests/0a1b/payload"), fresh: false }).unwrap();
+}
+
+#[test]
 fn a_download_takes_no_name_that_is_taken() {
     let house = House::new();
     house.drop_in("a.mkv", "film of mine");

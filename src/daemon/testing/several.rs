@@ -15,7 +15,7 @@ fn request(house: &House, key: &str, text: &str) -> String {
     let job = requests::job(key);
     house.drop_in(&job, text);
     let name = escape(&job);
-    house.wait_for("the daemon", || house.ask(Request::Add { jobs: vec![name.clone()], settings: None }).is_ok());
+    house.wait_for("the daemon", || house.ask(Request::Serve { key: key.into() }).is_ok());
     name
 }
 

@@ -24,6 +24,7 @@ use crate::http::error::ApiError;
 use crate::http::fetch::Fetcher;
 use crate::http::form::Uploads;
 use crate::http::limits::Limits;
+use crate::http::shown::Shown;
 use crate::store::history::History;
 use crate::store::paths::Layout;
 use crate::store::requests::{Finished, Origin, Record, Requests};
@@ -105,6 +106,7 @@ pub type Ended = Result<Record, Failed>;
 pub struct Service {
     pub requests: Requests,
     pub layout: Layout,
+    pub(super) shown: Shown,
     pub settings: ServiceSettings,
     pub limits: Limits,
     /// Of clips that come with their request.
@@ -136,6 +138,7 @@ impl Service {
         Ok(Service {
             requests: Requests::new(layout.clone()),
             history: Mutex::new(History::open(&layout.history())?),
+            shown: Shown::new(&layout),
             layout,
             upload_limits: super::upload::limits(&settings),
             places: Places::new(settings.vidaio_workers),
@@ -174,6 +177,11 @@ impl Service {
         locked(&self.at_work).len()
     }
 
+    /// Whether another request can be taken at this moment.
+    pub fn room(&self) -> Result<(), Failed> {
+        room_beside(self.at_hand())
+    }
+
     pub fn check_url(&self, text: &str) -> Result<(), Failed> {
         self.fetcher.check(text).map(drop).map_err(|error| failed_fetch(&error))
     }
@@ -194,10 +202,7 @@ impl Service {
         if let Some(ended) = at_work.get(&key) {
             return Ok(ended.clone());
         }
-        if at_work.len() >= REQUESTS_MAX {
-            let words = "Too many requests at the moment; try again later".into();
-            return Err(Failed { status: StatusCode::TOO_MANY_REQUESTS, words });
-        }
+        room_beside(at_work.len())?;
         let (tell, ended) = watch::channel(None);
         at_work.insert(key.clone(), ended.clone());
         let service = self.clone();
@@ -272,6 +277,13 @@ impl Service {
         let over = |finished: &Finished| unix_now() >= finished.at.saturating_add(self.settings.result_seconds);
         record.finished.as_ref().is_some_and(|finished| !over(finished)).then_some(record)
     }
+}
+
+/// Whether another request can be taken beside so many.
+fn room_beside(at_hand: usize) -> Result<(), Failed> {
+    let words = || "Too many requests at the moment; try again later".into();
+    let full = || Failed { status: StatusCode::TOO_MANY_REQUESTS, words: words() };
+    if at_hand < REQUESTS_MAX { Ok(()) } else { Err(full()) }
 }
 
 pub fn stopping() -> Failed {

@@ -11,10 +11,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde_json::json;
 
-use super::service::{Service, Wish, blocking};
+use super::service::{Service, Wish, blocking, internal};
 use super::{files, tasks};
 use crate::config::settings::ServiceSettings;
 use crate::http::error::{ApiError, Problem};
+use crate::http::form::Form;
 use crate::http::limits::Limits;
 use crate::store::requests::Origin;
 
@@ -47,16 +48,19 @@ pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Resu
     let headers = request.headers().clone();
     let requests = service.requests.clone();
     let folder = blocking(move || requests.made_home()).await.map_err(|error| ApiError::kept(&error))?;
-    let form = service.uploads.to_disk(request, "video_file", &folder, &service.upload_limits).await?;
-    let task = form.texts.iter().rev().find(|(name, _)| name == "task_type").map(|(_, task)| task.clone());
+    // A full service takes no upload that it could do nothing with.
+    let refused = service.room().err().map(ApiError::from);
+    // What is on the disk whole takes no place of those on their way: the form's share of them goes here.
+    let Form { files, texts, .. } =
+        service.uploads.to_disk(request, "video_file", &folder, &service.upload_limits, refused).await?;
+    let task = texts.iter().rev().find(|(name, _)| name == "task_type").map(|(_, task)| task.clone());
     let missing = || {
         let (kind, place) = ("missing", ["body", "task_type"]);
         ApiError::fields(&[Problem { kind, place, message: "Field required", input: serde_json::Value::Null }])
     };
     let task = tasks::find(&task.ok_or_else(missing)?);
     let task = task.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, tasks::unknown()))?;
-    // What is on the disk whole takes no place of those on their way.
-    let Some(file) = form.files.into_iter().next() else { return Err(missing()) };
+    let Some(file) = files.into_iter().next() else { return Err(internal().into()) };
     let wish = Wish {
         identity: format!("upload {}", file.hash),
         origin: Origin::Upload,
@@ -67,7 +71,7 @@ pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Resu
     };
     let record = service.fulfil(wish).await?;
     let link = files::link(&service, &record, &headers);
-    let Some(finished) = record.finished.clone() else { return Err(missing()) };
+    let Some(finished) = record.finished.clone() else { return Err(internal().into()) };
     if finished.url.is_none() {
         let path = axum::extract::Path((record.secret, String::new()));
         let mut response = files::get(State(service), path, HeaderMap::new()).await?;

@@ -20,7 +20,6 @@ use crate::base::path_text::{escape, unescape};
 use crate::daemon::control::Request;
 use crate::http::fetch::{FetchError, FetchLimits};
 use crate::http::links;
-use crate::http::shown::without_paths;
 use crate::store::history::{Ending, Entry};
 use crate::store::requests::{Finished, Origin, REQUEST_VERSION, Record, job};
 
@@ -113,7 +112,7 @@ impl Service {
             }
             Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
         }
-        let entry = self.upscaled(&job(&key)).await?;
+        let entry = self.upscaled(&key).await?;
         let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
         let output = output.filter(|_| entry.state == Ending::Done);
         let Some(output) = output else { return Err(self.came_to_nothing(&entry)) };
@@ -143,11 +142,12 @@ impl Service {
     }
 
     /// The end of a job, which is queued where it has not ended already.
-    async fn upscaled(&self, job: &Path) -> Result<Entry> {
+    async fn upscaled(&self, key: &str) -> Result<Entry> {
+        let job = &job(key);
         if let Some(entry) = self.published(job) {
             return Ok(entry);
         }
-        self.ask(Request::Add { jobs: vec![escape(job)], settings: None }).await?;
+        self.ask(Request::Serve { key: key.to_owned() }).await?;
         loop {
             if let Some(entry) = self.end_of(job)? {
                 return Ok(entry);
@@ -197,10 +197,7 @@ impl Service {
             Fault::Stopped => return stopping(),
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let words = one_line(error);
-        let folders = [self.layout.output(), self.layout.input(), self.layout.root()];
-        let shorter = folders.iter().fold(words, |words, folder| words.replace(&escape(folder), ".."));
-        Failed { status, words: without_paths(&shorter) }
+        Failed { status, words: self.shown.words(&one_line(error)) }
     }
 }
 
