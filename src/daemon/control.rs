@@ -187,6 +187,19 @@ pub struct Asked {
     pub reply: oneshot::Sender<Response>,
 }
 
+impl Asked {
+    /// Puts a request to the daemon's loop, and waits for its answer, which may be a refusal.
+    ///
+    /// # Errors
+    /// [`Fault::Stopped`] when there is no loop to answer any more.
+    pub async fn send(to: &mpsc::Sender<Asked>, request: Request) -> Result<Response> {
+        let stopping = || Fault::Stopped.because("the daemon stops");
+        let (reply, answer) = oneshot::channel();
+        to.send(Asked { request, reply }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+}
+
 /// The listening socket; its file is removed with it.
 pub struct Server {
     path: PathBuf,

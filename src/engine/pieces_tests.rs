@@ -6,7 +6,7 @@ use super::*;
 use crate::base::failpoint;
 use crate::engine::enlarge::Engine;
 use crate::engine::sample as pictures;
-use crate::engine::testing::{pin, runtime_is_here};
+use crate::engine::testing::{in_file, pin, runtime_is_here};
 use crate::model::engine::EnginePin;
 use crate::network::model_file::ModelFile;
 use crate::network::testing::TestModel;
@@ -15,11 +15,7 @@ use crate::network::testing::TestModel;
 const SIZES: [(usize, usize); 5] = [(97, 61), (1, 1), (40, 33), (5, 90), (41, 34)];
 
 fn model(channels: usize) -> (tempfile::TempDir, ModelFile) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    std::fs::write(&path, TestModel { channels, ..Default::default() }.bytes()).unwrap();
-    let file = ModelFile::open(path.to_str().unwrap()).unwrap();
-    (folder, file)
+    in_file(&TestModel { channels, ..Default::default() })
 }
 
 fn still(engine: &Engine, (width, height): (usize, usize), channels: usize, passes: u32) -> Result<Vec<Vec<f32>>> {

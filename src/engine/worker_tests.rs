@@ -4,19 +4,14 @@ use super::*;
 use crate::engine::enlarge::{Engine, Picture};
 use crate::engine::provider;
 use crate::engine::sample as pictures;
-use crate::engine::testing::{pin, runtime_is_here};
+use crate::engine::testing::{in_file, pin, runtime_is_here};
 use crate::model::engine::Provider;
 use crate::network::testing::TestModel;
 
 const SIZE: (usize, usize) = (97, 61);
 
-/// A model in a file, as pins name them.
 fn model(channels: usize) -> (tempfile::TempDir, ModelFile) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    std::fs::write(&path, TestModel { channels, ..Default::default() }.bytes()).unwrap();
-    let file = ModelFile::open(path.to_str().unwrap()).unwrap();
-    (folder, file)
+    in_file(&TestModel { channels, ..Default::default() })
 }
 
 /// Two pictures, one after the other, by the engine of a pin; what the engine says of memory.
@@ -74,10 +69,7 @@ fn a_flawed_tile_goes_in_f32_and_takes_no_other_with_it() {
     if !runtime_is_here() || !provider::is_here(Provider::Openvino) {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    std::fs::write(&path, TestModel { detour: true, residual: false, ..Default::default() }.bytes()).unwrap();
-    let file = ModelFile::open(path.to_str().unwrap()).unwrap();
+    let (_folder, file) = in_file(&TestModel { detour: true, residual: false, ..Default::default() });
     let (provider, precision) = (Provider::Openvino, Precision::Bf16);
     let pin = EnginePin { provider, precision, batch: 4, ..pin(&file, (16, 16)) };
     let size = (64, 32);

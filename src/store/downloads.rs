@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::base::atomic_file::{self, Access};
-use crate::base::fault::one_line;
 use crate::base::path_text::{self, escape};
 use crate::config::chosen::Chosen;
 use crate::store::paths::Layout;
@@ -110,16 +109,8 @@ impl Downloads {
 
     /// All that are kept, the oldest first. What cannot be read is told and left.
     pub fn all(&self) -> Vec<Record> {
-        let Ok(entries) = std::fs::read_dir(self.layout.input().join(FOLDER)) else { return Vec::new() };
-        let read =
-            |entry: std::fs::DirEntry| match versions::read::<Record>(&entry.path().join(RECORD), DOWNLOAD_VERSION) {
-                Ok(record) => record.filter(|record| entry.file_name() == *record.id),
-                Err(error) => {
-                    tracing::warn!("a download is left as it is: {}", one_line(&error));
-                    None
-                }
-            };
-        let mut all: Vec<Record> = entries.flatten().filter_map(read).collect();
+        let home = self.layout.input().join(FOLDER);
+        let mut all = versions::read_each(&home, RECORD, DOWNLOAD_VERSION, "a download", |record: &Record| &record.id);
         all.sort_by(|a, b| (a.asked, &a.id).cmp(&(b.asked, &b.id)));
         all
     }

@@ -17,6 +17,7 @@ use crate::store::versions;
 pub const FOLDER: &str = ".requests";
 /// Version of request.json that this program writes.
 pub const REQUEST_VERSION: u32 = 1;
+const RECORD: &str = "request.json";
 /// The payload, whatever the client called it.
 const PAYLOAD: &str = "payload";
 
@@ -106,7 +107,7 @@ impl Requests {
     }
 
     fn file(&self, key: &str) -> PathBuf {
-        self.folder(key).join("request.json")
+        self.folder(key).join(RECORD)
     }
 
     /// Keeps a record, durably; nobody else may read it, for addresses may hold secrets.
@@ -150,16 +151,8 @@ impl Requests {
 
     /// All that are kept. What cannot be read is told and left.
     pub fn all(&self) -> Vec<Record> {
-        let Ok(entries) = std::fs::read_dir(self.layout.input().join(FOLDER)) else { return Vec::new() };
-        let keys = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let read = |key: String| match self.read(&key) {
-            Ok(record) => record.filter(|record| record.key == key),
-            Err(error) => {
-                tracing::warn!("a request is left as it is: {}", one_line(&error));
-                None
-            }
-        };
-        let mut all: Vec<Record> = keys.filter_map(read).collect();
+        let home = self.layout.input().join(FOLDER);
+        let mut all = versions::read_each(&home, RECORD, REQUEST_VERSION, "a request", |record: &Record| &record.key);
         all.sort_by_key(|record| record.asked);
         all
     }

@@ -17,7 +17,7 @@ use anyhow::Result;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::base::fault::{Fault, one_line};
 use crate::config::settings::ServiceSettings;
@@ -67,11 +67,8 @@ impl Control {
 
     /// The daemon's answer; its refusals as errors.
     async fn ask(&self, request: Request) -> Result<Response, ApiError> {
-        let stopping = || ApiError::kept(&Fault::Stopped.because("the daemon stops"));
-        let (reply, answer) = oneshot::channel();
-        self.asked.send(Asked { request, reply }).await.map_err(|_| stopping())?;
-        let response = answer.await.map_err(|_| stopping())?.into_result();
-        response.map(|response| self.told(response)).map_err(|error| self.refusal(&error))
+        let answer = Asked::send(&self.asked, request).await.map_err(|error| ApiError::kept(&error))?;
+        answer.into_result().map(|response| self.told(response)).map_err(|error| self.refusal(&error))
     }
 
     /// An error in its own words, without paths of this machine.

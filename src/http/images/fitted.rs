@@ -141,9 +141,10 @@ fn saving(every: &EnginePin, fitting: &EnginePin, size: Size) -> f64 {
 
 /// Engines that make the same pixels as those that serve every size, which is tried.
 fn open(size: Size, pin: &EnginePin, every: &Stations, count: u32) -> Result<Stations> {
-    let room = SESSIONS_BYTES.saturating_sub(bytes(every.pin())?);
-    let pin = spread(tune::fit(&ModelFile::open_pinned(pin)?, pin)?, room)?;
-    ensure!(pin.provider.is_gpu() || bytes(&pin)? <= room, "their sessions take too much memory");
+    let model = ModelFile::open_pinned(pin)?;
+    let room = SESSIONS_BYTES.saturating_sub(bytes(&model, every.pin())?);
+    let pin = spread(&model, tune::fit(&model, pin)?, room)?;
+    ensure!(pin.provider.is_gpu() || bytes(&model, &pin)? <= room, "their sessions take too much memory");
     let stations = Stations::open(&pin, count)?;
     // Borders between tiles and the picture's edges are what could differ.
     let part = |size: u32, tile: u32| size.min(2 * tile) as usize;

@@ -44,16 +44,17 @@ impl Networks {
     pub fn open(settings: &JobSettings, count: u32) -> Result<Networks> {
         let threads = (tune::threads(settings) / count).max(1);
         let settings = JobSettings { threads, ..settings.clone() };
-        let (pin, _) = tune::choose(&settings, SIDE, SIDE, 8)?;
-        let side = (SIDE_HALOS * pin.halo).next_multiple_of(SIDE).clamp(SIDE, SIDE_MAX);
-        let side = if pin.provider.is_gpu() { DEVICE_SIDE } else { side };
-        let (pin, notes) = tune::choose(&settings, side, side, 8)?;
+        let (first, notes) = tune::choose(&settings, SIDE, SIDE, 8)?;
+        let side = (SIDE_HALOS * first.halo).next_multiple_of(SIDE).clamp(SIDE, SIDE_MAX);
+        let side = if first.provider.is_gpu() { DEVICE_SIDE } else { side };
+        // Each choice opens and runs the network.
+        let (pin, notes) = if side == SIDE { (first, notes) } else { tune::choose(&settings, side, side, 8)? };
         let (deep, _) = tune::choose(&settings, side, side, 16)?;
         // The last one tells the cut, which is settled below.
         notes.split_last().into_iter().flat_map(|(_, others)| others).for_each(|note| tracing::info!("{note}"));
         let model = ModelFile::open_pinned(&pin)?;
         let open = |pin: &EnginePin, count| {
-            let pin = spread(tune::batched(&model, pin, DEVICE_BATCH)?, SESSIONS_BYTES)?;
+            let pin = spread(&model, tune::batched(&model, pin, DEVICE_BATCH)?, SESSIONS_BYTES)?;
             Stations::open(&pin, count).map(Arc::new)
         };
         let deep = if same_numbers(&pin, &deep) { None } else { Some(open(&deep, 1)?) };
@@ -171,15 +172,14 @@ impl Drop for Visit<'_> {
 
 /// A session a thread, as far as `room` in bytes goes: several pictures keep more of them at work
 /// than the bands of one would.
-pub fn spread(pin: EnginePin, room: u64) -> Result<EnginePin> {
+pub fn spread(model: &ModelFile, pin: EnginePin, room: u64) -> Result<EnginePin> {
     let spread = EnginePin { sessions: pin.sessions * pin.threads, threads: 1, ..pin.clone() };
-    Ok(if pin.provider.is_gpu() || bytes(&spread)? > room { pin } else { spread })
+    Ok(if pin.provider.is_gpu() || bytes(model, &spread)? > room { pin } else { spread })
 }
 
 /// Estimated bytes of a pin's sessions.
-pub fn bytes(pin: &EnginePin) -> Result<u64> {
-    let each = tune::session_bytes(&ModelFile::open_pinned(pin)?, pin)?;
-    Ok(each.saturating_mul(u64::from(pin.sessions)))
+pub fn bytes(model: &ModelFile, pin: &EnginePin) -> Result<u64> {
+    Ok(tune::session_bytes(model, pin)?.saturating_mul(u64::from(pin.sessions)))
 }
 
 fn same_numbers(a: &EnginePin, b: &EnginePin) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::http::StatusCode;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::Options;
@@ -17,7 +17,7 @@ use super::places::Places;
 use super::store::Store;
 use super::work::failed_fetch;
 use crate::base::clock::unix_now;
-use crate::base::fault::{Fault, one_line};
+use crate::base::fault::one_line;
 use crate::config::settings::ServiceSettings;
 use crate::daemon::control::{Asked, Request};
 use crate::http::error::ApiError;
@@ -224,10 +224,7 @@ impl Service {
 
     /// Asks the daemon's loop.
     pub async fn ask(&self, request: Request) -> Result<crate::daemon::control::Response> {
-        let stopping = || Fault::Stopped.because("the daemon stops");
-        let (reply, answer) = oneshot::channel();
-        self.asked.send(Asked { request, reply }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?.into_result()
+        Asked::send(&self.asked, request).await?.into_result()
     }
 
     /// Drops all that is kept of a request whose job has ended.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
 use url::Url;
 
@@ -424,9 +424,6 @@ impl Downloads {
     }
 
     async fn ask(&self, request: Request) -> Result<()> {
-        let stopping = || Fault::Stopped.because("the daemon stops");
-        let (reply, answer) = oneshot::channel();
-        self.asked.send(Asked { request, reply }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?.into_result().map(drop)
+        Asked::send(&self.asked, request).await?.into_result().map(drop)
     }
 }
