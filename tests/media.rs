@@ -1,0 +1,6 @@
+//! Awkward files asked of the real program: what is kept of them, what is told, and that nothing else is lost.
+
+#[allow(dead_code)] // shared with the other tests, which use the rest
+mod common;
+#[path = "media/kit.rs"]
+mod kit;
