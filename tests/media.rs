@@ -2,5 +2,6 @@
 
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
+#[allow(dead_code)] // each topic uses its part
 #[path = "media/kit.rs"]
 mod kit;
