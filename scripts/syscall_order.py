@@ -4,8 +4,9 @@
     syscall_order.py [--bin PROGRAM] [--trace FILE] [--verbose]
 
 For every name that appears in output/, in a job folder or beside queue.txt by a rename (clips, frame tables, plan,
-status, queue, output): the file was written, then fsynced, then renamed, then its folder was fsynced, each call ended
-before the next began, in whatever thread; and nothing wrote to it afterwards. For files that only grow (history): each
+queue, output): the file was written, then fsynced, then renamed, then its folder was fsynced, each call ended
+before the next began, in whatever thread; and nothing wrote to it afterwards. What nobody believes (status.json, before.jpg,
+after.jpg) was written and then renamed, and cost no fsync. For files that only grow (history): each
 write is followed by an fsync before the program ends or goes on to the queue. `--trace` checks a trace made before.
 Exit code 0 when all holds, 1 when not, 77 when strace is absent."""
 
@@ -27,6 +28,9 @@ TRACED = ("write,pwrite64,writev,pwritev,pwritev2,sendfile,copy_file_range,splic
 WRITES = {"write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "copy_file_range", "splice", "ftruncate",
           "truncate", "fallocate"}  # fmt: skip
 SETTINGS = {"settle_ms": 200, "eta_frames": 12, "batch_frames": 24, "log_days": 1}
+
+# A power cut may take these
+UNBELIEVED = ("status", "preview")
 
 # Job folders go under such a name while they are emptied: nothing is published by that.
 REMOVED = ".upscaled-removed"
@@ -117,6 +121,8 @@ def kind_of(path, root):
     name, relative = os.path.basename(path), os.path.relpath(path, root)
     if name in ("status.json", "plan.json", "publish.json", "end.json", "queue.txt", "history.jsonl"):
         return name.split(".")[0]
+    if name in ("before.jpg", "after.jpg"):
+        return "preview"
     if name.endswith(".frames.json"):
         return "frame table"
     if name.endswith(".nut"):
@@ -145,7 +151,8 @@ def check(found, root):
         for source, target in pairs:
             if is_temporary(target) or target.endswith(".sock") or os.path.basename(target).startswith(REMOVED):
                 continue
-            rows.append((target, *order(found, event, source, target)))
+            believed = kind_of(target, root) not in UNBELIEVED
+            rows.append((target, *(order if believed else unsynced)(found, event, source, target)))
             published[target] = event
     # A file that only grows
     grown = {}
@@ -211,6 +218,17 @@ def order(found, event, source, target):
     if not after:
         return False, f"write@{last.ended} fsync@{good[0].ended} {event.name}@{event.ended}: no fsync of its folder before the next name"
     return True, f"write@{last.ended} fsync@{good[0].ended} {event.name}@{event.ended} fsync of folder@{after[0].ended}"
+
+
+def unsynced(found, event, source, target):
+    """Whether a file was written, then renamed, and nothing waited for the disk."""
+    before = [e for e in found if e.path == source and e.result >= 0 and e.began < event.began]
+    writes, syncs = [e for e in before if e.name in WRITES], [e for e in before if e.name in ("fsync", "fdatasync")]
+    if not writes or writes[-1].ended > event.began:
+        return False, f"{event.name}@{event.began}: {os.path.basename(source)} was not written before"
+    if syncs:
+        return False, f"fsync@{syncs[0].ended}: nobody believes it, and a disk was waited for"
+    return True, f"write@{writes[-1].ended} {event.name}@{event.ended}, no fsync"
 
 
 def trace(program, seconds, keep):

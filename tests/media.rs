@@ -5,3 +5,5 @@ mod common;
 #[allow(dead_code)] // each topic uses its part
 #[path = "media/kit.rs"]
 mod kit;
+#[path = "media/memory.rs"]
+mod memory;

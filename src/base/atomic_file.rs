@@ -1,7 +1,8 @@
 //! Durable writes: temp file beside the target, fsync, rename, fsync of the folder.
 //!
 //! What is promised: after a crash at any moment the target holds its old content or the new
-//! one, whole; after `Ok` the new one is on durable storage. A temp file may be left behind; it
+//! one, whole; after `Ok` the new one is on durable storage ([`Durability::None`] alone promises neither after a power
+//! cut). A temp file may be left behind; it
 //! starts with a dot, ends in `.part` and is nobody's truth. After a failed fsync the
 //! content is written anew, never fsynced again (the kernel has dropped the pages).
 
@@ -33,6 +34,16 @@ pub enum Access {
     Shared,
 }
 
+/// What a power cut may take of a written file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: once it is written, it is there.
+    Full,
+    /// All of it: afterwards the file may be absent, old or torn. A crash of the process still leaves the old or the new
+    /// one. Only for what is shown and believed by nobody.
+    None,
+}
+
 /// Replaces `path` by `bytes`, durably, readable as the umask says.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_as(path, bytes, Access::Shared)
@@ -40,19 +51,32 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Replaces `path` by `bytes`, durably.
 pub fn write_as(path: &Path, bytes: &[u8], access: Access) -> Result<()> {
-    let part = write_part(path, bytes, access)?;
-    rename(&part, path).inspect_err(|_| drop(fs::remove_file(&part)))
+    write_with(path, bytes, access, Durability::Full)
+}
+
+/// Replaces `path` by `bytes` at once; how much of that a power cut may undo is the caller's choice.
+pub fn write_with(path: &Path, bytes: &[u8], access: Access, durability: Durability) -> Result<()> {
+    let part = write_part_with(path, bytes, access, durability)?;
+    let named = match durability {
+        Durability::Full => rename(&part, path),
+        Durability::None => rename_unsynced(&part, path),
+    };
+    named.inspect_err(|_| drop(fs::remove_file(&part)))
 }
 
 /// Writes and fsyncs a temp file beside `target` and returns its path, ready to be renamed.
 /// On error nothing of it is left.
 pub fn write_part(target: &Path, bytes: &[u8], access: Access) -> Result<PathBuf> {
+    write_part_with(target, bytes, access, Durability::Full)
+}
+
+fn write_part_with(target: &Path, bytes: &[u8], access: Access, durability: Durability) -> Result<PathBuf> {
     let part = part_path(target);
     let attempt = || -> Result<()> {
         let mut file = create_part(&part, target, access)?;
         failpoint::hit("atomic_file.write")?;
         file.write_all(bytes)?;
-        fsync(&file)
+        if durability == Durability::Full { fsync(&file) } else { Ok(()) }
     };
     let mut result = attempt();
     if result.as_ref().is_err_and(|e| Fault::of(e) == Fault::Io) {
@@ -143,9 +167,13 @@ pub fn exchange(a: &Path, b: &Path) -> Result<bool> {
 
 /// Renames, replacing what is there, and fsyncs the folder.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    failpoint::hit("atomic_file.rename")?;
-    fs::rename(from, to).with_context(|| renaming(from, to))?;
+    rename_unsynced(from, to)?;
     sync_both(from, to)
+}
+
+fn rename_unsynced(from: &Path, to: &Path) -> Result<()> {
+    failpoint::hit("atomic_file.rename")?;
+    fs::rename(from, to).with_context(|| renaming(from, to))
 }
 
 /// Makes a file that is written in place, as the umask says. Whatever has its name goes first: nothing is ever written

@@ -40,16 +40,16 @@ fn base_of(input: &Input, stream: usize) -> Rational {
     base.map_or(Rational::new(1, 1), |base| Rational::new(base.numerator(), base.denominator()))
 }
 
-fn read(packet: &mut Packet, input: &mut Input) -> Result<bool> {
+fn read(input: &mut Input) -> Result<Option<Packet>> {
     loop {
-        match packet.read(input) {
-            Ok(()) => return Ok(true),
+        match output::read_packet(input) {
+            Ok(packet) => return Ok(Some(packet)),
             Err(ffmpeg_next::Error::Other { errno }) if errno == libc::EAGAIN => {}
             Err(ffmpeg_next::Error::Other { errno }) if errno == libc::EIO => {
                 return Err(std::io::Error::from_raw_os_error(errno).into());
             }
             // The end, or damage that ends the file for every reader.
-            Err(_) => return Ok(false),
+            Err(_) => return Ok(None),
         }
     }
 }
@@ -73,8 +73,8 @@ pub fn heads(path: &Path, kept: &[Kept]) -> Result<Vec<Head>> {
     let mut input = open(path, kept)?;
     let mut found: Vec<(usize, Option<Head>)> = vec![(0, None); copied.len()];
     let (mut packets, mut bytes) = (0, 0);
-    let mut packet = Packet::empty();
-    while packets < HEAD_PACKETS && bytes < HEAD_BYTES && read(&mut packet, &mut input)? {
+    while packets < HEAD_PACKETS && bytes < HEAD_BYTES {
+        let Some(packet) = read(&mut input)? else { break };
         packets += 1;
         bytes += packet.size();
         let Some(at) = copied.iter().position(|kept| kept.source == packet.stream()) else { continue };
@@ -201,6 +201,7 @@ struct Track {
 
 /// Packets kept back at most until the video tells what a new clock is worth.
 const HELD_MAX: usize = 8192;
+const HELD_BYTES: usize = 64 << 20;
 
 /// Reads the copied streams' packets with their final times.
 pub struct SourceFeed {
@@ -211,6 +212,7 @@ pub struct SourceFeed {
     clocks: Clocks,
     /// Packets read: which track, which clock.
     held: VecDeque<(usize, usize, Packet)>,
+    held_bytes: usize,
     ended: bool,
     shift: Seconds,
     strict: bool,
@@ -241,7 +243,7 @@ impl SourceFeed {
             }
         }
         let clocks = Clocks::new(restarts, base_of(&input, video));
-        Ok(SourceFeed { input, tracks, video, clocks, held: VecDeque::new(), ended: false, shift, strict })
+        Ok(SourceFeed { input, tracks, video, clocks, held: VecDeque::new(), held_bytes: 0, ended: false, shift, strict })
     }
 
     /// The next packet, ready for the muxer.
@@ -256,8 +258,9 @@ impl SourceFeed {
             let known = self.held.front().map(|(_, clock, _)| self.clocks.offset(*clock));
             match known {
                 None if self.ended => return Ok(None),
-                Some(offset) if offset.is_some() || self.ended || self.held.len() > HELD_MAX => {
+                Some(offset) if offset.is_some() || self.ended || self.is_full() => {
                     if let Some((track, _, packet)) = self.held.pop_front() {
+                        self.held_bytes -= packet.size();
                         let offset = offset.unwrap_or(self.clocks.last());
                         return Ok(Some(self.timed(track, offset, packet)));
                     }
@@ -267,12 +270,15 @@ impl SourceFeed {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.held.len() > HELD_MAX || self.held_bytes > HELD_BYTES
+    }
+
     fn read_one(&mut self) -> Result<()> {
-        let mut packet = Packet::empty();
-        if !read(&mut packet, &mut self.input)? {
+        let Some(packet) = read(&mut self.input)? else {
             self.ended = true;
             return Ok(());
-        }
+        };
         if packet.stream() == self.video {
             self.clocks.video_packet(packet.dts(), packet.pts(), packet.duration());
         }
@@ -286,6 +292,7 @@ impl SourceFeed {
                 true => track.clock.packet(time, Seconds::of(packet.duration(), track.from)),
                 false => 0,
             };
+            self.held_bytes += packet.size();
             self.held.push_back((at, clock, packet));
         }
         Ok(())

@@ -122,14 +122,13 @@ impl ClipReader {
 
     /// The next packet with the number of its frame in the clip.
     pub fn packet(&mut self) -> Result<Option<(u64, Packet)>> {
-        let mut packet = Packet::empty();
-        match packet.read(&mut self.input) {
-            Ok(()) => {}
+        let packet = match output::read_packet(&mut self.input) {
+            Ok(packet) => packet,
             Err(ffmpeg_next::Error::Eof) => return Ok(None),
             Err(error) => {
                 return Err(Fault::Mismatch.because(format!("a clip cannot be read: {}", output::explained(error))));
             }
-        }
+        };
         let number = packet.pts().map(|pts| rescale(pts, self.from, self.to, Round::Nearest) - FIRST_PTS);
         match number.and_then(|number| u64::try_from(number).ok()) {
             Some(number) if !packet.is_corrupt() => Ok(Some((number, packet))),
@@ -158,13 +157,12 @@ fn open(path: &Path) -> Result<Input> {
 pub fn inspect(path: &Path) -> Result<ClipFacts> {
     let mut input = open(path)?;
     let mut frames = 0;
-    let mut packet = Packet::empty();
     loop {
-        match packet.read(&mut input) {
-            Ok(()) if packet.is_corrupt() => {
+        match output::read_packet(&mut input) {
+            Ok(packet) if packet.is_corrupt() => {
                 return Err(Fault::Mismatch.because(format!("{} holds a damaged packet", escape(path))));
             }
-            Ok(()) => frames += 1,
+            Ok(_) => frames += 1,
             Err(ffmpeg_next::Error::Eof) => break,
             Err(error) => {
                 return Err(Fault::Mismatch.because(format!(

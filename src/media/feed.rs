@@ -11,7 +11,7 @@ use ffmpeg_next::{Dictionary, Error, Packet, Rational as Ratio, frame};
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::discontinuity::Discontinuity;
-use crate::media::ffi::{input, log, picture};
+use crate::media::ffi::{input, log, output, picture};
 use crate::media::stamps::RawStamp;
 
 /// Demuxer errors in a row before the rest of the file counts as lost.
@@ -191,10 +191,9 @@ impl Feed {
     fn read(&mut self) -> Result<Option<Packet>> {
         let mut errors = 0;
         loop {
-            let mut packet = Packet::empty();
-            match packet.read(&mut self.input) {
-                Ok(()) if packet.stream() != self.stream => errors = 0,
-                Ok(()) => {
+            match output::read_packet(&mut self.input) {
+                Ok(packet) if packet.stream() != self.stream => errors = 0,
+                Ok(mut packet) => {
                     self.packets += 1;
                     self.damage.packets += u64::from(packet.is_corrupt());
                     self.encrypted |= packet.side_data().any(|data| data.kind() == PacketData::EncryptionInfo);

@@ -194,12 +194,11 @@ impl Frames {
             if matches!(self.state, State::Draining) {
                 return Ok(None);
             }
-            let mut packet = Packet::empty();
-            match packet.read(&mut self.input) {
-                Ok(()) if packet.is_corrupt() || !(self.whole)(packet.data().unwrap_or_default()) => {
+            match output::read_packet(&mut self.input) {
+                Ok(packet) if packet.is_corrupt() || !(self.whole)(packet.data().unwrap_or_default()) => {
                     return Err("a checksum is wrong".into());
                 }
-                Ok(()) => self.decoder.send_packet(&packet).map_err(|e| e.to_string())?,
+                Ok(packet) => self.decoder.send_packet(&packet).map_err(|e| e.to_string())?,
                 Err(ffmpeg_next::Error::Eof) => {
                     self.decoder.send_eof().map_err(|e| e.to_string())?;
                     self.state = State::Draining;

@@ -65,13 +65,12 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
     let streams = &request.report.streams;
     let mut sums: Vec<TimeSum> = streams.iter().map(|_| TimeSum::default()).collect();
     let mut packets = 0u64;
-    let mut packet = Packet::empty();
     loop {
-        match packet.read(&mut output) {
-            Ok(()) => {}
+        let packet = match output::read_packet(&mut output) {
+            Ok(packet) => packet,
             Err(ffmpeg_next::Error::Eof) => break,
             Err(error) => return wrong(request, format!("it cannot be read to its end: {}", output::explained(error))),
-        }
+        };
         packets += 1;
         if packets.is_multiple_of(BEAT_PACKETS) {
             beat()?;

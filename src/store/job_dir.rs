@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::base::atomic_file::{self, Access};
+use crate::base::atomic_file::{self, Access, Durability};
 use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::lock::FileLock;
@@ -196,9 +196,10 @@ impl JobDir {
         Ok(Some(plan))
     }
 
+    /// Replaces status.json at once. A power cut may take or tear it: nobody believes it, and it is written often.
     pub fn write_status(&self, status: &Status) -> Result<()> {
         failpoint::hit("status.json")?;
-        versions::write(&self.path.join("status.json"), status, Access::Shared)
+        versions::write_with(&self.path.join("status.json"), status, Access::Shared, Durability::None)
     }
 
     /// status.json; a damaged one is `None` (it only repeats what other files prove).

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::base::atomic_file::{self, Access};
+use crate::base::atomic_file::{self, Access, Durability};
+use crate::base::fault::Fault;
 use crate::store::job_dir::JobDir;
 use crate::store::versions;
 
@@ -32,15 +33,40 @@ impl JobDir {
         self.path().join(FILES[side as usize])
     }
 
-    /// Replaces both, before and after, each at once; for this user alone. Needs the lock.
+    /// Replaces both, before and after, each at once; for this user alone. A power cut may take or tear them. Needs the
+    /// lock.
     pub fn write_preview(&self, [before, after]: &[Vec<u8>; 2]) -> Result<()> {
         self.must_hold_lock()?;
-        atomic_file::write_as(&self.picture(Side::Before), before, Access::Private)?;
-        atomic_file::write_as(&self.picture(Side::After), after, Access::Private)
+        for (side, bytes) in [(Side::Before, before), (Side::After, after)] {
+            atomic_file::write_with(&self.picture(side), bytes, Access::Private, Durability::None)?;
+        }
+        Ok(())
     }
 
-    /// The JPEG file of one side, where there is one.
+    /// The JPEG file of one side, where there is one; a torn one is `None`.
     pub fn read_preview(&self, side: Side) -> Result<Option<Vec<u8>>> {
-        versions::read_bytes(&self.picture(side), MAX_BYTES, false)
+        match versions::read_bytes(&self.picture(side), MAX_BYTES, false) {
+            Err(error) if Fault::of(&error) == Fault::DamagedState => Ok(None),
+            read => Ok(read?.filter(|bytes| is_whole(bytes))),
+        }
+    }
+}
+
+/// Whether a JPEG file begins and ends as one does, which a torn one does not.
+fn is_whole(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xd8]) && bytes.ends_with(&[0xff, 0xd9])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_picture_is_no_picture() {
+        let whole = [0xff, 0xd8, 1, 2, 3, 0xff, 0xd9];
+        assert!(is_whole(&whole));
+        for torn in [&whole[..5], &whole[..0], &[0; 7], &[0xff, 0xd8, 1, 0, 0, 0, 0]] {
+            assert!(!is_whole(torn), "{torn:?}");
+        }
     }
 }

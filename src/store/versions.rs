@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::base::atomic_file::{self, Access};
+use crate::base::atomic_file::{self, Access, Durability};
 use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
 
@@ -103,9 +103,14 @@ pub fn check_version(value: &Value, newest: u32, name: &str) -> Result<()> {
 
 /// Writes a value as JSON, durably. It must hold a `version`.
 pub fn write<T: Serialize>(path: &Path, value: &T, access: Access) -> Result<()> {
+    write_with(path, value, access, Durability::Full)
+}
+
+/// [`write`], as durable as the caller says.
+pub fn write_with<T: Serialize>(path: &Path, value: &T, access: Access, durability: Durability) -> Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value).with_context(|| format!("cannot write {}", escape(path)))?;
     bytes.push(b'\n');
-    atomic_file::write_as(path, &bytes, access)
+    atomic_file::write_with(path, &bytes, access, durability)
 }
 
 /// [`write`] with a keyed check sum in the file, so that any damage is seen.

@@ -46,6 +46,26 @@ fn a_failure_at_any_point_leaves_old_or_new_and_no_litter() {
 }
 
 #[test]
+fn what_nobody_believes_waits_for_no_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("status.json");
+    write(&path, b"old").unwrap();
+    let scope = failpoint::scoped("atomic_file.fsync=eio;atomic_file.sync_dir=eio");
+    write_with(&path, b"new", Access::Shared, Durability::None).unwrap();
+    assert!(write(&path, b"newer").is_err());
+    drop(scope);
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    // A crash of the process still leaves the old one or the new one.
+    for point in ["create", "write", "rename"] {
+        let scope = failpoint::scoped(&format!("atomic_file.{point}=eio"));
+        assert!(write_with(&path, b"broken", Access::Shared, Durability::None).is_err(), "{point}");
+        drop(scope);
+        assert_eq!(fs::read(&path).unwrap(), b"new", "{point}");
+    }
+    assert_eq!(names(dir.path()), ["status.json"]);
+}
+
+#[test]
 fn a_failed_fsync_is_answered_by_writing_anew() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");

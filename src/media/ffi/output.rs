@@ -211,6 +211,14 @@ pub fn stream_side_data(stream: &Stream<'_>, kind: AVPacketSideDataType) -> Opti
     unsafe { side_data(stream.as_ptr(), kind) }
 }
 
+/// The next packet of a file, in memory of its own: `av_read_frame` overwrites what it is given without freeing it, so that
+/// a packet that is used again leaks what it held. The one place where packets are read.
+#[allow(clippy::disallowed_methods)] // here, and nowhere else
+pub fn read_packet(input: &mut Input) -> Result<Packet, ffmpeg_next::Error> {
+    let mut packet = Packet::empty();
+    packet.read(input).map(|()| packet)
+}
+
 /// The picture of an attached-picture stream.
 pub fn attached_picture(stream: &Stream<'_>) -> Option<Packet> {
     let mut packet = Packet::empty();

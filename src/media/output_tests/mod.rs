@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use ffmpeg_next::{Packet, codec, frame};
+use ffmpeg_next::{codec, frame};
 use serde_json::Value;
 
 use crate::config::settings::JobSettings;
@@ -62,10 +62,9 @@ impl Plain {
             if self.ended {
                 return Ok(None);
             }
-            let mut packet = Packet::empty();
-            match packet.read(&mut self.input) {
-                Ok(()) if packet.stream() == self.stream => drop(self.decoder.send_packet(&packet)),
-                Ok(()) => {}
+            match output::read_packet(&mut self.input) {
+                Ok(packet) if packet.stream() == self.stream => drop(self.decoder.send_packet(&packet)),
+                Ok(_) => {}
                 Err(_) => {
                     self.ended = true;
                     self.decoder.send_eof()?;
