@@ -243,7 +243,17 @@ impl SourceFeed {
             }
         }
         let clocks = Clocks::new(restarts, base_of(&input, video));
-        Ok(SourceFeed { input, tracks, video, clocks, held: VecDeque::new(), held_bytes: 0, ended: false, shift, strict })
+        Ok(SourceFeed {
+            input,
+            tracks,
+            video,
+            clocks,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            ended: false,
+            shift,
+            strict,
+        })
     }
 
     /// The next packet, ready for the muxer.

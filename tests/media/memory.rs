@@ -23,7 +23,8 @@ fn a_large_file_takes_no_more_memory() {
     }
     let root = Root::new("");
     // 51 s of eight channels are 314 MB, which cost nothing to make.
-    let video = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=1:d=51", "-f", "lavfi", "-i", "anullsrc=r=192000:cl=7.1:d=51"];
+    let video =
+        ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=1:d=51", "-f", "lavfi", "-i", "anullsrc=r=192000:cl=7.1:d=51"];
     let codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "pcm_s32le", "in.mkv"];
     ffmpeg(&root, &[&video[..], &codecs[..]].concat());
     let (source, target) = (at(&root, "in.mkv"), at(&root, "out.mkv"));
