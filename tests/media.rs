@@ -7,3 +7,5 @@ mod common;
 mod kit;
 #[path = "media/memory.rs"]
 mod memory;
+#[path = "media/stills.rs"]
+mod stills;

@@ -13,6 +13,7 @@ const ROOMS: &[&str] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("ffmpeg_next", &["media"]),
     ("image", &["media"]),
+    ("tiff", &["media"]),
     ("ort", &["engine"]),
     ("prost", &["network"]),
     // Files of weights are read in one, answers with many pictures written in the other.

@@ -211,6 +211,9 @@ pub fn send(fleet: &Fleet, source: &Path, target: &Path, wish: Wish) -> Result<c
     match fleet.upscale(&bytes, &plain, wish) {
         Outcome::Done(picture) => {
             atomic_file::write(target, &picture.bytes)?;
+            if let Some(words) = &picture.not_kept {
+                tracing::warn!("{name}: not kept: {words}");
+            }
             Ok(picture)
         }
         Outcome::Failed(words) => Err(Fault::BadInput.because(format!("{name}: {words}"))),

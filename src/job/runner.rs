@@ -162,7 +162,7 @@ impl Job<'_> {
             }
             // Their tiles are others: its memory is of more use to them.
             drop(self.ready.engine.lock().unwrap_or_else(PoisonError::into_inner).take());
-            return Ok(Planned::Still(still::run(self.order, self.dir, self.reporter)?));
+            return Ok(Planned::Still(still::run(self.order, self.dir, self.reporter, self.shutdown)?));
         }
         self.reporter.enter(Phase::Planning, "");
         let mut plan = planner::make(self.order, self.ready, info, self.reporter)?;
@@ -394,9 +394,12 @@ impl Job<'_> {
 
     fn still_outcome(&self, still: still::Upscaled) -> Result<Outcome> {
         let (width, height, device) = (still.width, still.height, still.device);
-        let verified = format!("read back as {width}x{height}");
+        let verified = match still.pages {
+            1 => format!("read back as {width}x{height}"),
+            pages => format!("{pages} pages read back, the first as {width}x{height}"),
+        };
         let outcome = self.outcome(&still.path, None, None, still.losses, verified)?;
-        Ok(Outcome { frames: 1, width, height, device, ..outcome })
+        Ok(Outcome { frames: still.pages as u64, width, height, device, ..outcome })
     }
 
     fn outcome(

@@ -44,6 +44,14 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
             "{name} is a picture of a kind that is not read ({container}); PNG, JPEG, WebP and TIFF are"
         )));
     }
+    if container == "ico" {
+        let count = input.nb_streams();
+        return Err(Fault::Unsupported.because(format!(
+            "{name} is an icon that holds {count} picture{}, one for each size; icons are not read: save the one that is \
+             to be larger as PNG",
+            if count == 1 { "" } else { "s" }
+        )));
+    }
     let extradata = input.streams().map(|stream| input::stream_facts(&stream).extradata.len() as u64).sum::<u64>();
     if extradata > input::EXTRADATA_MAX {
         let (mib, most) = (extradata >> 20, input::EXTRADATA_MAX >> 20);

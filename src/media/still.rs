@@ -7,11 +7,16 @@ use image::DynamicImage;
 
 use crate::base::fault::Fault;
 
+mod jpeg_parts;
+mod pages;
+mod parts;
 mod pixels;
 mod read;
+mod tiff_pages;
 
 pub use pixels::Pixels;
-pub use read::{Opened, PIXELS_MAX, describe, kind_of, read};
+pub use read::{Contents, Opened, PIXELS_MAX, contents, describe, kind_of, read, read_page};
+pub use tiff_pages::TiffPages;
 
 /// The kinds of picture files that are written. All of them, and BMP and GIF, are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use image::{Rgba, RgbaImage};
 
 use crate::answers::bomb;
 use crate::common::{peak, ready};
-use crate::kit::{Answer, Server, chunk, packed, picture, png};
+use crate::kit::{Answer, Part, Server, chunk, packed, picture, png};
 
 /// A profile that nobody looks into.
 fn profile() -> Vec<u8> {
@@ -231,4 +231,51 @@ fn damaged_pictures_do_no_harm() {
     assert!(seen[&200] > 20 && seen[&400] > 100, "{seen:?}");
     assert_eq!(server.upscale("", &files[0]).status, 200);
     assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn what_is_not_in_the_answer_is_told() {
+    if !ready("what_is_not_in_the_answer_is_told") {
+        return;
+    }
+    let server = Server::start(&[]);
+    let plain = packed(&picture(20, 10), ImageFormat::Jpeg);
+    let moving = [&plain[..], b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"].concat();
+    let mut gif = Vec::new();
+    let mut encoder = GifEncoder::new(&mut gif);
+    for colour in [[250, 0, 0, 255], [0, 0, 250, 255]] {
+        encoder.encode_frame(Frame::new(RgbaImage::from_pixel(20, 10, Rgba(colour)))).unwrap();
+    }
+    drop(encoder);
+    // A second page: the first one's directory once more
+    let mut tiff = packed(&picture(20, 10).to_rgb8().into(), ImageFormat::Tiff);
+    let first = u32::from_le_bytes(tiff[4..8].try_into().unwrap()) as usize;
+    let length = 2 + 12 * usize::from(u16::from_le_bytes(tiff[first..first + 2].try_into().unwrap()));
+    let (directory, second) = (tiff[first..first + length].to_vec(), tiff.len() as u32);
+    tiff[first + length..first + length + 4].copy_from_slice(&second.to_le_bytes());
+    tiff.extend([&directory[..], &[0; 4]].concat());
+    for (bytes, words) in [
+        (&plain, None),
+        (&moving, Some("the video of a motion photo")),
+        (&gif, Some("the pictures after the first")),
+        (&tiff, Some("page 2")),
+    ] {
+        let answer = server.upscale("", bytes);
+        assert_eq!((answer.status, answer.header("x-not-kept")), (200, words));
+    }
+    let parts = [Part::file("files", "a.jpg", &moving), Part::file("files", "b.jpg", &plain)];
+    let answer = server.post("/upscale_batch?format=json", &parts).json();
+    let told = |n: usize| &answer["results"][n]["not_kept"];
+    assert_eq!((told(0), told(1)), (&serde_json::json!(["the video of a motion photo"]), &serde_json::Value::Null));
+    let zip = server.post("/upscale_batch", &parts);
+    assert_eq!(zip.header("x-successful"), Some("2"));
+    assert!(zip.body.windows(13).any(|name| name == b"not_kept.json"));
+    // The client says it too.
+    let root = &server.root;
+    std::fs::write(root.path().join("a.jpg"), &moving).unwrap();
+    let words = ["image", "upscale", "-i", "a.jpg", "--port", &server.port.to_string()].map(std::ffi::OsString::from);
+    let words: Vec<_> = words.iter().map(|word| word.as_os_str()).collect();
+    let out = root.program(&words).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("not kept: the video of a motion photo"), "{said}");
 }

@@ -45,6 +45,8 @@ pub struct Picture {
     pub bytes: Vec<u8>,
     /// `1280x960`, where the worker said so.
     pub size: Option<String>,
+    /// What of the picture that was sent is not in it, where the worker said so.
+    pub not_kept: Option<String>,
 }
 
 /// What became of one request.
@@ -154,7 +156,7 @@ impl Worker {
     fn reply(&self, mut response: http::Response<Body>) -> Reply {
         let status = response.status();
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let size = header("x-output-size");
+        let (size, not_kept) = (header("x-output-size"), header("x-not-kept"));
         let after = header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let after = after.unwrap_or(REST).min(REST_MAX);
         let limit = if status == 200 { ANSWER_MAX } else { LITTLE_MAX };
@@ -163,7 +165,7 @@ impl Worker {
             Err(error) => return Reply::Gone(format!("{}: {error}", self.place)),
         };
         if status == 200 {
-            return Reply::Done(Picture { bytes, size });
+            return Reply::Done(Picture { bytes, size, not_kept });
         }
         let words = format!("{}: {} {}", self.place, status.as_u16(), detail(&bytes));
         match status.as_u16() {

@@ -68,22 +68,27 @@ type Results<'a> = std::pin::Pin<&'a mut (dyn stream::Stream<Item = (Result<Enla
 async fn zip(worker: &Worker, mut results: Results<'_>) -> Result<Response<Body>, ApiError> {
     let mut archive = Archive::new().map_err(|error| ApiError::kept(&error))?;
     let mut names = Names::default();
-    let mut failed = Vec::new();
+    let (mut failed, mut lessened) = (Vec::new(), Vec::new());
     let mut total = 0;
     while let Some((made, uploaded)) = results.next().await {
         total += 1;
         match made {
             Ok(made) => {
-                let added = archive.add(&names.of(&uploaded), &made.png);
-                added.map_err(|error| ApiError::kept(&error))?;
+                let name = names.of(&uploaded);
+                archive.add(&name, &made.png).map_err(|error| ApiError::kept(&error))?;
+                if !made.losses.is_empty() {
+                    lessened.push(json!({"filename": uploaded, "not_kept": made.losses}));
+                }
             }
             Err(error) => failed.push(json!({"filename": uploaded, "error": error.reason()})),
         }
     }
     let count = failed.len();
-    if count > 0 {
-        let text = serde_json::to_vec_pretty(&failed).unwrap_or_default();
-        archive.add("errors.json", &text).map_err(|error| ApiError::kept(&error))?;
+    for (name, list) in [("errors.json", &failed), ("not_kept.json", &lessened)] {
+        if !list.is_empty() {
+            let text = serde_json::to_vec_pretty(list).unwrap_or_default();
+            archive.add(name, &text).map_err(|error| ApiError::kept(&error))?;
+        }
     }
     let (file, length) = archive.finish().map_err(|error| ApiError::kept(&error))?;
     let mut response = reply::of(Source::File(file, 0), length, "application/zip", &worker.limits);
@@ -108,12 +113,16 @@ async fn listed(worker: &Worker, mut results: Results<'_>, host: Option<&str>) -
             Ok((path, made)) => {
                 successful += 1;
                 let link = host.map_or_else(|| path.clone(), |host| format!("http://{host}{path}"));
-                json!({
+                let mut entry = json!({
                     "filename": uploaded,
                     "output_size": format!("{}x{}", made.to.0, made.to.1),
                     "file_size_mb": made.png.len() as f64 / f64::from(1 << 20),
                     "temp_path": link,
-                })
+                });
+                if !made.losses.is_empty() {
+                    entry["not_kept"] = json!(made.losses);
+                }
+                entry
             }
             Err(error) => json!({"filename": uploaded, "error": error.reason()}),
         });

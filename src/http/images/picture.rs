@@ -22,6 +22,8 @@ pub struct Enlarged {
     pub to: (u32, u32),
     /// Seconds in the engine.
     pub seconds: f64,
+    /// What of the uploaded file is not in the PNG, in words.
+    pub losses: Vec<String>,
 }
 
 /// Enlarges an uploaded picture. It waits for its turn, and counts as done or failed.
@@ -86,17 +88,16 @@ fn plan(engines: &Engines, file: &File, wish: Wish) -> Result<((u32, u32), Way),
 }
 
 fn make(engines: &Engines, file: &File, way: &Way, asker: &Weak<()>) -> Result<Enlarged, ApiError> {
-    let source = Opened::new(&file.bytes, "The picture").and_then(Opened::decode);
-    let source = source.map_err(|error| ApiError::told(&error))?;
+    let opened = Opened::new(&file.bytes, "The picture").map_err(|error| ApiError::told(&error))?;
+    let mut losses = opened.losses();
+    let source = opened.decode().map_err(|error| ApiError::told(&error))?;
     let from = (source.width, source.height);
     let start = Instant::now();
     let source = Still { kind: StillKind::Png, ..source };
     let made = engines.enlarge(way, source, asker).map_err(|error| ApiError::kept(&error))?;
     let seconds = start.elapsed().as_secs_f64();
     let to = (made.about().width, made.about().height);
-    let (png, losses) = made.encode().map_err(|error| ApiError::kept(&error))?;
-    for loss in losses {
-        tracing::debug!("lost of {}: {loss}", file.name);
-    }
-    Ok(Enlarged { png, from, to, seconds })
+    let (png, lost) = made.encode().map_err(|error| ApiError::kept(&error))?;
+    losses.extend(lost);
+    Ok(Enlarged { png, from, to, seconds, losses })
 }

@@ -29,5 +29,8 @@ pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result
     tell("x-upscale-factor", format!("{:.2}x", f64::from(to.0) / f64::from(from.0)));
     tell("x-inference-time", format!("{:.3}s", made.seconds));
     tell("x-model", worker.engines()?.model());
+    if !made.losses.is_empty() {
+        tell("x-not-kept", made.losses.join("; "));
+    }
     Ok(response)
 }

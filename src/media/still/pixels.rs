@@ -56,9 +56,20 @@ impl Pixels {
         !self.gray
     }
 
-    fn channels(&self) -> usize {
+    /// Samples of a pixel.
+    pub(super) fn channels(&self) -> usize {
         let colours = if self.gray { 1 } else { 3 };
         colours + usize::from(self.alpha)
+    }
+
+    /// Whether samples have 16 bits.
+    pub(super) fn is_deep(&self) -> bool {
+        self.deep
+    }
+
+    /// The picture without planes, its bytes, and what of it its kind cannot take.
+    pub(super) fn into_parts(self) -> (Still, Vec<u8>, Vec<String>) {
+        (self.about, self.bytes, self.losses)
     }
 
     /// Bytes of all pixels.

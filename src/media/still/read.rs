@@ -1,16 +1,18 @@
 //! Still pictures read: PNG, JPEG, WebP and TIFF as files, from memory BMP and GIF too.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, ImageResult, Limits};
 
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::probe::NO_TAGS;
+use crate::media::still::pages::OnePage;
+use crate::media::still::parts::{self, Parts};
 use crate::media::still::{Still, StillKind, split};
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::source::{Colour, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
@@ -25,8 +27,8 @@ const ALLOCATION_MAX: u64 = 2 << 30;
 const HEADER_MAX: u64 = 16 << 20;
 /// Bytes by which a picture's kind is told.
 const HEAD: u64 = 32;
-/// Chunks of a PNG looked through for an animation.
-const PNG_CHUNKS_MAX: u32 = 1024;
+/// Brands of HEIF and AVIF files that hold pictures; those of sequences are left to FFmpeg.
+const HEIF: [&[u8; 4]; 8] = [b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"avif", b"miaf"];
 
 /// The kind of a picture by its first bytes; `None` for anything else.
 ///
@@ -63,49 +65,39 @@ fn written_as(format: ImageFormat) -> Option<StillKind> {
 /// Whether a file is a still picture that stays one, by its first bytes, whatever its name.
 ///
 /// `None` for anything else, an animated PNG or a stream of JPEG pictures (`.mjpeg`) among it.
-/// Fails with [`Fault::Unsupported`] for an animated WebP, which nothing here can read.
+/// Fails with [`Fault::Unsupported`] for an animated WebP, and for HEIF and AVIF pictures, which nothing here
+/// can read.
 pub fn kind_of(path: &Path) -> Result<Option<StillKind>> {
     let name = escape(path);
     let mut file = BufReader::new(File::open(path).with_context(|| format!("opening {name}"))?);
     let mut head = Vec::with_capacity(HEAD as usize);
     file.by_ref().take(HEAD).read_to_end(&mut head).with_context(|| format!("reading {name}"))?;
+    if head.get(4..8) == Some(b"ftyp") && head.get(8..12).is_some_and(|brand| HEIF.iter().any(|known| *known == brand))
+    {
+        return Err(Fault::Unsupported.because(format!(
+            "{name} is a HEIF or AVIF picture, which is not read; save it as PNG, JPEG, WebP or TIFF"
+        )));
+    }
     let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let kind = format_of(&head, &name)?.and_then(written_as);
     Ok(match kind {
-        Some(StillKind::Png) if is_animated_png(&mut file)? => None,
+        Some(StillKind::Png) if parts::is_animated_png(&mut file)? => None,
         Some(StillKind::Jpeg) if matches!(extension.as_str(), "mjpg" | "mjpeg") => None,
         kind => kind,
     })
-}
-
-fn is_animated_png(file: &mut (impl Read + Seek)) -> Result<bool> {
-    file.seek(SeekFrom::Start(8))?;
-    for _ in 0..PNG_CHUNKS_MAX {
-        let mut header = [0u8; 8];
-        if file.read_exact(&mut header).is_err() {
-            return Ok(false);
-        }
-        match &header[4..] {
-            b"acTL" => return Ok(true),
-            b"IDAT" | b"IEND" => return Ok(false),
-            _ => {}
-        }
-        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
-        file.seek(SeekFrom::Current(i64::from(length) + 4))?;
-    }
-    Ok(false)
 }
 
 /// A picture whose header is known and of which nothing is decoded yet.
 pub struct Opened<'a> {
     name: String,
     format: ImageFormat,
+    parts: Parts,
     decoder: Box<dyn ImageDecoder + 'a>,
     orientation: Orientation,
 }
 
 impl<'a> Opened<'a> {
-    /// Opens a picture in memory; `name` is for messages. Of an animation, the first picture.
+    /// Opens a picture in memory; `name` is for messages. Of several, the first: [`Opened::losses`] tells so.
     ///
     /// # Errors
     /// [`Fault::BadInput`] when it is no picture or its header is damaged,
@@ -114,26 +106,43 @@ impl<'a> Opened<'a> {
         let Some(format) = format_of(bytes, name)? else {
             return Err(Fault::BadInput.because(format!("{name} is no PNG, JPEG, WebP, TIFF, BMP or GIF picture")));
         };
-        Opened::from(Cursor::new(bytes), format, name)
+        Opened::from(Cursor::new(bytes), format, name, 0)
     }
 
-    fn from(source: impl BufRead + Seek + 'a, format: ImageFormat, name: &str) -> Result<Opened<'a>> {
-        let mut reader = ImageReader::with_format(source, format);
-        let mut limits = Limits::default();
-        // A PNG's header is inflated when it is opened, and within the limits of that moment.
-        limits.max_alloc = Some(if format == ImageFormat::Png { HEADER_MAX } else { ALLOCATION_MAX });
-        reader.limits(limits.clone());
+    fn from(mut source: impl BufRead + Seek + 'a, format: ImageFormat, name: &str, page: usize) -> Result<Opened<'a>> {
+        let parts = parts::look(&mut source, format).with_context(|| format!("reading {name}"))?;
+        if let Some(words) = parts.refusal {
+            return Err(Fault::Unsupported.because(format!("{name}{words}")));
+        }
         let unreadable = |error: image::ImageError| unreadable(name, format, &error);
-        let mut decoder: Box<dyn ImageDecoder + 'a> = Box::new(reader.into_decoder().map_err(unreadable)?);
-        limits.max_alloc = Some(ALLOCATION_MAX);
-        decoder.set_limits(limits).map_err(unreadable)?;
+        let mut decoder = match parts.pages.get(page) {
+            Some(place) => {
+                let page = OnePage::new(source, *place).with_context(|| format!("reading {name}"))?;
+                decoder(BufReader::new(page), format).map_err(unreadable)?
+            }
+            None => decoder(source, format).map_err(unreadable)?,
+        };
         let orientation = decoder.orientation().map_err(unreadable)?;
         let (width, height) = decoder.dimensions();
         if width == 0 || height == 0 {
             let words = format!("{name} has no pixels: its header says {width}x{height}");
             return Err(Fault::BadInput.because(words));
         }
-        Ok(Opened { name: name.to_owned(), format, decoder, orientation })
+        Ok(Opened { name: name.to_owned(), format, parts, decoder, orientation })
+    }
+
+    /// What is in its file and not in this picture, in words.
+    pub fn losses(&self) -> Vec<String> {
+        let mut losses = self.parts.losses.clone();
+        match self.parts.pages.len() {
+            0 | 1 => {}
+            2 => losses.insert(0, "page 2".into()),
+            pages => losses.insert(0, format!("pages 2 to {pages}")),
+        }
+        if self.parts.frames > 1 {
+            losses.insert(0, "the pictures after the first".into());
+        }
+        losses
     }
 
     /// `png`, `jpeg`, ..
@@ -198,6 +207,18 @@ impl<'a> Opened<'a> {
     }
 }
 
+fn decoder<'a>(source: impl BufRead + Seek + 'a, format: ImageFormat) -> ImageResult<Box<dyn ImageDecoder + 'a>> {
+    let mut reader = ImageReader::with_format(source, format);
+    let mut limits = Limits::default();
+    // A PNG's header is inflated when it is opened, and within the limits of that moment.
+    limits.max_alloc = Some(if format == ImageFormat::Png { HEADER_MAX } else { ALLOCATION_MAX });
+    reader.limits(limits.clone());
+    let mut decoder: Box<dyn ImageDecoder + 'a> = Box::new(reader.into_decoder()?);
+    limits.max_alloc = Some(ALLOCATION_MAX);
+    decoder.set_limits(limits)?;
+    Ok(decoder)
+}
+
 /// A profile of inks: the decoder has made RGB of them, which it does not describe.
 fn is_cmyk(icc: &[u8]) -> bool {
     icc.get(16..20) == Some(b"CMYK")
@@ -228,9 +249,9 @@ fn unreadable(name: &str, format: ImageFormat, error: &image::ImageError) -> any
     fault.because(format!("{name} cannot be read as {}: {error}", name_of(format)))
 }
 
-/// Opens a file of a kind.
-fn open(path: &Path, kind: StillKind) -> Result<Opened<'static>> {
-    let name = escape(path);
+/// Opens a page of a file of a kind; only TIFF files have more than one.
+fn open(path: &Path, kind: StillKind, page: usize) -> Result<Opened<'static>> {
+    let name = if page == 0 { escape(path) } else { format!("page {} of {}", page + 1, escape(path)) };
     let file = BufReader::new(File::open(path).with_context(|| format!("opening {name}"))?);
     let format = match kind {
         StillKind::Png => ImageFormat::Png,
@@ -238,12 +259,36 @@ fn open(path: &Path, kind: StillKind) -> Result<Opened<'static>> {
         StillKind::WebP => ImageFormat::WebP,
         StillKind::Tiff => ImageFormat::Tiff,
     };
-    Opened::from(file, format, &name)
+    Opened::from(file, format, &name, page)
+}
+
+/// What a picture file holds.
+pub struct Contents {
+    /// Sizes of its pages, upright; one but for TIFF.
+    pub pages: Vec<(u32, u32)>,
+    /// What is not in them, in words.
+    pub losses: Vec<String>,
+}
+
+/// Looks through a picture file; nothing is decoded.
+///
+/// # Errors
+/// As [`read`], of each page.
+pub fn contents(path: &Path) -> Result<Contents> {
+    let kind = kind_of(path)?.ok_or_else(|| no_picture(path))?;
+    let first = open(path, kind, 0)?;
+    let count = first.parts.pages.len().max(1);
+    let size = |page| {
+        let opened = open(path, kind, page)?;
+        opened.check_size()?;
+        Ok(opened.size())
+    };
+    Ok(Contents { pages: (0..count).map(size).collect::<Result<_>>()?, losses: first.parts.losses })
 }
 
 /// What the probe tells of a picture: one stream, upright size, nothing of time.
 pub fn describe(path: &Path, kind: StillKind) -> Result<SourceInfo> {
-    let opened = open(path, kind)?;
+    let opened = open(path, kind, 0)?;
     opened.check_size()?;
     let (width, height) = opened.size();
     let colour = opened.decoder.color_type();
@@ -263,7 +308,7 @@ pub fn describe(path: &Path, kind: StillKind) -> Result<SourceInfo> {
             sample_aspect: Rational::new(1, 1),
             time_base: Rational::new(1, 1),
             average_rate: Rational::new(0, 0),
-            estimated_frames: Some(1),
+            estimated_frames: Some(opened.parts.pages.len().max(1) as u64),
             colour: Colour { range: 2, ..NO_TAGS },
             hdr: None,
             rotation: 0,
@@ -273,20 +318,23 @@ pub fn describe(path: &Path, kind: StillKind) -> Result<SourceInfo> {
             safe_seek: false,
         },
         still: true,
-        losses: Vec::new(),
+        losses: opened.parts.losses.clone(),
     })
 }
 
-/// Reads a picture file, turned upright as its EXIF orientation says.
+/// Reads a picture file, turned upright as its EXIF orientation says; of a TIFF the first page.
 ///
 /// Fails with [`Fault::BadInput`] when it is none or damaged, [`Fault::Unsupported`] when it is
 /// too large or of a kind not read.
 pub fn read(path: &Path) -> Result<Still> {
-    match kind_of(path)? {
-        Some(kind) => open(path, kind)?.decode(),
-        None => {
-            let name = escape(path);
-            Err(Fault::BadInput.because(format!("{name} is no PNG, JPEG, WebP or TIFF picture")))
-        }
-    }
+    read_page(path, 0)
+}
+
+/// Reads a page as [`read`] does; there is only the first one but of TIFF.
+pub fn read_page(path: &Path, page: usize) -> Result<Still> {
+    open(path, kind_of(path)?.ok_or_else(|| no_picture(path))?, page)?.decode()
+}
+
+fn no_picture(path: &Path) -> anyhow::Error {
+    Fault::BadInput.because(format!("{} is no PNG, JPEG, WebP or TIFF picture", escape(path)))
 }

@@ -195,7 +195,7 @@ fn broken_large_and_moving_pictures_are_refused() {
     assert_eq!(kind_of(&text).unwrap(), None);
     let mut animated = png_bytes(4, 1, 3, &[0, 0, 1, 2, 1]);
     let mut control = Vec::new();
-    chunk(&mut control, b"acTL", &[0, 0, 0, 1, 0, 0, 0, 0]);
+    chunk(&mut control, b"acTL", &[0, 0, 0, 2, 0, 0, 0, 0]);
     animated.splice(33..33, control);
     let (_f, apng) = file("a.png", |out| out.write_all(&animated).unwrap());
     assert_eq!(kind_of(&apng).unwrap(), None);
