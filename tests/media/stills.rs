@@ -211,7 +211,7 @@ fn what_cannot_be_kept_whole_is_refused_with_words() {
     }
     assert_ne!(root.drain(), 0);
     for name in ["icon.ico", "moving.webp", "photo.heic", "raw.tif"] {
-        let status = format!("{}", root.console());
+        let status = root.console();
         assert!(status.contains(name), "{status}");
     }
     let made = std::fs::read_dir(root.path().join("output")).unwrap().flatten();
