@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const NOTHING: [&str; 0] = [];
+
 /// A TIFF whose directories hold these entries (tag, type, value), one page after the other.
 fn tiff(pages: &[&[(u16, u16, u32)]]) -> Vec<u8> {
     let mut made = b"II*\0\0\0\0\0".to_vec();
@@ -81,16 +83,16 @@ fn pages_are_told_from_copies_masks_and_previews() {
         assert_eq!(parts.pages, [8]);
         assert_eq!(parts.losses, ["whatever follows picture 1 of the file, which is damaged there"]);
     }
-    assert_eq!(of(b"II*\0\xff\xff\xff\x7f", Tiff).losses, [String::new(); 0]);
+    assert_eq!(of(b"II*\0\xff\xff\xff\x7f", Tiff).losses, NOTHING);
 }
 
 #[test]
 fn further_pictures_of_a_jpeg_are_named() {
     let told = |kinds: &[u32], behind: &[u8]| of(&mpo(kinds, behind), Jpeg).losses;
-    assert_eq!(told(&[], b""), [String::new(); 0]);
+    assert_eq!(told(&[], b""), NOTHING);
     // Smaller copies for screens, and what pads the file
-    assert_eq!(told(&[0x01_0001, 0x01_0002], b"\xff\xd8\xff\xe1"), [String::new(); 0]);
-    assert_eq!(told(&[], &[0; 5000]), [String::new(); 0]);
+    assert_eq!(told(&[0x01_0001, 0x01_0002], b"\xff\xd8\xff\xe1"), NOTHING);
+    assert_eq!(told(&[], &[0; 5000]), NOTHING);
     let stereo = "1 further picture of the file (stereo, panorama or other angles)";
     assert_eq!(told(&[0x02_0002], b"\xff\xd8\xff\xe1"), [stereo]);
     assert_eq!(told(&[0], b"\xff\xd8\xff\xe1"), ["a further picture of the file"]);
@@ -105,10 +107,10 @@ fn further_pictures_of_a_jpeg_are_named() {
     let with = |marker, bytes: &[u8]| of(&[&[0xff, 0xd8][..], &segment(marker, bytes), &[0xff, 0xd9]].concat(), Jpeg);
     assert_eq!(with(0xe1, b"http://ns.adobe.com/xap/1.0/\0<x/>").losses, ["the XMP metadata"]);
     assert_eq!(with(0xed, b"Photoshop 3.0\08BIM\x04\x04\0\0").losses, ["the IPTC metadata"]);
-    assert_eq!(with(0xed, b"Photoshop 3.0\08BIM\x03\xed\0\0").losses, [String::new(); 0]);
+    assert_eq!(with(0xed, b"Photoshop 3.0\08BIM\x03\xed\0\0").losses, NOTHING);
     assert_eq!(with(0xfe, b"hello").losses, ["the comment"]);
     // A thumbnail inside EXIF is no picture of its own.
-    assert_eq!(with(0xe1, b"Exif\0\0..\xff\xd8\xff\xd9").losses, [String::new(); 0]);
+    assert_eq!(with(0xe1, b"Exif\0\0..\xff\xd8\xff\xd9").losses, NOTHING);
 }
 
 #[test]
@@ -120,7 +122,7 @@ fn notes_and_frames_are_found() {
     assert_eq!(png(&[chunk(b"acTL", &[0, 0, 0, 1, 0, 0, 0, 0])]).frames, 1);
     assert_eq!(png(&[chunk(b"IDAT", &[0; 99]), chunk(b"tEXt", b"Title\0x")]).losses, ["the text notes"]);
     assert_eq!(png(&[chunk(b"iTXt", b"XML:com.adobe.xmp\0..")]).losses, ["the XMP metadata"]);
-    assert_eq!(png(&[chunk(b"gAMA", &45_455u32.to_be_bytes())]).losses, [String::new(); 0]);
+    assert_eq!(png(&[chunk(b"gAMA", &45_455u32.to_be_bytes())]).losses, NOTHING);
     assert_eq!(png(&[chunk(b"gAMA", &100_000u32.to_be_bytes())]).losses, ["the gamma that it is to be shown with"]);
     assert_eq!(of(b"RIFF\0\0\0\0WEBPVP8 \x03\0\0\0abc\0XMP \x01\0\0\0x\0", WebP).losses, ["the XMP metadata"]);
     let frame = b"\x21\xf9\x04\0\0\0\0\0\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0";
