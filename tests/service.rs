@@ -6,6 +6,8 @@ mod common;
 mod contract;
 #[path = "service/current.rs"]
 mod current;
+#[path = "service/delivery.rs"]
+mod delivery;
 #[path = "service/kit.rs"]
 mod kit;
 #[path = "service/lives.rs"]

@@ -199,9 +199,13 @@ pub fn remove(path: &Path) -> Result<()> {
 /// Fsyncs a folder, so that the names in it are durable. A file system that cannot (`EINVAL`,
 /// `ENOTSUP`) is warned of once and taken as it is.
 pub fn sync_dir(dir: &Path) -> Result<()> {
-    static WARNED: Once = Once::new();
     failpoint::hit("atomic_file.sync_dir")?;
-    let result = File::open(dir).and_then(|d| d.sync_all());
+    synced(File::open(dir).and_then(|d| d.sync_all()), dir)
+}
+
+/// What an fsync of the folder comes to.
+pub(super) fn synced(result: io::Result<()>, dir: &Path) -> Result<()> {
+    static WARNED: Once = Once::new();
     match result {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOTSUP)) => {
             WARNED.call_once(|| {
@@ -332,10 +336,15 @@ fn part_prefix(target: &Path) -> OsString {
 }
 
 fn part_path(target: &Path) -> PathBuf {
+    target.with_file_name(part_name(target.as_os_str()))
+}
+
+/// The name of a temp file of `target`.
+pub(super) fn part_name(target: &OsStr) -> OsString {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let mut name = part_prefix(target);
+    let mut name = part_prefix(Path::new(target));
     name.push(format!("{}-{}.part", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    target.with_file_name(name)
+    name
 }
 
 fn create_part(part: &Path, target: &Path, access: Access) -> Result<File> {

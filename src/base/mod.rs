@@ -6,6 +6,7 @@ pub mod failpoint;
 pub mod fault;
 
 pub mod file_name;
+pub mod jail;
 pub mod lock;
 pub mod logging;
 pub mod path_text;

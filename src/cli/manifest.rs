@@ -1,6 +1,7 @@
 //! `upscaled manifest`: films shared out to workers as frames on shared storage.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::atomic_file;
 use crate::base::fault::Fault;
+use crate::base::jail::{Denied, Jail};
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
 use crate::cli::args::{Place, RunArguments, SetArguments};
@@ -29,6 +31,7 @@ use crate::store::manifest;
 const WORKERS_MAX: i64 = 256;
 /// What a film's folder was made of, so that it goes on with the same.
 const MARKER: &str = "film.json";
+const MARKER_BYTES_MAX: u64 = 1 << 20;
 /// Mode of folders: workers may be other users.
 const MODE: u32 = 0o777;
 
@@ -97,9 +100,14 @@ pub fn run(place: &Place, arguments: &ManifestArguments) -> Result<Ended> {
     }
 }
 
-fn folders(film: &Film) -> Result<()> {
-    for name in ["input_frames", "output_frames", "manifests", "status"] {
-        atomic_file::create_dirs(&film.base.join(name), MODE)?;
+/// A film's folder. Workers may write there too, and no link of theirs leads out.
+fn opened(base: &Path) -> Result<Jail> {
+    Jail::open(base).with_context(|| format!("opening {}", escape(base)))
+}
+
+fn folders(film: &Film, jail: &Jail, names: &[&str]) -> Result<()> {
+    for folder in names.iter().map(|name| film.base.join(name)) {
+        jail.made_folder(&folder, MODE).map_err(|denied| denied.told(&escape(&folder)))?;
     }
     Ok(())
 }
@@ -111,16 +119,15 @@ fn make(arguments: &MakeArguments) -> Result<Ended> {
     }
     let base = input.parent().unwrap_or(Path::new("/")).to_owned();
     let film = Film { base, scale: arguments.scale, batch_size: arguments.batch, frames: arguments.frames };
-    for folder in [film.output(), film.base.join("manifests"), film.base.join("status")] {
-        atomic_file::create_dirs(&folder, MODE)?;
-    }
+    let jail = opened(&film.base)?;
+    folders(&film, &jail, &["output_frames", "manifests", "status"])?;
     let hands = manifest::dealt(arguments.frames, arguments.workers as usize, arguments.batch);
     for (worker, batches) in hands.into_iter().enumerate() {
         let path = film.manifest(worker);
         let count = batches.len();
         let made = film.for_worker(batches);
         let made = manifest::Manifest { input: input.clone(), patch_size: arguments.patch_size, ..made };
-        atomic_file::write(&path, made.text(worker)?.as_bytes())?;
+        jail.write(&path, made.text(worker)?.as_bytes())?;
         let idle = serde_json::json!({
             "worker_id": worker,
             "status": "idle",
@@ -132,7 +139,7 @@ fn make(arguments: &MakeArguments) -> Result<Ended> {
             "end_time": null,
             "manifest_path": path,
         });
-        atomic_file::write(&film.status(worker), &serde_json::to_vec_pretty(&idle)?)?;
+        jail.write(&film.status(worker), &serde_json::to_vec_pretty(&idle)?)?;
         output::line(&format!("{}  {count} batches", escape(&path)))?;
     }
     Ok(Ended::Done)
@@ -173,7 +180,8 @@ fn share(place: &Place, arguments: &ShareArguments) -> Result<Ended> {
     let film = Film { base, scale: arguments.scale, batch_size: arguments.batch, frames: 0 };
     let show = Show::new(&order.name(), false);
     let _log = run::log(&show)?;
-    let frames = extracted(&order, &film, &shutdown)?;
+    let jail = opened(&film.base)?;
+    let frames = extracted(&order, &film, &jail, &shutdown)?;
     let film = Film { frames, ..film };
     let batches = manifest::batches(frames, film.batch_size);
     let all = batches.len();
@@ -184,7 +192,7 @@ fn share(place: &Place, arguments: &ShareArguments) -> Result<Ended> {
             told = open;
         }
     };
-    Coordinator::new(film.clone(), workers, batches, shutdown.clone()).run(&mut progress)?;
+    Coordinator::new(film.clone(), jail, workers, batches, shutdown.clone()).run(&mut progress)?;
     let ended = run::perform(&order, &wishes, &show, &shutdown)?;
     if !arguments.keep {
         std::fs::remove_dir_all(&film.base).with_context(|| format!("removing {}", escape(&film.base)))?;
@@ -193,16 +201,17 @@ fn share(place: &Place, arguments: &ShareArguments) -> Result<Ended> {
 }
 
 /// Writes all frames of the source as PNGs; how many there are.
-fn extracted(order: &crate::job::order::JobOrder, film: &Film, shutdown: &Shutdown) -> Result<u64> {
+fn extracted(order: &crate::job::order::JobOrder, film: &Film, jail: &Jail, shutdown: &Shutdown) -> Result<u64> {
     let print = fingerprint::take(&order.source)?;
     let path = film.base.join(MARKER);
     let source = serde_json::to_string(&print)?;
-    let marker = match std::fs::read(&path) {
-        Ok(bytes) => {
-            Some(serde_json::from_slice::<Marker>(&bytes).with_context(|| format!("reading {}", escape(&path)))?)
+    let marker = match jail.file(&path) {
+        Ok(found) => {
+            let marker = serde_json::from_reader::<_, Marker>(found.file.take(MARKER_BYTES_MAX));
+            Some(marker.with_context(|| format!("reading {}", escape(&path)))?)
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("reading {}", escape(&path))),
+        Err(Denied::Missing) => None,
+        Err(denied) => return Err(denied.told(&escape(&path))),
     };
     if let Some(marker) = &marker
         && (marker.source != source || marker.scale != film.scale)
@@ -211,13 +220,13 @@ fn extracted(order: &crate::job::order::JobOrder, film: &Film, shutdown: &Shutdo
         let words = format!("{name} holds the frames of another film or scale; remove it, or name another with --work");
         return Err(Fault::Config.because(words));
     }
-    folders(film)?;
+    folders(film, jail, &["input_frames", "output_frames", "manifests", "status"])?;
     if let Some(frames) = marker.and_then(|marker| marker.frames) {
         return Ok(frames);
     }
     let keep = |frames| -> Result<()> {
         let marker = Marker { source: source.clone(), scale: film.scale, frames };
-        atomic_file::write(&path, &serde_json::to_vec(&marker)?)
+        jail.write(&path, &serde_json::to_vec(&marker)?)
     };
     keep(None)?;
     let info = probe::probe(&order.source)?;
@@ -228,7 +237,8 @@ fn extracted(order: &crate::job::order::JobOrder, film: &Film, shutdown: &Shutdo
     let threads = crate::base::processors::count();
     let options = DecodeOptions { threads, deinterlace: planner::deinterlaces(&order.settings, video) };
     let shape = FrameShape { format: video.format, width: video.width, height: video.height, colour: video.colour };
-    let writer = FrameWriter::new(&film.input(), shape, threads)?;
+    let input = jail.folder(&film.input()).map_err(|denied| denied.told(&escape(&film.input())))?;
+    let writer = FrameWriter::new(input, shape, threads)?;
     let mut decoder = Decoder::open(&order.source, &info, options)?;
     tracing::info!("writing the frames of {}x{} to {}", video.width, video.height, escape(&film.input()));
     let mut count = 0;

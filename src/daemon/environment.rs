@@ -86,6 +86,8 @@ mod tests {
             "UPSCALED_STORE_SECRET_KEY",
             "BUCKET_COMPATIBLE_ACCESS_KEY",
             "BUCKET_COMPATIBLE_SECRET_KEY",
+            "MINER_STORAGE_S3_ACCESS_KEY_ID",
+            "MINER_STORAGE_S3_SECRET_ACCESS_KEY",
             "AWS_SECRET_ACCESS_KEY",
             "AWS_SESSION_TOKEN",
             "CREDENTIALS_DIRECTORY",

@@ -1,19 +1,20 @@
-//! The folders that requests may name paths in: nothing outside them is read or written.
+//! The folders that requests may name paths in: nothing outside them is read or written, whatever links lead there.
 
-use std::path::{Component, Path, PathBuf};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use axum::http::StatusCode;
 
-use crate::base::atomic_file;
 use crate::base::fault::Fault;
+use crate::base::jail::{Denied, Folder, Found, Jail};
 use crate::base::path_text::escape;
 use crate::http::error::ApiError;
 
 /// Mode of folders that are made.
 const MODE: u32 = 0o777;
 
-/// Folders, canonical.
+/// Folders, as they were named.
 #[derive(Clone, Debug, Default)]
 pub struct Shared(Vec<PathBuf>);
 
@@ -21,47 +22,53 @@ impl Shared {
     /// # Errors
     /// [`Fault::NotFound`] and [`Fault::Config`] for what is no folder.
     pub fn new(folders: &[PathBuf]) -> Result<Shared> {
-        let canonical = |folder: &PathBuf| {
+        let checked = |folder: &PathBuf| {
             let name = escape(folder);
-            let path = folder.canonicalize().with_context(|| format!("--shared {name}"))?;
-            match path.is_dir() && path.parent().is_some() {
-                true => Ok(path),
-                false => Err(Fault::Config.because(format!("--shared {name}: name a folder, and not the root of all"))),
+            match Jail::open(folder) {
+                Ok(jail) if jail.root().path().parent().is_some() => {
+                    Ok(std::path::absolute(folder).with_context(|| format!("--shared {name}"))?)
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotADirectory => {
+                    Err(error).with_context(|| format!("--shared {name}"))
+                }
+                _ => Err(Fault::Config.because(format!("--shared {name}: name a folder, and not the root of all"))),
             }
         };
-        folders.iter().map(canonical).collect::<Result<_>>().map(Shared)
+        folders.iter().map(checked).collect::<Result<_>>().map(Shared)
     }
 
-    /// A file that is there. `what` is how the client calls the path.
+    /// Opens a file that is there. `what` is how the client calls the path.
     ///
     /// # Errors
     /// 403 outside the folders, whether or not something is there; 404 inside them.
-    pub fn file(&self, path: &Path, what: &str) -> Result<PathBuf, ApiError> {
-        self.there(path, what, |found| found.is_file())
+    pub fn file(&self, path: &Path, what: &str) -> Result<Found, ApiError> {
+        self.in_one(path, what, |jail| jail.file(path))
     }
 
-    /// A folder that is there.
-    pub fn folder(&self, path: &Path, what: &str) -> Result<PathBuf, ApiError> {
-        self.there(path, what, |found| found.is_dir())
+    /// Opens a folder that is there.
+    pub fn folder(&self, path: &Path, what: &str) -> Result<Folder, ApiError> {
+        self.in_one(path, what, |jail| jail.folder(path))
     }
 
-    /// A folder, made if it is not there.
-    pub fn made_folder(&self, path: &Path, what: &str) -> Result<PathBuf, ApiError> {
-        if !path.exists() && self.has_room_for(path) {
-            atomic_file::create_dirs(path, MODE).map_err(|error| ApiError::kept(&error))?;
-        }
-        self.folder(path, what)
+    /// Opens a folder, made if it is not there.
+    pub fn made_folder(&self, path: &Path, what: &str) -> Result<Folder, ApiError> {
+        self.in_one(path, what, |jail| jail.made_folder(path, MODE))
     }
 
-    fn there(&self, path: &Path, what: &str, fits: impl Fn(&Path) -> bool) -> Result<PathBuf, ApiError> {
-        if let Ok(found) = path.canonicalize()
-            && self.0.iter().any(|folder| found.starts_with(folder))
-            && fits(&found)
-        {
-            return Ok(found);
+    /// What is found in the first folder that the path lies in.
+    fn in_one<T>(&self, path: &Path, what: &str, look: impl Fn(&Jail) -> Result<T, Denied>) -> Result<T, ApiError> {
+        let mut missing = false;
+        // One that is away at the moment has nothing in it.
+        for jail in self.0.iter().filter_map(|folder| Jail::open(folder).ok()) {
+            match look(&jail) {
+                Ok(found) => return Ok(found),
+                Err(Denied::Outside) => {}
+                Err(Denied::Missing) => missing = true,
+                Err(Denied::Failed(error)) => return Err(ApiError::kept(&error.context(escape(path)))),
+            }
         }
         let shown = path.display();
-        Err(match self.has_room_for(path) {
+        Err(match missing {
             true if what == "manifest_path" => {
                 ApiError::new(StatusCode::NOT_FOUND, format!("Manifest file not found: {shown}"))
             }
@@ -71,13 +78,6 @@ impl Shared {
             }
             false => ApiError::new(StatusCode::FORBIDDEN, format!("{what} is outside the shared folders")),
         })
-    }
-
-    /// Whether a path that leads to nothing would lie inside.
-    fn has_room_for(&self, path: &Path) -> bool {
-        let straight = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
-        let nearest = path.ancestors().find_map(|above| above.canonicalize().ok());
-        straight && nearest.is_some_and(|above| self.0.iter().any(|folder| above.starts_with(folder)))
     }
 }
 
@@ -90,22 +90,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().canonicalize().unwrap().join(name);
         std::fs::create_dir_all(at("in/sub")).unwrap();
-        std::fs::write(at("in/a.txt"), "").unwrap();
-        std::fs::write(at("out.txt"), "").unwrap();
+        std::fs::create_dir_all(at("too")).unwrap();
+        for file in ["in/a.txt", "too/b.txt", "out.txt"] {
+            std::fs::write(at(file), "").unwrap();
+        }
         std::os::unix::fs::symlink(at("out.txt"), at("in/link")).unwrap();
         std::os::unix::fs::symlink(folder.path(), at("in/up")).unwrap();
-        let shared = Shared::new(&[at("in")]).unwrap();
-        let status = |path: &Path| shared.file(path, "x").map_err(|error| error.status().as_u16());
+        std::os::unix::fs::symlink(at("too/b.txt"), at("in/b")).unwrap();
+        let shared = Shared::new(&[at("in"), at("too")]).unwrap();
+        let found = |path: &Path| shared.file(path, "x").map(|found| found.path);
+        let status = |path: &Path| found(path).map_err(|error| error.status().as_u16());
         assert_eq!(status(&at("in/a.txt")), Ok(at("in/a.txt")));
         assert_eq!(status(&at("in/sub/../a.txt")), Ok(at("in/a.txt")));
+        // A link from one shared folder into another
+        assert_eq!(status(&at("in/b")), Ok(at("too/b.txt")));
         for path in ["out.txt", "nothing.txt", "in/link", "in/up/out.txt", "in/up/nothing", "in/../nothing.txt"] {
             assert_eq!(status(&at(path)), Err(403), "{path}");
         }
         assert_eq!(status(Path::new("a.txt")), Err(403));
         assert_eq!((status(&at("in/nothing")), status(&at("in/sub"))), (Err(404), Err(404)));
-        assert_eq!(shared.made_folder(&at("in/new/deep"), "x").unwrap(), at("in/new/deep"));
+        assert_eq!(shared.made_folder(&at("in/new/deep"), "x").unwrap().path(), at("in/new/deep"));
         assert!(shared.made_folder(&at("new"), "x").is_err() && !at("new").exists());
         assert!(shared.made_folder(&at("in/up/new"), "x").is_err() && !at("new").exists());
         assert!(Shared::new(&[at("none")]).is_err() && Shared::new(&["/".into()]).is_err());
+        assert!(Shared::new(&[at("in/a.txt")]).is_err_and(|error| Fault::of(&error) == Fault::Config));
     }
 }

@@ -1,11 +1,12 @@
 //! Frames that are made larger elsewhere: each a PNG in a folder, before and after.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::base::atomic_file;
 use crate::base::fault::Fault;
+use crate::base::jail::{Denied, Folder, Jail};
 use crate::base::path_text::{escape, unescape};
 use crate::config::settings::JobSettings;
 use crate::engine::cascade;
@@ -17,7 +18,7 @@ use crate::model::frame::Frame;
 use crate::pipeline::rgb::RgbSource;
 use crate::pipeline::upscale::FrameShape;
 use crate::pixel::sample::{self, Coding};
-use crate::store::manifest::frame_name;
+use crate::store::manifest::{SCALES, frame_name, picture_bytes_max};
 use std::sync::Arc;
 
 /// The folder with frames that a setting names in place of a model: `frames:FOLDER`.
@@ -36,7 +37,9 @@ pub fn name(index: u64) -> String {
 /// # Errors
 /// [`Fault::NotFound`] without a first frame, [`Fault::Unsupported`] where that is no whole multiple.
 pub fn pin(folder: &Path, job: &JobSettings, frame: (u32, u32), to: (u32, u32)) -> Result<EnginePin> {
-    let files = FrameFiles { folder: folder.to_owned(), size: (0, 0) };
+    let most = *SCALES.end();
+    let files =
+        FrameFiles { jail: opened(folder)?, size: (frame.0.saturating_mul(most), frame.1.saturating_mul(most)) };
     let (bytes, path) = files.bytes(0)?;
     let (width, height) = Opened::new(&bytes, &escape(&path))?.size();
     let scale = width / frame.0.max(1);
@@ -72,27 +75,42 @@ pub fn pin(folder: &Path, job: &JobSettings, frame: (u32, u32), to: (u32, u32)) 
     Ok(pin)
 }
 
+/// The folder of frames: who enlarges them writes there, and no link leads out.
+fn opened(folder: &Path) -> Result<Jail> {
+    Jail::open(folder).with_context(|| format!("opening {}", escape(folder)))
+}
+
 /// Enlarged frames in a folder.
 pub struct FrameFiles {
-    folder: PathBuf,
-    /// Of each picture.
+    jail: Jail,
+    /// Of each picture, or the most that it can be.
     size: (u32, u32),
 }
 
 impl FrameFiles {
-    /// The frames of a pin whose model is a folder of them.
-    pub fn open(pin: &EnginePin, folder: PathBuf, frame: (u32, u32)) -> FrameFiles {
-        FrameFiles { folder, size: (frame.0 * pin.model_scale, frame.1 * pin.model_scale) }
+    /// Opens the frames of a pin whose model is a folder of them.
+    pub fn open(pin: &EnginePin, folder: &Path, frame: (u32, u32)) -> Result<FrameFiles> {
+        let size = (frame.0.saturating_mul(pin.model_scale), frame.1.saturating_mul(pin.model_scale));
+        Ok(FrameFiles { jail: opened(folder)?, size })
     }
 
     fn bytes(&self, index: u64) -> Result<(Vec<u8>, PathBuf)> {
-        let path = self.folder.join(name(index));
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok((bytes, path)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(Fault::NotFound.because(format!("{} is not there", escape(&path))))
-            }
-            Err(error) => Err(error).with_context(|| format!("reading {}", escape(&path))),
+        let path = self.jail.root().path().join(name(index));
+        let refuse = |fault: Fault, words: &str| fault.because(format!("{} {words}", escape(&path)));
+        let file = match self.jail.file(&path) {
+            Ok(found) => found.file,
+            Err(Denied::Missing) => return Err(refuse(Fault::NotFound, "is not there")),
+            Err(Denied::Outside) => return Err(refuse(Fault::BadInput, "is a link that leads out of its folder")),
+            Err(Denied::Failed(error)) => return Err(error.context(format!("reading {}", escape(&path)))),
+        };
+        let most = picture_bytes_max(self.size.0, self.size.1);
+        let mut bytes = Vec::new();
+        file.take(most.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("reading {}", escape(&path)))?;
+        match bytes.len() as u64 > most {
+            true => Err(refuse(Fault::BadInput, "is larger than any picture of its size")),
+            false => Ok((bytes, path)),
         }
     }
 
@@ -112,24 +130,24 @@ impl FrameFiles {
 
 /// Writes source frames as PNGs: 8 bits a sample, 16 where the source has more.
 pub struct FrameWriter {
-    folder: PathBuf,
+    folder: Folder,
     shape: FrameShape,
     rgb: RgbSource,
     pool: Pool<Worker>,
 }
 
 impl FrameWriter {
-    pub fn new(folder: &Path, shape: FrameShape, threads: u32) -> Result<FrameWriter> {
+    pub fn new(folder: Folder, shape: FrameShape, threads: u32) -> Result<FrameWriter> {
         let pool = Pool::start(threads as usize, || Ok(Worker::default()))?;
-        Ok(FrameWriter { folder: folder.to_owned(), shape, rgb: RgbSource::new(shape), pool })
+        Ok(FrameWriter { folder, shape, rgb: RgbSource::new(shape), pool })
     }
 
     /// Writes a frame, unless a file of its name is there: those are whole.
     ///
     /// Colours beyond those of RGB are clamped, as a PNG has none.
     pub fn write(&self, index: u64, frame: Frame) -> Result<()> {
-        let path = self.folder.join(name(index));
-        if path.exists() {
+        let name = name(index);
+        if self.folder.entry(name.as_ref())?.is_some() {
             return Ok(());
         }
         let (width, height, depth) = (self.shape.width, self.shape.height, self.shape.format.depth);
@@ -145,7 +163,7 @@ impl FrameWriter {
         let depth = if depth > 8 { 16 } else { 8 };
         let (kind, alpha, gray, icc, exif) = (StillKind::Png, None, false, None, None);
         let picture = Still { kind, width, height, luma, cb, cr, alpha, depth, gray, icc, exif };
-        atomic_file::write(&path, &picture.encode()?.0)
+        self.folder.write(name.as_ref(), &picture.encode()?.0)
     }
 }
 
@@ -176,7 +194,7 @@ mod tests {
                 };
                 frame
             };
-            let writer = FrameWriter::new(folder.path(), shape, 2).unwrap();
+            let writer = FrameWriter::new(opened(folder.path()).unwrap().root().clone(), shape, 2).unwrap();
             for (index, level) in [(0, 16), (1, 100), (2, 235)] {
                 writer.write(index, frame(level)).unwrap();
                 let path = folder.path().join(name(index));
@@ -210,6 +228,19 @@ mod tests {
             std::fs::copy(folder.path().join(name(0)), folder.path().join(name(3))).unwrap();
             assert!(FrameUpscaler::open(&pin, shape, 48, 36).unwrap().upscale_nth(3, &frame(50)).is_ok());
             assert!(super::pin(folder.path(), &job, (25, 18), (50, 36)).is_err());
+            // Neither what lies elsewhere, nor a FIFO, nor more than a picture
+            let third = folder.path().join(name(3));
+            let outside = tempfile::tempdir().unwrap();
+            std::fs::rename(&third, outside.path().join("x.png")).unwrap();
+            std::os::unix::fs::symlink(outside.path().join("x.png"), &third).unwrap();
+            let mut fault = || Fault::of(&upscaler.upscale_nth(3, &frame(50)).unwrap_err());
+            assert_eq!(fault(), Fault::BadInput);
+            std::fs::remove_file(&third).unwrap();
+            nix::unistd::mkfifo(&third, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            assert_eq!(fault(), Fault::NotFound);
+            std::fs::remove_file(&third).unwrap();
+            std::fs::write(&third, vec![0; 17 << 20]).unwrap();
+            assert_eq!(fault(), Fault::BadInput);
         }
     }
 }

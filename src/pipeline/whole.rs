@@ -18,7 +18,8 @@ impl Whole {
         if let Some(own) = &pin.diffusion {
             return FrameModel::open(pin, own, frame).map(|model| Some(Whole::Model(Box::new(model))));
         }
-        Ok(frame_files::folder(&pin.model).map(|folder| Whole::Files(FrameFiles::open(pin, folder, frame))))
+        let files = frame_files::folder(&pin.model).map(|folder| FrameFiles::open(pin, &folder, frame));
+        Ok(files.transpose()?.map(Whole::Files))
     }
 
     /// Tiles that a picture counts for.

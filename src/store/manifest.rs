@@ -124,6 +124,13 @@ impl Manifest {
     }
 }
 
+/// Most bytes of the file of a picture of that size: four samples of 16 bits a pixel, not compressed, and room for what
+/// is written beside them.
+pub fn picture_bytes_max(width: u32, height: u32) -> u64 {
+    let samples = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(8);
+    samples.saturating_add(samples / 16).saturating_add(16 << 20)
+}
+
 /// The name of a frame, counted from 1.
 pub fn frame_name(number: u64) -> String {
     format!("frame_{number:06}.png")

@@ -33,9 +33,32 @@ pub enum Origin {
         source: PathBuf,
         #[serde(with = "path_text")]
         target: PathBuf,
+        /// The client chose the target: no other name will do.
+        #[serde(default)]
+        named: bool,
     },
     /// It came with the request.
     Upload,
+}
+
+/// What is in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    pub bytes: u64,
+    /// BLAKE3, in hex.
+    pub hash: String,
+}
+
+/// The result in the shared folder; kept before it gets its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    #[serde(with = "path_text")]
+    pub path: PathBuf,
+    #[serde(flatten)]
+    pub content: Content,
+    /// An earlier result of this request that lay there.
+    #[serde(default)]
+    pub replaces: Option<Content>,
 }
 
 /// How a request ended well.
@@ -71,6 +94,8 @@ pub struct Record {
     pub max_size_mb: Option<u64>,
     /// Unix time.
     pub asked: u64,
+    #[serde(default)]
+    pub delivered: Option<Delivered>,
     pub finished: Option<Finished>,
 }
 
@@ -205,8 +230,18 @@ mod tests {
             scale: 2,
             max_size_mb: Some(100),
             asked: 7,
+            delivered: None,
             finished: None,
         };
+        // As earlier versions wrote it
+        let mut older = serde_json::to_value(&record).unwrap();
+        older.as_object_mut().unwrap().remove("delivered");
+        assert_eq!(serde_json::from_value::<Record>(older).unwrap(), record);
+        let shared = serde_json::json!({"shared": {"source": "/s/a", "target": "/s/b"}});
+        assert!(matches!(serde_json::from_value(shared).unwrap(), Origin::Shared { named: false, .. }));
+        let content = Content { bytes: 3, hash: "00ff".into() };
+        let delivered = Delivered { path: "/s/b".into(), content: content.clone(), replaces: Some(content) };
+        let record = Record { delivered: Some(delivered), ..record };
         requests.write(&record).unwrap();
         assert_eq!(requests.read("0a1b").unwrap(), Some(record.clone()));
         assert_eq!(requests.all(), [record]);

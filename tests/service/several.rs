@@ -107,3 +107,45 @@ fn the_best_number_of_workers_is_measured() {
     }
     assert!(tried.iter().any(|tried| tried["workers"] == row["workers"] && tried["fps"] == row["fps"]), "{row}");
 }
+
+#[test]
+fn workers_are_counted_by_task() {
+    if !ready("workers_are_counted_by_task") {
+        return;
+    }
+    let origin = Origin::start(clip_bytes("64x48", 12));
+    let root = Root::new(&format!("{SETTINGS}[vidaio]\nworkers = 3\n"));
+    let service = Service::start_with(root, &[], &[("UPSCALED_FAILPOINTS", "decode=delay(3000):1")]);
+    let stats = || service.get(&format!("{}/stats", service.original)).json();
+    let idle = json!({"SD2HD": 3, "SD24K": 3, "HD24K": 3, "4K28K": 3});
+    assert_eq!(stats()["task_worker_mapping"], idle);
+    let working = |at_work: [u32; 4], idle: u32| {
+        let names = ["SD2HD", "SD24K", "HD24K", "4K28K"];
+        let each = |of: &dyn Fn(u32) -> serde_json::Value| -> serde_json::Value {
+            names.iter().zip(at_work).map(|(name, count)| (name.to_string(), of(count))).collect()
+        };
+        let told = stats();
+        told["workers_ready"] == idle
+            && told["max_workers"] == 3
+            && told["task_worker_mapping"] == each(&|count| json!(count + idle))
+            && told["task_workers"] == each(&|count| json!({"at_work": count, "idle": idle}))
+    };
+    assert!(working([0; 4], 3), "{}", stats());
+    std::thread::scope(|scope| {
+        let (service, origin) = (&service, &origin);
+        let of_task = |path: &'static str, task: &'static str| {
+            scope.spawn(move || assert_eq!(service.upscale_video(&origin.url(path), task).status, 200))
+        };
+        let _one = of_task("/clip?1", "SD24K");
+        assert!(within(20, || working([0, 1, 0, 0], 2)), "{}", stats());
+        let _two = of_task("/clip?2", "SD2HD");
+        // Of the current contract, and so of no task
+        let paths = json!({"video_paths": [origin.url("/clip?3")], "scale": 2});
+        scope.spawn(move || assert_eq!(service.upscale(&paths).json()["success"], true));
+        assert!(within(20, || working([1, 1, 0, 0], 0)), "{}", stats());
+    });
+    assert!(within(20, || working([0; 4], 3)), "{}", stats());
+    let health = service.get(&format!("{}/health", service.original)).json();
+    let tasks = json!(["SD2HD", "SD24K", "HD24K", "4K28K"]);
+    assert_eq!(health, json!({"status": "healthy", "workers_ready": 3, "max_workers": 3, "supported_tasks": tasks}));
+}

@@ -129,3 +129,46 @@ fn a_store_that_fails_is_told() {
     let answer = service.upscale_video(&origin.url("/clip"), "SD2HD");
     assert_eq!((answer.status, service.begun(), origin.asked("/clip").len()), (200, 1, 1), "{}", answer.text());
 }
+
+#[test]
+fn the_variables_of_the_current_miner() {
+    if !ready("the_variables_of_the_current_miner") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("films")).unwrap();
+    let store = start_store(folder.path());
+    let origin = Origin::start(clip_bytes("64x48", 12));
+    let current = [
+        ("MINER_STORAGE_S3_BUCKET_NAME", "films"),
+        ("MINER_STORAGE_S3_ENDPOINT_URL", &format!("http://{store}/")),
+        ("MINER_STORAGE_S3_ACCESS_KEY_ID", ACCESS),
+        ("MINER_STORAGE_S3_SECRET_ACCESS_KEY", SECRET),
+        ("MINER_STORAGE_S3_REGION", "eu-central-1"),
+        // Empty ones of the other set say nothing, and equal ones the same
+        ("BUCKET_NAME", "films"),
+        ("BUCKET_COMPATIBLE_ENDPOINT", ""),
+    ];
+    let service = Service::start_with(Root::new(SETTINGS), &[], &current);
+    let answer = service.upscale_video(&origin.url("/clip"), "SD2HD");
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), service.root.console());
+    let url = answer.json()["uploaded_video_url"].as_str().unwrap().to_owned();
+    assert!(url.starts_with(&format!("http://{store}/films/")) && url.contains("eu-central-1"), "{url}");
+    assert_eq!(service.get(&url).status, 200);
+    for pid in children(service.child.id()) {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&environment).contains(SECRET));
+    }
+    assert!(!service.root.console().contains(SECRET));
+    // Two sets that differ are no store at all, and no key is told
+    let other = "another-key-that-is-nowhere-told";
+    let root = Root::new(SETTINGS);
+    let mut command = root.program(&["daemon", "--vidaio", "127.0.0.1:0", "--root"].map(std::ffi::OsStr::new));
+    command.arg(root.path()).envs(current).env("BUCKET_COMPATIBLE_SECRET_KEY", other);
+    let ended = command.output().unwrap();
+    let words = String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(2), "{words}");
+    let names = ["BUCKET_COMPATIBLE_SECRET_KEY", "MINER_STORAGE_S3_SECRET_ACCESS_KEY", "store_secret_key"];
+    assert!(names.iter().all(|name| words.contains(name)), "{words}");
+    assert!(!words.contains(other) && !words.contains(SECRET), "{words}");
+}

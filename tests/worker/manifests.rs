@@ -333,3 +333,41 @@ fn manifests_that_are_refused() {
     let (status, words) = process(&alone, &film.manifest()).refusal();
     assert!(status == 403 && words.contains("--shared"), "{words}");
 }
+
+/// Folders of a film that are replaced by links to elsewhere while a worker is at it: nothing is read there, nor written.
+#[test]
+fn folders_that_become_links_lead_nowhere() {
+    if !ready("folders_that_become_links_lead_nowhere") {
+        return;
+    }
+    const FRAMES: u32 = 40;
+    let (film, outside) = (Film::new(FRAMES, "2x"), tempfile::tempdir().unwrap());
+    for folder in ["frames", "secrets", "status"] {
+        std::fs::create_dir(outside.path().join(folder)).unwrap();
+    }
+    for n in 1..=FRAMES {
+        std::fs::write(outside.path().join("frames").join(name(n)), "precious").unwrap();
+        std::fs::write(outside.path().join("secrets").join(name(n)), png(16, 16)).unwrap();
+    }
+    let server = film.server();
+    assert_eq!(process(&server, &film.manifest()).json()["status"], "started");
+    assert!(within(60, || film.result(1).is_file()), "{}", server.root.console());
+    for (ours, theirs) in [("output_frames", "frames"), ("input_frames", "secrets"), ("status", "status")] {
+        std::fs::rename(film.base.join(ours), film.base.join(format!("{ours}-moved"))).unwrap();
+        std::os::unix::fs::symlink(outside.path().join(theirs), film.base.join(ours)).unwrap();
+    }
+    assert_eq!(ended(&server)["status"], "completed");
+    for n in 1..=FRAMES {
+        assert_eq!(std::fs::read(outside.path().join("frames").join(name(n))).unwrap(), b"precious", "frame {n}");
+        let made = image::image_dimensions(film.base.join("output_frames-moved").join(name(n)));
+        assert_eq!(made.ok(), Some((2 * (40 + n % 50), 60)), "frame {n}");
+    }
+    assert_eq!(std::fs::read_dir(outside.path().join("status")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(outside.path().join("frames")).unwrap().count(), FRAMES as usize);
+    let status = || std::fs::read(film.base.join("status-moved/worker_0_status.json")).unwrap();
+    let told = || serde_json::from_slice::<Value>(&status()).unwrap();
+    assert!(within(5, || told()["status"] == "completed"), "{}", told());
+    // Asked for again as they are now, nothing is done there
+    assert_eq!(process(&server, &film.manifest()).status, 403);
+    assert_eq!(server.get("/status").json()["status"], "completed");
+}

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::base::atomic_file;
 use crate::base::fault::{Fault, one_line};
+use crate::base::jail::Jail;
 use crate::base::shutdown::Shutdown;
 use crate::http::client::{Worker, reason};
 use crate::store::manifest::{Batch, Manifest};
@@ -96,6 +96,8 @@ impl Hand {
 /// Shares batches out, and takes over those of workers that die.
 pub struct Coordinator {
     film: Film,
+    /// The film's folder: workers may write there too, and no link of theirs leads out.
+    jail: Jail,
     hands: Vec<Hand>,
     left: VecDeque<Batch>,
     attempts: HashMap<String, u32>,
@@ -105,7 +107,7 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    pub fn new(film: Film, workers: Vec<Worker>, batches: Vec<Batch>, shutdown: Shutdown) -> Coordinator {
+    pub fn new(film: Film, jail: Jail, workers: Vec<Worker>, batches: Vec<Batch>, shutdown: Shutdown) -> Coordinator {
         let now = Instant::now();
         let hand = |worker| Hand {
             worker,
@@ -118,7 +120,7 @@ impl Coordinator {
         };
         let hands = workers.into_iter().map(hand).collect();
         let (left, attempts) = (batches.into(), HashMap::new());
-        Coordinator { film, hands, left, attempts, shutdown, last: now }
+        Coordinator { film, jail, hands, left, attempts, shutdown, last: now }
     }
 
     /// Works until every frame is there; `progress` is told how many batches are still open.
@@ -161,7 +163,7 @@ impl Coordinator {
         let batches: Vec<Batch> = self.left.drain(..count).collect();
         let path = self.film.manifest(n);
         let text = self.film.for_worker(batches.clone()).text(n)?;
-        atomic_file::write(&path, text.as_bytes())?;
+        self.jail.write(&path, text.as_bytes())?;
         let words = match hand.worker.tell("/process_manifest", &json!({"manifest_path": path})) {
             Ok((true, answer)) if answer["status"] == "started" => {
                 let now = Instant::now();
@@ -222,8 +224,9 @@ impl Coordinator {
 
     /// What a worker had that is not done goes to others; what it has failed at counts as tried.
     fn taken_back(&mut self, n: usize, ended: Option<&Value>) -> Result<()> {
-        let output = self.film.output();
-        let whole = |batch: &Batch| batch.frames.iter().all(|frame| output.join(frame).is_file());
+        let output = self.jail.folder(&self.film.output()).ok();
+        let plain = |name: &String| output.as_ref()?.entry(name.as_ref()).ok()?.filter(|entry| entry.plain);
+        let whole = |batch: &Batch| batch.frames.iter().all(|frame| plain(frame).is_some());
         for batch in std::mem::take(&mut self.hands[n].batches) {
             if whole(&batch) {
                 continue;

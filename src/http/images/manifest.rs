@@ -3,11 +3,13 @@
 //! The contract is that of `upscaler_worker_batch.py` of Bittensor-Team/vidaio-win, but for what it does badly: a batch
 //! that failed is told, and what is done is not done again.
 
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -16,9 +18,9 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::base::clock;
 use crate::base::fault::{Fault, one_line};
-use crate::base::path_text::escape;
-use crate::base::{atomic_file, clock};
+use crate::base::jail::{Denied, Folder};
 use crate::http::error::ApiError;
 use crate::http::form::File;
 use crate::http::images::Worker;
@@ -26,7 +28,7 @@ use crate::http::images::picture::{self, off_the_loop};
 use crate::http::images::request::Wish;
 use crate::http::shared::Shared;
 use crate::media::still::Opened;
-use crate::store::manifest::{BYTES_MAX, Batch, Manifest};
+use crate::store::manifest::{BYTES_MAX, Batch, Manifest, picture_bytes_max};
 
 /// Failed batches that are told with their reasons.
 const FAILED_MAX: usize = 1000;
@@ -47,7 +49,7 @@ pub struct Manifests {
 struct Present {
     status: Status,
     /// Where it is written, if the manifest lies where the original puts it.
-    file: Option<PathBuf>,
+    file: Option<StatusFile>,
 }
 
 /// The answer of `/status`, and the file beside the manifests.
@@ -83,9 +85,19 @@ pub enum Word {
     Error,
 }
 
-/// A manifest that is worked on.
-struct Run {
+/// A file by its folder and its name.
+type StatusFile = (Folder, OsString);
+
+/// A manifest with its folders, which stay the same ones whatever becomes of their names.
+struct Order {
     manifest: Manifest,
+    input: Folder,
+    output: Folder,
+}
+
+/// An order that is worked on.
+struct Run {
+    order: Order,
     turn: u64,
     wish: Wish,
 }
@@ -123,9 +135,8 @@ impl Manifests {
             let state = self.state();
             (state.status.clone(), state.file.clone())
         };
-        let Some(file) = file else { return Ok(()) };
-        let text = serde_json::to_vec_pretty(&status)?;
-        atomic_file::write(&file, &text).with_context(|| format!("writing {}", escape(&file)))
+        let Some((folder, name)) = file else { return Ok(()) };
+        folder.write(&name, &serde_json::to_vec_pretty(&status)?)
     }
 
     fn is_present(&self, turn: u64) -> bool {
@@ -157,7 +168,7 @@ pub async fn process(State(worker): State<Arc<Worker>>, body: Bytes) -> Result<J
     };
     worker.engines()?;
     let (held, path) = (worker.clone(), asked.clone());
-    let (manifest, file) = off_the_loop(move || read(&held.manifests.shared, &path)).await?;
+    let (order, file) = off_the_loop(move || read(&held.manifests.shared, &path)).await?;
     let run = {
         let manifests = &worker.manifests;
         let mut state = manifests.state();
@@ -166,17 +177,17 @@ pub async fn process(State(worker): State<Arc<Worker>>, body: Bytes) -> Result<J
         }
         let status = Status {
             status: Word::Processing,
-            total_batches: manifest.batches.len(),
+            total_batches: order.manifest.batches.len(),
             start_time: Some(clock::now_local()),
             manifest_path: Some(asked.clone()),
             ..Status::default()
         };
         *state = Present { status, file };
         let turn = manifests.turn.fetch_add(1, Ordering::SeqCst) + 1;
-        let wish = Wish { scale: manifest.scale, process_size: worker.defaults.process_size };
-        Run { manifest, turn, wish }
+        let wish = Wish { scale: order.manifest.scale, process_size: worker.defaults.process_size };
+        Run { order, turn, wish }
     };
-    tracing::info!("manifest {asked}: {} batches", run.manifest.batches.len());
+    tracing::info!("manifest {asked}: {} batches", run.order.manifest.batches.len());
     tokio::spawn(work(worker, run));
     Ok(Json(json!({
         "status": "started",
@@ -185,34 +196,36 @@ pub async fn process(State(worker): State<Arc<Worker>>, body: Bytes) -> Result<J
     })))
 }
 
-/// Reads a manifest that lies in a shared folder, and makes its folders sure to do so.
-fn read(shared: &Shared, asked: &str) -> Result<(Manifest, Option<PathBuf>), ApiError> {
-    let path = shared.file(Path::new(asked), "manifest_path")?;
+/// Reads a manifest that lies in a shared folder, and opens its folders, which have to do so too.
+fn read(shared: &Shared, asked: &str) -> Result<(Order, Option<StatusFile>), ApiError> {
+    let found = shared.file(Path::new(asked), "manifest_path")?;
     let told = |error: anyhow::Error| ApiError::new(StatusCode::BAD_REQUEST, format!("{error:#}"));
-    let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-    if size > BYTES_MAX {
+    let mut bytes = Vec::new();
+    let read = found.file.take(BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|_| told(anyhow::anyhow!("The manifest cannot be read")))?;
+    if bytes.len() as u64 > BYTES_MAX {
         return Err(told(anyhow::anyhow!("The manifest is larger than {} MiB", BYTES_MAX >> 20)));
     }
-    let text = std::fs::read_to_string(&path).map_err(|_| told(anyhow::anyhow!("The manifest is not text")))?;
-    let mut manifest = Manifest::parse(&text).map_err(told)?;
-    manifest.input = shared.folder(&manifest.input, "Input Dir")?;
-    manifest.output = shared.made_folder(&manifest.output, "Output Dir")?;
-    Ok((manifest, status_file(shared, &path)))
+    let text = String::from_utf8(bytes).map_err(|_| told(anyhow::anyhow!("The manifest is not text")))?;
+    let manifest = Manifest::parse(&text).map_err(told)?;
+    let input = shared.folder(&manifest.input, "Input Dir")?;
+    let output = shared.made_folder(&manifest.output, "Output Dir")?;
+    Ok((Order { manifest, input, output }, status_file(shared, &found.path)))
 }
 
 /// `status/worker_N_status.json` of `manifests/worker_N_manifest.txt`.
-fn status_file(shared: &Shared, manifest: &Path) -> Option<PathBuf> {
+fn status_file(shared: &Shared, manifest: &Path) -> Option<StatusFile> {
     let name = manifest.file_name()?.to_str()?.strip_suffix("_manifest.txt")?;
     let folder = manifest.parent()?.parent()?.join("status");
     let folder = shared.made_folder(&folder, "status").ok()?;
-    Some(folder.join(format!("{name}_status.json")))
+    Some((folder, format!("{name}_status.json").into()))
 }
 
 /// All batches, one after the other, their frames at the same time.
 async fn work(worker: Arc<Worker>, run: Run) {
     let manifests = &worker.manifests;
     tell(&worker).await;
-    for batch in &run.manifest.batches {
+    for batch in &run.order.manifest.batches {
         if manifests.change(run.turn, |status| status.current_batch = Some(batch.id.clone())).is_none() {
             return;
         }
@@ -276,18 +289,12 @@ async fn batch_done(worker: &Arc<Worker>, run: &Run, batch: &Batch) -> Option<St
 
 /// One frame, unless it is there already and whole.
 async fn frame(worker: &Arc<Worker>, run: &Run, name: &str) -> Result<(), ApiError> {
-    let (held, input, target) = (worker.clone(), run.manifest.input.join(name), run.manifest.output.join(name));
-    let (into, scale, name) = (target.clone(), run.wish.scale, name.to_owned());
+    let (held, input, output) = (worker.clone(), run.order.input.clone(), run.order.output.clone());
+    let (scale, wanted) = (run.wish.scale, name.to_owned());
     let source = off_the_loop(move || {
-        let file = held.manifests.shared.file(&input, "frame").map_err(|_| missing(&input))?;
-        let most = held.limits.file_bytes;
-        if std::fs::metadata(&file).is_ok_and(|meta| meta.len() > most) {
-            let words = format!("The frame is larger than {} MiB", most >> 20);
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, words));
-        }
-        let bytes: Bytes = std::fs::read(&file).map_err(|_| missing(&input))?.into();
-        let done = is_done(&bytes, &into, scale);
-        Ok((!done).then_some(File { name, bytes }))
+        let bytes: Bytes = source(&held, &input, &wanted)?.into();
+        let done = is_done(&bytes, &output, &wanted, scale);
+        Ok((!done).then_some(File { name: wanted, bytes }))
     })
     .await?;
     let Some(source) = source else {
@@ -295,25 +302,40 @@ async fn frame(worker: &Arc<Worker>, run: &Run, name: &str) -> Result<(), ApiErr
         return Ok(());
     };
     let made = picture::enlarge(worker, source, run.wish).await?;
-    off_the_loop(move || atomic_file::write(&target, &made.png).map_err(|error| ApiError::kept(&error))).await
+    let (output, name) = (run.order.output.clone(), name.to_owned());
+    off_the_loop(move || output.write(OsStr::new(&name), &made.png).map_err(|error| ApiError::kept(&error))).await
 }
 
-fn missing(path: &Path) -> ApiError {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    ApiError::told(&Fault::NotFound.because(format!("{name} is not there or cannot be read")))
+/// The bytes of a frame. A link in its place has to lead to a file of the shared folders.
+fn source(worker: &Worker, input: &Folder, name: &str) -> Result<Vec<u8>, ApiError> {
+    let missing = || ApiError::told(&Fault::NotFound.because(format!("{name} is not there or cannot be read")));
+    let file = match input.file(OsStr::new(name)) {
+        Err(Denied::Outside) => worker.manifests.shared.file(&input.path().join(name), "frame").map(|found| found.file),
+        file => file.map_err(|_| missing()),
+    };
+    let most = worker.limits.file_bytes;
+    let mut bytes = Vec::new();
+    file.and_then(|file| file.take(most + 1).read_to_end(&mut bytes).map_err(|_| missing())).map_err(|_| missing())?;
+    if bytes.len() as u64 > most {
+        let words = format!("The frame is larger than {} MiB", most >> 20);
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, words));
+    }
+    Ok(bytes)
 }
 
 /// Whether a frame's result is there, whole, and has the size that it shall have.
-fn is_done(source: &[u8], target: &Path, scale: u32) -> bool {
-    if !target.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
-        return false;
-    }
+fn is_done(source: &[u8], output: &Folder, name: &str, scale: u32) -> bool {
     let look = || -> Result<bool> {
+        let file = output.file(OsStr::new(name)).map_err(|denied| denied.told(name))?;
         let (width, height) = Opened::new(source, "the frame")?.size();
-        let bytes = std::fs::read(target)?;
+        let wanted = (width.saturating_mul(scale), height.saturating_mul(scale));
+        let most = picture_bytes_max(wanted.0, wanted.1);
+        let mut bytes = Vec::new();
+        if file.metadata()?.len() > most || file.take(most).read_to_end(&mut bytes).is_err() {
+            return Ok(false);
+        }
         let made = Opened::new(&bytes, "the result")?;
-        let right = made.size() == (width.saturating_mul(scale), height.saturating_mul(scale));
-        Ok(right && made.decode().is_ok())
+        Ok(made.size() == wanted && made.decode().is_ok())
     };
     look().unwrap_or(false)
 }
@@ -333,11 +355,21 @@ mod tests {
             Still { kind, width, height, luma, cb, cr, alpha, depth, gray, icc, exif }.encode().unwrap().0
         };
         let (source, target) = (picture(8), folder.path().join("a.png"));
-        assert!(!is_done(&source, &target, 2));
+        let output = crate::base::jail::Jail::open(folder.path()).unwrap().root().clone();
+        let is_done = |source: &[u8], scale| is_done(source, &output, "a.png", scale);
+        assert!(!is_done(&source, 2));
         std::fs::write(&target, picture(16)).unwrap();
-        assert!(is_done(&source, &target, 2) && !is_done(&source, &target, 4));
+        assert!(is_done(&source, 2) && !is_done(&source, 4));
         std::fs::write(&target, &picture(16)[..60]).unwrap();
-        assert!(!is_done(&source, &target, 2));
-        assert!(!is_done(b"no picture", &target, 2));
+        assert!(!is_done(&source, 2));
+        assert!(!is_done(b"no picture", 2));
+        // Neither a link, whatever it leads to, nor what is larger than such a picture can be
+        std::fs::write(folder.path().join("b.png"), picture(16)).unwrap();
+        std::fs::remove_file(&target).unwrap();
+        std::os::unix::fs::symlink("b.png", &target).unwrap();
+        assert!(!is_done(&source, 2));
+        std::fs::remove_file(&target).unwrap();
+        std::fs::write(&target, [picture(16), vec![0; 17 << 20]].concat()).unwrap();
+        assert!(!is_done(&source, 2));
     }
 }

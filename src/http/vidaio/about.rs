@@ -1,6 +1,5 @@
 //! What the service says of itself.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,10 +7,10 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use super::places::WAITING_MAX;
-use super::service::Service;
+use super::service::{Service, blocking};
 use super::tasks::{ALL, Task};
 use crate::base::path_text::unescape;
-use crate::daemon::control::{JobView, Request};
+use crate::daemon::control::Request;
 use crate::model::status::State as JobState;
 use crate::store::requests::key_of;
 
@@ -27,18 +26,35 @@ fn names() -> Vec<&'static str> {
     ALL.iter().map(|task| task.name).collect()
 }
 
-/// Workers that would take up a request now: those that have none, and none at all while all work is paused or waits for
-/// its hours.
-async fn ready(service: &Service) -> u32 {
-    let Ok(response) = service.ask(Request::Glance { from: 0, count: 0 }).await else { return 0 };
-    let works = response.daemon.is_some_and(|daemon| !daemon.paused && daemon.held.is_none());
-    let request = |view: &&JobView| view.state == JobState::Running && unescape(&view.job).is_some_and(is_request);
-    let busy = response.jobs.iter().filter(request).count() as u32;
-    if works { service.settings.vidaio_workers.saturating_sub(busy) } else { 0 }
+/// What the workers do at this moment.
+struct Crew {
+    /// Those that would take up a request now: those that have none, and none at all while all work is paused or waits
+    /// for its hours.
+    ready: u32,
+    /// The requests at work.
+    keys: Vec<String>,
 }
 
-fn is_request(job: PathBuf) -> bool {
-    key_of(&job).is_some()
+async fn crew(service: &Service) -> Crew {
+    let Ok(response) = service.ask(Request::Glance { from: 0, count: 0 }).await else {
+        return Crew { ready: 0, keys: Vec::new() };
+    };
+    let works = response.daemon.is_some_and(|daemon| !daemon.paused && daemon.held.is_none());
+    let running = response.jobs.iter().filter(|view| view.state == JobState::Running);
+    let keys: Vec<String> = running.filter_map(|view| key_of(&unescape(&view.job)?).map(str::to_owned)).collect();
+    let idle = service.settings.vidaio_workers.saturating_sub(u32::try_from(keys.len()).unwrap_or(u32::MAX));
+    Crew { ready: if works { idle } else { 0 }, keys }
+}
+
+async fn ready(service: &Service) -> u32 {
+    crew(service).await.ready
+}
+
+/// The tasks that the requests at work are of; those of the current contract are of none.
+async fn tasks_at_work(service: &Service, keys: Vec<String>) -> Vec<String> {
+    let requests = service.requests.clone();
+    let task = move |key: &String| requests.read(key).ok().flatten()?.task;
+    blocking(move || Ok(keys.iter().filter_map(task).collect())).await.unwrap_or_default()
 }
 
 pub async fn health(State(service): State<Arc<Service>>) -> Json<Value> {
@@ -51,10 +67,15 @@ pub async fn health(State(service): State<Arc<Service>>) -> Json<Value> {
 }
 
 pub async fn stats(State(service): State<Arc<Service>>) -> Json<Value> {
+    let Crew { ready, keys } = crew(&service).await;
+    let tasks = tasks_at_work(&service, keys).await;
+    // Every worker takes every task: a task has those that are at it, and may have those that do nothing.
+    let at_work = |task: &Task| tasks.iter().filter(|name| *name == task.name).count();
     Json(json!({
-        "workers_ready": ready(&service).await,
+        "workers_ready": ready,
         "max_workers": service.settings.vidaio_workers,
-        "task_worker_mapping": of_each(|_| service.settings.vidaio_workers.into()),
+        "task_worker_mapping": of_each(|task| (at_work(task) + ready as usize).into()),
+        "task_workers": of_each(|task| json!({"at_work": at_work(task), "idle": ready})),
         "task_resolution_mapping": of_each(|task| json!([size(task.from), size(task.to), task.scale()])),
         "requests_at_hand": service.at_hand(),
     }))

@@ -1,7 +1,6 @@
 //! `POST /upscale` of the current contract: up to five clips by path or URL, and a scale; or, as earlier clients ask, one.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Json;
@@ -12,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::body::Body;
 use super::files;
-use super::service::{Failed, Service, Wish};
-use super::shared::{self, Refused};
+use super::service::{Failed, Service, Wish, blocking};
+use super::shared::{self, Refused, Source, Target};
 use crate::base::path_text::escape;
 use crate::http::error::ApiError;
 use crate::store::requests::Origin;
@@ -51,18 +50,21 @@ pub async fn post(
         4 => 4,
         _ => return Err(ApiError::new(StatusCode::BAD_REQUEST, "scale must be 2 or 4")),
     };
-    let wish = |(at, video): (usize, &String)| wish(&service, video, outputs.get(at).map(String::as_str), scale);
-    let wishes = videos.iter().enumerate().map(wish).collect::<Result<Vec<_>, ApiError>>()?;
+    let clips = {
+        let service = service.clone();
+        let clips = move || Ok(clips(&service, &videos, &outputs, scale));
+        blocking(clips).await.map_err(|error| ApiError::kept(&error))??
+    };
     let place = service.places.enter()?;
     let id: String = task_id.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
-    tracing::info!("{} clips are to be {scale} times as large (task {id:?})", wishes.len());
+    tracing::info!("{} clips are to be {scale} times as large (task {id:?})", clips.len());
     let work = {
         let service = service.clone();
         // Whoever leaves, it goes on.
         tokio::spawn(async move {
             let turn = service.places.turn().await;
             // Together: while one is upscaled, the next is fetched.
-            let all = wishes.into_iter().map(|wish| one(&service, &headers, wish));
+            let all = clips.into_iter().map(|clip| one(&service, &headers, clip));
             let ends = futures_util::future::join_all(all).await;
             drop(turn);
             drop(place);
@@ -76,12 +78,15 @@ pub async fn post(
 /// What became of one clip: its path or its URL.
 type End = Result<(String, String), Failed>;
 
-async fn one(service: &Arc<Service>, headers: &HeaderMap, wish: Result<Wish, Failed>) -> End {
-    let record = service.fulfil(wish?).await?;
-    Ok(match &record.origin {
-        Origin::Shared { target, .. } => (escape(target), String::new()),
-        _ => (String::new(), files::link(service, &record, headers)),
-    })
+async fn one(service: &Arc<Service>, headers: &HeaderMap, clip: Result<Clip, Failed>) -> End {
+    let Clip { wish, called } = clip?;
+    let record = service.fulfil(wish).await?;
+    let Origin::Shared { target, .. } = &record.origin else {
+        return Ok((String::new(), files::link(service, &record, headers)));
+    };
+    let path = record.delivered.as_ref().map_or(target, |delivered| &delivered.path);
+    let inside = called.and_then(|(folder, name)| Some(name.join(path.strip_prefix(folder).ok()?)));
+    Ok((escape(&inside.unwrap_or_else(|| path.clone())), String::new()))
 }
 
 /// What is told of all clips, or of the one that was asked for `alone`.
@@ -107,43 +112,80 @@ fn answer(service: &Service, ends: &[End], alone: bool) -> Value {
     told
 }
 
-/// A clip as a wish. A path that cannot be is an error of the whole request; a URL that cannot be, of its clip.
-fn wish(service: &Service, video: &str, output: Option<&str>, scale: u32) -> Result<Result<Wish, Failed>, ApiError> {
-    let lower = video.to_ascii_lowercase();
-    if lower.starts_with("http://") || lower.starts_with("https://") {
-        let wish = Wish {
-            identity: format!("url {video}"),
-            origin: Origin::Url(video.to_owned()),
-            task: None,
-            scale,
-            max_size_mb: None,
-            upload: None,
-        };
-        return Ok(service.check_url(video).map(|()| wish));
-    }
-    let refuse = |refused| {
-        let words = match refused {
-            Refused::Missing => format!("Input file not found: {video}"),
-            Refused::Outside => "Paths have to lie in the shared folder".into(),
-        };
-        ApiError::new(StatusCode::BAD_REQUEST, words)
-    };
-    let folder = service.settings.shared_folder.as_deref();
-    let source = shared::source(folder, video).map_err(refuse)?;
-    let target = match output.filter(|output| !output.is_empty()) {
-        Some(output) => shared::target(folder, Path::new(output)).map_err(refuse)?,
-        None => {
-            let stem = source.file_stem().unwrap_or_default().to_os_string();
-            let suffix = format!("_upscaled_{scale}x.mp4");
-            source.with_file_name(crate::base::file_name::fit(&stem, suffix.as_ref()))
+/// A clip that can be worked on.
+struct Clip {
+    wish: Wish,
+    /// The shared folder's own path, and what its client calls it.
+    called: Option<(PathBuf, PathBuf)>,
+}
+
+/// All clips of a request. A path that cannot be is an error of the whole request; a URL that cannot be, of its clip.
+fn clips(
+    service: &Service,
+    videos: &[String],
+    outputs: &[String],
+    scale: u32,
+) -> Result<Vec<Result<Clip, Failed>>, ApiError> {
+    let mut places: Vec<(Source, Target)> = Vec::new();
+    let mut clips = Vec::new();
+    for (at, video) in videos.iter().enumerate() {
+        let output = outputs.get(at).filter(|output| !output.is_empty());
+        let lower = video.to_ascii_lowercase();
+        if lower.starts_with("http://") || lower.starts_with("https://") {
+            let identity = format!("url {video}");
+            let wish = wish(identity, Origin::Url(video.to_owned()), scale);
+            clips.push(service.check_url(video).map(|()| Clip { wish, called: None }));
+            continue;
         }
-    };
-    if target == source {
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "The output would replace its input"));
+        let jail = shared::open(service.settings.shared_folder.as_deref()).map_err(|why| refuse(video, why))?;
+        let source = shared::source(&jail, Path::new(video)).map_err(|why| refuse(video, why))?;
+        let beside = || source.path.with_file_name(shared::default_name(&source.path, scale));
+        let path = output.map_or_else(beside, PathBuf::from);
+        let target = shared::target(&jail, &path, output.is_some()).map_err(|why| match why {
+            Refused::Missing => {
+                ApiError::new(StatusCode::BAD_REQUEST, format!("There is no such folder: {}", path.display()))
+            }
+            why => refuse(video, why),
+        })?;
+        let identity = format!("file {} {:?} {}", escape(&source.path), source.stamp, escape(&target.path));
+        let (from, to, named) = (source.path.clone(), target.path.clone(), target.named);
+        let origin = Origin::Shared { source: from, target: to, named };
+        let called = jail.called(Path::new(output.unwrap_or(video)));
+        clips.push(Ok(Clip { wish: wish(identity, origin, scale), called }));
+        places.push((source, target));
     }
-    let meta = std::fs::metadata(&source).map_err(|_| refuse(Refused::Missing))?;
-    let stamp = (meta.len(), meta.mtime(), meta.mtime_nsec());
-    let identity = format!("file {} {stamp:?} {}", escape(&source), escape(&target));
-    let origin = Origin::Shared { source, target };
-    Ok(Ok(Wish { identity, origin, task: None, scale, max_size_mb: None, upload: None }))
+    apart(&places).map(|()| clips)
+}
+
+fn wish(identity: String, origin: Origin, scale: u32) -> Wish {
+    Wish { identity, origin, task: None, scale, max_size_mb: None, upload: None }
+}
+
+fn refuse(video: &str, why: Refused) -> ApiError {
+    let words = match why {
+        Refused::Missing => format!("Input file not found: {video}"),
+        Refused::Outside => "Paths have to lie in the shared folder".into(),
+        Refused::Failed(words) => format!("{video} cannot be opened: {words}"),
+    };
+    ApiError::new(StatusCode::BAD_REQUEST, words)
+}
+
+/// Makes sure that no result would get the name of a clip, nor that of another result.
+fn apart(places: &[(Source, Target)]) -> Result<(), ApiError> {
+    let refuse = |target: &Target, words: &str| {
+        let name = escape(Path::new(target.path.file_name().unwrap_or_default()));
+        Err(ApiError::new(StatusCode::BAD_REQUEST, format!("{words}: {name}; name another one in output_paths")))
+    };
+    for (at, (source, target)) in places.iter().enumerate() {
+        if target.is(source) {
+            return refuse(target, "The output would replace its input");
+        }
+        if places.iter().any(|(other, _)| target.is(other)) {
+            return refuse(target, "The output would replace another clip of the request");
+        }
+        if places[..at].iter().any(|(_, other)| target.is_also(other)) {
+            return refuse(target, "Two clips would have the same output");
+        }
+    }
+    Ok(())
 }

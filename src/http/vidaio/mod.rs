@@ -6,12 +6,14 @@
 mod about;
 mod body;
 mod current;
+mod deliver;
 mod files;
 mod original;
 mod places;
 mod service;
 mod shared;
 mod store;
+mod store_variables;
 pub mod tasks;
 mod upload;
 mod work;
@@ -35,7 +37,7 @@ use crate::http::router;
 use crate::http::server::Listener;
 use service::Service;
 
-pub use store::StoreVariables;
+pub use store_variables::StoreVariables;
 
 /// Bytes of a request's JSON.
 const BODY_MAX: usize = 256 << 10;

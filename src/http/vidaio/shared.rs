@@ -1,22 +1,19 @@
-//! The shared folder: files that clients name by path, and results that go beside them. Nothing outside
-//! it is read or written, whatever links lead there.
+//! The shared folder: clips that clients name by path, and the names of their results. Nothing outside it is read or
+//! written, whatever links lead there.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use axum::http::StatusCode;
 
-use super::service::blocking;
 use crate::base::atomic_file;
-use crate::base::fault::Fault;
+use crate::base::fault::{Fault, one_line};
+use crate::base::file_name;
+use crate::base::jail::{Denied, Folder, Jail};
 use crate::base::path_text::escape;
-use crate::http::error::ApiError;
-use crate::http::shared::Shared;
-use crate::store::requests::Origin;
 
 /// Why a path is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,75 +22,123 @@ pub enum Refused {
     Missing,
     /// It does not lie in the shared folder, or there is none.
     Outside,
+    /// It cannot be opened, in the system's words.
+    Failed(String),
+}
+
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Refused {
+        match denied {
+            Denied::Missing => Refused::Missing,
+            Denied::Outside => Refused::Outside,
+            Denied::Failed(error) => Refused::Failed(one_line(&error)),
+        }
+    }
+}
+
+/// A clip of the shared folder.
+#[derive(Debug)]
+pub struct Source {
+    /// Links resolved.
+    pub path: PathBuf,
+    /// File system and inode.
+    pub id: (u64, u64),
+    /// Bytes and time: what tells it from another one of its name.
+    pub stamp: (u64, i64, i64),
+}
+
+/// A place for a result.
+#[derive(Debug)]
+pub struct Target {
+    /// Links in its folder resolved.
+    pub path: PathBuf,
+    /// File system and inode of its folder.
+    folder: (u64, u64),
+    /// Of what the path leads to already.
+    there: Option<(u64, u64)>,
+    /// The client chose it.
+    pub named: bool,
 }
 
 /// The folder as the one that requests may name paths in.
-fn shared(folder: Option<&Path>) -> Result<Shared, Refused> {
-    let folder = folder.ok_or(Refused::Outside)?.to_path_buf();
-    Shared::new(&[folder]).map_err(|_| Refused::Outside)
+pub fn open(folder: Option<&Path>) -> Result<Jail, Refused> {
+    Jail::open(folder.ok_or(Refused::Outside)?).map_err(|_| Refused::Outside)
 }
 
-fn refused(error: ApiError) -> Refused {
-    if error.status() == StatusCode::NOT_FOUND { Refused::Missing } else { Refused::Outside }
+/// A clip by its path.
+pub fn source(jail: &Jail, path: &Path) -> Result<Source, Refused> {
+    let found = jail.file(path)?;
+    let meta = found.file.metadata().map_err(Denied::from)?;
+    let (id, stamp) = ((meta.dev(), meta.ino()), (meta.len(), meta.mtime(), meta.mtime_nsec()));
+    Ok(Source { path: found.path, id, stamp })
 }
 
-/// A file of the shared folder by its path, links resolved.
-pub fn source(folder: Option<&Path>, path: &str) -> Result<PathBuf, Refused> {
-    match Path::new(path) {
-        path if path.is_absolute() => shared(folder)?.file(path, "the clip").map_err(refused),
-        _ => Err(Refused::Outside),
-    }
-}
-
-/// A place for a result: a path whose folder is, links resolved, inside the shared folder.
-pub fn target(folder: Option<&Path>, path: &Path) -> Result<PathBuf, Refused> {
+/// A place for a result, by its path; its folder has to be there.
+pub fn target(jail: &Jail, path: &Path, named: bool) -> Result<Target, Refused> {
     let (parent, name) = path.parent().zip(path.file_name()).ok_or(Refused::Outside)?;
-    match path.is_absolute() {
-        true => shared(folder)?.folder(parent, "the folder").map(|parent| parent.join(name)).map_err(refused),
-        false => Err(Refused::Outside),
+    let folder = jail.folder(parent)?;
+    let there = source(jail, path).ok().map(|there| there.id);
+    Ok(Target { path: folder.path().join(name), folder: folder.id().map_err(Denied::from)?, there, named })
+}
+
+/// What a result is called where its client names no path.
+pub fn default_name(source: &Path, scale: u32) -> OsString {
+    file_name::fit(source.file_stem().unwrap_or_default(), OsStr::new(&format!("_upscaled_{scale}x.mp4")))
+}
+
+/// The nth name of a result: `a.mp4`, `a-2.mp4`, ..
+pub fn numbered(name: &OsStr, n: u32) -> OsString {
+    let stem = Path::new(name).file_stem().unwrap_or(name);
+    if n < 2 { name.to_owned() } else { file_name::fit(stem, OsStr::new(&format!("-{n}.mp4"))) }
+}
+
+impl Target {
+    /// Whether it leads to a clip, by whatever name.
+    pub fn is(&self, source: &Source) -> bool {
+        self.path == source.path || self.there == Some(source.id)
+    }
+
+    /// Whether both are one place. Names that a client chose may differ in more than the case of their letters: not every
+    /// file system tells those apart.
+    pub fn is_also(&self, other: &Target) -> bool {
+        let name = |target: &Target| target.path.file_name().unwrap_or_default().to_owned();
+        let folded = |target: &Target| name(target).to_string_lossy().to_lowercase();
+        let equal = name(self) == name(other) || (self.named && other.named && folded(self) == folded(other));
+        self.folder == other.folder && equal
     }
 }
 
-/// Copies a file of the shared folder to a payload; looked at again once it is open, for a link may
-/// have taken its place.
+/// Copies a file of the shared folder to a payload.
 pub fn take(folder: Option<&Path>, source: &Path, payload: &Path, most: u64) -> Result<()> {
-    let outside = || Fault::Config.because("the file does not lie in the shared folder any more");
-    let folder = folder.and_then(|folder| folder.canonicalize().ok()).ok_or_else(outside)?;
-    let open = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(source);
-    let file = open.with_context(|| format!("opening {}", escape(source)))?;
-    let real = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    if !real.starts_with(&folder) || !file.metadata()?.is_file() {
-        return Err(outside());
-    }
+    let jail = Jail::open(folder.ok_or_else(|| Denied::Outside.told("the clip"))?);
+    let jail = jail.context("opening the shared folder")?;
+    let file = jail.file(source).map_err(|denied| denied.told("the clip"))?.file;
+    let too_large = || Fault::Unsupported.because(format!("the file is larger than {} MiB", most >> 20));
     if file.metadata()?.len() > most {
-        return Err(Fault::Unsupported.because(format!("the file is larger than {} MiB", most >> 20)));
+        return Err(too_large());
     }
-    copy(file.take(most), payload)
-}
-
-/// Copies durably, over what may be there.
-fn copy(mut from: impl Read, to: &Path) -> Result<()> {
-    let folder = atomic_file::parent(to);
-    let mut part = tempfile::Builder::new().prefix(".").suffix(".part").tempfile_in(folder)?;
-    io::copy(&mut from, part.as_file_mut()).with_context(|| format!("copying to {}", escape(to)))?;
+    let mut part = tempfile::Builder::new().prefix(".").suffix(".part").tempfile_in(atomic_file::parent(payload))?;
+    let copied = io::copy(&mut file.take(most.saturating_add(1)), part.as_file_mut());
+    // It may have grown meanwhile.
+    if copied.with_context(|| format!("copying to {}", escape(payload)))? > most {
+        return Err(too_large());
+    }
     let (_, part) = part.keep().map_err(|error| error.error)?;
-    use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o644))?;
-    atomic_file::seal(&part, to).inspect_err(|_| drop(std::fs::remove_file(&part)))
+    atomic_file::seal(&part, payload).inspect_err(|_| drop(std::fs::remove_file(&part)))
 }
 
-/// Puts a result beside its source, where that was named by path and it is not there yet.
-pub async fn deliver(origin: &Origin, output: PathBuf) -> Result<()> {
-    let Origin::Shared { target, .. } = origin else { return Ok(()) };
-    let target = target.clone();
-    blocking(move || {
-        let wanted = std::fs::metadata(&output)?.len();
-        if std::fs::symlink_metadata(&target).is_ok_and(|there| there.is_file() && there.len() == wanted) {
-            return Ok(());
-        }
-        copy(File::open(&output)?, &target)
-    })
-    .await
+/// The folder of a result, and its name there.
+pub fn place(folder: Option<&Path>, target: &Path) -> Result<(Folder, OsString)> {
+    let away = |denied: Denied| denied.told("the folder of the output");
+    let jail = Jail::open(folder.ok_or_else(|| away(Denied::Outside))?).context("opening the shared folder")?;
+    let (parent, name) = target.parent().zip(target.file_name()).ok_or_else(|| away(Denied::Outside))?;
+    Ok((jail.folder(parent).map_err(away)?, name.to_owned()))
+}
+
+/// A plain file in a folder, if that is what lies under a name.
+pub fn lies(folder: &Folder, name: &OsStr) -> Option<File> {
+    folder.file(name).ok()
 }
 
 #[cfg(test)]
@@ -113,7 +158,8 @@ mod tests {
         symlink(root.join("secret.mp4"), shared.join("out.mp4")).unwrap();
         symlink(&root, shared.join("up")).unwrap();
         symlink(shared.join("a.mp4"), shared.join("in.mp4")).unwrap();
-        let of = |path: &str| source(Some(&shared), shared.join(path).to_str().unwrap());
+        let jail = open(Some(&shared)).unwrap();
+        let of = |path: &str| source(&jail, &shared.join(path)).map(|source| source.path);
         assert_eq!(of("a.mp4"), Ok(shared.join("a.mp4")));
         assert_eq!(of("sub/../in.mp4"), Ok(shared.join("a.mp4")));
         assert_eq!(of("none.mp4"), Err(Refused::Missing));
@@ -121,11 +167,13 @@ mod tests {
         for path in ["../secret.mp4", "out.mp4", "up/secret.mp4", "up/none.mp4", "../none.mp4", "/etc/passwd"] {
             assert_eq!(of(path), Err(Refused::Outside), "{path}");
         }
-        assert_eq!(source(None, "/etc/passwd"), Err(Refused::Outside));
-        assert_eq!(source(Some(&shared), "a.mp4"), Err(Refused::Outside));
-        assert_eq!(target(Some(&shared), &shared.join("sub/c.mp4")), Ok(shared.join("sub/c.mp4")));
-        assert_eq!(target(Some(&shared), &shared.join("up/c.mp4")), Err(Refused::Outside));
-        assert_eq!(target(Some(&shared), &shared.join("../c.mp4")), Err(Refused::Outside));
+        assert_eq!(open(None).unwrap_err(), Refused::Outside);
+        assert_eq!(source(&jail, Path::new("a.mp4")).unwrap_err(), Refused::Outside);
+        let to = |path: &str| target(&jail, &shared.join(path), true).map(|target| target.path);
+        assert_eq!(to("sub/c.mp4"), Ok(shared.join("sub/c.mp4")));
+        assert_eq!(to("up/c.mp4"), Err(Refused::Outside));
+        assert_eq!(to("../c.mp4"), Err(Refused::Outside));
+        assert_eq!(to("none/c.mp4"), Err(Refused::Missing));
         // Copies, and a link that took the place of a file that was looked at
         let payload = root.join("payload");
         take(Some(&shared), &shared.join("a.mp4"), &payload, 100).unwrap();
@@ -133,5 +181,40 @@ mod tests {
         assert!(take(Some(&shared), &shared.join("a.mp4"), &payload, 3).is_err());
         assert!(take(Some(&shared), &shared.join("out.mp4"), &payload, 100).is_err());
         assert!(take(Some(&shared), &shared.join("up/secret.mp4"), &payload, 100).is_err());
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn one_place_by_many_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(shared.join("sub")).unwrap();
+        symlink("sub", shared.join("also")).unwrap();
+        std::fs::write(shared.join("sub/a.mp4"), "a").unwrap();
+        std::fs::write(shared.join("sub/b.mp4"), "b").unwrap();
+        std::fs::hard_link(shared.join("sub/a.mp4"), shared.join("hard.mp4")).unwrap();
+        symlink("sub/a.mp4", shared.join("soft.mp4")).unwrap();
+        let jail = open(Some(&shared)).unwrap();
+        let a = source(&jail, &shared.join("sub/a.mp4")).unwrap();
+        let to = |path: &str, named| target(&jail, &shared.join(path), named).unwrap();
+        for path in ["sub/a.mp4", "also/a.mp4", "also/../sub/a.mp4", "hard.mp4", "soft.mp4", "sub/./a.mp4"] {
+            assert!(to(path, true).is(&a), "{path}");
+        }
+        assert!(!to("sub/b.mp4", true).is(&a) && !to("sub/new.mp4", true).is(&a));
+        let x = |path: &str, named| to("sub/x.mp4", true).is_also(&to(path, named));
+        assert!(x("sub/x.mp4", false) && x("also/x.mp4", true) && x("sub/../also/x.mp4", true) && x("sub/X.MP4", true));
+        assert!(!x("x.mp4", true) && !x("sub/y.mp4", true) && !x("sub/X.mp4", false));
+    }
+
+    #[test]
+    fn names_of_results() {
+        let name = default_name(Path::new("/s/a film.mkv"), 4);
+        assert_eq!(name, "a film_upscaled_4x.mp4");
+        assert_eq!(
+            [1, 2, 17].map(|n| numbered(&name, n)),
+            [&*name, "a film_upscaled_4x-2.mp4".as_ref(), "a film_upscaled_4x-17.mp4".as_ref()]
+        );
+        let long = default_name(Path::new(&format!("/s/{}.mp4", "x".repeat(250))), 2);
+        assert!(numbered(&long, 1000).len() <= file_name::NAME_MAX && numbered(&long, 2) != numbered(&long, 3));
     }
 }

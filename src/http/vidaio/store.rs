@@ -13,8 +13,9 @@ use object_store::signer::Signer;
 use object_store::{Attribute, Attributes, ClientOptions, ObjectStoreExt, PutMultipartOptions, WriteMultipart};
 
 use super::service::blocking;
+use super::store_variables::StoreVariables;
 use crate::base::fault::Fault;
-use crate::config::settings::{Secret, ServiceSettings};
+use crate::config::settings::ServiceSettings;
 
 /// Addresses are good for so long, the longest that S3 knows; the object goes with its request.
 pub const ADDRESS_LIFE: Duration = Duration::from_secs(7 * 86_400);
@@ -23,30 +24,6 @@ const PART: usize = 8 << 20;
 const PARTS_MAX: usize = 3;
 /// Folder of the bucket.
 const FOLDER: &str = "upscaled";
-
-/// The variables by which the miners of this service name their store.
-#[derive(Clone, Debug, Default)]
-pub struct StoreVariables {
-    pub bucket: Option<String>,
-    pub endpoint: Option<String>,
-    pub access_key: Option<Secret>,
-    pub secret_key: Option<Secret>,
-    /// `backblaze` (any S3), `amazon_s3`, `cloudflare`, `hippius`.
-    pub kind: Option<String>,
-}
-
-impl StoreVariables {
-    pub fn of_environment() -> StoreVariables {
-        let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        StoreVariables {
-            bucket: named("BUCKET_NAME"),
-            endpoint: named("BUCKET_COMPATIBLE_ENDPOINT"),
-            access_key: named("BUCKET_COMPATIBLE_ACCESS_KEY").map(Secret),
-            secret_key: named("BUCKET_COMPATIBLE_SECRET_KEY").map(Secret),
-            kind: named("BUCKET_TYPE"),
-        }
-    }
-}
 
 /// A result in the store.
 pub struct Stored {
@@ -65,28 +42,22 @@ impl Store {
     /// [`Fault::Config`] for half a configuration.
     pub fn open(settings: &ServiceSettings, variables: &StoreVariables) -> Result<Option<Store>> {
         crate::http::use_tls();
-        let Some(bucket) = settings.store_bucket.clone().or_else(|| variables.bucket.clone()) else { return Ok(None) };
-        let key = |set: &Option<Secret>, variable: &Option<Secret>| set.clone().or_else(|| variable.clone());
-        let access = key(&settings.store_access_key, &variables.access_key);
-        let secret = key(&settings.store_secret_key, &variables.secret_key);
-        let Some((access, secret)) = access.zip(secret) else {
+        let Some(bucket) = variables.bucket(settings)? else { return Ok(None) };
+        let Some((access, secret)) = variables.access_key(settings)?.zip(variables.secret_key(settings)?) else {
             return Err(Fault::Config.because(format!(
                 "the store's bucket {bucket} is named, but not both of its keys: set store_access_key and \
                  store_secret_key"
             )));
         };
-        let endpoint = settings.store_endpoint.clone().or_else(|| variables.endpoint.clone());
-        let cloudflare = variables.kind.as_deref() == Some("cloudflare") && settings.store_bucket.is_none();
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&bucket)
-            .with_region(if cloudflare { "auto" } else { &settings.store_region })
-            .with_access_key_id(access.0)
-            .with_secret_access_key(secret.0);
-        if let Some(endpoint) = endpoint {
-            let url = if endpoint.contains("://") { endpoint } else { format!("https://{endpoint}") };
+            .with_region(variables.region(settings))
+            .with_access_key_id(access)
+            .with_secret_access_key(secret);
+        if let Some(url) = variables.endpoint(settings)? {
             let plain = url.starts_with("http://");
             builder = builder
-                .with_endpoint(url.trim_end_matches('/'))
+                .with_endpoint(url)
                 .with_virtual_hosted_style_request(false)
                 .with_client_options(ClientOptions::new().with_allow_http(plain));
         }
@@ -146,6 +117,7 @@ async fn feed(file: &Path, write: &mut WriteMultipart) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::Secret;
 
     #[test]
     fn half_a_configuration_is_told_and_keys_are_not() {
@@ -156,7 +128,7 @@ mod tests {
         let error = Store::open(&settings, &none).err().unwrap();
         assert_eq!(Fault::of(&error), Fault::Config);
         assert!(error.to_string().contains("store_access_key") && !format!("{settings:?}").contains("very-secret"));
-        let variables = StoreVariables { access_key: Some(Secret("a".into())), ..none };
+        let variables = StoreVariables::of([("BUCKET_COMPATIBLE_ACCESS_KEY".into(), "a".into())]);
         assert!(Store::open(&settings, &variables).unwrap().is_some());
     }
 

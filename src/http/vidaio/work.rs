@@ -2,7 +2,7 @@
 //! this process or in the next.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use axum::http::StatusCode;
 use tokio::time::sleep;
 
 use super::service::{Ended, Failed, Service, Wish, blocking, internal, locked, stopping};
-use super::shared;
 use super::store::ADDRESS_LIFE;
+use super::{deliver, shared};
 use crate::base::atomic_file;
 use crate::base::clock::unix_now;
 use crate::base::fault::{Fault, one_line};
@@ -56,6 +56,9 @@ impl Service {
                 Err(error) if Fault::of(&error) == Fault::DamagedState => None,
                 kept => kept?,
             };
+            // Whether the client named the result's path, the key does not tell.
+            let origin = |kept: &Record| wish.as_ref().map_or_else(|| kept.origin.clone(), |wish| wish.origin.clone());
+            let kept = kept.map(|kept| Record { origin: origin(&kept), ..kept });
             let good = |finished: &Finished| unix_now() < finished.at.saturating_add(ADDRESS_LIFE.as_secs());
             let whole =
                 |finished: &Finished| finished.url.as_ref().map_or(finished.output.is_file(), |_| good(finished));
@@ -75,6 +78,7 @@ impl Service {
                     scale: wish.scale,
                     max_size_mb: wish.max_size_mb,
                     asked: unix_now(),
+                    delivered: None,
                     finished: None,
                 },
                 (None, None) => return Err(Fault::NotFound.because("the request is not kept any more")),
@@ -85,13 +89,16 @@ impl Service {
         .await
     }
 
-    async fn work(&self, mut record: Record, upload: Option<Arc<File>>, start: Instant) -> Result<Record> {
+    async fn work(&self, record: Record, upload: Option<Arc<File>>, start: Instant) -> Result<Record> {
         if let Some(finished) = &record.finished {
             let output = finished.output.clone();
-            shared::deliver(&record.origin, output).await?;
-            return Ok(record);
+            return self.deliver(record, output).await;
         }
         let key = record.key.clone();
+        if self.published(&job(&key)).is_none() {
+            let (folder, record) = (self.settings.shared_folder.clone(), record.clone());
+            blocking(move || deliver::check(folder.as_deref(), &record)).await?;
+        }
         let payload = self.requests.payload(&key);
         match &record.origin {
             _ if payload.is_file() => {}
@@ -116,7 +123,7 @@ impl Service {
         let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
         let output = output.filter(|_| entry.state == Ending::Done);
         let Some(output) = output else { return Err(self.came_to_nothing(&entry)) };
-        shared::deliver(&record.origin, output.clone()).await?;
+        let mut record = self.deliver(record, output.clone()).await?;
         let (mut object, mut url) = (None, None);
         if let (Some(store), false) = (&self.store, matches!(record.origin, Origin::Shared { .. })) {
             let stored = store.put(&output, &record.secret).await.map_err(|error| {
@@ -139,6 +146,12 @@ impl Service {
         let (requests, kept) = (self.requests.clone(), record.clone());
         blocking(move || requests.write(&kept)).await?;
         Ok(record)
+    }
+
+    /// Puts the result beside its clip, where that was named by path.
+    async fn deliver(&self, record: Record, output: PathBuf) -> Result<Record> {
+        let (folder, requests) = (self.settings.shared_folder.clone(), self.requests.clone());
+        blocking(move || deliver::deliver(folder.as_deref(), &requests, record, &output)).await
     }
 
     /// The end of a job, which is queued where it has not ended already.
