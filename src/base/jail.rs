@@ -115,10 +115,9 @@ impl Jail {
         let opened = self.folder(path);
         let is_there = matches!(opened, Ok(_) | Err(Denied::Failed(_)));
         let Some(names) = self.straight(path).filter(|_| !is_there) else { return opened };
-        let (mut at, mut so_far) = (self.root.clone(), self.root.path().to_path_buf());
+        let mut at = self.root.clone();
         for name in names.iter() {
-            so_far.push(name);
-            at = match self.folder(&so_far) {
+            at = match self.folder(&at.path().join(name)) {
                 Err(Denied::Missing) => made(&at, name, mode)?,
                 found => found?,
             };
@@ -136,14 +135,6 @@ impl Jail {
     /// The folder's own path and the one that `asked` begins with, where that is another one.
     pub fn called(&self, asked: &Path) -> Option<(PathBuf, PathBuf)> {
         asked.starts_with(&self.given).then(|| (self.root.path().to_path_buf(), self.given.clone()))
-    }
-
-    /// Whether a path that leads to nothing would lie inside.
-    pub fn has_room_for(&self, path: &Path) -> bool {
-        self.straight(path).is_some_and(|inside| {
-            let mut above = inside.ancestors().map(|above| self.leads(&self.root.path().join(above), OFlag::O_PATH));
-            above.find(|found| !matches!(found, Err(Denied::Missing))).is_some_and(|found| found.is_ok())
-        })
     }
 
     /// The rest of a path that begins with this folder's own.
@@ -180,7 +171,7 @@ impl Jail {
                 let inside = real.strip_prefix(self.root.path()).map_err(|_| Denied::Outside)?;
                 resolve(self.root.fd(), inside, flags)
             }
-            Err(_) if self.inside(path).is_none() && self.has_room_for(path) => Err(Denied::Missing),
+            Err(_) if self.inside(path).is_none() && self.straight(path).is_some() => Err(Denied::Missing),
             Err(_) => Err(Denied::Outside),
         }
     }

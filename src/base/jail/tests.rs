@@ -120,10 +120,6 @@ fn folders_are_made_inside_alone() {
             assert!(made(path).is_err(), "{path}");
         }
         assert!(!root.join("new").exists() && !shared.join("nowhere").exists());
-        assert!(jail.has_room_for(&shared.join("x/y")) && jail.has_room_for(&shared.join("link/y")));
-        for path in ["up/x", "../x", "up/shared/x"] {
-            assert!(!jail.has_room_for(&shared.join(path)), "{path}");
-        }
     });
 }
 
