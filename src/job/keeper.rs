@@ -52,12 +52,14 @@ impl Keeper for JobKeeper<'_> {
             // Every frame must be in a segment before the RAM disk forgets it.
             encoded.batch.spill(self, true)?;
         }
-        let table = FrameTable {
+        let mut table = FrameTable {
             version: TABLE_VERSION,
             start: range.start,
             stamps: encoded.stamps.clone(),
             hashes: encoded.hashes.clone(),
             encoder: encoded.encoder,
+            user_data: encoded.user_data.clone(),
+            losses: encoded.losses.clone(),
         };
         fingerprint::check(self.source, &self.plan.fingerprint)?;
         let clip = std::fs::metadata(&encoded.clip)?;
@@ -77,6 +79,7 @@ impl Keeper for JobKeeper<'_> {
             self.dir.remove_spills(range.index)?;
         }
         let mut sealed = self.sealed.lock().unwrap_or_else(|e| e.into_inner());
+        table.user_data = Vec::new();
         sealed.tables.insert(range.index, table);
         sealed.clips.insert(range.index, clip.path);
         drop(sealed);

@@ -13,14 +13,17 @@ use crate::job::resume::{self, Sealed};
 use crate::job::space::Space;
 use crate::media::assemble::{self, AssembleRequest};
 use crate::media::assemble_video::ClipRef;
+use crate::media::frame_data::AV1_CAPTIONS;
 use crate::media::verify::{self, VerifyRequest};
 use crate::media::{clip, clip_transcode, encoder_options, rules};
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::frame::{Frame, Stamp};
 use crate::model::plan::Plan;
 use crate::model::progress::Phase;
+use crate::model::user_data::UserData;
 use crate::pipeline::meter::Stage;
 use crate::pipeline::segments::SegmentFrames;
+use crate::store::frame_table::TABLE_WITH_USER_DATA;
 use crate::store::job_dir::JobDir;
 
 /// Rate attempts before a size limit is given up.
@@ -122,6 +125,8 @@ impl Output<'_> {
             self.reporter.beat();
             self.space.shutdown.check()
         };
+        let batches: Vec<u64> = self.sealed.tables.keys().copied().collect();
+        let user_data = |clip: usize| self.user_data(batches.get(clip).copied());
         // What the other streams need is not known before: the disk says when they do not fit.
         self.target_space.wait_for(clip_bytes, "the output file")?;
         let request = AssembleRequest {
@@ -130,6 +135,7 @@ impl Output<'_> {
             clips,
             specs,
             stamps,
+            user_data: &user_data,
             target,
             container: &self.plan.container,
         };
@@ -162,7 +168,32 @@ impl Output<'_> {
             .context("verifying the output: it is not published")?;
         let bytes = std::fs::metadata(target)?.len();
         let encoder = spec.name.clone();
-        Ok(Made { path: target.to_owned(), losses: report.losses, verified, bytes, encoder })
+        let losses = report.losses.into_iter().chain(self.caption_losses(report.captioned, spec.codec)).collect();
+        Ok(Made { path: target.to_owned(), losses, verified, bytes, encoder })
+    }
+
+    /// What the frames of a batch say beside their pixels, as its table has it.
+    fn user_data(&self, batch: Option<u64>) -> Result<Vec<UserData>> {
+        let table = batch.map(|index| self.dir.read_table(index, &self.plan.key)).transpose()?.flatten();
+        let table = table.ok_or_else(|| Fault::Mismatch.because("the frame table of a sealed batch is gone"))?;
+        Ok(table.user_data)
+    }
+
+    /// What is to be told of closed captions that were written to so many frames.
+    fn caption_losses(&self, captioned: u64, codec: Codec) -> Vec<String> {
+        let mut losses = Vec::new();
+        if captioned == 0 {
+            return losses;
+        }
+        if codec == Codec::Av1 {
+            losses.push(AV1_CAPTIONS.to_owned());
+        }
+        let old = self.sealed.tables.values().filter(|table| table.version < TABLE_WITH_USER_DATA);
+        let frames: usize = old.map(|table| table.stamps.len()).sum();
+        if frames > 0 {
+            losses.push(format!("closed captions of {frames} frames that an older program made"));
+        }
+        losses
     }
 
     /// Encodes all frames again at the rate that fits, until the file does.

@@ -16,7 +16,9 @@ use crate::job::reporter::Reporter;
 use crate::job::runner::LOCK_PATIENCE;
 use crate::job::standby::Ready;
 use crate::job::{fingerprint, frame_memory, profile};
-use crate::media::{self, container, encoder, probe};
+use crate::media::frame_data::AV1_CAPTIONS;
+use crate::media::{self, container, decoder_threads, encoder, probe};
+use crate::model::encoder::Codec;
 use crate::model::engine::EnginePin;
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
@@ -33,8 +35,6 @@ const BATCH_FRAMES_MIN: u64 = 96;
 /// Frames of the first and the following batches of a diffusion model, which takes minutes for a
 /// frame: an early ETA, and clips that are soon safe.
 const DIFFUSION_FRAMES: (u64, u64) = (2, 24);
-/// Decoder threads beyond these gain nothing.
-const DECODER_THREADS_MAX: u32 = 8;
 
 /// Stands before the hash of TensorRT's engine among a plan's libraries.
 pub const ENGINE: &str = "TensorRT engine ";
@@ -107,6 +107,10 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
     let wish = order.exact_target().map(|target| target.extension().unwrap_or_default().to_string_lossy());
     let wish = wish.or_else(|| rules.map(|_| "mp4".into()));
     let chosen = container::choose(&order.source, &info, &choice.specs[0], wish.as_deref())?;
+    info.losses.extend(lost_bits(settings, &info.video));
+    if info.video.in_band.captions && choice.specs[0].codec == Codec::Av1 {
+        reporter.remark(AV1_CAPTIONS);
+    }
     for loss in info.losses.iter().chain(&chosen.losses) {
         reporter.remark(loss);
     }
@@ -127,7 +131,7 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
         height,
         container: chosen.muxer,
         extension: chosen.extension,
-        decoder_threads: threads.min(DECODER_THREADS_MAX),
+        decoder_threads: decoder_threads::of(&info.video.codec, threads),
         deinterlace: deinterlaces(settings, &video),
         engine,
         encoder: choice,
@@ -139,6 +143,13 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
         key: String::new(),
         info,
     })
+}
+
+/// What is to be told of samples that get fewer bits than the source's have, where nobody asked for it.
+fn lost_bits(settings: &JobSettings, video: &VideoInfo) -> Option<String> {
+    let (had, has) = (video.in_band.depth, video.format.depth);
+    let told = had > has && settings.pixel_format.is_none();
+    told.then(|| format!("the {had} bits a sample of the source: the output has {has}"))
 }
 
 /// Whether a video is deinterlaced.

@@ -26,7 +26,7 @@ use crate::model::progress::{Event, Outcome, Phase};
 use crate::pipeline::decode::Ended;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::run::Pipeline;
-use crate::store::frame_table::{End, TABLE_VERSION};
+use crate::store::frame_table::{END_VERSION, End};
 use crate::store::job_dir::JobDir;
 use crate::work::area::WorkArea;
 use crate::work::budget::{self, Budget};
@@ -148,7 +148,13 @@ impl Job<'_> {
         let path = self.space.retry_with(&made.path, 0, "publish.json", || {
             publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)
         })?;
-        let losses = plan.info.losses.iter().chain(&made.losses).cloned().collect();
+        let seen = sealed.tables.values().flat_map(|table| &table.losses);
+        let mut losses: Vec<String> = Vec::new();
+        for words in plan.info.losses.iter().chain(seen).chain(&made.losses) {
+            if !losses.contains(words) {
+                losses.push(words.clone());
+            }
+        }
         let verified = made.verified.clone();
         self.outcome(&path, Some(&plan), Some((&made, &sealed)), losses, verified)
     }
@@ -253,7 +259,7 @@ impl Job<'_> {
                     let damaged = stamps().filter(|s| s.damaged).count() as u64;
                     let mended = stamps().filter(|s| s.mended).count() as u64;
                     let end = End {
-                        version: TABLE_VERSION,
+                        version: END_VERSION,
                         frames,
                         batches,
                         damaged_frames: damaged,

@@ -9,13 +9,14 @@ use ffmpeg_next::format::context::Input;
 
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
-pub use crate::media::assemble_video::ClipRef;
+pub use crate::media::assemble_video::{ClipRef, UserDataOf};
 
 use crate::media::assemble_header as header;
 use crate::media::assemble_source::{Head, Route, SourceFeed, Written, common_shift, heads};
 use crate::media::assemble_streams::{How, Kept, Selection, select, track};
 use crate::media::assemble_timestamps::{Round, Seconds, VideoTimes, is_constant_rate, rescale};
-use crate::media::assemble_video::{Survey, VideoFeed, survey};
+use crate::media::assemble_video::{Beside, Survey, VideoFeed, survey};
+use crate::media::assemble_view::View;
 use crate::media::ffi::muxer::Muxer;
 use crate::media::ffi::output;
 use crate::model::encoder::EncoderSpec;
@@ -35,6 +36,8 @@ pub struct AssembleRequest<'a> {
     pub specs: &'a [EncoderSpec],
     /// The frame table: one stamp for every frame of the clips.
     pub stamps: &'a [Stamp],
+    /// What the frames say beside their pixels.
+    pub user_data: UserDataOf<'a>,
     /// The file to create.
     pub target: &'a Path,
     /// FFmpeg's muxer name (`mp4`, `mov`, `matroska`).
@@ -66,6 +69,8 @@ pub struct AssembleReport {
     pub delay: u64,
     /// Packets of copied streams whose times had to be changed.
     pub mended: u64,
+    /// Frames whose closed captions were written.
+    pub captioned: u64,
     /// Size of the file.
     pub bytes: u64,
 }
@@ -102,21 +107,27 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
     let shift = common_shift(request.container, output::arbitrary_origin(&input), video_start, &heads);
 
     let mut muxer = Muxer::create(request.target, request.container)?;
+    let view = match input.stream(request.info.video.stream) {
+        Some(from) => View::of(&request.info.video.in_band, &from, survey.codec, request.container),
+        None => View::default(),
+    };
     let layout = add_streams(&mut muxer, request, &input, &selection, &survey, spec, &heads)?;
+    view.describe(&mut muxer, layout.video)?;
     header::describe_file(&mut muxer, &input, shift)?;
     let starts: Vec<_> =
         heads.iter().map(|head| head.start).chain([video_start]).map(|start| start.plus(shift)).collect();
-    muxer
-        .write_header(&header::options(request.container, &input, header::movie_timescale(&starts)))
-        .with_context(|| format!("writing the header of {}", escape(request.target)))?;
+    let mut options = header::options(request.container, &input, header::movie_timescale(&starts));
+    options.extend(view.option());
+    muxer.write_header(&options).with_context(|| format!("writing the header of {}", escape(request.target)))?;
 
     let time_base = muxer.time_base(layout.video);
     let times = VideoTimes::new(request.stamps, base, shift, time_base, survey.delay);
-    let video = VideoFeed::new(request.clips, request.specs, survey.codec, &times, layout.video);
+    let beside = Beside { constant: view.messages(), user_data: request.user_data };
+    let mut video = VideoFeed::new(request.clips, request.specs, survey.codec, &times, layout.video, beside);
     let routes = routes(&muxer, request.container, &layout, &heads);
     let strict = request.container != "matroska";
     let source = SourceFeed::open(request.source, &selection.kept, request.info.video.stream, &routes, shift, strict)?;
-    let copied = interleave(&mut muxer, video, source, pictures(&input, &layout), times.len() as u64, beat)
+    let copied = interleave(&mut muxer, &mut video, source, pictures(&input, &layout), times.len() as u64, beat)
         .with_context(|| format!("writing {}", escape(request.target)))?;
     let bytes = muxer.finish().with_context(|| format!("closing {}", escape(request.target)))?;
 
@@ -125,6 +136,8 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
     let written = copied.written();
     let finished = output::open_input(request.target, true)?;
     losses.extend(header::losses(&input, request.info.video.stream, &finished, layout.video));
+    losses.extend(view.losses(&finished, layout.video));
+    let captioned = video.captioned();
     let mended: u64 = written.iter().map(|(_, written)| written.mended).sum();
     let streams = layout
         .streams
@@ -134,7 +147,8 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
             OutputStream { kept, output, written }
         })
         .collect();
-    Ok(AssembleReport { losses, shift, streams, video: layout.video, time_base, delay: survey.delay, mended, bytes })
+    let (video, delay) = (layout.video, survey.delay);
+    Ok(AssembleReport { losses, shift, streams, video, time_base, delay, mended, captioned, bytes })
 }
 
 /// Where each kept stream stands in the output.
@@ -259,7 +273,7 @@ fn pictures(input: &Input, layout: &Layout) -> Vec<Packet> {
 /// Writes all packets, always the one that is decoded first.
 fn interleave(
     muxer: &mut Muxer,
-    mut video: VideoFeed<'_>,
+    video: &mut VideoFeed<'_>,
     mut source: SourceFeed,
     pictures: Vec<Packet>,
     frames: u64,

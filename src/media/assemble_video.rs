@@ -10,7 +10,9 @@ use crate::base::path_text::escape;
 use crate::media::assemble_timestamps::{VideoTimes, check_order, reorder_delay};
 use crate::media::clip::ClipReader;
 use crate::media::parameter_sets::{ParameterSets, has_sets, without_sets};
+use crate::media::sei::{self, Sei};
 use crate::model::encoder::{Codec, EncoderSpec};
+use crate::model::user_data::UserData;
 
 /// A sealed clip.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,9 +77,26 @@ pub fn survey(clips: &[ClipRef], specs: &[EncoderSpec], beat: &dyn Fn() -> Resul
     Ok(Survey { codec, frames, delay, extradata: sets.extradata() })
 }
 
+/// The user data of the frames of a clip, by the clip's place among all.
+pub type UserDataOf<'a> = &'a dyn Fn(usize) -> Result<Vec<UserData>>;
+
+/// What is written into the packets beside what the encoder made.
+pub struct Beside<'a> {
+    /// Into every key frame.
+    pub constant: Vec<Sei>,
+    pub user_data: UserDataOf<'a>,
+}
+
 /// Reads the clips one after the other, in decoding order.
 pub struct VideoFeed<'a> {
     clips: std::slice::Iter<'a, ClipRef>,
+    beside: Beside<'a>,
+    /// Of the current clip, in the order of its frames.
+    user_data: Vec<UserData>,
+    /// Place of the next clip.
+    next: usize,
+    /// Frames whose captions were written.
+    captioned: u64,
     specs: &'a [EncoderSpec],
     codec: Codec,
     times: &'a VideoTimes,
@@ -98,8 +117,28 @@ impl<'a> VideoFeed<'a> {
         codec: Codec,
         times: &'a VideoTimes,
         stream: usize,
+        beside: Beside<'a>,
     ) -> Self {
-        VideoFeed { clips: clips.iter(), specs, codec, times, stream, reader: None, start: 0, end: 0, packets: 0 }
+        VideoFeed {
+            clips: clips.iter(),
+            beside,
+            user_data: Vec::new(),
+            next: 0,
+            captioned: 0,
+            specs,
+            codec,
+            times,
+            stream,
+            reader: None,
+            start: 0,
+            end: 0,
+            packets: 0,
+        }
+    }
+
+    /// Frames whose captions were written so far.
+    pub fn captioned(&self) -> u64 {
+        self.captioned
     }
 
     /// The next packet, ready for the muxer.
@@ -118,6 +157,8 @@ impl<'a> VideoFeed<'a> {
             let Some(clip) = self.clips.next() else {
                 return Ok(None);
             };
+            self.user_data = (self.beside.user_data)(self.next)?;
+            self.next += 1;
             self.start = self.end;
             self.end += clip.frames;
             self.reader = Some(ClipReader::open(&clip.path, spec_of(clip, self.specs)?)?);
@@ -134,7 +175,16 @@ impl<'a> VideoFeed<'a> {
             true => packet.data().and_then(|data| without_sets(self.codec, data)),
             false => None,
         };
-        let mut made = match stripped {
+        let messages = self.messages(number, key);
+        let told = match messages.is_empty() {
+            true => None,
+            false => {
+                let data = stripped.as_deref().or(packet.data()).unwrap_or_default();
+                let told = sei::insert(self.codec, data, &messages);
+                Some(told.ok_or_else(|| Fault::Mismatch.because(format!("frame {frame} of the clips is no picture")))?)
+            }
+        };
+        let mut made = match told.or(stripped) {
             Some(data) => Packet::copy(&data),
             None => packet,
         };
@@ -145,5 +195,16 @@ impl<'a> VideoFeed<'a> {
         made.set_duration(self.times.packet_duration(self.packets, frame));
         self.packets += 1;
         Ok(made)
+    }
+
+    /// What is written into the packet of a frame of the current clip.
+    fn messages(&mut self, number: u64, key: bool) -> Vec<Sei> {
+        let mut messages = if key { self.beside.constant.clone() } else { Vec::new() };
+        if let Ok(at) = self.user_data.binary_search_by_key(&number, |data| data.frame) {
+            let data = &self.user_data[at];
+            self.captioned += u64::from(!data.captions.is_empty());
+            messages.extend(sei::of_frame(data));
+        }
+        messages
     }
 }

@@ -11,11 +11,13 @@ use crate::base::path_text::escape;
 use crate::media::convert::Converter;
 use crate::media::deinterlace::{Deinterlacer, PRE_ROLL};
 use crate::media::feed::{self, Feed};
+use crate::media::frame_data::Watch;
 use crate::media::probe::FRAMES_MAX;
 pub use crate::media::seek::SeekPoint;
 use crate::media::stamps::Mender;
 use crate::model::frame::{Frame, SourceFrame, Stamp};
 use crate::model::source::SourceInfo;
+use crate::model::user_data::Extras;
 
 /// How a source is decoded. Fixed by the plan: damaged streams decode differently with other
 /// thread counts.
@@ -49,8 +51,8 @@ pub struct Decoder {
     converter: Converter,
     deinterlace: bool,
     filter: Option<Deinterlacer>,
-    /// Stamps of the frames inside the filter, oldest first, with their numbers.
-    inside: VecDeque<(u64, Stamp)>,
+    /// Stamps and extras of the frames inside the filter, oldest first, with their numbers.
+    inside: VecDeque<(u64, Stamp, Extras)>,
     /// The last frames skipped past: what the filter needs before the next one.
     recent: VecDeque<(u64, frame::Video)>,
     /// Number of the next frame decoded, and of the next one handed out.
@@ -58,6 +60,7 @@ pub struct Decoder {
     pub(in crate::media) index: u64,
     drained: bool,
     resized: u64,
+    watch: Watch,
     name: String,
 }
 
@@ -67,10 +70,11 @@ impl Decoder {
         let video = &info.video;
         let name = escape(path);
         let input = feed::open_input(path)?;
-        let (start, ticks) = {
+        let (start, ticks, watch) = {
             let stream = input.stream(video.stream).with_context(|| format!("{name} has lost its video stream"))?;
             let start = stream.start_time();
-            (if start == ffmpeg_next::ffi::AV_NOPTS_VALUE { 0 } else { start }, nominal_ticks(info))
+            let start = if start == ffmpeg_next::ffi::AV_NOPTS_VALUE { 0 } else { start };
+            (start, nominal_ticks(info), Watch::new(info, &stream))
         };
         Ok(Decoder {
             feed: Feed::new(path, input, video.stream, options.threads)?,
@@ -84,6 +88,7 @@ impl Decoder {
             index: 0,
             drained: false,
             resized: 0,
+            watch,
             name,
         })
     }
@@ -91,9 +96,10 @@ impl Decoder {
     /// The next frame; `None` after the last one.
     #[allow(clippy::should_implement_trait)] // an iterator cannot stop at an error and be asked again
     pub fn next(&mut self) -> Result<Option<SourceFrame>> {
-        let Some((stamp, picture)) = self.advance()? else { return Ok(None) };
+        let Some((stamp, mut extras, picture)) = self.advance()? else { return Ok(None) };
         let frame = self.convert(&picture)?;
-        Ok(Some(SourceFrame { index: self.count()?, stamp, frame }))
+        self.watch.tell_once(&mut extras.losses);
+        Ok(Some(SourceFrame { index: self.count()?, stamp, frame, extras }))
     }
 
     /// The index of the frame that was decoded now.
@@ -112,14 +118,14 @@ impl Decoder {
     pub fn skip(&mut self) -> Result<Option<(u64, Stamp)>> {
         let stamp = if self.deinterlace && self.filter.is_none() {
             // Nothing is inside the filter yet: the frame needs not go through it.
-            let Some((number, stamp, picture)) = self.decode()? else { return Ok(None) };
+            let Some((number, stamp, _, picture)) = self.decode()? else { return Ok(None) };
             if self.recent.len() == PRE_ROLL {
                 self.recent.pop_front();
             }
             self.recent.push_back((number, picture));
             stamp
         } else {
-            let Some((stamp, _)) = self.advance()? else { return Ok(None) };
+            let Some((stamp, ..)) = self.advance()? else { return Ok(None) };
             stamp
         };
         Ok(Some((self.count()?, stamp)))
@@ -142,9 +148,9 @@ impl Decoder {
     }
 
     /// The next picture to hand out, deinterlaced where asked.
-    pub(in crate::media) fn advance(&mut self) -> Result<Option<(Stamp, frame::Video)>> {
+    pub(in crate::media) fn advance(&mut self) -> Result<Option<(Stamp, Extras, frame::Video)>> {
         if !self.deinterlace {
-            return Ok(self.decode()?.map(|(_, stamp, picture)| (stamp, picture)));
+            return Ok(self.decode()?.map(|(_, stamp, extras, picture)| (stamp, extras, picture)));
         }
         if self.filter.is_none() {
             let mut filter = Deinterlacer::new();
@@ -153,17 +159,17 @@ impl Decoder {
             }
             self.filter = Some(filter);
         }
-        let expected = self.inside.front().map_or(self.decoded, |(number, _)| *number);
+        let expected = self.inside.front().map_or(self.decoded, |(number, ..)| *number);
         loop {
             let ready = self.filter.as_mut().and_then(Deinterlacer::pop);
             match ready {
                 Some((number, _)) if number < expected => continue,
                 Some((number, picture)) => {
-                    let stamp = self.inside.pop_front().filter(|(n, _)| *n == number).map(|(_, stamp)| stamp);
-                    let stamp = stamp.ok_or_else(|| {
+                    let found = self.inside.pop_front().filter(|(n, ..)| *n == number);
+                    let (_, stamp, extras) = found.ok_or_else(|| {
                         Fault::Internal.because(format!("deinterlacing {} lost frame {expected}", self.name))
                     })?;
-                    return Ok(Some((stamp, picture)));
+                    return Ok(Some((stamp, extras, picture)));
                 }
                 None if self.drained => {
                     return if self.inside.is_empty() {
@@ -176,8 +182,8 @@ impl Decoder {
                     let next = self.decode()?;
                     let Some(filter) = &mut self.filter else { return Ok(None) };
                     match next {
-                        Some((number, stamp, picture)) => {
-                            self.inside.push_back((number, stamp));
+                        Some((number, stamp, extras, picture)) => {
+                            self.inside.push_back((number, stamp, extras));
                             filter.push(number, picture)?;
                         }
                         None => {
@@ -190,14 +196,14 @@ impl Decoder {
         }
     }
 
-    /// The next picture of the decoder with its number and stamp.
-    fn decode(&mut self) -> Result<Option<(u64, Stamp, frame::Video)>> {
+    /// The next picture of the decoder with its number, stamp and what else it says.
+    fn decode(&mut self) -> Result<Option<(u64, Stamp, Extras, frame::Video)>> {
         let Some((picture, raw)) = self.feed.picture(u64::MAX)? else { return Ok(None) };
         feed::check_size(&self.name, &picture)?;
         self.resized += u64::from(self.converter.resizes(&picture));
         let number = self.decoded;
         self.decoded += 1;
-        Ok(Some((number, self.mender.stamp(raw), picture)))
+        Ok(Some((number, self.mender.stamp(raw), self.watch.look(&picture), picture)))
     }
 }
 

@@ -137,7 +137,7 @@ fn set_id(codec: Codec, kind: u8, nal: &[u8]) -> Option<u32> {
 }
 
 /// The NAL units of an annex B packet, without start codes and trailing zeros.
-fn nal_units(packet: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn nal_units(packet: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = next_start(packet, 0);
     std::iter::from_fn(move || {
         let start = at?;
@@ -166,7 +166,7 @@ fn next_start(packet: &[u8], from: usize) -> Option<usize> {
 }
 
 /// Type and bytes (header included) of each OBU of a temporal unit.
-fn obus(packet: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+pub(super) fn obus(packet: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = packet;
     std::iter::from_fn(move || {
         let first = *rest.first()?;

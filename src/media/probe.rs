@@ -11,6 +11,7 @@ use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::feed::{self, Feed};
 use crate::media::ffi::{input, log, picture};
+use crate::media::frame_data::FirstFrames;
 use crate::media::{convert, seek, side_data, still, streams};
 use crate::model::source::{Colour, Rational, SourceInfo, VideoInfo};
 
@@ -69,7 +70,7 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
 
     // From here on the input belongs to the decoder.
     let mut feed = Feed::new(path, input, stream, 1)?;
-    let (first, interlaced) = first_frames(&mut feed, &name)?;
+    let FirstLook { first, interlaced, said } = first_frames(&mut feed, &name)?;
     let source = feed.source_stream().ok_or_else(|| Fault::Internal.because("the chosen stream is gone"))?;
     let pixel = picture::frame_facts(&first).ok_or_else(|| Fault::Internal.because("a frame without a format"))?;
 
@@ -79,9 +80,10 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
     if alpha {
         losses.push("the alpha channel".to_owned());
     }
-    for loss in side_data::lost_from_frame(&first) {
-        if !losses.iter().any(|known| known.starts_with(&loss[..loss.len().min(12)])) {
-            losses.push(loss);
+    let (in_band, lost) = said.found();
+    for words in lost {
+        if !losses.iter().any(|known| known.starts_with(words)) {
+            losses.push(words.to_owned());
         }
     }
     let rate = believable_rate(facts.stream.average_rate, facts.stream.nominal_rate);
@@ -113,12 +115,16 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
             estimated_frames: estimated.filter(plausible).filter(|frames| *frames > 0),
             colour,
             hdr: side_data::hdr(&first, &source),
-            rotation: side_data::rotation(&source),
+            rotation: match &in_band.matrix {
+                Some(matrix) => side_data::matrix_rotation(matrix),
+                None => side_data::rotation(&source),
+            },
             interlaced: interlaced || facts.stream.interlaced,
             alpha,
             dolby_vision: facts.dolby_vision,
             safe_seek: seek::demuxers_repeat() && seek::is_safe(&container, &codec),
             codec,
+            in_band,
         },
         container,
     })
@@ -189,13 +195,23 @@ fn counted_frames(input: &Input, index: usize) -> Option<u64> {
     u64::try_from(stream.frames()).ok().filter(|n| *n > 0).or_else(tagged)
 }
 
-/// The first frame, and whether any of the first few is interlaced.
-fn first_frames(feed: &mut Feed, name: &str) -> Result<(frame::Video, bool)> {
+/// What the first few frames are.
+struct FirstLook {
+    first: frame::Video,
+    /// Any of them is interlaced.
+    interlaced: bool,
+    said: FirstFrames,
+}
+
+fn first_frames(feed: &mut Feed, name: &str) -> Result<FirstLook> {
     let mut first: Option<frame::Video> = None;
     let mut interlaced = false;
+    let stream = feed.source_stream().ok_or_else(|| Fault::Internal.because("the chosen stream is gone"))?;
+    let mut said = FirstFrames::new(&stream);
     for _ in 0..FRAMES_LOOKED_AT {
         let Some((picture, _)) = feed.picture(PACKETS_MAX)? else { break };
         interlaced |= picture.is_interlaced();
+        said.look(&picture);
         if first.is_none() {
             feed::check_size(name, &picture)?;
             first = Some(picture);
@@ -209,7 +225,7 @@ fn first_frames(feed: &mut Feed, name: &str) -> Result<(frame::Video, bool)> {
         let why = if complaint.is_empty() { String::new() } else { format!(" ({complaint})") };
         return Err(Fault::BadInput.because(format!("no frame of {name} can be decoded{why}")));
     };
-    Ok((first, interlaced))
+    Ok(FirstLook { first, interlaced, said })
 }
 
 fn encrypted(name: &str) -> anyhow::Error {

@@ -83,7 +83,7 @@ fn proved(decoder: &mut Decoder, resume: &SeekPoint, pre_roll: u64) -> Result<bo
     let mut before = 0;
     let mut tail = resume.tail.iter();
     let Some(mut wanted) = tail.next() else { return Ok(false) };
-    while let Some((stamp, picture)) = decoder.advance()? {
+    while let Some((stamp, _, picture)) = decoder.advance()? {
         if stamp.mended || stamp.pts > wanted.0 {
             return Ok(false);
         }

@@ -4,7 +4,6 @@ use ffmpeg_next::Stream;
 use ffmpeg_next::codec::packet::side_data::Type as PacketData;
 use ffmpeg_next::frame::{self, side_data::Type as FrameData};
 
-use crate::media::ffi::picture;
 use crate::model::source::Hdr;
 
 /// Dolby Vision, as its configuration record tells.
@@ -42,33 +41,17 @@ pub(in crate::media) fn dolby_vision(stream: &Stream) -> Option<DolbyVision> {
 
 /// Clockwise rotation of a stream in degrees, 0..360; mirroring is not counted.
 pub(in crate::media) fn rotation(stream: &Stream) -> i32 {
-    stream_data(stream, PacketData::DisplayMatrix).map_or(0, |bytes| matrix_rotation(&bytes))
+    stream_data(stream, PacketData::DisplayMatrix).map_or(0, |bytes| matrix_rotation(&integers(&bytes)))
 }
 
-/// What a frame carries that no output of ours can, in words.
-pub(in crate::media) fn lost_from_frame(picture: &frame::Video) -> Vec<String> {
-    let names = picture::side_data_names(picture);
-    let has = |part: &str| names.iter().any(|name| name.contains(part));
-    let mut losses = Vec::new();
-    if has("HDR10+") {
-        losses.push("HDR10+ dynamic metadata".to_owned());
-    }
-    if has("Dolby Vision") {
-        losses.push("Dolby Vision enhancement data".to_owned());
-    }
-    if has("Vivid") {
-        losses.push("HDR Vivid dynamic metadata".to_owned());
-    }
-    losses
-}
-
-fn integers(bytes: &[u8]) -> Vec<i32> {
+/// The 32-bit integers that FFmpeg's structures consist of.
+pub(in crate::media) fn integers(bytes: &[u8]) -> Vec<i32> {
     bytes.chunks_exact(4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
 /// AVMasteringDisplayMetadata: red, green and blue x and y, white x and y, least and greatest
 /// luminance as fractions, then two flags. x265's notation, `None` when incomplete.
-fn mastering_display(bytes: &[u8]) -> Option<String> {
+pub(in crate::media) fn mastering_display(bytes: &[u8]) -> Option<String> {
     let values = integers(bytes);
     let has_both = *values.get(20)? != 0 && *values.get(21)? != 0;
     let scaled = |index: usize, unit: i64| -> Option<i64> {
@@ -96,15 +79,14 @@ fn mastering_display(bytes: &[u8]) -> Option<String> {
 }
 
 /// AVContentLightMetadata: MaxCLL, MaxFALL. All zero says nothing.
-fn light_level(bytes: &[u8]) -> Option<(u32, u32)> {
+pub(in crate::media) fn light_level(bytes: &[u8]) -> Option<(u32, u32)> {
     let values = integers(bytes);
     let level = (u32::try_from(*values.first()?).ok()?, u32::try_from(*values.get(1)?).ok()?);
     (level != (0, 0)).then_some(level)
 }
 
 /// From a display matrix (3 rows of 3, 16.16 fixed point), as `av_display_rotation_get`.
-fn matrix_rotation(bytes: &[u8]) -> i32 {
-    let matrix = integers(bytes);
+pub(in crate::media) fn matrix_rotation(matrix: &[i32]) -> i32 {
     if matrix.len() < 9 {
         return 0;
     }
@@ -159,7 +141,7 @@ mod tests {
             ([0, -one, 0, one, 0, 0, 0, 0, 1 << 30], 270),
             ([0; 9], 0),
         ] {
-            assert_eq!(matrix_rotation(&bytes(&matrix)), degrees, "{matrix:?}");
+            assert_eq!(matrix_rotation(&matrix), degrees, "{matrix:?}");
         }
     }
 }

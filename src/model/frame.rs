@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::user_data::Extras;
+
 /// How the two chroma planes are subsampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Chroma {
@@ -150,6 +152,7 @@ pub struct SourceFrame {
     pub index: u64,
     pub stamp: Stamp,
     pub frame: Frame,
+    pub extras: Extras,
 }
 
 #[cfg(test)]

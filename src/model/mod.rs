@@ -7,3 +7,4 @@ pub mod plan;
 pub mod progress;
 pub mod source;
 pub mod status;
+pub mod user_data;

@@ -89,12 +89,38 @@ const MATRIX_BT2020: u32 = 9;
 const HD_HEIGHT: u32 = 720;
 
 /// HDR10 static metadata: SMPTE ST 2086 mastering display and CTA-861.3 light level.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hdr {
     /// x265's notation, units of 0.00002 and 0.0001 cd/m2: `G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`.
     pub mastering: Option<String>,
     /// MaxCLL and MaxFALL in cd/m2.
     pub light_level: Option<(u32, u32)>,
+}
+
+/// Two views in one picture: what a frame packing arrangement says of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stereo {
+    /// FFmpeg's number of the layout (`AVStereo3DType`).
+    pub layout: u32,
+    /// The right or bottom view is the left eye's.
+    pub inverted: bool,
+}
+
+/// What the first frames themselves say. Plans of programs before it was looked for have none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InBand {
+    /// Bits of a sample as decoded; 0 when unknown.
+    #[serde(default)]
+    pub depth: u8,
+    /// Closed captions are among them.
+    #[serde(default)]
+    pub captions: bool,
+    /// Display matrix (3 rows of 3, 16.16 fixed point), where the container has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matrix: Option<Vec<i32>>,
+    /// Stereo layout, where the container has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stereo: Option<Stereo>,
 }
 
 /// The video stream to be upscaled.
@@ -127,6 +153,8 @@ pub struct VideoInfo {
     pub dolby_vision: Option<u8>,
     /// The codec reorders frames or the container is one in which seeking was proved safe, etc.: NOTES 1 of the design.
     pub safe_seek: bool,
+    #[serde(default)]
+    pub in_band: InBand,
 }
 
 /// A media file.

@@ -12,6 +12,7 @@ use crate::media::clip::ClipWriter;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::{Frame, Stamp};
 use crate::model::plan::Plan;
+use crate::model::user_data::UserData;
 use crate::pipeline::frames::BatchFrames;
 use crate::pipeline::meter::{Meter, Stage};
 use crate::pipeline::run::{Durable, Keeper};
@@ -32,6 +33,9 @@ pub struct EncodedBatch {
     pub stamps: Vec<Stamp>,
     /// xxh3 of each source frame.
     pub hashes: Vec<u64>,
+    pub user_data: Vec<UserData>,
+    /// What these frames were the first to lose.
+    pub losses: Vec<String>,
     /// Index into the plan's encoders.
     pub encoder: usize,
     pub first: Arc<Frame>,
@@ -57,6 +61,8 @@ struct OpenClip {
     path: PathBuf,
     stamps: Vec<Stamp>,
     hashes: Vec<u64>,
+    user_data: Vec<UserData>,
+    losses: Vec<String>,
     first: Arc<Frame>,
     last: Arc<Frame>,
     /// Failures of the encoder in use, in this clip.
@@ -84,6 +90,8 @@ impl EncodeStage<'_> {
                     batch: upscaled.batch.clone(),
                     stamps: Vec::new(),
                     hashes: Vec::new(),
+                    user_data: Vec::new(),
+                    losses: Vec::new(),
                     first: upscaled.frame.clone(),
                     last: upscaled.frame.clone(),
                     failures: 0,
@@ -94,6 +102,8 @@ impl EncodeStage<'_> {
             let range = clip.batch.range;
             clip.stamps.push(upscaled.stamp);
             clip.hashes.push(upscaled.hash);
+            clip.user_data.extend(UserData::of(upscaled.index, &upscaled.extras));
+            clip.losses.extend(upscaled.extras.losses.iter().cloned());
             clip.last = upscaled.frame.clone();
             let written = match upscaled.index {
                 0 => self.replay(clip, encoder),
@@ -148,8 +158,10 @@ impl EncodeStage<'_> {
                 Err(error) => self.recover(&mut clip, encoder, error)?,
             }
         }
-        let OpenClip { path, batch, stamps, hashes, first, last, .. } = clip;
-        let encoded = EncodedBatch { batch, frames, clip: path, stamps, hashes, encoder: *encoder, first, last };
+        let OpenClip { path, batch, stamps, hashes, user_data, losses, first, last, .. } = clip;
+        let encoder = *encoder;
+        let encoded =
+            EncodedBatch { batch, frames, clip: path, stamps, hashes, user_data, losses, encoder, first, last };
         Ok(self.durable.send(Durable::Seal(encoded)).is_ok())
     }
 

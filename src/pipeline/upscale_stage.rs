@@ -11,9 +11,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::base::fault::{Fault, one_line};
 use crate::base::shutdown::Shutdown;
 use crate::engine::enlarge::Engine;
+use crate::media::frame_data::AV1_CAPTIONS;
+use crate::model::encoder::Codec;
 use crate::model::engine::Share;
 use crate::model::frame::{Frame, SourceFrame, Stamp};
 use crate::model::plan::{BatchRange, Plan};
+use crate::model::user_data::Extras;
 use crate::pipeline::frames::BatchFrames;
 use crate::pipeline::meter::{Meter, Stage};
 use crate::pipeline::preview::Preview;
@@ -31,6 +34,7 @@ pub struct Upscaled {
     pub stamp: Stamp,
     /// xxh3 of the source frame.
     pub hash: u64,
+    pub extras: Extras,
     pub frame: Arc<Frame>,
     pub batch: Arc<BatchFrames>,
 }
@@ -102,9 +106,15 @@ impl UpscaleStage<'_> {
                     shown = Some(range.index);
                 }
             }
+            source.extras.losses.iter().for_each(|words| self.keeper.remark(words));
+            if !source.extras.captions.is_empty()
+                && self.plan.encoder.specs.first().is_some_and(|s| s.codec == Codec::Av1)
+            {
+                self.keeper.remark(AV1_CAPTIONS);
+            }
             let hash = xxh3_64(&source.frame.data);
             before = Some(Before { source: source.frame, output: frame.clone(), tiles });
-            let upscaled = Upscaled { index, stamp: source.stamp, hash, frame, batch: current };
+            let upscaled = Upscaled { index, stamp: source.stamp, hash, extras: source.extras, frame, batch: current };
             if out.send(upscaled).is_err() {
                 return Ok(());
             }

@@ -34,6 +34,7 @@ pub struct SealedClip {
     pub hash: String,
     pub path: PathBuf,
     pub bytes: u64,
+    /// Without the frames' user data ([`JobDir::read_table`] has it).
     pub table: FrameTable,
 }
 
@@ -182,13 +183,14 @@ impl JobDir {
     /// Seals a checked clip of batch `index` (its frame table is sealed already). Afterwards the
     /// batch is done, whatever happens; `part` is gone.
     pub fn seal_clip(&self, part: &Path, index: u64, frames: u64, key: &str, beat: Beat) -> Result<SealedClip> {
-        let table = self.read_table(index, key)?.ok_or_else(|| {
+        let mut table = self.read_table(index, key)?.ok_or_else(|| {
             Fault::Internal.because(format!("the frame table of batch {index} must be sealed before its clip"))
         })?;
         let temp = format!("{index:06}.part");
         let (path, hash) =
             seal_hashed(part, &self.clips_dir(), &temp, key, |hash| clip_name(index, frames, hash), beat)?;
         let bytes = fs::metadata(&path)?.len();
+        table.user_data = Vec::new();
         Ok(SealedClip { index, frames, hash, path, bytes, table })
     }
 
@@ -249,7 +251,7 @@ impl JobDir {
             return Ok(Err("its index is out of all bounds".into()));
         }
         let range = plan.batches.range(index);
-        let table = match believe(self.read_table(index, &plan.key))? {
+        let mut table = match believe(self.read_table(index, &plan.key))? {
             Ok(Some(table)) => table,
             Ok(None) => return Ok(Err("its frame table is missing".into())),
             Err(why) => return Ok(Err(why)),
@@ -264,6 +266,7 @@ impl JobDir {
         if found != hash {
             return Ok(Err("its content does not fit the hash in its name".into()));
         }
+        table.user_data = Vec::new();
         Ok(Ok((table, fs::symlink_metadata(path)?.len())))
     }
 }

@@ -10,7 +10,7 @@ use crate::model::encoder::{Codec, EncoderChoice, EncoderSpec};
 use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::model::frame::{PixelFormat, Stamp};
 use crate::model::plan::{BatchRule, Fingerprint, PLAN_VERSION, Plan};
-use crate::model::source::{Colour, Rational, SourceInfo, VideoInfo};
+use crate::model::source::{Colour, InBand, Rational, SourceInfo, VideoInfo};
 use crate::store::clips::SealedClips;
 use crate::store::frame_table::{FrameTable, TABLE_VERSION};
 use crate::store::job_dir::JobDir;
@@ -37,6 +37,7 @@ pub fn plan() -> Plan {
         alpha: false,
         dolby_vision: None,
         safe_seek: false,
+        in_band: InBand::default(),
     };
     let spec = EncoderSpec {
         codec: Codec::H264,
@@ -123,6 +124,8 @@ pub fn seal(job: &JobDir, plan: &Plan, index: u64) {
         stamps: frames.clone().map(stamp).collect(),
         hashes: frames.collect(),
         encoder: 0,
+        user_data: vec![],
+        losses: vec![],
     };
     job.write_table(index, &table, &plan.key).unwrap();
     let part = job.path().join("from-elsewhere.part");

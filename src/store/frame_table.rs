@@ -9,11 +9,16 @@ use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::model::frame::Stamp;
 use crate::model::plan::BatchRange;
+use crate::model::user_data::{LOSS_BYTES_MAX, LOSSES_MAX, UserData};
 use crate::store::job_dir::JobDir;
 use crate::store::versions;
 
-/// Version of `<index>.frames.json` and `end.json` that this program writes.
-pub const TABLE_VERSION: u32 = 1;
+/// Version of `<index>.frames.json` that this program writes. 1: without user data and losses.
+pub const TABLE_VERSION: u32 = 2;
+/// First version that holds the frames' user data.
+pub const TABLE_WITH_USER_DATA: u32 = 2;
+/// Version of `end.json`.
+pub const END_VERSION: u32 = 1;
 /// Most frames in a batch that any file may claim.
 pub const MAX_BATCH_FRAMES: u64 = 100_000;
 
@@ -29,6 +34,13 @@ pub struct FrameTable {
     pub hashes: Vec<u64>,
     /// Which of the plan's encoders made the clip.
     pub encoder: usize,
+    /// Of the frames that have any, in their order. Tables of sealed clips come without it: it is read again when the
+    /// output is assembled, so that a long film's captions are never all in memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub user_data: Vec<UserData>,
+    /// What this batch was the first to lose, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<String>,
 }
 
 impl FrameTable {
@@ -49,6 +61,13 @@ impl FrameTable {
         }
         if !self.stamps.windows(2).all(|w| w[0].pts < w[1].pts) {
             return Err("has timestamps out of order".into());
+        }
+        let in_order = self.user_data.windows(2).all(|w| w[0].frame < w[1].frame);
+        if !in_order || !self.user_data.iter().all(|data| data.frame < frames && data.is_possible()) {
+            return Err("has user data of no possible frame".into());
+        }
+        if self.losses.len() > LOSSES_MAX || self.losses.iter().any(|words| words.len() > LOSS_BYTES_MAX) {
+            return Err("tells of too many losses".into());
         }
         Ok(())
     }
@@ -114,7 +133,7 @@ impl JobDir {
     }
 
     pub fn read_end(&self, key: &str) -> Result<Option<End>> {
-        versions::read_checked(&self.path().join("end.json"), TABLE_VERSION, key)
+        versions::read_checked(&self.path().join("end.json"), END_VERSION, key)
     }
 
     pub fn write_publish(&self, publish: &Publish, key: &str) -> Result<()> {
@@ -151,6 +170,8 @@ mod tests {
             stamps: (0..frames).map(stamp).collect(),
             hashes: (0..frames).map(|i| u64::MAX - i).collect(),
             encoder: 0,
+            user_data: vec![],
+            losses: vec![],
         }
     }
 
@@ -179,6 +200,14 @@ mod tests {
             assert!(bad.check(range, frames, 1).is_err());
         }
         assert!(table(3).check(range, 3, 0).is_err());
+        let with = |frames: &[u64], captions: usize| {
+            let data = |frame: &u64| UserData { frame: *frame, captions: vec![0; captions], active_format: None };
+            FrameTable { user_data: frames.iter().map(data).collect(), ..table(3) }.check(range, 3, 1)
+        };
+        assert_eq!(with(&[0, 2], 6), Ok(()));
+        assert!(with(&[2, 0], 6).is_err() && with(&[1, 1], 6).is_err() && with(&[3], 6).is_err());
+        assert!(with(&[0], 4).is_err() && with(&[0], 3000).is_err());
+        assert!(FrameTable { losses: vec![String::new(); 65], ..table(3) }.check(range, 3, 1).is_err());
         assert!(table(3).check(BatchRange { start: 31, ..range }, 3, 1).is_err());
     }
 
@@ -189,6 +218,11 @@ mod tests {
         assert_eq!(job.read_table(1, "k").unwrap(), None);
         job.write_table(1, &table(5), "k").unwrap();
         assert_eq!(job.read_table(1, "k").unwrap(), Some(table(5)));
+        let mut told = table(5);
+        told.user_data = vec![UserData { frame: 4, captions: vec![0xfc, 1, 2], active_format: Some(8) }];
+        told.losses = vec!["this".into()];
+        job.write_table(2, &told, "k").unwrap();
+        assert_eq!(job.read_table(2, "k").unwrap(), Some(told));
         assert_eq!(Fault::of(&job.read_table(1, "other plan").unwrap_err()), Fault::DamagedState);
 
         let mut publish = Publish { version: 1, name: "a\u{fffd}_upscaled.mkv".into(), size: 1, hash: "x".into() };

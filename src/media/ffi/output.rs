@@ -14,7 +14,7 @@ use ffmpeg_next::format::context::Input;
 use ffmpeg_next::{Packet, Stream, frame};
 
 use crate::base::path_text;
-use crate::model::source::{Colour, Rational};
+use crate::model::source::{Colour, Rational, Stereo};
 
 /// An FFmpeg error code as an error; those of the operating system stay `std::io::Error`, so
 /// that a full disk is told from a refusal.
@@ -217,6 +217,25 @@ pub fn stream_side_data(stream: &Stream<'_>, kind: AVPacketSideDataType) -> Opti
 pub fn read_packet(input: &mut Input) -> Result<Packet, ffmpeg_next::Error> {
     let mut packet = Packet::empty();
     packet.read(input).map(|()| packet)
+}
+
+/// A stereo layout as FFmpeg's structure for it; `None` without memory.
+pub fn stereo_bytes(stereo: Stereo) -> Option<Vec<u8>> {
+    // SAFETY: FFmpeg allocates the structure, at least as long as its headers say, and fills it with its defaults; it
+    // is copied and freed once.
+    let mut bytes = unsafe {
+        let made = ffi::av_stereo3d_alloc();
+        if made.is_null() {
+            return None;
+        }
+        let bytes = std::slice::from_raw_parts(made.cast::<u8>(), size_of::<ffi::AVStereo3D>()).to_vec();
+        ffi::av_free(made.cast());
+        bytes
+    };
+    // It begins with the layout and the flags, each an `int`.
+    bytes.get_mut(..4)?.copy_from_slice(&stereo.layout.to_ne_bytes());
+    bytes.get_mut(4..8)?.copy_from_slice(&u32::from(stereo.inverted).to_ne_bytes());
+    Some(bytes)
 }
 
 /// The picture of an attached-picture stream.

@@ -1,10 +1,13 @@
 //! Pixels of decoded frames: plane rows, format facts, and exact control of the scaler.
 #![allow(unsafe_code)] // each block reads or writes memory that FFmpeg owns
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::ptr;
 
 use ffmpeg_next::{Error, ffi, format, frame};
+
+use crate::media::ffi::output::length;
 
 /// What a pixel format is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,18 +127,43 @@ pub(in crate::media) fn colour_tags(frame: &frame::Video) -> [u32; 5] {
     }
 }
 
-/// Names of all the side data of a frame, as FFmpeg words them.
-pub(in crate::media) fn side_data_names(frame: &frame::Video) -> Vec<String> {
-    // SAFETY: `side_data` holds `nb_side_data` valid pointers; names are static or null.
+/// All the side data of a frame: FFmpeg's name of the kind (empty where it has none), and the bytes.
+pub(in crate::media) fn side_data(frame: &frame::Video) -> Vec<(Cow<'static, str>, &[u8])> {
+    // SAFETY: `side_data` holds `nb_side_data` valid pointers, each to `size` bytes (or null) that live with the
+    // frame; names are static or null.
     unsafe {
         let raw = &*frame.as_ptr();
         (0..raw.nb_side_data.max(0) as usize)
-            .filter_map(|i| {
-                let name = ffi::av_frame_side_data_name((*(*raw.side_data.add(i))).type_);
-                (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+            .map(|i| {
+                let side = &**raw.side_data.add(i);
+                let name = ffi::av_frame_side_data_name(side.type_);
+                let name = if name.is_null() { Cow::Borrowed("") } else { CStr::from_ptr(name).to_string_lossy() };
+                let bytes: &[u8] = match side.data.is_null() {
+                    true => &[],
+                    false => std::slice::from_raw_parts(side.data, length(side.size)),
+                };
+                (name, bytes)
             })
             .collect()
     }
+}
+
+/// FFmpeg's names of every kind of side data that the library knows, whatever its headers say.
+#[cfg(test)]
+pub(in crate::media) fn side_data_kinds() -> Vec<String> {
+    mod by_number {
+        unsafe extern "C" {
+            // Kinds as plain numbers: those that the headers do not have are no values of the enum.
+            #[allow(clashing_extern_declarations)]
+            pub fn av_frame_side_data_name(kind: libc::c_uint) -> *const libc::c_char;
+        }
+    }
+    // SAFETY: the library answers null for numbers it does not know; names are static.
+    let name = |kind| unsafe {
+        let name = by_number::av_frame_side_data_name(kind);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    };
+    (0..64).filter_map(name).collect()
 }
 
 /// The format without the range that FFmpeg's old `yuvj` formats have in their name.

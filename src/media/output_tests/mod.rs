@@ -191,6 +191,7 @@ pub(super) fn join(source: &Path, made: &Made, target: &Path, container: &str) -
         clips: &made.clips,
         specs: &made.specs,
         stamps: &made.stamps,
+        user_data: &|_| Ok(Vec::new()),
         target,
         container,
     };

@@ -15,7 +15,7 @@ use crate::media::still::pages::OnePage;
 use crate::media::still::parts::{self, Parts};
 use crate::media::still::{Still, StillKind, split};
 use crate::model::frame::{Chroma, PixelFormat};
-use crate::model::source::{Colour, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
+use crate::model::source::{Colour, InBand, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
 
 /// Pixels a picture may have.
 pub const PIXELS_MAX: u64 = 1 << 27;
@@ -316,6 +316,7 @@ pub fn describe(path: &Path, kind: StillKind) -> Result<SourceInfo> {
             alpha: colour.has_alpha(),
             dolby_vision: None,
             safe_seek: false,
+            in_band: InBand::default(),
         },
         still: true,
         losses: opened.parts.losses.clone(),
