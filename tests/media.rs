@@ -5,7 +5,13 @@ mod common;
 #[allow(dead_code)] // each topic uses its part
 #[path = "media/kit.rs"]
 mod kit;
+#[path = "media/captions.rs"]
+mod captions;
 #[path = "media/memory.rs"]
 mod memory;
 #[path = "media/stills.rs"]
 mod stills;
+#[path = "media/threads.rs"]
+mod threads;
+#[path = "media/told.rs"]
+mod told;

@@ -149,7 +149,7 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
 fn lost_bits(settings: &JobSettings, video: &VideoInfo) -> Option<String> {
     let (had, has) = (video.in_band.depth, video.format.depth);
     let told = had > has && settings.pixel_format.is_none();
-    told.then(|| format!("the {had} bits a sample of the source: the output has {has}"))
+    told.then(|| format!("{had} bits a sample: the output has {has}"))
 }
 
 /// Whether a video is deinterlaced.

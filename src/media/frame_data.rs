@@ -67,7 +67,8 @@ const KINDS: &[(&str, Fate)] = &[
 
 /// What is told of captions in AV1: they are written as its specification has it, yet decoders such as dav1d 1.0 hand
 /// out those of some frames with another frame or not at all.
-pub const AV1_CAPTIONS: &str = "closed captions for players that do not read all of them in AV1";
+pub const AV1_CAPTIONS: &str =
+    "closed captions: they are in the AV1 stream, where many players do not show all of them";
 
 const UNKNOWN: Fate = Fate::Lost("data beside the frames that this program does not know");
 const PAN_SCAN: &str = "the pan and scan window";

@@ -257,7 +257,7 @@ mod tests {
     fn layouts_and_turns_that_a_message_can_say() {
         // As x264 writes it with frame-packing=3, but for its content type.
         let sei = frame_packing(Codec::H264, Stereo { layout: 1, inverted: false }).unwrap();
-        assert_eq!(sei.payload, [0x81, 0x81, 0, 0, 0, 0x02, 0x80 | 0x08]);
+        assert_eq!(sei.payload, [0x81, 0x81, 0, 0, 0, 0x01, 0x20]);
         assert!([0, 3, 8].iter().all(|l| frame_packing(Codec::H264, Stereo { layout: *l, inverted: false }).is_none()));
         let turn = |m: [i32; 4]| orientation(Codec::H264, &[m[0], m[1], 0, m[2], m[3], 0, 0, 0, 1 << 30]);
         // Anticlockwise by a quarter is 0x4000.

@@ -218,6 +218,12 @@ mod tests {
         assert_eq!(job.read_table(1, "k").unwrap(), None);
         job.write_table(1, &table(5), "k").unwrap();
         assert_eq!(job.read_table(1, "k").unwrap(), Some(table(5)));
+        // Tables of the first version had neither field.
+        let old = FrameTable { version: 1, ..table(5) };
+        job.write_table(3, &old, "k").unwrap();
+        let text = std::fs::read_to_string(job.table_path(3)).unwrap();
+        assert!(!text.contains("user_data") && !text.contains("losses"), "{text}");
+        assert_eq!(job.read_table(3, "k").unwrap(), Some(old));
         let mut told = table(5);
         told.user_data = vec![UserData { frame: 4, captions: vec![0xfc, 1, 2], active_format: Some(8) }];
         told.losses = vec!["this".into()];
