@@ -1,12 +1,12 @@
 //! Awkward files asked of the real program: what is kept of them, what is told, and that nothing else is lost.
 
+#[path = "media/captions.rs"]
+mod captions;
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
 #[allow(dead_code)] // each topic uses its part
 #[path = "media/kit.rs"]
 mod kit;
-#[path = "media/captions.rs"]
-mod captions;
 #[path = "media/memory.rs"]
 mod memory;
 #[path = "media/stills.rs"]
