@@ -29,6 +29,7 @@ pub const NAMES: &[&str] = &[
     "deliver.copy",
     "deliver.name",
     "deliver.named",
+    "deliver.taken",
     "encode",
     "encode.hardware",
     "end.json",

@@ -48,7 +48,7 @@ fn out_of_reach(point: &str) -> Option<&'static str> {
     match point {
         "encode.hardware" => Some("needs a hardware encoder"),
         "atomic_file.link" => Some("only on file systems without a rename that never replaces"),
-        "jail.openat2" | "deliver.copy" | "deliver.name" | "deliver.named" => {
+        "jail.openat2" | "deliver.copy" | "deliver.name" | "deliver.named" | "deliver.taken" => {
             Some("only where clients name files by path: base::jail, tests/service/delivery.rs")
         }
         "work.mount" | "work.unmount" if !stage::may_mount() => Some("this process may not mount"),

@@ -214,8 +214,6 @@ fn folders_that_become_links() {
         }
         fs::write(outside.join("victim.mp4"), "precious").unwrap();
         clip(&shared.at("a.mp4"), "64x48", 12);
-        // As it is, and by an absolute link inside, all is well
-        symlink(shared.at("sub"), shared.at("inside")).unwrap();
         thread::scope(|scope| {
             let asked = scope.spawn(|| shared.ask(&["a.mp4"], &["sub/victim.mp4"]));
             assert!(within(60, || shared.service.begun() == 1), "{}", shared.service.root.console());
@@ -232,8 +230,14 @@ fn folders_that_become_links() {
         fs::remove_file(shared.at("sub")).unwrap();
         fs::rename(shared.at("moved"), shared.at("sub")).unwrap();
         assert_eq!(shared.made("a.mp4", &["sub/victim.mp4"]), "sub/victim.mp4");
-        assert_eq!(shared.made("a.mp4", &["inside/linked.mp4"]), "sub/linked.mp4");
-        assert_eq!(shared.service.endings("done"), 2);
+        assert_eq!(shared.service.endings("done"), 1);
+        // A link that stays inside is followed
+        symlink(shared.at("sub"), shared.at("inside")).unwrap();
+        symlink(shared.at("a.mp4"), shared.at("from/linked.mp4")).unwrap();
+        let body = shared.body(&["from/linked.mp4"], &["inside/victim.mp4"]);
+        let told = shared.service.upscale(&body).json();
+        assert_eq!((&told["success"], shared.service.endings("done")), (&json!(true), 1), "{told}");
+        assert_eq!(told["output_paths"], json!([text(&shared.at("sub/victim.mp4"))]));
     }
 }
 

@@ -299,10 +299,14 @@ fn manifests_that_are_refused() {
     );
     let write = |text: String| std::fs::write(inside.join("bad.txt"), text).unwrap();
     let (input, output) = (inside.join("input_frames"), inside.join("output_frames"));
+    std::os::unix::fs::symlink("input_frames", inside.join("also")).unwrap();
     for (from, to, more, want) in [
         (&other.base, &output, "", 403),
         (&input, &other.base, "", 403),
         (&inside.join("none"), &output, "", 404),
+        (&input, &input, "", 400),
+        (&input, &inside.join("output_frames/../input_frames"), "", 400),
+        (&inside.join("also"), &input, "", 400),
         (&input, &output, "batch_0,../output_frames/frame_000001.png", 400),
         (&input, &output, "# Scale: 99x", 400),
     ] {

@@ -210,6 +210,10 @@ fn read(shared: &Shared, asked: &str) -> Result<(Order, Option<StatusFile>), Api
     let manifest = Manifest::parse(&text).map_err(told)?;
     let input = shared.folder(&manifest.input, "Input Dir")?;
     let output = shared.made_folder(&manifest.output, "Output Dir")?;
+    // A frame and its result have one name.
+    if input.id().ok() == output.id().ok() {
+        return Err(told(anyhow::anyhow!("Input Dir and Output Dir are one folder")));
+    }
     Ok((Order { manifest, input, output }, status_file(shared, &found.path)))
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::base::atomic_file;
+use crate::base::failpoint;
 use crate::base::fault::{Fault, one_line};
 use crate::base::file_name;
 use crate::base::jail::{Denied, Folder, Jail};
@@ -112,16 +113,22 @@ impl Target {
 pub fn take(folder: Option<&Path>, source: &Path, payload: &Path, most: u64) -> Result<()> {
     let jail = Jail::open(folder.ok_or_else(|| Denied::Outside.told("the clip"))?);
     let jail = jail.context("opening the shared folder")?;
-    let file = jail.file(source).map_err(|denied| denied.told("the clip"))?.file;
+    let mut file = jail.file(source).map_err(|denied| denied.told("the clip"))?.file;
     let too_large = || Fault::Unsupported.because(format!("the file is larger than {} MiB", most >> 20));
-    if file.metadata()?.len() > most {
+    let before = file.metadata()?;
+    if before.len() > most {
         return Err(too_large());
     }
     let mut part = tempfile::Builder::new().prefix(".").suffix(".part").tempfile_in(atomic_file::parent(payload))?;
-    let copied = io::copy(&mut file.take(most.saturating_add(1)), part.as_file_mut());
-    // It may have grown meanwhile.
+    let copied = io::copy(&mut (&mut file).take(most.saturating_add(1)), part.as_file_mut());
     if copied.with_context(|| format!("copying to {}", escape(payload)))? > most {
         return Err(too_large());
+    }
+    failpoint::hit("deliver.taken")?;
+    let stamp = |meta: &std::fs::Metadata| (meta.len(), meta.mtime(), meta.mtime_nsec());
+    if stamp(&before) != stamp(&file.metadata()?) {
+        let words = "the clip changed while it was read; ask again when it is whole";
+        return Err(Fault::SourceChanged.because(words));
     }
     let (_, part) = part.keep().map_err(|error| error.error)?;
     std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o644))?;
@@ -181,6 +188,15 @@ mod tests {
         assert!(take(Some(&shared), &shared.join("a.mp4"), &payload, 3).is_err());
         assert!(take(Some(&shared), &shared.join("out.mp4"), &payload, 100).is_err());
         assert!(take(Some(&shared), &shared.join("up/secret.mp4"), &payload, 100).is_err());
+        // One that still grows
+        let growing = shared.join("sub/b.mp4");
+        let scope = failpoint::at("deliver.taken", 1, {
+            let growing = growing.clone();
+            move || std::fs::write(growing, "longer than it was before").unwrap()
+        });
+        let error = take(Some(&shared), &growing, &root.join("growing"), 100).unwrap_err();
+        drop(scope);
+        assert_eq!(Fault::of(&error), Fault::SourceChanged);
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 3);
     }
 
