@@ -238,16 +238,16 @@ pub fn create_dirs(dir: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// Appends a line (without its newline) and fsyncs. A torn last line of an earlier crash is
+/// Appends lines (without their newlines) in one write and fsyncs. A torn last line of an earlier crash is
 /// ended first; a failed write is cut off again; after a failed fsync the whole file is written anew.
-pub fn append_line(path: &Path, line: &str) -> Result<()> {
-    if line.contains('\n') {
+pub fn append_lines(path: &Path, lines: &[String]) -> Result<()> {
+    if lines.iter().any(|line| line.contains('\n')) {
         return Err(Fault::Internal.because(format!("a line for {} holds a newline", escape(path))));
     }
     let what = || format!("cannot append to {}", escape(path));
     let (mut file, is_new) = lock_for_append(path).with_context(what)?;
     let before = file.seek(SeekFrom::End(0)).with_context(what)?;
-    let mut text = String::with_capacity(line.len() + 2);
+    let mut text = String::with_capacity(lines.iter().map(|line| line.len() + 1).sum::<usize>() + 1);
     if before > 0 {
         let mut last = [0u8];
         file.seek(SeekFrom::Start(before - 1)).with_context(what)?;
@@ -256,8 +256,10 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
             text.push('\n');
         }
     }
-    text.push_str(line);
-    text.push('\n');
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
     let written = failpoint::hit("atomic_file.append").and_then(|()| Ok(file.write_all(text.as_bytes())?));
     if let Err(error) = written {
         let _ = file.set_len(before);

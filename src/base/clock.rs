@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jiff::{Timestamp, Zoned};
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, Zoned};
 
 /// Now in UTC as RFC 3339 with milliseconds (`2025-01-31T22:15:04.120Z`).
 pub fn now_rfc3339() -> String {
@@ -52,9 +54,50 @@ pub fn age_of(rfc3339: &str) -> Option<Duration> {
     Some(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
 }
 
+/// A time of RFC 3339 as milliseconds since 1970; `None` when it is malformed.
+pub fn unix_ms(rfc3339: &str) -> Option<i64> {
+    rfc3339.parse::<Timestamp>().ok().map(Timestamp::as_millisecond)
+}
+
+/// The moment that a person means, as RFC 3339 in UTC: a time of RFC 3339, a local date or time as the log writes it,
+/// or how long ago, such as `2h` or `1 day 12h`. `None` when it is none of these.
+pub fn since(text: &str) -> Option<String> {
+    let text = text.trim();
+    let moment = text.parse::<Timestamp>().ok().or_else(|| {
+        if let Ok(local) = text.parse::<DateTime>() {
+            return local.to_zoned(TimeZone::system()).ok().map(|zoned| zoned.timestamp());
+        }
+        let span = text.parse::<Span>().ok()?.abs();
+        Zoned::now().checked_sub(span).ok().map(|zoned| zoned.timestamp())
+    })?;
+    let whole = Timestamp::from_millisecond(moment.as_millisecond()).ok()?;
+    Some(format!("{whole:.3}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_that_people_write() {
+        assert_eq!(since("2026-01-02T03:04:05Z").as_deref(), Some("2026-01-02T03:04:05.000Z"));
+        assert_eq!(since("2026-01-02T03:04:05.25+01:00").as_deref(), Some("2026-01-02T02:04:05.250Z"));
+        for (text, seconds) in [("2h", 7200), (" 90 min ", 5400), ("1 day", 86_400), ("1h30m", 5400), ("P1D", 86_400)] {
+            let ago = age_of(&since(text).unwrap_or_else(|| panic!("{text}"))).unwrap();
+            // A day may have an hour more or less.
+            assert!(ago.abs_diff(Duration::from_secs(seconds)) < Duration::from_secs(3700), "{text}: {ago:?}");
+            assert!(
+                seconds >= 86_400 || ago.abs_diff(Duration::from_secs(seconds)) < Duration::from_secs(60),
+                "{text}"
+            );
+        }
+        assert!(since("2026-01-02").is_some() && since("2026-01-02 03:04:05").is_some());
+        for text in ["", "soon", "2", "2026-13-01", "99999999999h", "-"] {
+            assert_eq!(since(text), None, "{text}");
+        }
+        assert_eq!(unix_ms("1970-01-01T00:00:01.5Z"), Some(1500));
+        assert_eq!(unix_ms("2h"), None);
+    }
 
     #[test]
     fn a_moment_ahead_is_as_far_as_one_behind() {

@@ -186,6 +186,12 @@ pub struct OneJobArguments {
 pub struct RetryArguments {
     /// The job: its path in input/; without one, all that have failed
     pub job: Option<PathBuf>,
+    /// All that were taken out of the queue, in place of those that have failed
+    #[arg(long, conflicts_with = "job")]
+    pub removed: bool,
+    /// Only those taken out since then: a time (2026-01-31T22:15:04Z, or 2026-01-31 22:15 here), or how long ago (2h)
+    #[arg(long, value_name = "WHEN", requires = "removed")]
+    pub since: Option<String>,
     /// From the first frame, with the settings of now
     #[arg(long)]
     pub fresh: bool,
@@ -352,6 +358,7 @@ mod tests {
             "pause",
             "resume film.mkv",
             "retry film.mkv --fresh",
+            "retry --removed --since 2h --json",
             "doctor --json",
             "model list --json",
             "model show fast --root /r",
@@ -373,6 +380,8 @@ mod tests {
             "",
             "queue move film.mkv 0",
             "cancel",
+            "retry film.mkv --removed",
+            "retry --since 2h",
             "run a.mkv",
             "daemon --serve 1",
             "worker --upscale 3",

@@ -6,6 +6,7 @@ use crate::cli::args::{JobArguments, OneJobArguments, Place, RetryArguments};
 use crate::cli::client::Daemon;
 use crate::cli::exit::Ended;
 use crate::daemon::control::Request;
+use crate::daemon::ops;
 
 pub fn pause(place: &Place, arguments: &JobArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;
@@ -32,6 +33,9 @@ pub fn cancel(place: &Place, arguments: &OneJobArguments) -> Result<Ended> {
 pub fn retry(place: &Place, arguments: &RetryArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;
     let job = daemon.maybe_job(arguments.job.as_deref())?;
-    daemon.tell(&Request::Retry { job, fresh: arguments.fresh }, arguments.json)?;
+    // A span is one before this moment, not before the daemon's answer.
+    let since = arguments.since.as_deref().map(ops::since).transpose()?;
+    let request = Request::Retry { job, fresh: arguments.fresh, removed: arguments.removed, since };
+    daemon.tell(&request, arguments.json)?;
     Ok(Ended::Done)
 }

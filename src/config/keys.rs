@@ -122,6 +122,7 @@ pub const KEYS: &[Key] = &[
     key(Group::Daemon, "attempts_max", Kind::Whole(1, 1000)),
     optional(Group::Daemon, "work_between", Kind::Text(is_hours, "two times of day, such as 22:00-07:00"), "none"),
     key(Group::Daemon, "log_days", Kind::Whole(1, 3650)),
+    key(Group::Daemon, "retry_days", Kind::Whole(1, 3650)),
     key(Group::Service, "vidaio_workers", Kind::Whole(1, settings::WORKERS_MAX as u64)),
     optional(Group::Service, "public_url", Kind::Text(is_base_url, "a URL such as https://films.example"), "none"),
     optional(Group::Service, "shared_folder", Kind::Path, "none"),

@@ -224,6 +224,8 @@ pub struct DaemonSettings {
     pub work_between: Option<String>,
     /// Days of log files kept.
     pub log_days: u32,
+    /// Days that the work of a job is kept that failed or was taken out of the queue.
+    pub retry_days: u32,
 }
 
 impl Default for DaemonSettings {
@@ -239,6 +241,7 @@ impl Default for DaemonSettings {
             attempts_max: 3,
             work_between: None,
             log_days: 14,
+            retry_days: 30,
         }
     }
 }

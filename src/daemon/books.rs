@@ -231,23 +231,36 @@ impl Books {
         self.history().last(job).cloned()
     }
 
-    fn record(&self, job: &Path, ending: Ending, stamp: Option<FileStamp>, why: Option<(Fault, &str)>) -> Result<()> {
+    /// An entry of this moment; the source is the one of today where no other is named.
+    pub(super) fn entry(&self, job: &Path, ending: Ending, stamp: Option<FileStamp>) -> Entry {
         let stamp = stamp.or_else(|| stamp_of(&self.layout.source(job)).ok());
         let (size, mtime_ns) = stamp.map_or((0, 0), |stamp| (stamp.size, stamp.mtime_ns));
         let mut entry = Entry::new(job, ending, size, mtime_ns);
-        self.must_be_there()?;
         entry.settings = self.chosen(job).unwrap_or_default();
-        (entry.fault, entry.reason) = (why.map(|(fault, _)| fault), why.map(|(_, reason)| reason.to_string()));
-        self.note(&entry).with_context(|| format!("noting the end of {}", escape(job)))
+        entry
     }
 
-    /// Appends the entry, unless it is there already: an ending that a crash interrupted is gone through again. A job
-    /// that is wanted anew has a line that says so ([`Books::record_retried`]) before its next ending.
-    fn note(&self, entry: &Entry) -> Result<()> {
+    fn record(&self, job: &Path, ending: Ending, stamp: Option<FileStamp>, why: Option<(Fault, &str)>) -> Result<()> {
+        self.must_be_there()?;
+        let mut entry = self.entry(job, ending, stamp);
+        (entry.fault, entry.reason) = (why.map(|(fault, _)| fault), why.map(|(_, reason)| reason.to_string()));
+        self.note(entry).with_context(|| format!("noting the end of {}", escape(job)))
+    }
+
+    fn note(&self, entry: Entry) -> Result<()> {
+        self.note_all(vec![entry])
+    }
+
+    /// Appends the entries, but for those that are there already: an ending that a crash interrupted is gone through
+    /// again. A job that is wanted anew has a line that says so ([`Books::record_retried`]) before its next ending.
+    pub(super) fn note_all(&self, mut entries: Vec<Entry>) -> Result<()> {
         let mut history = self.history();
         history.refresh()?;
-        let there = history.is_settled(&entry.job, entry.size, entry.mtime_ns).map(|before| before.state);
-        if there == Some(entry.state) { Ok(()) } else { history.append(entry) }
+        entries.retain(|entry| {
+            let there = history.is_settled(&entry.job, entry.size, entry.mtime_ns).map(|before| before.state);
+            there != Some(entry.state)
+        });
+        history.append_all(&entries)
     }
 
     /// Notes that a person wants those done again whose line they wrote into queue.txt though they have ended.
@@ -261,16 +274,22 @@ impl Books {
         Ok(())
     }
 
-    /// A person took the job out of the queue: it comes back only by their word.
-    pub fn record_removed(&self, job: &Path) -> Result<()> {
-        self.record(job, Ending::Removed, None, None)
-    }
-
     /// A person wants the job done (again): earlier ends count no more.
     pub fn record_retried(&self, job: &Path) -> Result<()> {
+        self.record_all_retried(std::slice::from_ref(&job))
+    }
+
+    /// [`Books::record_retried`] of several.
+    pub fn record_all_retried(&self, jobs: &[impl AsRef<Path>]) -> Result<()> {
         self.refresh();
-        let settled = self.history().last(job).is_some_and(|entry| entry.state != Ending::Retried);
-        if settled { self.record(job, Ending::Retried, None, None) } else { Ok(()) }
+        let ended = |job: &&Path| self.history().last(job).is_some_and(|entry| entry.state != Ending::Retried);
+        let ended: Vec<&Path> = jobs.iter().map(AsRef::as_ref).filter(ended).collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        self.must_be_there()?;
+        let entries = ended.into_iter().map(|job| self.entry(job, Ending::Retried, None)).collect();
+        self.note_all(entries).context("noting what is wanted again")
     }
 
     // Pause marks.
@@ -334,7 +353,7 @@ impl Books {
         let source = (stamp.size, stamp.mtime_ns);
         let mut remove_line = || self.dequeue(&order.relative);
         // The history is held for its line alone: a source that is moved to another disk must not hold up the daemon.
-        finish::succeed(order, outcome, source, &mut |entry| self.note(entry), &mut remove_line)
+        finish::succeed(order, outcome, source, &mut |entry| self.note(entry.clone()), &mut remove_line)
     }
 
     /// What is left of the ending of a job that the history tells of, behind its line there.

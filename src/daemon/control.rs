@@ -81,10 +81,15 @@ pub enum Request {
     Cancel {
         job: Option<String>,
     },
-    /// Without a job: all that have failed. `fresh` throws away what was done and takes today's settings.
+    /// Without a job: all that have failed; with `removed` those that were taken out of the queue instead, `since` a
+    /// moment ([`clock::since`](crate::base::clock::since)). `fresh` throws away what was done and takes today's settings.
     Retry {
         job: Option<String>,
         fresh: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        removed: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<String>,
     },
 }
 
@@ -92,6 +97,11 @@ pub enum Request {
 pub const PAGE: usize = 100;
 
 impl Request {
+    /// One job again, with what was done.
+    pub fn retry(job: String) -> Request {
+        Request::Retry { job: Some(job), fresh: false, removed: false, since: None }
+    }
+
     /// What people see of the daemon who ask for nothing more.
     pub fn first_page() -> Request {
         Request::Glance { from: 0, count: PAGE }

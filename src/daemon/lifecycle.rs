@@ -186,9 +186,6 @@ impl Service {
             _ => (State::Queued, "stopped; goes on by itself"),
         };
         self.books.transition(job, state, words, None);
-        if why == Some(Why::Removed) {
-            self.removed_by_hand(job);
-        }
         if why.is_none() {
             // Nobody asked: somebody sent a signal by hand. Not at once again.
             let until = self.now() + scheduler::BUSY_AGAIN;

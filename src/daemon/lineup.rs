@@ -15,8 +15,16 @@ pub struct Lineup {
     known: HashSet<PathBuf>,
     /// Being taken out by this program; until they are seen to be gone.
     leaving: HashSet<PathBuf>,
-    /// Gone by another hand, and since when.
-    vanished: HashMap<PathBuf, Duration>,
+    /// Gone by another hand.
+    vanished: HashMap<PathBuf, Gone>,
+}
+
+/// A line that is gone.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    since: Duration,
+    /// Lines before it when it was there.
+    place: usize,
 }
 
 impl Lineup {
@@ -33,9 +41,13 @@ impl Lineup {
         self.known.contains(job)
     }
 
-    /// Whether lines are gone that may come back.
-    pub fn misses_lines(&self) -> bool {
-        !self.vanished.is_empty()
+    /// The lines with those that are gone and may come back, in the places they had.
+    pub fn lines(&self) -> Vec<PathBuf> {
+        let mut lines = self.jobs.clone();
+        for (job, place) in self.gone_before(|_| true) {
+            lines.insert(place.min(lines.len()), job);
+        }
+        lines
     }
 
     /// This program is about to take the line out itself.
@@ -59,9 +71,9 @@ impl Lineup {
     /// queue.txt was read again.
     pub fn replace(&mut self, jobs: Vec<PathBuf>, now: Duration) {
         let known: HashSet<PathBuf> = jobs.iter().cloned().collect();
-        for job in self.jobs.drain(..) {
+        for (place, job) in self.jobs.drain(..).enumerate() {
             if !known.contains(&job) && !self.leaving.contains(&job) {
-                self.vanished.entry(job).or_insert(now);
+                self.vanished.entry(job).or_insert(Gone { since: now, place });
             }
         }
         // The file may be read for another reason before the line is out.
@@ -70,14 +82,36 @@ impl Lineup {
         (self.jobs, self.known) = (jobs, known);
     }
 
-    /// The jobs that a person has taken out for good, by path.
-    pub fn take_removed(&mut self, now: Duration) -> Vec<PathBuf> {
-        let gone = |since: &Duration| now.saturating_sub(*since) >= REMOVAL_REST;
-        let mut removed: Vec<PathBuf> =
-            self.vanished.iter().filter(|(_, since)| gone(since)).map(|(job, _)| job.clone()).collect();
-        self.vanished.retain(|_, since| !gone(since));
-        removed.sort_unstable();
-        removed
+    /// These had lines when the last process ended, and have none now.
+    pub fn missing(&mut self, jobs: Vec<PathBuf>, now: Duration) {
+        for (place, job) in jobs.into_iter().enumerate().filter(|(_, job)| !self.known.contains(job)) {
+            self.vanished.entry(job).or_insert(Gone { since: now, place });
+        }
+    }
+
+    /// The jobs whose lines are gone for good, in the order they had. They are asked for until [`Lineup::settle`].
+    pub fn removed(&self, now: Duration) -> Vec<PathBuf> {
+        let removed = self.gone_before(|gone| now.saturating_sub(gone.since) >= REMOVAL_REST);
+        removed.into_iter().map(|(job, _)| job).collect()
+    }
+
+    /// It is noted that the job was taken out.
+    pub fn settle(&mut self, job: &Path) {
+        self.vanished.remove(job);
+    }
+
+    /// That could not be noted: the job is asked for again after a while.
+    pub fn ask_again(&mut self, job: &Path, now: Duration) {
+        if let Some(gone) = self.vanished.get_mut(job) {
+            gone.since = now;
+        }
+    }
+
+    fn gone_before(&self, is: impl Fn(&Gone) -> bool) -> Vec<(PathBuf, usize)> {
+        let gone = self.vanished.iter().filter(|(_, gone)| is(gone));
+        let mut gone: Vec<(PathBuf, usize)> = gone.map(|(job, gone)| (job.clone(), gone.place)).collect();
+        gone.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        gone
     }
 }
 
@@ -92,33 +126,47 @@ mod tests {
     #[test]
     fn only_a_lasting_removal_by_another_hand_counts() {
         let at = Duration::from_secs;
+        let take = |lineup: &mut Lineup, now| {
+            let removed = lineup.removed(now);
+            removed.iter().for_each(|job| lineup.settle(job));
+            removed
+        };
         let mut lineup = Lineup::default();
         lineup.replace(jobs("a b c d"), at(0));
         lineup.leaves(Path::new("a"));
         lineup.replace(jobs("d b"), at(10));
-        assert!(lineup.take_removed(at(11)).is_empty());
+        assert!(take(&mut lineup, at(11)).is_empty());
         assert!(lineup.knows(Path::new("c")) && !lineup.contains(Path::new("c")));
-        assert!(!lineup.knows(Path::new("a")) && lineup.misses_lines());
-        assert_eq!(lineup.take_removed(at(12)), jobs("c"));
-        assert!(!lineup.knows(Path::new("c")) && !lineup.misses_lines());
+        assert!(!lineup.knows(Path::new("a")));
+        assert_eq!(lineup.lines(), jobs("d b c"));
+        assert_eq!(lineup.removed(at(12)), jobs("c"));
+        lineup.ask_again(Path::new("c"), at(12));
+        assert!(lineup.removed(at(13)).is_empty() && lineup.knows(Path::new("c")));
+        assert_eq!(take(&mut lineup, at(14)), jobs("c"));
+        assert!(!lineup.knows(Path::new("c")));
+        assert_eq!(lineup.lines(), jobs("d b"));
         assert_eq!(lineup.jobs(), jobs("d b"));
         lineup.lost(&jobs("b"));
         lineup.replace(jobs("b"), at(13));
-        assert!(lineup.take_removed(at(19)).is_empty(), "damage is no person's hand");
+        assert!(take(&mut lineup, at(19)).is_empty(), "damage is no person's hand");
         // A line that leaves is still there when others come.
         lineup.leaves(Path::new("b"));
         lineup.replace(jobs("b d e"), at(20));
         lineup.replace(jobs("d e"), at(21));
-        assert!(lineup.take_removed(at(30)).is_empty(), "it was this program's own hand");
+        assert!(take(&mut lineup, at(30)).is_empty(), "it was this program's own hand");
         lineup.replace(jobs("b d"), at(31));
         lineup.leaves(Path::new("d"));
         lineup.stays(Path::new("d"));
         lineup.replace(jobs("b"), at(32));
-        assert_eq!(lineup.take_removed(at(35)), jobs("d e"));
+        assert_eq!(take(&mut lineup, at(35)), jobs("d e"));
         lineup.replace(jobs("b d"), at(36));
         // An editor that empties the file and fills it again.
         lineup.replace(vec![], at(40));
+        assert_eq!(lineup.lines(), jobs("b d"));
         lineup.replace(jobs("b d"), at(41));
-        assert!(lineup.take_removed(at(50)).is_empty());
+        assert!(take(&mut lineup, at(50)).is_empty());
+        // What was there when the last process ended.
+        lineup.missing(jobs("x b"), at(51));
+        assert_eq!(take(&mut lineup, at(53)), jobs("x"));
     }
 }

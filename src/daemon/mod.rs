@@ -20,6 +20,7 @@ pub mod probe;
 pub mod progress_log;
 mod queueing;
 mod recover;
+mod removals;
 mod running;
 mod scan;
 mod scheduler;
@@ -125,6 +126,8 @@ enum Message {
     Ended(PathBuf, Result<supervise::Report>),
     /// A running job's last steps are done.
     Finished(PathBuf, Result<()>),
+    /// Jobs whose time for a retry is over, and whose folders are still there.
+    Spent(Vec<PathBuf>),
 }
 
 /// [`Fault::ReadOnly`] where a folder is on a file system that is mounted read-only.

@@ -11,6 +11,7 @@ use super::books::Books;
 use super::choices;
 use super::control::{Request, Response};
 use crate::base::atomic_file;
+use crate::base::clock;
 use crate::base::fault::Fault;
 use crate::base::path_text::{escape, unescape};
 use crate::config::chosen::{self, Chosen};
@@ -147,7 +148,7 @@ pub fn apply(books: &Books, request: &Request) -> Result<Response> {
         Request::Bring { from, job, settings } => bring(books, from, job, settings),
         Request::Remove { job } => {
             let job = queued(books, job)?;
-            books.record_removed(&job)?;
+            books.record_removed(std::slice::from_ref(&job))?;
             books.dequeue(&job)?;
             Ok(Response::done(format!("{} is out of the queue; `upscaled retry` brings it back", escape(&job))))
         }
@@ -178,16 +179,21 @@ pub fn apply(books: &Books, request: &Request) -> Result<Response> {
             books.cancel(&job)?;
             Ok(Response::done(format!("{} is cancelled", escape(&job))))
         }
-        Request::Retry { job: Some(job), fresh } => {
+        Request::Retry { job: Some(_), removed: true, .. } => {
+            Err(Fault::Config.because("either one job, or all that were removed"))
+        }
+        Request::Retry { job: Some(job), fresh, .. } => {
             let job = job_of(job)?;
             // Of hidden ones those that were jobs before.
             if is_hidden(&job) && !books.is_queued(&job) && books.last_of(&job).is_none() {
                 return Err(Fault::NotFound.because(format!("{} is no job", escape(&job))));
             }
-            retry(books, &job, *fresh)?;
+            present(books, &job)?;
+            retry(books, std::slice::from_ref(&job), *fresh)?;
             Ok(Response::done(format!("{} is queued again", escape(&job))))
         }
-        Request::Retry { job: None, fresh } => retry_failed(books, *fresh),
+        Request::Retry { job: None, fresh, removed: true, since } => retry_removed(books, since.as_deref(), *fresh),
+        Request::Retry { job: None, fresh, .. } => retry_failed(books, *fresh),
     }
 }
 
@@ -268,18 +274,25 @@ fn bring(books: &Books, from: &str, job: &str, settings: &Chosen) -> Result<Resp
     Ok(Response::done(format!("{} is queued", escape(&job))))
 }
 
-fn retry(books: &Books, job: &Path, fresh: bool) -> Result<()> {
-    present(books, job)?;
-    if !books.is_queued(job) {
-        books.choose_again(job)?;
+/// Queues jobs again, in this order. What cannot be queued keeps none of the others out.
+fn retry(books: &Books, jobs: &[PathBuf], fresh: bool) -> Result<()> {
+    let queued: HashSet<PathBuf> = books.jobs()?.into_iter().collect();
+    let (mut ready, mut failure) = (Vec::new(), None);
+    for job in jobs {
+        // Before the end of the job counts no more: its settings stand there.
+        let again = if queued.contains(job) { Ok(()) } else { books.choose_again(job) };
+        match again.and_then(|()| if fresh { books.discard(job) } else { Ok(()) }) {
+            Ok(()) => ready.push(job.clone()),
+            Err(error) => failure = failure.or(Some(error)),
+        }
     }
-    books.record_retried(job)?;
-    if fresh {
-        books.discard(job)?;
+    books.record_all_retried(&ready)?;
+    for job in &ready {
+        books.pause(job, false)?;
+        books.transition(job, State::Queued, "queued again", None);
     }
-    books.pause(job, false)?;
-    books.transition(job, State::Queued, "queued again", None);
-    books.enqueue(&[job.to_path_buf()]).map(drop)
+    books.enqueue(&ready)?;
+    failure.map_or(Ok(()), Err)
 }
 
 fn retry_failed(books: &Books, fresh: bool) -> Result<Response> {
@@ -287,12 +300,31 @@ fn retry_failed(books: &Books, fresh: bool) -> Result<Response> {
     let mut there: Vec<PathBuf> =
         failed.into_iter().map(|entry| entry.job).filter(|job| present(books, job).is_ok()).collect();
     there.sort_unstable();
-    for job in &there {
-        retry(books, job, fresh)?;
-    }
+    retry(books, &there, fresh)?;
     Ok(Response::done(match there.as_slice() {
         [] => "no failed job has its source still in input/".into(),
         [job] => format!("{} is queued again", escape(job)),
         all => format!("{} failed jobs are queued again", all.len()),
+    }))
+}
+
+/// The moment that a person means, as RFC 3339.
+pub fn since(text: &str) -> Result<String> {
+    clock::since(text).ok_or_else(|| {
+        let words = "is no moment: write a time such as 2026-01-31T22:15:04Z, or how long ago, such as 2h";
+        Fault::Config.because(format!("{text:?} {words}"))
+    })
+}
+
+fn retry_removed(books: &Books, when: Option<&str>, fresh: bool) -> Result<Response> {
+    let when = when.map(since).transpose()?;
+    let mut removed = books.removed_since(when.as_deref().and_then(clock::unix_ms));
+    removed.retain(|job| present(books, job).is_ok());
+    retry(books, &removed, fresh)?;
+    Ok(Response::done(match (removed.as_slice(), when) {
+        ([], None) => "no job that was taken out of the queue has its source still in input/".into(),
+        ([], Some(when)) => format!("no job that was taken out since {when} has its source still in input/"),
+        ([job], _) => format!("{} is queued again", escape(job)),
+        (all, _) => format!("{} jobs that were taken out are queued again", all.len()),
     }))
 }

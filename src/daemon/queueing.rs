@@ -1,9 +1,10 @@
 //! Between the daemon and queue.txt: settled files go in, a person's edits come out.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::running::Why;
+use super::scan::stamp_of;
 use super::service::Service;
 use crate::base::fault::one_line;
 use crate::base::path_text::escape;
@@ -59,6 +60,7 @@ impl Service {
                 self.queue_mark = self.books.queue_mark();
                 if let Ok(jobs) = &rebuilt {
                     self.lineup.lost(jobs);
+                    self.known_before.retain(|job| jobs.contains(job));
                 }
                 rebuilt
             }
@@ -75,14 +77,20 @@ impl Service {
     fn adopt(&mut self, jobs: Vec<PathBuf>) {
         let now = self.now();
         // Noted before the lines are remembered: after a crash those that were known and had ended count as ended.
-        let known_before = std::mem::take(&mut self.known_before);
-        let is_known = |job: &&Path| self.lineup.knows(job) || known_before.contains(*job);
+        let mut known_before = std::mem::take(&mut self.known_before);
+        let before: HashSet<&Path> = known_before.iter().map(PathBuf::as_path).collect();
+        let is_known = |job: &&Path| self.lineup.knows(job) || before.contains(*job);
         let new = jobs.iter().map(PathBuf::as_path).filter(|job| !is_known(job));
         let noted = self.books.record_wanted_again(new);
         if let Err(error) = &noted {
             tracing::warn!("jobs that are wanted again cannot be noted in the history: {}", one_line(error));
         }
         self.lineup.replace(jobs, now);
+        // Those that had ended were taken out by the last process, or by this one as it began.
+        known_before.retain(|job| {
+            stamp_of(&self.books.layout().source(job)).is_ok_and(|stamp| !self.books.is_settled(job, stamp))
+        });
+        self.lineup.missing(known_before, now);
         let lineup = &self.lineup;
         self.memory.retain(|job, _| lineup.contains(job));
         self.told.retain(|job, _| lineup.contains(job));
@@ -92,36 +100,11 @@ impl Service {
         }
     }
 
-    /// Notes the lines for the next process, and for a queue.txt that is found damaged; not those of a moment in which
-    /// some are gone: an editor may just be writing the file.
-    fn remember_lines(&self) {
-        if self.lineup.misses_lines() {
-            return;
-        }
-        if let Err(error) = self.books.remember_lines(self.lineup.jobs()) {
+    /// Notes the lines for the next process, and for a queue.txt that is found damaged; with those that are gone and
+    /// may come back: an editor may just be writing the file.
+    pub(super) fn remember_lines(&self) {
+        if let Err(error) = self.books.remember_lines(&self.lineup.lines()) {
             tracing::warn!("the lines of queue.txt cannot be remembered: {}", one_line(&error));
-        }
-    }
-
-    pub(super) fn take_out_removed(&mut self, now: Duration) {
-        let removed = self.lineup.take_removed(now);
-        if removed.is_empty() {
-            return;
-        }
-        for job in removed {
-            match self.running_mut(&job) {
-                Some(running) if running.is_finishing() => {}
-                Some(running) => running.stop(Why::Removed),
-                None => self.removed_by_hand(&job),
-            }
-        }
-        self.remember_lines();
-    }
-
-    pub(super) fn removed_by_hand(&self, job: &Path) {
-        tracing::info!("{}: taken out of the queue by hand", escape(job));
-        if let Err(error) = self.books.record_removed(job) {
-            tracing::error!("{}: cannot be noted in the history: {}", escape(job), one_line(&error));
         }
     }
 }

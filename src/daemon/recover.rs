@@ -9,9 +9,11 @@ use anyhow::Result;
 
 use super::SettingsFor;
 use super::books::Books;
+use super::removals::tell_removed;
 use super::scan::stamp_of;
 use super::settle::FileStamp;
 use crate::base::atomic_file;
+use crate::base::clock;
 use crate::base::fault::one_line;
 use crate::base::path_text::escape;
 use crate::config::settings::RunSettings;
@@ -33,7 +35,7 @@ const FOLDERS_MAX: usize = 100_000;
 const DEPTH_MAX: usize = 64;
 
 /// Sets everything right; each step may be repeated. What fails is told and left for the next start.
-pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
+pub fn recover(books: &Books, settings_for: &SettingsFor, retry_days: u32) -> Result<()> {
     books.recover_queue()?;
     let found = job_scan::find(books.layout().output());
     for remark in found.remarks.iter().chain(&job_scan::sweep(&found.leftovers)) {
@@ -46,21 +48,23 @@ pub fn recover(books: &Books, settings_for: &SettingsFor) -> Result<()> {
         }
     }
     let before: HashSet<PathBuf> = books.lines_before().unwrap_or_default().into_iter().collect();
-    let mut queue: Vec<PathBuf> = match books.read_queue()? {
+    let (mut queue, removed) = match books.read_queue()? {
         Queue::Jobs(listing) => {
-            removed_meanwhile(books, &listing.jobs);
-            listing.jobs
+            let removed = removed_meanwhile(books, &listing.jobs);
+            (listing.jobs, removed)
         }
         // A file that is gone or damaged tells nothing of what a person wanted.
-        Queue::Rebuild { why, readable } => books.rebuild(&why, &readable)?,
+        Queue::Rebuild { why, readable } => (books.rebuild(&why, &readable)?, Vec::new()),
     };
     queue.retain(|job| !ended_before(books, job, &before));
     books.record_wanted_again(queue.iter().filter(|job| !before.contains(*job)).map(PathBuf::as_path))?;
-    books.remember_lines(&queue)?;
+    // What could not be noted as taken out is not forgotten.
+    books.remember_lines(&[queue.as_slice(), removed.as_slice()].concat())?;
     let queued: HashSet<&Path> = queue.iter().map(PathBuf::as_path).collect();
     for folder in &found.jobs {
         left_over(books, folder, &queued);
     }
+    books.spent(retry_days).iter().filter(|job| !queued.contains(job.as_path())).for_each(|job| books.let_go(job));
     let keep: HashSet<String> = queue.iter().map(|job| books.layout().job_key(job)).collect();
     stale_outputs(books, &keep);
     stale_areas(books, &found.jobs, settings_for, &keep);
@@ -149,19 +153,20 @@ fn lives(pid: u32) -> bool {
     stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
 }
 
-/// Lines that a person took out while no daemon ran.
-fn removed_meanwhile(books: &Books, queue: &[PathBuf]) {
+/// Notes the lines that a person took out while no daemon ran, or in the last moments of one; returns those that could
+/// not be noted.
+fn removed_meanwhile(books: &Books, queue: &[PathBuf]) -> Vec<PathBuf> {
     let now: HashSet<&PathBuf> = queue.iter().collect();
-    for job in books.lines_before().unwrap_or_default().iter().filter(|job| !now.contains(job)) {
-        let Ok(stamp) = stamp_of(&books.layout().source(job)) else { continue };
-        if books.is_settled(job, stamp) {
-            continue;
-        }
-        tracing::info!("{}: taken out of the queue by hand", escape(job));
-        if let Err(error) = books.record_removed(job) {
-            tracing::warn!("{}: cannot be noted in the history: {}", escape(job), one_line(&error));
-        }
+    let mut removed = books.lines_before().unwrap_or_default();
+    removed
+        .retain(|job| !now.contains(job) && books.stamp_known(job).is_some_and(|stamp| !books.is_settled(job, stamp)));
+    let at = clock::now_rfc3339();
+    if let Err(error) = books.record_removed(&removed) {
+        tracing::warn!("lines taken out of queue.txt cannot be noted: {}", one_line(&error));
+        return removed;
     }
+    tell_removed(&removed, queue.is_empty(), &at);
+    Vec::new()
 }
 
 /// Whether a queued job had ended when the daemon did: what was left of that is done. `before`: the lines of the queue
@@ -190,7 +195,7 @@ fn is_published(folder: &JobDir) -> bool {
     publish::publish_key(folder).and_then(|key| folder.read_publish(&key)).is_ok_and(|publish| publish.is_some())
 }
 
-/// A folder whose job is not queued: a cancelled job's goes, a failed or removed one's stays for a retry.
+/// A folder whose job is not queued: a cancelled job's goes, a failed or removed one's stays for a retry, for a time.
 fn left_over(books: &Books, folder: &JobDir, queued: &HashSet<&Path>) {
     let job = &folder.marker().job;
     if !folder.path().exists() {

@@ -19,6 +19,7 @@ use super::intake::{Arrival, Intake};
 use super::lineup::Lineup;
 use super::notify_systemd::Systemd;
 use super::queueing::FLUSH_EVERY;
+use super::removals::SPENT_EVERY;
 use super::running::{Running, Why, next_event};
 use super::scan::ScanRules;
 use super::scheduler::{Record, Standing};
@@ -67,7 +68,7 @@ pub(super) struct Service {
     begun: Instant,
     pub(super) memory: HashMap<PathBuf, Memory>,
     /// Lines of queue.txt that were known at the start, until they are read.
-    pub(super) known_before: HashSet<PathBuf>,
+    pub(super) known_before: Vec<PathBuf>,
     /// Settled, and not yet in queue.txt.
     pub(super) ready: Vec<(PathBuf, FileStamp)>,
     pub(super) flush_at: Duration,
@@ -75,6 +76,8 @@ pub(super) struct Service {
     /// What queue.txt looked like when it was last read.
     pub(super) queue_mark: Option<FileMark>,
     stopping: Option<Duration>,
+    /// When job folders are next looked through for those whose time is over.
+    pub(super) spent_at: Duration,
     /// When the last thing changed that may have let a file go unseen.
     pub(super) stirred: Duration,
     /// Why jobs wait, each told once.
@@ -116,7 +119,7 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
     let intake = Intake::new(rules, &options.settings, spawner.clone(), messages.clone());
     let mut service = Service {
         input: Home::new(&options.folders.input),
-        known_before: books.lines_before().unwrap_or_default().into_iter().collect(),
+        known_before: books.lines_before().unwrap_or_default(),
         books,
         options,
         lineup: Lineup::default(),
@@ -136,6 +139,7 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
         edit_failed: false,
         queue_mark: None,
         stopping: None,
+        spent_at: SPENT_EVERY,
         stirred: Duration::ZERO,
         told: HashMap::new(),
         hopeless: None,
@@ -179,8 +183,8 @@ async fn recovered(
     interrupt: &mut Signal,
     terminate: &mut Signal,
 ) -> Result<bool> {
-    let (books, settings_for) = (books.clone(), options.settings_for.clone());
-    let work = move || caught("setting right what was left", || recover::recover(&books, &settings_for));
+    let (books, settings_for, days) = (books.clone(), options.settings_for.clone(), options.settings.retry_days);
+    let work = move || caught("setting right what was left", || recover::recover(&books, &settings_for, days));
     let mut work = tokio::task::spawn_blocking(work);
     let mut watchdog = interval(systemd.interval().unwrap_or(Duration::from_secs(3600)));
     loop {
@@ -247,6 +251,7 @@ impl Service {
             self.read_queue();
         }
         self.take_out_removed(now);
+        self.look_for_spent(now);
         self.intake.turn(now);
         // Files that came together are queued together, in the order of their names.
         if !self.ready.is_empty() && (now >= self.flush_at || self.intake.is_quiet() && !self.edit_failed) {
@@ -299,6 +304,7 @@ impl Service {
             },
             Message::Ended(job, report) => self.ended(job, report),
             Message::Finished(job, done) => self.finished(&job, done),
+            Message::Spent(jobs) => self.let_go_spent(&jobs),
         }
     }
 

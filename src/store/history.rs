@@ -205,9 +205,18 @@ impl History {
 
     /// Appends a line, durably. Doing it twice is harmless.
     pub fn append(&mut self, entry: &Entry) -> Result<()> {
+        self.append_all(std::slice::from_ref(entry))
+    }
+
+    /// Appends a line for each entry, all with one write.
+    pub fn append_all(&mut self, entries: &[Entry]) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         failpoint::hit("history.append")?;
         atomic_file::create_dirs(atomic_file::parent(&self.path), 0o777)?;
-        atomic_file::append_line(&self.path, &serde_json::to_string(entry)?)?;
+        let lines: Vec<String> = entries.iter().map(serde_json::to_string).collect::<serde_json::Result<_>>()?;
+        atomic_file::append_lines(&self.path, &lines)?;
         self.refresh()
     }
 

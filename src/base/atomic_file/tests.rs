@@ -10,6 +10,10 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+fn append_line(path: &Path, line: &str) -> Result<()> {
+    append_lines(path, &[line.to_string()])
+}
+
 #[test]
 fn replaces_and_hands_on_the_mode() {
     let dir = tempfile::tempdir().unwrap();

@@ -42,7 +42,7 @@ fn a_running_job_is_paused_resumed_and_cancelled() {
     // It stays away until somebody wants it.
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(house.begun("a.mkv"), 3);
-    house.ask(Request::Retry { job: some("a.mkv"), fresh: true }).unwrap();
+    house.ask(Request::Retry { job: some("a.mkv"), fresh: true, removed: false, since: None }).unwrap();
     house.wait_for("the retry", || house.begun("a.mkv") == 4);
     assert!(daemon.stop() < Duration::from_secs(5));
     assert_eq!(house.queue(), ["a.mkv"]);
@@ -137,7 +137,7 @@ fn without_a_daemon_the_files_are_edited() {
     ops::apply(&books, &Request::Resume { job: some("s/b.mkv") }).unwrap();
     assert_eq!(house.once(), 0);
     assert_eq!((house.begun("s/b.mkv"), house.begun("a.mkv")), (1, 0), "{}", house.log());
-    ops::apply(&books, &Request::Retry { job: some("a.mkv"), fresh: false }).unwrap();
+    ops::apply(&books, &Request::retry("a.mkv".into())).unwrap();
     assert_eq!(house.once(), 0);
     assert_eq!(house.begun("a.mkv"), 1);
 }
@@ -157,7 +157,7 @@ fn what_is_hidden_is_no_job_of_people() {
             assert!(Fault::of(&error) == Fault::Config && error.to_string().contains("is hidden"), "{error}");
             assert!(books.chosen(Path::new(name)).unwrap().is_empty(), "{name}");
         }
-        let retried = ops::apply(&books, &Request::Retry { job: some(name), fresh: false }).unwrap_err();
+        let retried = ops::apply(&books, &Request::retry(name.into())).unwrap_err();
         assert_eq!(Fault::of(&retried), Fault::NotFound, "{name}");
     }
     assert!(house.queue().is_empty());
@@ -168,7 +168,7 @@ fn what_is_hidden_is_no_job_of_people() {
     }
     ops::apply(&books, &Request::Serve { key: "0a1b".into() }).unwrap();
     assert_eq!(house.queue(), [".requests/0a1b/payload"]);
-    ops::apply(&books, &Request::Retry { job: some(".requests/0a1b/payload"), fresh: false }).unwrap();
+    ops::apply(&books, &Request::retry(".requests/0a1b/payload".into())).unwrap();
 }
 
 #[test]

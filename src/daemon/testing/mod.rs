@@ -6,5 +6,6 @@ mod crashes;
 mod fake;
 mod house;
 mod jobs;
+mod removals;
 mod several;
 mod supervision;

@@ -133,7 +133,7 @@ fn routes(control: Control) -> Router {
         .route("/api/jobs/{job}/pause", post(jobs::steer(|job| Request::Pause { job: Some(job) })))
         .route("/api/jobs/{job}/resume", post(jobs::steer(|job| Request::Resume { job: Some(job) })))
         .route("/api/jobs/{job}/cancel", post(jobs::steer(|job| Request::Cancel { job: Some(job) })))
-        .route("/api/jobs/{job}/retry", post(jobs::steer(|job| Request::Retry { job: Some(job), fresh: false })))
+        .route("/api/jobs/{job}/retry", post(jobs::steer(Request::retry)))
         .route("/api/jobs/{job}/move", post(jobs::reorder))
         .route("/api/jobs/{job}/preview/{side}", get(preview::picture))
         .route("/api/downloads", get(downloads::all))
