@@ -43,7 +43,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("http_range_header", &["http"]),
     ("url", &["http"]),
     ("percent_encoding", &["http"]),
-    ("glob", &["cli"]),
+    ("glob", &["cli", "config"]),
 ];
 
 /// Lines of a source file, its tests included.

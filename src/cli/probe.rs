@@ -39,6 +39,14 @@ pub fn run(file: &Path) -> Result<Ended> {
     }
 }
 
+fn look(path: &Path) -> Answer {
+    let Err(error) = media::probe::probe(path) else {
+        return Answer { opens: true, reason: None, no_picture: false };
+    };
+    let no_picture = Fault::of(&error) == Fault::BadInput && media::probe::has_no_picture(path);
+    Answer { opens: false, reason: Some(one_line(&error)), no_picture }
+}
+
 /// Reads a path a line, escaped as in queue.txt, and answers each with one line, until standard input ends.
 pub fn serve() -> Result<Ended> {
     child::guard()?;
@@ -46,11 +54,11 @@ pub fn serve() -> Result<Ended> {
     media::init();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let refused = match path_text::unescape(&line) {
-            Some(path) => media::probe::probe(&path).err().map(|error| one_line(&error)),
-            None => Some("its name could not be read".to_string()),
+        let answer = match path_text::unescape(&line) {
+            Some(path) => look(&path),
+            None => Answer { opens: false, reason: Some("its name could not be read".into()), no_picture: false },
         };
-        output::line(&serde_json::to_string(&Answer { opens: refused.is_none(), reason: refused })?)?;
+        output::line(&serde_json::to_string(&answer)?)?;
     }
     Ok(Ended::Done)
 }

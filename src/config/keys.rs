@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::base::path_text;
+use crate::config::patterns::Patterns;
 use crate::config::{settings, target};
 use crate::model::engine::FRAMES;
 
@@ -39,6 +40,8 @@ pub enum Kind {
     Model,
     /// `240x216`: width and height from 16 up to this.
     Size(u32),
+    /// A list of [`Patterns`]; with commas between them where it is text.
+    Patterns,
 }
 
 /// One setting.
@@ -118,6 +121,7 @@ pub const KEYS: &[Key] = &[
     key(Group::Daemon, "unreadable_seconds", Kind::Whole(1, DAY)),
     key(Group::Daemon, "follow_symlinks", Kind::Switch),
     key(Group::Daemon, "images", Kind::Switch),
+    key(Group::Daemon, "ignore", Kind::Patterns),
     key(Group::Daemon, "stall_timeout", Kind::Whole(1, DAY)),
     key(Group::Daemon, "attempts_max", Kind::Whole(1, 1000)),
     optional(Group::Daemon, "work_between", Kind::Text(is_hours, "two times of day, such as 22:00-07:00"), "none"),
@@ -166,6 +170,7 @@ impl Key {
                 let example = if max == TILE_MAX { "240x216" } else { "3840x2160" };
                 format!("a width and height in pixels from 16 to {max}, such as {example}")
             }
+            Kind::Patterns => "a list of patterns, such as [\"*.sample.*\", \"Extras\"]".into(),
         };
         if let Some(unset) = self.unset {
             words.push_str(&format!(", or {unset}"));
@@ -188,6 +193,10 @@ impl Key {
                 Kind::Switch => None,
                 _ => self.read_text(text, base),
             },
+            toml::Value::Array(all) if matches!(self.kind, Kind::Patterns) => {
+                let texts: Vec<&str> = all.iter().map(toml::Value::as_str).collect::<Option<_>>()?;
+                Patterns::new(&texts).map(|_| texts.into())
+            }
             _ => None,
         }
     }
@@ -228,6 +237,10 @@ impl Key {
                 let (width, height) = text.split_once('x')?;
                 let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=max).contains(n));
                 Some(Value::from(vec![side(width)?, side(height)?]))
+            }
+            Kind::Patterns => {
+                let texts: Vec<&str> = text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+                Patterns::new(&texts).map(|_| texts.into())
             }
         }
     }

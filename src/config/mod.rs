@@ -5,6 +5,7 @@ pub mod file;
 pub mod keys;
 pub mod layers;
 pub mod nearest;
+pub mod patterns;
 pub mod settings;
 pub mod target;
 

@@ -217,6 +217,8 @@ pub struct DaemonSettings {
     pub follow_symlinks: bool,
     /// Still pictures are jobs too.
     pub images: bool,
+    /// Files and folders of input/ that are never taken ([`Patterns`](crate::config::patterns::Patterns)).
+    pub ignore: Vec<String>,
     /// Seconds without any progress before a job process is killed.
     pub stall_timeout: u64,
     pub attempts_max: u32,
@@ -237,6 +239,7 @@ impl Default for DaemonSettings {
             unreadable_seconds: 60,
             follow_symlinks: true,
             images: true,
+            ignore: Vec::new(),
             stall_timeout: 300,
             attempts_max: 3,
             work_between: None,

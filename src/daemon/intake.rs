@@ -1,6 +1,6 @@
 //! From input/ to jobs: scans, settling, probes; the half of the daemon before the queue.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const SCAN_PAUSE: Duration = Duration::from_millis(500);
 const SCAN_SHARE: u32 = 4;
 /// Remarks about passed-over files that are remembered, so that each is made once.
 const NOTED_MAX: usize = 10_000;
+/// Files of sound that are remembered; more are asked again at each scan.
+const PASSED_MAX: usize = 200_000;
 
 /// A file that has become a job, or never will.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,9 @@ pub enum Arrival {
     Ready(PathBuf, FileStamp),
     GivenUp(PathBuf, FileStamp, String),
 }
+
+/// Files of sound, in the state in which they were looked at: they are not asked again.
+type Passed = HashMap<PathBuf, FileStamp>;
 
 /// What a look at a due file came to.
 pub struct Probed {
@@ -63,6 +68,7 @@ pub struct Intake {
     idle: Vec<Prober>,
     idle_since: Duration,
     noted: HashSet<PathBuf>,
+    passed: Passed,
     unreadable: bool,
     /// The folder that is input/, as last scanned.
     identity: Option<(u64, u64)>,
@@ -97,6 +103,7 @@ impl Intake {
             idle: Vec::new(),
             idle_since: Duration::ZERO,
             noted: HashSet::new(),
+            passed: Passed::new(),
             unreadable: false,
             identity: None,
             moved: false,
@@ -188,13 +195,14 @@ impl Intake {
         self.seen_at = Some(begun);
         self.moved |= self.identity.replace(scan.identity).is_some_and(|before| before != scan.identity);
         for (path, why) in scan.notes {
-            if self.noted.len() < NOTED_MAX && self.noted.insert(path.clone()) {
-                tracing::info!("{}: passed over: {why}", escape(&path));
-            }
+            self.note(path, why);
         }
         let mut there = HashSet::new();
+        let mut passed = Passed::new();
         for found in &scan.files {
-            if known(&found.relative, found.stamp) {
+            if self.passed.get(&found.relative) == Some(&found.stamp) {
+                passed.extend(self.passed.remove_entry(&found.relative));
+            } else if known(&found.relative, found.stamp) {
                 self.settle.forget(&found.relative);
             } else {
                 self.settle.seen(&found.relative, found.stamp, now);
@@ -203,8 +211,18 @@ impl Intake {
         }
         if scan.complete {
             self.settle.retain(|path| there.contains(path));
+            self.passed = passed;
+        } else {
+            self.passed.extend(passed);
         }
         scan.files
+    }
+
+    /// Says once that a file is passed over.
+    fn note(&mut self, path: PathBuf, why: &str) {
+        if self.noted.len() < NOTED_MAX && self.noted.insert(path.clone()) {
+            tracing::info!("{}: passed over: {why}", escape(&path));
+        }
     }
 
     fn start_probe(&mut self, relative: PathBuf) {
@@ -255,6 +273,13 @@ impl Intake {
         match self.settle.checked(&relative, stamp, checked, now) {
             Verdict::Ready(stamp) => Some(Arrival::Ready(relative, stamp)),
             Verdict::GiveUp(stamp, reason) => Some(Arrival::GivenUp(relative, stamp, reason)),
+            Verdict::PassOver(stamp) => {
+                if self.passed.len() < PASSED_MAX {
+                    self.passed.insert(relative.clone(), stamp);
+                }
+                self.note(relative, "there is sound or text in it, and no picture");
+                None
+            }
             Verdict::Wait => None,
         }
     }

@@ -39,6 +39,8 @@ pub struct Answer {
     pub opens: bool,
     /// Why not.
     pub reason: Option<String>,
+    /// There is sound or text in it, and no picture but a cover.
+    pub no_picture: bool,
 }
 
 /// A child that waits for the next file. It is killed when dropped.
@@ -88,6 +90,7 @@ async fn ask(mut child: Prober, idle: &mut Option<Prober>, path: &Path) -> Resul
     }
     Ok(Ok(match answer {
         Answer { opens: true, .. } => Checked::Opens,
+        Answer { no_picture: true, .. } => Checked::NoPicture,
         Answer { reason, .. } => Checked::Refused(reason.unwrap_or_default()),
     }))
 }

@@ -1,7 +1,7 @@
 //! The walk of input/: which files there are, with their size and time; what is ignored and why.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::settle::FileStamp;
+use crate::config::patterns::Patterns;
 use crate::store::file_kind;
 
 /// Folders in folders.
@@ -28,6 +29,8 @@ pub struct ScanRules {
     pub excluded: Vec<PathBuf>,
     pub follow_symlinks: bool,
     pub images: bool,
+    /// What a person wants to be passed over.
+    pub ignore: Patterns,
 }
 
 /// A file that may become a job.
@@ -116,6 +119,8 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Reads one folder; `above` are the folders on the way to it, so that no link leads in a circle.
     fn folder(&mut self, relative: &Path, above: &mut Vec<(u64, u64)>) -> std::io::Result<()> {
+        let first = self.scan.files.len();
+        let mut unfinished = Unfinished::default();
         for entry in fs::read_dir(self.rules.input.join(relative))? {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -128,9 +133,22 @@ impl Walk<'_> {
             if self.entries > ENTRIES_MAX {
                 self.note(relative.to_path_buf(), "too many files: the rest waits");
                 self.scan.complete = false;
-                return Ok(());
+                break;
             }
+            unfinished.see(&entry.file_name());
             self.entry(&entry, relative.join(entry.file_name()), above);
+        }
+        if unfinished.is_empty() {
+            return Ok(());
+        }
+        // Those below this folder have been looked at in theirs.
+        let below = self.scan.files.split_off(first);
+        for found in below {
+            if found.relative.parent() == Some(relative) && unfinished.covers(&found) {
+                self.note(found.relative, "a download of it is not done: what lies beside it says so");
+            } else {
+                self.scan.files.push(found);
+            }
         }
         Ok(())
     }
@@ -140,7 +158,7 @@ impl Walk<'_> {
             self.scan.complete = false;
             return;
         };
-        if entry.file_name().as_bytes().starts_with(b".") {
+        if entry.file_name().as_bytes().starts_with(b".") || self.rules.ignore.match_path(&relative) {
             return;
         }
         if kind.is_symlink() && !self.rules.follow_symlinks {
@@ -173,7 +191,7 @@ impl Walk<'_> {
 
     fn enter(&mut self, relative: PathBuf, meta: &Metadata, above: &mut Vec<(u64, u64)>) {
         let id = identity(meta);
-        if self.excluded.contains(&id) {
+        if self.excluded.contains(&id) || file_kind::is_foreign_folder(relative.file_name().unwrap_or_default()) {
             return;
         }
         if above.contains(&id) {
@@ -207,6 +225,36 @@ impl Walk<'_> {
     }
 }
 
+/// What lies in a folder beside files that have their names and are not whole.
+#[derive(Default)]
+struct Unfinished {
+    /// There is a list of their pieces.
+    in_pieces: HashSet<OsString>,
+    /// Names that are being written: an empty file may only hold the place for one of them.
+    writing: Vec<OsString>,
+}
+
+impl Unfinished {
+    fn see(&mut self, name: &OsStr) {
+        if let Some(whole) = file_kind::in_pieces(name) {
+            self.in_pieces.insert(whole.to_owned());
+        } else if file_kind::is_unfinished(name) {
+            self.writing.push(name.to_owned());
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.in_pieces.is_empty() && self.writing.is_empty()
+    }
+
+    fn covers(&self, found: &Found) -> bool {
+        let stem = found.relative.file_stem().unwrap_or_default().as_bytes();
+        let holds_a_place = || self.writing.iter().any(|name| name.as_bytes().starts_with(stem));
+        self.in_pieces.contains(found.relative.file_name().unwrap_or_default())
+            || (found.stamp.size == 0 && holds_a_place())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,7 +262,13 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn rules(input: &Path) -> ScanRules {
-        ScanRules { input: input.to_path_buf(), excluded: vec![], follow_symlinks: true, images: true }
+        ScanRules {
+            input: input.to_path_buf(),
+            excluded: vec![],
+            follow_symlinks: true,
+            images: true,
+            ignore: Patterns::default(),
+        }
     }
 
     fn names(scan: &Scan) -> Vec<PathBuf> {
@@ -266,6 +320,46 @@ mod tests {
         assert_eq!(notes, [Path::new("anime/loop"), Path::new("broken.mkv"), Path::new("pipe.mkv")]);
         rules.follow_symlinks = false;
         assert_eq!(names(&scan(&rules).unwrap()).len(), 3);
+    }
+
+    #[test]
+    fn folders_of_systems_downloads_and_what_a_person_ignores() {
+        let dir = tempfile::tempdir().unwrap();
+        let input = dir.path();
+        let all = [
+            "@eaDir/a.mkv",
+            "b/#recycle/a.mkv",
+            "$Recycle.Bin/S-1/a.mkv",
+            "System Volume Information/a.mkv",
+            "lost+found/a.mkv",
+            "c.mkv.download/c.mkv",
+            "b/film.mkv",
+            "b/film.mkv.aria2",
+            "b/c/film.mkv",
+            "d.mkv",
+            "d.Xy12.mkv.part",
+            "e.mkv",
+            "e.mkv~",
+            "Extras/a.mkv",
+            "b/x.sample.mkv",
+            "VIDEO_TS/VTS_01_1.VOB",
+            "VIDEO_TS/VTS_01_0.IFO",
+        ];
+        for name in all {
+            let path = input.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, if name == "d.mkv" { "" } else { "x" }).unwrap();
+        }
+        let mut rules = rules(input);
+        rules.ignore = Patterns::new(&["extras", "*.sample.*"]).unwrap();
+        let found = scan(&rules).unwrap();
+        assert_eq!(names(&found), ["VIDEO_TS/VTS_01_1.VOB", "b/c/film.mkv", "e.mkv"].map(PathBuf::from));
+        let mut noted: Vec<_> = found.notes.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+        noted.sort_unstable();
+        assert_eq!(noted, ["b/film.mkv", "d.mkv"]);
+        assert!(found.complete);
+        fs::remove_file(input.join("b/film.mkv.aria2")).unwrap();
+        assert!(names(&scan(&rules).unwrap()).contains(&PathBuf::from("b/film.mkv")));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use super::{ExitSummary, Message, Options, ops, recover, views};
 use crate::base::clock;
 use crate::base::fault::{Fault, caught, one_line};
 use crate::base::path_text::escape;
+use crate::config::patterns::Patterns;
 use crate::store::paths::Layout;
 use crate::store::requests::key_of;
 use crate::work::oom::Explained;
@@ -115,6 +116,7 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
         excluded: vec![options.folders.output.clone(), options.folders.logs.clone()],
         follow_symlinks: options.settings.follow_symlinks,
         images: options.settings.images,
+        ignore: Patterns::new(&options.settings.ignore).unwrap_or_default(),
     };
     let intake = Intake::new(rules, &options.settings, spawner.clone(), messages.clone());
     let mut service = Service {

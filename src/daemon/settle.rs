@@ -61,6 +61,8 @@ pub enum Checked {
     Written,
     /// It does not open, and why.
     Refused(String),
+    /// It holds sound or subtitles and no picture but its cover.
+    NoPicture,
 }
 
 /// What follows from it.
@@ -72,6 +74,8 @@ pub enum Verdict {
     Wait,
     /// It will not open: a failed job, with the reason.
     GiveUp(FileStamp, String),
+    /// No film, and nothing wrong with it.
+    PassOver(FileStamp),
 }
 
 #[derive(Debug)]
@@ -193,6 +197,10 @@ impl Settle {
                 self.files.remove(path);
                 Verdict::Ready(stamp)
             }
+            Checked::NoPicture => {
+                self.files.remove(path);
+                Verdict::PassOver(stamp)
+            }
             // A writer may sleep as long as it likes.
             Checked::Written => {
                 file.since = now;
@@ -282,6 +290,15 @@ mod tests {
             assert_eq!(verdict, expected, "at {second} s");
         }
         assert!((3..=8).contains(&probes), "{probes} probes");
+        assert!(settle.is_empty());
+    }
+
+    #[test]
+    fn sound_is_passed_over_as_it_is() {
+        let (mut settle, song) = (settle(Locality::Local), Path::new("song.ogg"));
+        settle.seen(song, stamp(1), at(0));
+        assert_eq!(settle.take_due(at(2), 9), [song]);
+        assert_eq!(settle.checked(song, stamp(1), Checked::NoPicture, at(3)), Verdict::PassOver(stamp(1)));
         assert!(settle.is_empty());
     }
 

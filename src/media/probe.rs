@@ -13,7 +13,7 @@ use crate::media::feed::{self, Feed};
 use crate::media::ffi::{input, log, picture};
 use crate::media::frame_data::FirstFrames;
 use crate::media::{convert, seek, side_data, still, streams};
-use crate::model::source::{Colour, Rational, SourceInfo, VideoInfo};
+use crate::model::source::{Colour, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
 
 /// Greatest width and height of a frame, in pixels.
 pub const SIDE_MAX: u32 = 16384;
@@ -128,6 +128,16 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
         },
         container,
     })
+}
+
+/// Whether a file is one of sound or subtitles: it opens, and there is no picture in it but a cover.
+pub fn has_no_picture(path: &Path) -> bool {
+    let Ok(input) = feed::open_input(path) else { return false };
+    let list = streams::list(&input);
+    let only = |stream: &StreamInfo| {
+        matches!(stream.kind, StreamKind::Audio | StreamKind::Subtitle | StreamKind::Attachment | StreamKind::CoverArt)
+    };
+    list.iter().all(only) && list.iter().any(|s| matches!(s.kind, StreamKind::Audio | StreamKind::Subtitle))
 }
 
 fn file_size(path: &Path, name: &str) -> Result<u64> {

@@ -65,22 +65,30 @@ fn stand_in() {
 fn probe() {
     println!();
     for line in std::io::stdin().lines() {
-        let text = std::fs::read(unescape(&line.unwrap()).unwrap()).unwrap();
+        let path = unescape(&line.unwrap()).unwrap();
+        let text = std::fs::read(&path).unwrap();
+        add_one(&path, ".probed-");
         if text.starts_with(b"deadly") {
             std::process::abort();
         }
         let opens = text.starts_with(b"film");
         let reason = (!opens).then(|| "this is no film".to_string());
-        println!("{}", serde_json::to_string(&Answer { opens, reason }).unwrap());
+        let no_picture = text.starts_with(b"sound");
+        println!("{}", serde_json::to_string(&Answer { opens, reason, no_picture }).unwrap());
     }
     std::process::exit(0);
 }
 
 /// How often this job was begun, this time included.
 fn count(order: &JobOrder) -> u64 {
-    let mut name = std::ffi::OsString::from(".count-");
-    name.push(order.source.file_name().unwrap());
-    let path = order.source.with_file_name(name);
+    add_one(&order.source, ".count-")
+}
+
+/// Makes the hidden file of that name beside the source one byte longer: how often something was done with it.
+fn add_one(source: &Path, prefix: &str) -> u64 {
+    let mut name = std::ffi::OsString::from(prefix);
+    name.push(source.file_name().unwrap());
+    let path = source.with_file_name(name);
     let before = std::fs::read(&path).map_or(0, |bytes| bytes.len());
     std::fs::File::options().create(true).append(true).open(&path).unwrap().write_all(b"x").unwrap();
     before as u64 + 1

@@ -174,3 +174,22 @@ fn ten_thousand_files_keep_the_daemon_awake() {
     }
     drop(daemon);
 }
+
+#[test]
+fn sound_is_looked_at_once_and_never_fails() {
+    let house = House::new();
+    let song = house.drop_in("song.ogg", "sound");
+    house.drop_in("a.mkv", "film");
+    let mut daemon = house.start(false);
+    house.wait_for("the film", || house.ending("a.mkv") == Some(Ending::Done));
+    // Some scans more.
+    std::thread::sleep(Duration::from_millis(3500));
+    let probed = || std::fs::metadata(song.with_file_name(".probed-song.ogg")).map_or(0, |meta| meta.len());
+    assert_eq!((probed(), house.ending("song.ogg")), (1, None), "{}", house.log());
+    assert_eq!(house.log().matches("song.ogg: passed over").count(), 1);
+    // Another file of that name is another matter.
+    std::fs::write(&song, "film after all").unwrap();
+    house.wait_for("the other film", || house.ending("song.ogg") == Some(Ending::Done));
+    daemon.stop();
+    assert_eq!(house.once(), 0);
+}
