@@ -7,6 +7,8 @@ mod common;
 #[allow(dead_code)] // each topic uses its part
 #[path = "media/kit.rs"]
 mod kit;
+#[path = "media/late.rs"]
+mod late;
 #[path = "media/memory.rs"]
 mod memory;
 #[path = "media/stills.rs"]

@@ -88,7 +88,8 @@ impl Service {
         self.lineup.replace(jobs, now);
         // Those that had ended were taken out by the last process, or by this one as it began.
         known_before.retain(|job| {
-            stamp_of(&self.books.layout().source(job)).is_ok_and(|stamp| !self.books.is_settled(job, stamp))
+            let stamp = || stamp_of(&self.books.layout().source(job));
+            !self.lineup.contains(job) && stamp().is_ok_and(|stamp| !self.books.is_settled(job, stamp))
         });
         self.lineup.missing(known_before, now);
         let lineup = &self.lineup;

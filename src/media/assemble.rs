@@ -19,6 +19,7 @@ use crate::media::assemble_video::{Beside, Survey, VideoFeed, survey};
 use crate::media::assemble_view::View;
 use crate::media::ffi::muxer::Muxer;
 use crate::media::ffi::output;
+use crate::media::late;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Stamp;
 use crate::model::source::{Rational, SourceInfo};
@@ -99,7 +100,7 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
             request.stamps.len()
         )));
     }
-    let input = output::open_input(request.source, true)?;
+    let input = late::open_source(request.source)?;
     let selection = select(&input, request.info, spec, request.container)?;
     let heads = heads(request.source, &selection.kept)?;
     let base = request.info.video.time_base;

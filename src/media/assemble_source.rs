@@ -1,6 +1,6 @@
 //! The copied streams of the source: their common shift, and their packets with final times.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -10,9 +10,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::path_text::escape;
 use crate::media::assemble_clock::{Clocks, StreamClock};
-use crate::media::assemble_streams::{How, Kept};
+use crate::media::assemble_streams::{How, Kept, kind, word};
 use crate::media::assemble_timestamps::{Monotone, Round, Seconds};
 use crate::media::ffi::output;
+use crate::media::late;
 use crate::model::source::{Rational, StreamKind};
 
 /// How far a source is read to find where its streams begin.
@@ -55,7 +56,7 @@ fn read(input: &mut Input) -> Result<Option<Packet>> {
 }
 
 fn open(path: &Path, kept: &[Kept]) -> Result<Input> {
-    let mut input = output::open_input(path, true)?;
+    let mut input = late::open_source(path)?;
     for index in 0..input.nb_streams() as usize {
         if !kept.iter().any(|kept| kept.source == index && kept.how == How::Copied) {
             output::discard(&mut input, index);
@@ -216,6 +217,10 @@ pub struct SourceFeed {
     ended: bool,
     shift: Seconds,
     strict: bool,
+    /// Streams that first appear farther in than they are looked for, in words; `None` where there can be none.
+    late: Option<BTreeMap<usize, String>>,
+    /// Streams that were there at first.
+    known: usize,
 }
 
 impl SourceFeed {
@@ -243,6 +248,8 @@ impl SourceFeed {
             }
         }
         let clocks = Clocks::new(restarts, base_of(&input, video));
+        let late = late::may_begin_late(&input).then(BTreeMap::new);
+        let known = input.nb_streams() as usize;
         Ok(SourceFeed {
             input,
             tracks,
@@ -253,6 +260,8 @@ impl SourceFeed {
             ended: false,
             shift,
             strict,
+            late,
+            known,
         })
     }
 
@@ -261,7 +270,7 @@ impl SourceFeed {
     /// # Errors
     /// Those of reading the disk; a damaged end is an end.
     pub fn packet(&mut self) -> Result<Option<Packet>> {
-        if self.tracks.is_empty() {
+        if self.tracks.is_empty() && self.late.is_none() {
             return Ok(None);
         }
         loop {
@@ -289,6 +298,7 @@ impl SourceFeed {
             self.ended = true;
             return Ok(());
         };
+        self.note_late(&packet);
         if packet.stream() == self.video {
             self.clocks.video_packet(packet.dts(), packet.pts(), packet.duration());
         }
@@ -306,6 +316,18 @@ impl SourceFeed {
             self.held.push_back((at, clock, packet));
         }
         Ok(())
+    }
+
+    /// A stream that was not there when the file was opened is not kept, but told.
+    fn note_late(&mut self, packet: &Packet) {
+        let (Some(late), true) = (&mut self.late, packet.stream() >= self.known) else { return };
+        let Some(stream) = self.input.stream(packet.stream()) else { return };
+        late.entry(packet.stream()).or_insert_with(|| {
+            let facts = output::facts(&stream);
+            let (kind, mib) = (word(kind(&facts)), packet.position().max(0) >> 20);
+            let (number, codec) = (packet.stream(), facts.codec);
+            format!("{kind} stream {number} ({codec}): it begins {mib} MiB into the file, farther than streams are looked for")
+        });
     }
 
     fn timed(&mut self, track: usize, offset: Seconds, mut packet: Packet) -> Packet {
@@ -340,17 +362,15 @@ impl SourceFeed {
         }
     }
 
-    /// Damaged packets that were left out, in words.
+    /// Damaged packets that were left out and streams that begin too late, in words.
     pub fn losses(&self) -> Vec<String> {
-        let damaged = self.tracks.iter().filter(|track| track.refused > 0);
-        damaged
-            .map(|track| {
-                format!(
-                    "stream {} ({}): {} damaged packets were left out",
-                    track.kept.source, track.kept.codec, track.refused
-                )
-            })
-            .collect()
+        let damaged = self.tracks.iter().filter(|track| track.refused > 0).map(|track| {
+            format!(
+                "stream {} ({}): {} damaged packets were left out",
+                track.kept.source, track.kept.codec, track.refused
+            )
+        });
+        damaged.chain(self.late.iter().flat_map(BTreeMap::values).cloned()).collect()
     }
 
     /// What is remembered of a packet while the muxer has it.

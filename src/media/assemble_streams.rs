@@ -8,6 +8,7 @@ use ffmpeg_next::media::Type;
 use crate::media::ffi::log;
 use crate::media::ffi::muxer::{Muxer, VideoTrack};
 use crate::media::ffi::output::{self, StreamFacts};
+use crate::media::late;
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::source::{Rational, SourceInfo, StreamKind};
 
@@ -63,7 +64,8 @@ pub fn kind(facts: &StreamFacts) -> StreamKind {
     }
 }
 
-fn word(kind: StreamKind) -> &'static str {
+/// A kind of stream as people say it.
+pub fn word(kind: StreamKind) -> &'static str {
     match kind {
         StreamKind::Video => "video",
         StreamKind::Audio => "audio",
@@ -97,7 +99,7 @@ pub fn select(input: &Input, info: &SourceInfo, spec: &EncoderSpec, muxer: &str)
         let kind = kind(&facts);
         let decided = match stream.index() == info.video.stream {
             true => Ok(Some(How::Upscaled)),
-            false => decide(&stream, &facts, kind, info, spec, muxer),
+            false => decide(&stream, &facts, kind, info, spec, muxer, late::may_begin_late(input)),
         };
         match decided {
             Ok(Some(how)) => made.kept.push(Kept {
@@ -126,6 +128,7 @@ fn decide(
     info: &SourceInfo,
     spec: &EncoderSpec,
     muxer: &str,
+    container_begins_late: bool,
 ) -> Result<Option<How>, String> {
     let matroska = muxer == "matroska";
     let refused = || format!("{} cannot hold it", container_word(muxer));
@@ -146,8 +149,12 @@ fn decide(
     if facts.codec == "none" && kind != StreamKind::Attachment {
         return Err("FFmpeg does not know its format".into());
     }
-    if kind == StreamKind::Audio && (facts.sample_rate <= 0 || facts.channels <= 0) {
-        return Err("its header is broken".into());
+    if late::lacks(stream) {
+        return Err(match container_begins_late {
+            true => format!("nothing of it comes in the first {} MiB", late::LOOK_BYTES >> 20),
+            false if kind == StreamKind::Audio => "its sample rate or channels are not told".into(),
+            false => "its size is not told".into(),
+        });
     }
     let how = match kind {
         StreamKind::CoverArt if matroska => How::CoverAttachment,

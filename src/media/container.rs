@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::base::fault::Fault;
 use crate::media::assemble_streams::{container_word, select, takes_video};
-use crate::media::ffi::output;
+use crate::media::late;
 use crate::model::encoder::EncoderSpec;
 use crate::model::source::SourceInfo;
 
@@ -33,7 +33,8 @@ pub struct ContainerChoice {
 pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option<&str>) -> Result<ContainerChoice> {
     let wish = wish.map(str::to_ascii_lowercase);
     let wished = wish.as_deref().map(muxer_of).transpose()?;
-    let input = output::open_input(source, true)?;
+    late::check_picture(source, info.video.stream)?;
+    let input = late::open_source(source)?;
     let brand = input.metadata().get("major_brand").map(|brand| brand.trim().to_ascii_lowercase());
     let extension = source.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
     let extension = wish.or(extension);

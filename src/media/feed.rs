@@ -12,6 +12,7 @@ use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::discontinuity::Discontinuity;
 use crate::media::ffi::{input, log, output, picture};
+use crate::media::late;
 use crate::media::stamps::RawStamp;
 
 /// Demuxer errors in a row before the rest of the file counts as lost.
@@ -43,6 +44,8 @@ pub struct Feed {
     threads: u32,
     /// A packet read but not yet sent (the first one after a seek).
     held: Option<Packet>,
+    /// Where the picture may go on in another stream.
+    watch: Option<late::Watch>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +61,8 @@ impl Feed {
     /// Fails with [`Fault::Unsupported`] when there is no decoder or it does not open.
     pub fn new(path: &Path, mut input: Input, stream: usize, threads: u32) -> Result<Feed> {
         let name = escape(path);
-        input::read_only(&mut input, stream);
+        let watch = late::may_begin_late(&input).then(late::Watch::default);
+        input::read_only(&mut input, stream, watch.is_some());
         let may_jump = input::may_jump(&input);
         let (decoder, time_base) = {
             let source = input.stream(stream).with_context(|| format!("{name} has no stream {stream} any more"))?;
@@ -84,6 +88,7 @@ impl Feed {
             encrypted: false,
             threads: threads.max(1),
             held: None,
+            watch,
         })
     }
 
@@ -191,7 +196,11 @@ impl Feed {
     fn read(&mut self) -> Result<Option<Packet>> {
         let mut errors = 0;
         loop {
-            match output::read_packet(&mut self.input) {
+            let read = output::read_packet(&mut self.input);
+            if let (Ok(packet), Some(watch)) = (&read, &mut self.watch) {
+                watch.packet(&self.input, packet, self.stream);
+            }
+            match read {
                 Ok(packet) if packet.stream() != self.stream => errors = 0,
                 Ok(mut packet) => {
                     self.packets += 1;
@@ -204,7 +213,11 @@ impl Feed {
                     }
                     return Ok(Some(packet));
                 }
-                Err(Error::Eof) => return self.read_failed().map(|()| None),
+                Err(Error::Eof) => {
+                    self.read_failed()?;
+                    self.watch.as_ref().map_or(Ok(()), |watch| watch.check(&self.name))?;
+                    return Ok(None);
+                }
                 Err(Error::Other { errno: libc::ENOMEM }) => return Err(out_of_memory(&self.name)),
                 Err(error) => {
                     self.read_failed()?;

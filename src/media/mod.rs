@@ -24,6 +24,7 @@ pub mod feed;
 mod ffi;
 pub mod frame_data;
 pub mod jpeg;
+pub mod late;
 pub mod lossless;
 #[cfg(test)]
 mod output_tests;

@@ -16,6 +16,7 @@ use crate::media::assemble_source::{TimeSum, Written, is_shown};
 use crate::media::assemble_streams::{How, kind};
 use crate::media::assemble_timestamps::{Seconds, last_duration};
 use crate::media::ffi::output;
+use crate::media::late;
 use crate::media::picture;
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::frame::Stamp;
@@ -50,7 +51,7 @@ fn wrong<T>(request: &VerifyRequest<'_>, what: impl AsRef<str>) -> Result<T> {
 pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Result<String> {
     beat()?;
     let mut output = output::open_input(request.output, true)?;
-    let source = output::open_input(request.source, true)?;
+    let source = late::open_source(request.source)?;
     check_streams(request, &source, &output)?;
     check_picture(request, &source, &output)?;
     if output.nb_chapters() != source.nb_chapters() {

@@ -6,20 +6,27 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
-use crate::common::{Root, film, kill_nine, ready, scrap, within};
+use crate::common::{Root, film, ready, scrap, within};
 
 fn queue(root: &Root) -> Vec<String> {
     let text = fs::read_to_string(root.path().join("queue.txt")).unwrap_or_default();
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_string).collect()
 }
 
-fn start(root: &Root) -> Child {
-    root.spawn(&[OsStr::new("daemon"), OsStr::new("--root"), root.path().as_os_str()])
+/// Killed when dropped, as a power cut would.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(root: &Root) -> Daemon {
+        Daemon(root.spawn(&[OsStr::new("daemon"), OsStr::new("--root"), root.path().as_os_str()]))
+    }
 }
 
-fn end(mut daemon: Child) {
-    kill_nine(daemon.id());
-    daemon.wait().unwrap();
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The line of the job that runs is taken out by hand, and the daemon killed after a while.
@@ -27,13 +34,13 @@ fn taken_out_and_killed(slow: &Path, milliseconds: u64) {
     let root = Root::new("threads = 1");
     fs::copy(slow, root.input("a.mkv")).unwrap();
     scrap(&root.input("b.mkv"), 3);
-    let daemon = start(&root);
+    let daemon = Daemon::start(&root);
     let runs = || root.console().contains("a.mkv  batch") && queue(&root).len() == 2;
     assert!(within(60, runs), "no job\n{}", root.console());
     let left: Vec<String> = queue(&root).into_iter().filter(|line| line != "a.mkv").collect();
     fs::write(root.path().join("queue.txt"), left.join("\n") + "\n").unwrap();
     std::thread::sleep(Duration::from_millis(milliseconds));
-    end(daemon);
+    drop(daemon);
     assert_eq!(root.drain(), 0, "{}", root.console());
     let context = || format!("killed after {milliseconds} ms\n{}", root.console());
     assert_eq!(root.ended("a.mkv")["state"], "removed", "{}", context());
@@ -72,7 +79,7 @@ fn an_emptied_queue_comes_back_by_one_command() {
         (out.status.code(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
     };
     assert_eq!(tell(&["pause"]).0, Some(0));
-    let daemon = start(&root);
+    let daemon = Daemon::start(&root);
     assert!(within(60, || queue(&root).len() == 3), "{}", root.console());
     fs::write(root.path().join("queue.txt"), "").unwrap();
     let told = "queue.txt was emptied: its 3 lines count as taken out by hand; `upscaled retry --removed --since 2";
@@ -88,7 +95,7 @@ fn an_emptied_queue_comes_back_by_one_command() {
     let answer: serde_json::Value = serde_json::from_str(&words).unwrap_or_else(|_| panic!("{words}"));
     assert_eq!((code, answer["message"].as_str()), (Some(0), Some("3 jobs that were taken out are queued again")));
     assert_eq!(queue(&root), ["a.mkv", "b.mkv", "c.mkv"]);
-    end(daemon);
+    drop(daemon);
     // Without a daemon too, and with a span; what was done meanwhile is no matter of it.
     assert_eq!(tell(&["queue", "remove", "b.mkv"]).0, Some(0));
     let (code, words) = tell(&["retry", "--removed", "--since", "soon"]);

@@ -67,13 +67,15 @@ fn probe() {
     for line in std::io::stdin().lines() {
         let path = unescape(&line.unwrap()).unwrap();
         let text = std::fs::read(&path).unwrap();
-        add_one(&path, ".probed-");
         if text.starts_with(b"deadly") {
             std::process::abort();
         }
         let opens = text.starts_with(b"film");
         let reason = (!opens).then(|| "this is no film".to_string());
         let no_picture = text.starts_with(b"sound");
+        if no_picture {
+            add_one(&path, ".probed-");
+        }
         println!("{}", serde_json::to_string(&Answer { opens, reason, no_picture }).unwrap());
     }
     std::process::exit(0);

@@ -203,15 +203,16 @@ pub(in crate::media) fn best_video_stream(input: &mut Input) -> Option<usize> {
     usize::try_from(index).ok()
 }
 
-/// Reads only this stream: the packets of all others are dropped by the demuxer.
-pub(in crate::media) fn read_only(input: &mut Input, stream: usize) {
+/// Reads only this stream: the packets of all others are dropped by the demuxer, with `videos` but for those of video.
+pub(in crate::media) fn read_only(input: &mut Input, stream: usize, videos: bool) {
     // SAFETY: `streams` holds `nb_streams` valid pointers.
     unsafe {
         let context = input.as_mut_ptr();
         for index in 0..(*context).nb_streams as usize {
             let other = *(*context).streams.add(index);
-            (*other).discard =
-                if index == stream { ffi::AVDiscard::AVDISCARD_DEFAULT } else { ffi::AVDiscard::AVDISCARD_ALL };
+            let is_video = (*(*other).codecpar).codec_type == ffi::AVMediaType::AVMEDIA_TYPE_VIDEO;
+            let wanted = index == stream || (videos && is_video);
+            (*other).discard = if wanted { ffi::AVDiscard::AVDISCARD_DEFAULT } else { ffi::AVDiscard::AVDISCARD_ALL };
         }
     }
 }

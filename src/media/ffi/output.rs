@@ -11,10 +11,13 @@ use anyhow::{Context as _, Result, anyhow};
 use ffmpeg_next::codec::packet::{Mut as _, Ref as _};
 use ffmpeg_next::ffi::{self, AVCodecID, AVFormatContext, AVPacketSideDataType, AVStream};
 use ffmpeg_next::format::context::Input;
-use ffmpeg_next::{Packet, Stream, frame};
+use ffmpeg_next::{Dictionary, Packet, Stream, frame};
 
 use crate::base::path_text;
 use crate::model::source::{Colour, Rational, Stereo};
+
+/// Microseconds of a file that are looked at for its streams, where its bytes are the limit: ten days.
+const FAR: i64 = 10 * 86_400 * 1_000_000;
 
 /// An FFmpeg error code as an error; those of the operating system stay `std::io::Error`, so
 /// that a full disk is told from a refusal.
@@ -68,11 +71,35 @@ pub(super) fn url(path: &Path) -> Result<CString> {
 /// # Errors
 /// FFmpeg's refusal, naming the file.
 pub fn open_input(path: &Path, look: bool) -> Result<Input> {
+    open_with(path, look, Dictionary::new())
+}
+
+/// The same, with what its first `bytes` tell, however long they last, and all that is announced anew in them. The
+/// packets read meanwhile are kept in memory until they are asked for.
+///
+/// # Errors
+/// FFmpeg's refusal, naming the file.
+pub fn open_far(path: &Path, bytes: u64) -> Result<Input> {
+    let mut options = Dictionary::new();
+    options.set("probesize", &bytes.to_string());
+    options.set("analyzeduration", &FAR.to_string());
+    // Of MPEG-TS: the first announcement of streams is not taken for the last.
+    options.set("scan_all_pmts", "1");
+    open_with(path, true, options)
+}
+
+fn open_with(path: &Path, look: bool, options: Dictionary<'_>) -> Result<Input> {
     let url = url(path)?;
     let mut context: *mut AVFormatContext = ptr::null_mut();
-    // SAFETY: `url` is a C string; on failure FFmpeg frees the context and leaves it null.
-    checked(unsafe { ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), ptr::null_mut()) })
-        .with_context(|| format!("cannot open {}", path_text::escape(path)))?;
+    // SAFETY: `url` is a C string; on failure FFmpeg frees the context and leaves it null. The options are given up to
+    // the call and what it leaves of them is taken back and freed once.
+    let code = unsafe {
+        let mut options = options.disown();
+        let code = ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), &mut options);
+        drop(Dictionary::own(options));
+        code
+    };
+    checked(code).with_context(|| format!("cannot open {}", path_text::escape(path)))?;
     if look {
         // SAFETY: `context` was just opened.
         let code = unsafe { ffi::avformat_find_stream_info(context, ptr::null_mut()) };
@@ -139,6 +166,8 @@ pub struct StreamFacts {
     pub initial_padding: i32,
     /// Bits of one sample where the codec has a fixed number (PCM), else 0.
     pub fixed_bits: i32,
+    /// Width and height of a picture, 0 where unknown.
+    pub size: (i32, i32),
     pub attached_picture: bool,
     pub extradata: Vec<u8>,
 }
@@ -163,6 +192,7 @@ pub fn facts(stream: &Stream<'_>) -> StreamFacts {
             channels: channels(par),
             initial_padding: (*par).initial_padding,
             fixed_bits: ffi::av_get_bits_per_sample(id),
+            size: ((*par).width, (*par).height),
             attached_picture: (*stream.as_ptr()).disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0,
             extradata,
         }

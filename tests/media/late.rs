@@ -1,0 +1,153 @@
+//! Recordings whose streams begin late, or whose picture goes on under another number.
+
+use std::fs;
+
+use crate::common::{Root, describe, ready, streams};
+use crate::kit::{Run, at, ffmpeg, output_of, run, samples};
+
+const PACKET: usize = 188;
+
+/// A part of a transport stream with its own numbers of streams (`0x100` and up), `from` seconds into the recording.
+fn part(root: &Root, name: &str, seconds: &str, from: &str, first: &str, sound: bool) -> Vec<u8> {
+    let picture = format!("testsrc2=s=160x96:r=25:d={seconds}");
+    let tone = format!("sine=440:r=48000:d={seconds}");
+    let mut args = vec!["-f", "lavfi", "-i", &picture];
+    if sound {
+        args.extend(["-f", "lavfi", "-i", &tone, "-c:a", "mp2"]);
+    }
+    args.extend(["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-bf", "0", "-f", "mpegts"]);
+    args.extend(["-mpegts_start_pid", first, "-output_ts_offset", from, name]);
+    ffmpeg(root, &args);
+    fs::read(at(root, name)).unwrap()
+}
+
+fn number(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[1] & 0x1f, packet[2]])
+}
+
+/// Packets that carry nothing, as broadcasters fill up with.
+fn nothing(mib: usize) -> Vec<u8> {
+    let mut packet = vec![0xff; PACKET];
+    packet[..4].copy_from_slice(&[0x47, 0x1f, 0xff, 0x10]);
+    packet.repeat((mib << 20) / PACKET)
+}
+
+fn upscaled(root: &Root, name: &str, bytes: Option<&[u8]>) -> Run {
+    if let Some(bytes) = bytes {
+        fs::write(at(root, name), bytes).unwrap();
+    }
+    run(root, &at(root, name), &at(root, "out.mkv"), &[])
+}
+
+/// The time of the first packet of a stream of the output, in seconds.
+fn begin(root: &Root, stream: &str) -> f64 {
+    let args = ["-select_streams", stream, "-show_entries", "packet=pts_time", "-of", "csv=p=0", "out.mkv"];
+    let text = String::from_utf8(output_of(root, "ffprobe", &args)).unwrap();
+    let times = text.lines().filter_map(|line| line.trim_matches(',').parse::<f64>().ok());
+    times.fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+fn sound_that_begins_late_is_kept() {
+    if !ready("sound_that_begins_late_is_kept") {
+        return;
+    }
+    let root = Root::new("");
+    let picture = ["-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=10"];
+    let sound = ["-itsoffset", "8", "-f", "lavfi", "-i", "sine=500:r=48000:d=2"];
+    for (format, name) in [("mpegts", "late.ts"), ("vob", "late.vob")] {
+        let how = ["-map", "0:v", "-map", "1:a", "-c:v", "mpeg2video", "-q:v", "2", "-c:a", "ac3", "-f", format, name];
+        ffmpeg(&root, &[&picture[..], &sound, &how].concat());
+        let log = upscaled(&root, name, None).done();
+        assert!(!log.contains("not kept"), "{name}: {log}");
+        let sounds = streams(&describe(&at(&root, "out.mkv")), "audio");
+        assert_eq!(sounds.len(), 1, "{name}: {log}");
+        assert_eq!((&sounds[0]["codec_name"], &sounds[0]["sample_rate"]), (&"ac3".into(), &"48000".into()), "{name}");
+        let offset = begin(&root, "a:0") - begin(&root, "v:0");
+        assert!((offset - 8.0).abs() < 0.1, "{name}: the sound begins {offset} s after the picture");
+        let wanted = output_of(
+            &root,
+            "ffmpeg",
+            &["-analyzeduration", "100M", "-probesize", "100M", "-i", name, "-map", "0:a", "-f", "s16le", "-"],
+        );
+        assert!(wanted.len() > 300_000 && samples(&root, "out.mkv", "0:a:0") == wanted, "{name}: other sound");
+        fs::remove_file(at(&root, "out.mkv")).unwrap();
+    }
+}
+
+#[test]
+fn sound_that_is_announced_later_is_kept_or_told() {
+    if !ready("sound_that_is_announced_later_is_kept_or_told") {
+        return;
+    }
+    let root = Root::new("");
+    // The second announcement adds the sound.
+    let (first, second) = (part(&root, "a.ts", "8", "0", "0x100", false), part(&root, "b.ts", "3", "8", "0x100", true));
+    let log = upscaled(&root, "later.ts", Some(&[&first[..], &second].concat())).done();
+    let offset = begin(&root, "a:0") - begin(&root, "v:0");
+    assert!(
+        (offset - 8.0).abs() < 0.1 && !log.contains("not kept"),
+        "the sound begins {offset} s after the picture: {log}"
+    );
+    fs::remove_file(at(&root, "out.mkv")).unwrap();
+
+    // Farther in than is looked.
+    let far = [&first[..], &nothing(66), &second].concat();
+    let log = upscaled(&root, "far.ts", Some(&far)).done();
+    assert!(log.contains("audio stream 1 (mp2): it begins 66 MiB into the file"), "{log}");
+    let info = describe(&at(&root, "out.mkv"));
+    assert_eq!((streams(&info, "video").len(), streams(&info, "audio").len()), (1, 0), "{log}");
+    fs::remove_file(at(&root, "out.mkv")).unwrap();
+
+    // Announced from the first, and never there.
+    let whole = part(&root, "c.ts", "2", "0", "0x100", true);
+    let silent: Vec<u8> = whole.chunks(PACKET).filter(|packet| number(packet) != 0x101).flatten().copied().collect();
+    assert!(silent.len() < whole.len());
+    let log = upscaled(&root, "silent.ts", Some(&silent)).done();
+    assert!(log.contains("nothing of it comes in the first 64 MiB") && !log.contains("broken"), "{log}");
+}
+
+#[test]
+fn a_picture_that_goes_on_under_another_number_fails_with_words() {
+    if !ready("a_picture_that_goes_on_under_another_number_fails_with_words") {
+        return;
+    }
+    let root = Root::new("");
+    let (first, second) = (part(&root, "a.ts", "2", "0", "0x100", true), part(&root, "b.ts", "2", "2", "0x200", true));
+    for (name, between) in [("near.ts", nothing(0)), ("far.ts", nothing(66))] {
+        let failed = upscaled(&root, name, Some(&[&first[..], &between, &second].concat()));
+        assert_ne!(failed.code, 0, "{name}: {}", failed.log);
+        assert!(failed.log.contains("goes on under another number (0x200)"), "{name}: {}", failed.log);
+        assert!(failed.log.contains("cut the file at byte"), "{name}: {}", failed.log);
+        assert!(!at(&root, "out.mkv").exists());
+    }
+    // What the words say helps.
+    let failed = upscaled(&root, "near.ts", None);
+    let byte = failed
+        .log
+        .split("at byte ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|n| n.parse::<usize>().ok());
+    let byte = byte.unwrap_or_else(|| panic!("{}", failed.log));
+    let whole = fs::read(at(&root, "near.ts")).unwrap();
+    for (name, bytes) in [("part1.ts", &whole[..byte]), ("part2.ts", &whole[byte..])] {
+        upscaled(&root, name, Some(bytes)).done();
+        let frames = output_of(
+            &root,
+            "ffprobe",
+            &[
+                "-count_packets",
+                "-select_streams",
+                "v:0",
+                "-show_entries",
+                "stream=nb_read_packets",
+                "-of",
+                "csv=p=0",
+                "out.mkv",
+            ],
+        );
+        assert_eq!(String::from_utf8_lossy(&frames).trim().trim_matches(','), "50", "{name}");
+        fs::remove_file(at(&root, "out.mkv")).unwrap();
+    }
+}
