@@ -69,7 +69,7 @@ impl Decoder {
     pub fn open(path: &Path, info: &SourceInfo, options: DecodeOptions) -> Result<Decoder> {
         let video = &info.video;
         let name = escape(path);
-        let input = feed::open_input(path)?;
+        let input = feed::open_with(path, video.stream)?;
         let (start, ticks, watch) = {
             let stream = input.stream(video.stream).with_context(|| format!("{name} has lost its video stream"))?;
             let start = stream.start_time();

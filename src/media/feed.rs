@@ -267,8 +267,24 @@ pub fn check_size(name: &str, picture: &frame::Video) -> Result<()> {
 
 /// Opens a file for reading, with the reason in words when it is no media file.
 pub fn open_input(path: &Path) -> Result<Input> {
+    in_words(path, input::open(path))
+}
+
+/// The same, with all streams that begin in the first 64 MiB of the file.
+pub(in crate::media) fn open_far(path: &Path) -> Result<Input> {
+    in_words(path, input::open_far(path, late::LOOK_BYTES))
+}
+
+/// The same, so far that this stream is there.
+pub(in crate::media) fn open_with(path: &Path, stream: usize) -> Result<Input> {
+    let input = open_input(path)?;
+    let late = stream >= input.nb_streams() as usize && late::may_begin_late(&input);
+    if late { open_far(path) } else { Ok(input) }
+}
+
+fn in_words(path: &Path, opened: Result<Input, Error>) -> Result<Input> {
     let name = escape(path);
-    input::open(path).map_err(|error| {
+    opened.map_err(|error| {
         let complaint = log::take_complaint();
         let why = if complaint.is_empty() { error.to_string() } else { complaint };
         match error {

@@ -12,7 +12,7 @@ use crate::base::path_text::escape;
 use crate::media::feed::{self, Feed};
 use crate::media::ffi::{input, log, picture};
 use crate::media::frame_data::FirstFrames;
-use crate::media::{convert, seek, side_data, still, streams};
+use crate::media::{convert, late, seek, side_data, still, streams};
 use crate::model::source::{Colour, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
 
 /// Greatest width and height of a frame, in pixels.
@@ -59,7 +59,12 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
         let words = format!("{name} has {mib} MiB of codec headers and attachments; at most {most} are read");
         return Err(Fault::Unsupported.because(words));
     }
-    let Some(stream) = streams::choose_video(&mut input) else {
+    let mut stream = streams::choose_video(&mut input);
+    if stream.is_none() && late::may_begin_late(&input) {
+        input = feed::open_far(path)?;
+        stream = streams::choose_video(&mut input);
+    }
+    let Some(stream) = stream else {
         return Err(Fault::BadInput.because(format!("{name} has no video stream")));
     };
     let facts = examine(&mut input, stream, &name)?;
@@ -132,7 +137,11 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
 
 /// Whether a file is one of sound or subtitles: it opens, and there is no picture in it but a cover.
 pub fn has_no_picture(path: &Path) -> bool {
-    let Ok(input) = feed::open_input(path) else { return false };
+    let input = feed::open_input(path).and_then(|input| match late::may_begin_late(&input) {
+        true => feed::open_far(path),
+        false => Ok(input),
+    });
+    let Ok(input) = input else { return false };
     let list = streams::list(&input);
     let only = |stream: &StreamInfo| {
         matches!(stream.kind, StreamKind::Audio | StreamKind::Subtitle | StreamKind::Attachment | StreamKind::CoverArt)

@@ -50,7 +50,7 @@ fn wrong<T>(request: &VerifyRequest<'_>, what: impl AsRef<str>) -> Result<T> {
 /// [`Fault::Mismatch`] with the first thing that differs.
 pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Result<String> {
     beat()?;
-    let mut output = output::open_input(request.output, true)?;
+    let mut output = open_output(request)?;
     let source = late::open_source(request.source)?;
     check_streams(request, &source, &output)?;
     check_picture(request, &source, &output)?;
@@ -104,6 +104,13 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
         }
     }
     Ok(sentence(request, packets))
+}
+
+/// Opens the output so far that its picture is known, where that begins late.
+fn open_output(request: &VerifyRequest<'_>) -> Result<Input> {
+    let near = output::open_input(request.output, true)?;
+    let known = near.stream(request.report.video).is_none_or(|video| output::facts(&video).format >= 0);
+    if known { Ok(near) } else { output::open_far(request.output, late::LOOK_BYTES) }
 }
 
 fn counted(number: u64, noun: &str) -> String {

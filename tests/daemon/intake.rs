@@ -80,7 +80,7 @@ fn files_that_are_no_films_are_left_alone() {
     let sine = ["-f", "lavfi", "-i", "sine=440:d=1"];
     make(&root.input("sound.mkv"), &[&sine[..], &["-c:a", "ac3"]].concat());
     make(&root.input("sound.ogg"), &[&sine[..], &["-c:a", "flac"]].concat());
-    let cover = ["-f", "lavfi", "-i", "testsrc2=s=64x48", "-frames:v", "1", "-map", "0", "-map", "1", "-c:v", "png"];
+    let cover = ["-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.04:r=25", "-map", "0", "-map", "1", "-c:v", "png"];
     let attached = ["-disposition:v:0", "attached_pic", "-c:a", "aac"];
     make(&root.input("cover.mp4"), &[&sine[..], &cover, &attached].concat());
     assert_eq!(describe(&root.input("cover.mp4"))["streams"].as_array().map(Vec::len), Some(2));

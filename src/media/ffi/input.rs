@@ -94,6 +94,15 @@ fn allowed_demuxers() -> String {
 /// Whatever its name, it is only ever a file: no protocol, playlist, pattern or device.
 /// `Error::Exit` when [`OPEN_LIMIT`] passed, `EINVAL` for a refused kind of file.
 pub(in crate::media) fn open(path: &Path) -> Result<Input, Error> {
+    open_with(path, None)
+}
+
+/// The same, with what its first `bytes` tell of its streams, however long they last.
+pub(in crate::media) fn open_far(path: &Path, bytes: u64) -> Result<Input, Error> {
+    open_with(path, Some(bytes))
+}
+
+fn open_with(path: &Path, far: Option<u64>) -> Result<Input, Error> {
     super::log::route();
     let _ = super::log::take_complaint();
     let mut url = b"file:".to_vec();
@@ -109,6 +118,9 @@ pub(in crate::media) fn open(path: &Path) -> Result<Input, Error> {
     options.set("protocol_whitelist", "file");
     options.set("format_whitelist", &allowed_demuxers());
     options.set("max_streams", &STREAMS_MAX.to_string());
+    if let Some(bytes) = far {
+        super::output::look_far(&mut options, bytes);
+    }
 
     // SAFETY: the context is allocated here and owned by exactly one place at a time: by
     // avformat_open_input until it succeeds (it frees the context when it fails), then by `Input`,

@@ -81,11 +81,16 @@ pub fn open_input(path: &Path, look: bool) -> Result<Input> {
 /// FFmpeg's refusal, naming the file.
 pub fn open_far(path: &Path, bytes: u64) -> Result<Input> {
     let mut options = Dictionary::new();
+    look_far(&mut options, bytes);
+    open_with(path, true, options)
+}
+
+/// Sets the options of [`open_far`].
+pub(super) fn look_far(options: &mut Dictionary<'_>, bytes: u64) {
     options.set("probesize", &bytes.to_string());
     options.set("analyzeduration", &FAR.to_string());
     // Of MPEG-TS: the first announcement of streams is not taken for the last.
     options.set("scan_all_pmts", "1");
-    open_with(path, true, options)
 }
 
 fn open_with(path: &Path, look: bool, options: Dictionary<'_>) -> Result<Input> {
@@ -166,6 +171,8 @@ pub struct StreamFacts {
     pub initial_padding: i32,
     /// Bits of one sample where the codec has a fixed number (PCM), else 0.
     pub fixed_bits: i32,
+    /// FFmpeg's number of the pixel or sample format; negative where unknown.
+    pub format: i32,
     /// Width and height of a picture, 0 where unknown.
     pub size: (i32, i32),
     pub attached_picture: bool,
@@ -192,6 +199,7 @@ pub fn facts(stream: &Stream<'_>) -> StreamFacts {
             channels: channels(par),
             initial_padding: (*par).initial_padding,
             fixed_bits: ffi::av_get_bits_per_sample(id),
+            format: (*par).format,
             size: ((*par).width, (*par).height),
             attached_picture: (*stream.as_ptr()).disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0,
             extradata,
