@@ -248,10 +248,12 @@ impl Unfinished {
     }
 
     fn covers(&self, found: &Found) -> bool {
-        let stem = found.relative.file_stem().unwrap_or_default().as_bytes();
-        let holds_a_place = || self.writing.iter().any(|name| name.as_bytes().starts_with(stem));
-        self.in_pieces.contains(found.relative.file_name().unwrap_or_default())
-            || (found.stamp.size == 0 && holds_a_place())
+        let name = found.relative.file_name().unwrap_or_default();
+        let stem = found.relative.file_stem().unwrap_or_default();
+        let goes_on = |begin: &OsStr| self.writing.iter().any(|name| name.as_bytes().starts_with(begin.as_bytes()));
+        self.in_pieces.contains(name)
+            || (found.stamp.size == 0 && goes_on(stem))
+            || file_kind::whole_of_format(stem).is_some_and(goes_on)
     }
 }
 
@@ -342,6 +344,9 @@ mod tests {
             "e.mkv~",
             "Extras/a.mkv",
             "b/x.sample.mkv",
+            "f/Show.f137.mp4",
+            "f/Show.f251.webm.part",
+            "g/Show.f137.mp4",
             "VIDEO_TS/VTS_01_1.VOB",
             "VIDEO_TS/VTS_01_0.IFO",
         ];
@@ -353,10 +358,13 @@ mod tests {
         let mut rules = rules(input);
         rules.ignore = Patterns::new(&["extras", "*.sample.*"]).unwrap();
         let found = scan(&rules).unwrap();
-        assert_eq!(names(&found), ["VIDEO_TS/VTS_01_1.VOB", "b/c/film.mkv", "e.mkv"].map(PathBuf::from));
+        assert_eq!(
+            names(&found),
+            ["VIDEO_TS/VTS_01_1.VOB", "b/c/film.mkv", "e.mkv", "g/Show.f137.mp4"].map(PathBuf::from)
+        );
         let mut noted: Vec<_> = found.notes.iter().map(|(path, _)| path.to_str().unwrap()).collect();
         noted.sort_unstable();
-        assert_eq!(noted, ["b/film.mkv", "d.mkv"]);
+        assert_eq!(noted, ["b/film.mkv", "d.mkv", "f/Show.f137.mp4"]);
         assert!(found.complete);
         fs::remove_file(input.join("b/film.mkv.aria2")).unwrap();
         assert!(names(&scan(&rules).unwrap()).contains(&PathBuf::from("b/film.mkv")));

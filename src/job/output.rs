@@ -149,6 +149,8 @@ impl Output<'_> {
                 made.inspect_err(|_| drop(std::fs::remove_file(target)))
             })
             .with_context(|| format!("assembling {}", escape(target)))?;
+        // Those that are only seen when the source is read to its end; the others have been told.
+        report.losses.iter().for_each(|loss| self.reporter.remark(loss));
         self.reporter.enter(Phase::Verifying, "");
         failpoint::hit("verify")?;
         let spec = &specs[clips.last().map_or(0, |c| c.spec)];

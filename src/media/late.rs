@@ -20,6 +20,10 @@ const PACKETS_MAX: u64 = 1_000_000;
 const PARAMETERS_BYTES: u64 = 4 << 20;
 /// A picture that goes on for less than this, in seconds, is a rest that recorders leave at an end.
 const REST: f64 = 1.0;
+/// The same where more may come of the picture that seems to have ended.
+const LONG_REST: f64 = 10.0;
+/// So much is read of the end of a file.
+const TAIL_BYTES: u64 = 16 << 20;
 
 /// Whether streams of this kind of file may begin anywhere, announced or not.
 pub(in crate::media) fn may_begin_late(input: &Input) -> bool {
@@ -63,14 +67,8 @@ pub(in crate::media) fn lacks(stream: &Stream<'_>) -> bool {
 fn needed(mut input: Input, known: &[(String, bool)]) -> Option<u64> {
     let mut found = vec![false; known.len()];
     let mut needed = None;
-    let mut packet = Packet::empty();
-    let mut packets = 0;
-    while packets < PACKETS_MAX && packet.read(&mut input).is_ok() {
-        packets += 1;
+    read(&mut input, LOOK_BYTES, |_, packet| {
         let at = u64::try_from(packet.position()).unwrap_or(0);
-        if at >= LOOK_BYTES {
-            break;
-        }
         let index = packet.stream();
         if index >= found.len() {
             found.resize(index + 1, false);
@@ -79,7 +77,7 @@ fn needed(mut input: Input, known: &[(String, bool)]) -> Option<u64> {
         if is_wanted && !std::mem::replace(&mut found[index], true) {
             needed = needed.max(Some((at + PARAMETERS_BYTES).min(LOOK_BYTES)));
         }
-    }
+    });
     needed
 }
 
@@ -139,8 +137,12 @@ impl Watch {
     /// Fails when another video stream begins behind the last packet of this one, or ends before its first one, and is
     /// more than a rest.
     pub(in crate::media) fn check(&self, name: &str) -> Result<()> {
+        self.check_within(name, REST)
+    }
+
+    fn check_within(&self, name: &str, rest: f64) -> Result<()> {
         let Some((begin, end)) = self.at else { return Ok(()) };
-        let mut others = self.others.iter().filter(|other| other.seconds >= REST);
+        let mut others = self.others.iter().filter(|other| other.seconds >= rest);
         let Some(other) = others.find(|other| other.at > end || other.last < begin) else { return Ok(()) };
         let (number, behind) = (other.number, other.at > end);
         let (what, cut) = match behind {
@@ -156,21 +158,49 @@ impl Watch {
     }
 }
 
-/// Fails when the picture of a source ends within the first 64 MiB and goes on in another stream.
+/// Fails when the picture of a source is seen to go on in another stream: in the first 64 MiB, or at the end of the file.
+/// What lies between is seen when it is decoded.
+///
+/// # Errors
+/// [`Fault::Unsupported`] with the number of the other stream.
 pub fn check_picture(path: &Path, stream: usize) -> Result<()> {
     let mut input = output::open_input(path, true)?;
     if !may_begin_late(&input) {
         return Ok(());
     }
-    let mut watch = Watch::default();
-    let mut packet = Packet::empty();
-    let mut packets = 0;
-    while packets < PACKETS_MAX && packet.read(&mut input).is_ok() {
-        packets += 1;
-        if u64::try_from(packet.position()).unwrap_or(0) >= LOOK_BYTES {
-            break;
-        }
-        watch.packet(&input, &packet, stream);
+    let mut first = Watch::default();
+    if read(&mut input, LOOK_BYTES, |input, packet| first.packet(input, packet, stream)) {
+        return first.check(&escape(path));
     }
-    watch.check(&escape(path))
+    first.check_within(&escape(path), LONG_REST)?;
+    let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
+    let mut last = Watch::default();
+    if output::seek_bytes(&mut input, size.saturating_sub(TAIL_BYTES).max(LOOK_BYTES)).is_ok() {
+        read(&mut input, u64::MAX, |input, packet| last.packet(input, packet, stream));
+    }
+    let new = |other: &&Other| other.seconds >= REST && first.others.iter().all(|known| known.stream != other.stream);
+    match last.others.iter().find(new) {
+        Some(other) if last.at.is_none() => Err(Fault::Unsupported.because(format!(
+            "the picture of {} ends under another number ({:#x}) than it begins with, and what comes there would be lost: \
+             cut the file where that changes and upscale both parts",
+            escape(path),
+            other.number
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Reads packets up to a place in the file; whether that was the end.
+fn read(input: &mut Input, until: u64, mut each: impl FnMut(&Input, &Packet)) -> bool {
+    let mut packet = Packet::empty();
+    for _ in 0..PACKETS_MAX {
+        if packet.read(input).is_err() {
+            return true;
+        }
+        if u64::try_from(packet.position()).unwrap_or(0) >= until {
+            return false;
+        }
+        each(input, &packet);
+    }
+    false
 }

@@ -106,6 +106,14 @@ pub fn in_pieces(name: &OsStr) -> Option<&OsStr> {
     (!whole.is_empty()).then(|| OsStr::from_bytes(whole))
 }
 
+/// The name that yt-dlp makes whole of pictures and sound, given the stem of one of them: `Show` of `Show.f137`.
+pub fn whole_of_format(stem: &OsStr) -> Option<&OsStr> {
+    let at = stem.as_bytes().iter().rposition(|byte| *byte == b'.')?;
+    let format = stem.as_bytes()[at + 1..].strip_prefix(b"f")?;
+    let numbered = format.first().is_some_and(u8::is_ascii_digit) && format.len() <= 16;
+    (at > 0 && numbered).then(|| OsStr::from_bytes(&stem.as_bytes()[..at]))
+}
+
 /// Whether the name is that of a subtitle, a note, a playlist, sound, an archive or the like.
 pub fn is_sidecar(name: &OsStr) -> bool {
     let extension = Path::new(name).extension().unwrap_or_default().as_bytes();
@@ -212,6 +220,9 @@ mod tests {
     fn pieces_and_folders() {
         assert_eq!(in_pieces(OsStr::new("a.mkv.aria2")), Some(OsStr::new("a.mkv")));
         assert_eq!(in_pieces(OsStr::new("a.MKV.ARIA2")), Some(OsStr::new("a.MKV")));
+        assert_eq!(whole_of_format(OsStr::new("A.b.f137")), Some(OsStr::new("A.b")));
+        assert_eq!(whole_of_format(OsStr::new("A.b.f251-drc")), Some(OsStr::new("A.b")));
+        assert!(["A.fx", "A", ".f1", "A.f", "A.137"].iter().all(|stem| whole_of_format(OsStr::new(stem)).is_none()));
         assert_eq!((in_pieces(OsStr::new("a.mkv")), in_pieces(OsStr::new(".aria2"))), (None, None));
         for name in [
             "@eaDir",

@@ -56,7 +56,23 @@ fn sound_that_begins_late_is_kept() {
     let picture = ["-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=10"];
     let sound = ["-itsoffset", "8", "-f", "lavfi", "-i", "sine=500:r=48000:d=2"];
     for (format, name) in [("mpegts", "late.ts"), ("vob", "late.vob")] {
-        let how = ["-map", "0:v", "-map", "1:a", "-c:v", "mpeg2video", "-q:v", "2", "-c:a", "ac3", "-f", format, name];
+        let how = [
+            "-map",
+            "0:v",
+            "-map",
+            "1:a",
+            "-c:v",
+            "mpeg2video",
+            "-q:v",
+            "2",
+            "-c:a",
+            "ac3",
+            "-vsync",
+            "passthrough",
+            "-f",
+            format,
+            name,
+        ];
         ffmpeg(&root, &[&picture[..], &sound, &how].concat());
         let log = upscaled(&root, name, None).done();
         assert!(!log.contains("not kept"), "{name}: {log}");
@@ -119,11 +135,18 @@ fn a_picture_that_goes_on_under_another_number_fails_with_words() {
     }
     let root = Root::new("");
     let (first, second) = (part(&root, "a.ts", "2", "0", "0x100", true), part(&root, "b.ts", "2", "2", "0x200", true));
-    for (name, between) in [("near.ts", nothing(0)), ("far.ts", nothing(66))] {
-        let failed = upscaled(&root, name, Some(&[&first[..], &between, &second].concat()));
+    // In the first 64 MiB, behind them at the end of the file, and in its middle.
+    let near = [&first[..], &second].concat();
+    let far = [&first[..], &nothing(66), &second].concat();
+    let middle = [&far[..], &nothing(17), &second, &nothing(17)].concat();
+    for (name, bytes, words) in [
+        ("near.ts", &near, "goes on under another number (0x200) after 2.0 s"),
+        ("far.ts", &far, "ends under another number (0x200)"),
+        ("middle.ts", &middle, "goes on under another number (0x200) after 2.0 s"),
+    ] {
+        let failed = upscaled(&root, name, Some(bytes));
         assert_ne!(failed.code, 0, "{name}: {}", failed.log);
-        assert!(failed.log.contains("goes on under another number (0x200)"), "{name}: {}", failed.log);
-        assert!(failed.log.contains("cut the file at byte"), "{name}: {}", failed.log);
+        assert!(failed.log.contains(words) && failed.log.contains("cut the file"), "{name}: {}", failed.log);
         assert!(!at(&root, "out.mkv").exists());
     }
     // What the words say helps.
@@ -166,7 +189,23 @@ fn a_picture_that_begins_late_is_found() {
     let sound = ["-f", "lavfi", "-i", "sine=500:r=48000:d=14"];
     let picture = ["-itsoffset", "12", "-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=2"];
     for (format, name) in [("mpegts", "late.ts"), ("vob", "late.vob")] {
-        let how = ["-map", "0:a", "-map", "1:v", "-c:v", "mpeg2video", "-q:v", "2", "-c:a", "ac3", "-f", format, name];
+        let how = [
+            "-map",
+            "0:a",
+            "-map",
+            "1:v",
+            "-c:v",
+            "mpeg2video",
+            "-q:v",
+            "2",
+            "-c:a",
+            "ac3",
+            "-vsync",
+            "passthrough",
+            "-f",
+            format,
+            name,
+        ];
         ffmpeg(&root, &[&sound[..], &picture, &how].concat());
         let log = upscaled(&root, name, None).done();
         let offset = begin(&root, "v:0") - begin(&root, "a:0");

@@ -118,6 +118,16 @@ fn open_with(path: &Path, look: bool, options: Dictionary<'_>) -> Result<Input> 
     Ok(unsafe { Input::wrap(context) })
 }
 
+/// Goes to a place in the file.
+///
+/// # Errors
+/// FFmpeg's refusal.
+pub fn seek_bytes(input: &mut Input, at: u64) -> Result<()> {
+    let at = i64::try_from(at)?;
+    // SAFETY: an open context; the stream is any.
+    checked(unsafe { ffi::av_seek_frame(input.as_mut_ptr(), -1, at, ffi::AVSEEK_FLAG_BYTE) }).map(drop)
+}
+
 /// Whether timestamps of this kind of file begin anywhere and may jump (MPEG-TS, PS, Ogg).
 pub fn arbitrary_origin(input: &Input) -> bool {
     // SAFETY: an open input has its format set.
