@@ -191,7 +191,12 @@ impl Walk<'_> {
 
     fn enter(&mut self, relative: PathBuf, meta: &Metadata, above: &mut Vec<(u64, u64)>) {
         let id = identity(meta);
-        if self.excluded.contains(&id) || file_kind::is_foreign_folder(relative.file_name().unwrap_or_default()) {
+        let name = relative.file_name().unwrap_or_default();
+        if self.excluded.contains(&id) || file_kind::is_system_folder(name) {
+            return;
+        }
+        if file_kind::is_unfinished_folder(name) {
+            self.note(relative, "a folder of a download that is not done");
             return;
         }
         if above.contains(&id) {
@@ -364,7 +369,7 @@ mod tests {
         );
         let mut noted: Vec<_> = found.notes.iter().map(|(path, _)| path.to_str().unwrap()).collect();
         noted.sort_unstable();
-        assert_eq!(noted, ["b/film.mkv", "d.mkv", "f/Show.f137.mp4"]);
+        assert_eq!(noted, ["b/film.mkv", "c.mkv.download", "d.mkv", "f/Show.f137.mp4"]);
         assert!(found.complete);
         fs::remove_file(input.join("b/film.mkv.aria2")).unwrap();
         assert!(names(&scan(&rules).unwrap()).contains(&PathBuf::from("b/film.mkv")));

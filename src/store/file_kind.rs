@@ -87,6 +87,9 @@ const SYSTEM_FOLDERS: [&str; 20] = [
     "thevolumesettingsfolder",
     "__macosx",
 ];
+/// Endings of names of folders that hold a download.
+const UNFINISHED_FOLDERS: [&str; 9] =
+    [".part", ".partial", ".download", ".downloading", ".incomplete", ".unfinished", ".!ut", ".!qb", ".bc!"];
 /// Begins of names of folders that are being unpacked.
 const UNPACKING: &str = "_unpack_";
 
@@ -130,13 +133,16 @@ fn is_volume(extension: &[u8]) -> bool {
     matches!(extension, [kind, a, b] if b"rszRSZ".contains(kind) && a.is_ascii_digit() && b.is_ascii_digit())
 }
 
-/// Whether the folder is kept by a file server or a system, or holds what is not whole yet.
-pub fn is_foreign_folder(name: &OsStr) -> bool {
+/// Whether the folder is kept by a file server or a system.
+pub fn is_system_folder(name: &OsStr) -> bool {
     let lower = lower(name);
-    let is_download = UNFINISHED.iter().any(|end| *end != "~" && *end != ".tmp" && lower.ends_with(end.as_bytes()));
     SYSTEM_FOLDERS.iter().any(|known| lower == known.as_bytes())
-        || lower.starts_with(UNPACKING.as_bytes())
-        || is_download
+}
+
+/// Whether the folder holds what is being downloaded or unpacked.
+pub fn is_unfinished_folder(name: &OsStr) -> bool {
+    let lower = lower(name);
+    lower.starts_with(UNPACKING.as_bytes()) || UNFINISHED_FOLDERS.iter().any(|end| lower.ends_with(end.as_bytes()))
 }
 
 fn lower(name: &OsStr) -> Vec<u8> {
@@ -234,10 +240,10 @@ mod tests {
             "a.mkv.download",
             "__MACOSX",
         ] {
-            assert!(is_foreign_folder(OsStr::new(name)), "{name}");
+            assert!(is_system_folder(OsStr::new(name)) || is_unfinished_folder(OsStr::new(name)), "{name}");
         }
         for name in ["films", "download", "recycle", "VIDEO_TS", "a.tmp", "extras~", "@home"] {
-            assert!(!is_foreign_folder(OsStr::new(name)), "{name}");
+            assert!(!is_system_folder(OsStr::new(name)) && !is_unfinished_folder(OsStr::new(name)), "{name}");
         }
     }
 }
