@@ -192,11 +192,8 @@ pub fn check_picture(path: &Path, stream: usize) -> Result<()> {
 
 /// Reads packets up to a place in the file; whether that was the end.
 fn read(input: &mut Input, until: u64, mut each: impl FnMut(&Input, &Packet)) -> bool {
-    let mut packet = Packet::empty();
     for _ in 0..PACKETS_MAX {
-        if packet.read(input).is_err() {
-            return true;
-        }
+        let Ok(packet) = output::read_packet(input) else { return true };
         if u64::try_from(packet.position()).unwrap_or(0) >= until {
             return false;
         }
