@@ -27,7 +27,7 @@ fn number(packet: &[u8]) -> u16 {
 
 /// Packets that carry nothing, as broadcasters fill up with.
 fn nothing(mib: usize) -> Vec<u8> {
-    let mut packet = vec![0xff; PACKET];
+    let mut packet = [0xff; PACKET];
     packet[..4].copy_from_slice(&[0x47, 0x1f, 0xff, 0x10]);
     packet.repeat((mib << 20) / PACKET)
 }
