@@ -12,3 +12,7 @@ mod kit;
 mod origin;
 #[path = "control/settings.rs"]
 mod settings;
+#[path = "common/crowds.rs"]
+mod crowds;
+#[path = "control/stalls.rs"]
+mod stalls;

@@ -24,3 +24,7 @@ mod several;
 mod store;
 #[path = "service/uploads.rs"]
 mod uploads;
+#[path = "common/crowds.rs"]
+mod crowds;
+#[path = "service/stalls.rs"]
+mod stalls;

@@ -33,7 +33,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper", &["http"]),
     ("hyper_util", &["http"]),
     ("futures_util", &["http"]),
-    ("tokio_io_timeout", &["http"]),
+    ("socket2", &["http"]),
     ("subtle", &["http"]),
     ("hmac", &["http"]),
     ("ureq", &["http"]),

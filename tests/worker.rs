@@ -10,6 +10,8 @@ mod common;
 mod crowd;
 #[path = "worker/diffusion.rs"]
 mod diffusion;
+#[path = "worker/dying.rs"]
+mod dying;
 #[path = "worker/film.rs"]
 mod film;
 #[path = "worker/formats.rs"]
@@ -20,3 +22,7 @@ mod kit;
 mod manifests;
 #[path = "worker/refusals.rs"]
 mod refusals;
+#[path = "common/crowds.rs"]
+mod crowds;
+#[path = "worker/stalls.rs"]
+mod stalls;

@@ -157,6 +157,9 @@ pub struct DaemonView {
     pub paused_jobs: usize,
     #[serde(default)]
     pub waiting: usize,
+    /// Requests of the video service that keep a place while they do not run: they go on after a failure.
+    #[serde(default)]
+    pub kept: usize,
     /// Jobs that ended since it began.
     #[serde(default)]
     pub done: u64,

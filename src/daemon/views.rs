@@ -15,6 +15,7 @@ use crate::base::path_text::{escape, unescape};
 use crate::config::chosen::Chosen;
 use crate::model::status::{State, Status};
 use crate::store::history::{Ending, Entry};
+use crate::store::requests::key_of;
 
 /// Jobs that have ended are shown up to so many, the latest first.
 const ENDED_SHOWN: usize = 50;
@@ -62,6 +63,10 @@ fn daemon(service: &Service, paused: &HashSet<PathBuf>) -> DaemonView {
         let waits = matches!(memory.standing, Standing::Waiting { .. } | Standing::Missing);
         waits && lineup.contains(job) && !paused.contains(*job) && !is_running(job)
     };
+    let keeps = |(job, memory): &(&PathBuf, &Memory)| {
+        let keeps = matches!(memory.standing, Standing::Backoff { .. }) && key_of(job).is_some();
+        keeps && lineup.contains(job) && !paused.contains(*job) && !is_running(job)
+    };
     DaemonView {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -71,6 +76,7 @@ fn daemon(service: &Service, paused: &HashSet<PathBuf>) -> DaemonView {
         queued: lineup.jobs().len(),
         paused_jobs: paused.iter().filter(|job| lineup.contains(job) && !is_running(job)).count(),
         waiting: memory.iter().filter(waits).count(),
+        kept: memory.iter().filter(keeps).count(),
         done: service.summary.done,
         failed: service.summary.failed,
         frames: service.summary.frames,

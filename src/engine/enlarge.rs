@@ -9,7 +9,7 @@ use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::engine::ladder::Ladder;
 use crate::engine::pieces::Line;
-use crate::engine::pool::Pool;
+use crate::engine::pool::{AfterPanic, Died, Pool};
 use crate::engine::worker::{Counts, Job, Worker};
 use crate::model::engine::{EnginePin, Share};
 use crate::model::frame::Frame;
@@ -19,6 +19,8 @@ use crate::tile::grid::Grid;
 
 /// Depth of the picture between two passes and of still pictures: finer than any output.
 pub const FINE_DEPTH: u8 = 16;
+/// A thread that panicked again and again is opened so many times in a row.
+const REOPEN_MAX: u32 = 3;
 
 /// What a network sees of a picture, shared by the threads.
 #[derive(Clone)]
@@ -60,8 +62,17 @@ impl Engine {
     /// step down in memory, and a rung lower on the ladder. The pixels are the same: the threads inside a session are
     /// those of the pin.
     pub fn open_for(pin: &EnginePin, share: Share) -> Result<Engine> {
+        Engine::open_with(pin, share, AfterPanic::End)
+    }
+
+    /// The same for a process that outlives its failures.
+    pub fn open_lasting(pin: &EnginePin) -> Result<Engine> {
+        Engine::open_with(pin, Share::WHOLE, AfterPanic::Reopen(REOPEN_MAX))
+    }
+
+    fn open_with(pin: &EnginePin, share: Share, after: AfterPanic) -> Result<Engine> {
         if !pin.is_tiled() {
-            let pool = Pool::start(pin.threads as usize, || Ok(Worker::default()))?;
+            let pool = Pool::start(pin.threads as usize, after, || Ok(Worker::default()))?;
             return Ok(Engine { pin: pin.clone(), share, pool, ladder: None, line: Arc::default() });
         }
         let model = Arc::new(ModelFile::open_pinned(pin)?);
@@ -78,7 +89,7 @@ impl Engine {
             Worker::open(&model, &own, &shared)
         };
         let sessions = (pin.sessions / share.together.max(1)).checked_shr(2 * share.lean).unwrap_or(0);
-        let pool = Pool::start(sessions as usize, open)?;
+        let pool = Pool::start(sessions as usize, after, open)?;
         Ok(Engine { pin: pin.clone(), share, pool, ladder: Some(ladder), line: Arc::default() })
     }
 
@@ -93,6 +104,16 @@ impl Engine {
     /// Words for people about a device that ran out of memory, once.
     pub fn take_words(&self) -> Option<String> {
         self.ladder.as_ref()?.take_words()
+    }
+
+    /// Whether any of its threads is left.
+    pub fn is_alive(&self) -> bool {
+        self.pool.is_alive()
+    }
+
+    /// Whether any of them can take work at this moment.
+    pub fn is_open(&self) -> bool {
+        self.pool.is_open()
     }
 
     /// The threads, for work beside the network's.
@@ -273,7 +294,7 @@ impl Pass {
         for (band, samples) in self.bands.iter_mut().enumerate() {
             if samples.len() != self.job.band_bytes(band) {
                 samples.resize(self.job.band_bytes(band), 0);
-                total = total.and(Err(Fault::Internal.because("a thread of the engine died")));
+                total = total.and(Err(Died("a thread of the engine died").into()));
             }
         }
         total

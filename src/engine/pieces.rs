@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Result;
 use crossbeam_channel::{Sender, unbounded};
 
-use crate::base::fault::Fault;
-use crate::engine::pool::Pool;
+use crate::engine::pool::{Died, Pool};
 use crate::engine::worker::{Job, Worker};
 use crate::pixel::sample;
 use crate::tile::grid::{Grid, Tile};
@@ -110,7 +109,7 @@ impl Line {
         }
         match failed {
             Some(error) => Err(error),
-            None if made < columns * rows => Err(Fault::Internal.because("a thread of the engine died")),
+            None if made < columns * rows => Err(Died("a thread of the engine died").into()),
             None => Ok(()),
         }
     }

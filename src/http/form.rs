@@ -5,20 +5,26 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
 use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::http::bodies::Bodies;
 use crate::http::error::{ApiError, Problem};
 use crate::http::limits::Limits;
 use crate::http::taker::{OnDisk, Taker, Writing};
 
 /// Seconds after which a client whose upload found no room may try again.
 const FULL_RETRY: Duration = Duration::from_secs(5);
+
+/// So long, and so often, an upload that found no room looks for that of slower ones.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+const ROOM_LOOK: Duration = Duration::from_millis(5);
 
 /// Fields of plain text that are kept, and bytes of each; more of one is dropped.
 const TEXTS_MAX: usize = 16;
@@ -35,6 +41,18 @@ struct Share {
 }
 
 impl Share {
+    /// The same, and where there is no room, the slowest bodies go for it.
+    async fn take_from(&mut self, bodies: Option<&Bodies>, bytes: u64, most: u64) -> bool {
+        let end = Instant::now() + ROOM_WAIT;
+        while !self.take(bytes, most) {
+            if Instant::now() >= end || !bodies.is_some_and(Bodies::make_room) {
+                return false;
+            }
+            sleep(ROOM_LOOK).await;
+        }
+        true
+    }
+
     /// Takes more; `false` where that passes `most` over all shares.
     fn take(&mut self, bytes: u64, most: u64) -> bool {
         let fits = |all: u64| all.checked_add(bytes).filter(|all| *all <= most);
@@ -65,24 +83,11 @@ pub struct Form<F = File> {
     _share: Share,
 }
 
-/// How an upload gets on.
-struct Pace<'a> {
-    start: Instant,
-    received: u64,
-    limits: &'a Limits,
-}
-
-impl Pace<'_> {
-    /// Waits for the next piece, but not for ever.
-    async fn next<T>(&self, piece: impl Future<Output = T>) -> Result<T, ApiError> {
-        let late = || ApiError::new(StatusCode::REQUEST_TIMEOUT, "The upload was too slow");
-        let spent = self.start.elapsed();
-        if spent > self.limits.time_for(self.received) {
-            return Err(late());
-        }
-        let left = self.limits.upload_time.saturating_sub(spent);
-        tokio::time::timeout(self.limits.stall.min(left), piece).await.map_err(|_| late())
-    }
+/// Waits for the next piece of an upload, but not beyond its time. How its client gets on is seen to by
+/// [`crate::http::bodies`].
+async fn before<T>(end: Instant, piece: impl Future<Output = T>) -> Result<T, ApiError> {
+    let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "The upload took too long");
+    timeout_at(end, piece).await.map_err(late)
 }
 
 impl Uploads {
@@ -90,7 +95,7 @@ impl Uploads {
     ///
     /// # Errors
     /// 422 where the body is no form or has no such file, 400 where it is malformed, 413 beyond
-    /// the limits, 408 where it comes too slowly, 429 where too many uploads are at hand.
+    /// the limits, 408 where it takes too long, 429 where too many uploads are at hand.
     pub async fn read(
         &self,
         request: Request,
@@ -137,13 +142,14 @@ impl Uploads {
         if length.is_some_and(|length| length > limits.form_bytes + limits.drain_bytes) {
             return Err(too_large(limits.form_bytes));
         }
+        let bodies = request.extensions().get::<Arc<Bodies>>().cloned();
         let Ok(mut parts) = Multipart::from_request(request, &()).await else { return Err(missing(field)) };
         let share = Share { all: self.0.clone(), bytes: 0 };
         let mut reading = Reading { files: Vec::new(), share, refused, refused_bytes: 0 };
         let mut texts = Vec::new();
-        let mut pace = Pace { start: Instant::now(), received: 0, limits };
+        let (end, mut received) = (Instant::now() + limits.upload_time, 0);
         loop {
-            let part = pace.next(parts.next_field()).await?.map_err(|e| malformed(&e, limits))?;
+            let part = before(end, parts.next_field()).await?.map_err(|e| malformed(&e, limits))?;
             let Some(mut part) = part else { break };
             let wanted = part.name() == Some(field) && (many || reading.files.is_empty());
             let name = part.file_name().filter(|name| wanted && !name.is_empty()).map(str::to_owned);
@@ -157,10 +163,10 @@ impl Uploads {
                 .map(|name| begin().map(|taker| (name, taker)))
                 .transpose()?;
             let mut words = Vec::new();
-            while let Some(piece) = pace.next(part.chunk()).await?.map_err(|e| malformed(&e, limits))? {
-                pace.received += piece.len() as u64;
+            while let Some(piece) = before(end, part.chunk()).await?.map_err(|e| malformed(&e, limits))? {
+                received += piece.len() as u64;
                 let taken = file.as_ref().map(|(_, taker)| taker.taken());
-                if !reading.counts(&piece, taken, pace.received, limits)? {
+                if !reading.counts(&piece, taken, received, limits, bodies.as_deref()).await? {
                     file = None;
                     continue;
                 }
@@ -198,7 +204,14 @@ impl<T> Reading<T> {
     }
 
     /// Counts a piece, of a file of which so much is `taken`, or of another field; whether it is to be kept.
-    fn counts(&mut self, piece: &[u8], taken: Option<u64>, received: u64, limits: &Limits) -> Result<bool, ApiError> {
+    async fn counts(
+        &mut self,
+        piece: &[u8],
+        taken: Option<u64>,
+        received: u64,
+        limits: &Limits,
+        bodies: Option<&Bodies>,
+    ) -> Result<bool, ApiError> {
         let length = piece.len() as u64;
         if self.refused.is_some() {
             self.refused_bytes += length;
@@ -209,7 +222,7 @@ impl<T> Reading<T> {
             self.refuse(too_large(limits.form_bytes));
         } else if taken.is_some_and(|taken| taken + length > limits.file_bytes) {
             self.refuse(too_large(limits.file_bytes));
-        } else if taken.is_some() && !self.share.take(length, limits.uploads_bytes) {
+        } else if taken.is_some() && !self.share.take_from(bodies, length, limits.uploads_bytes).await {
             let words = "Too many uploads at the moment; try again later";
             self.refuse(ApiError::later(StatusCode::TOO_MANY_REQUESTS, words, FULL_RETRY));
         }
@@ -255,7 +268,6 @@ mod tests {
             drain_bytes: 1000,
             files: 2,
             uploads_bytes: 20,
-            stall: Duration::from_millis(50),
             ..Limits::default()
         }
     }
@@ -317,7 +329,10 @@ mod tests {
         assert!(read(&uploads, full(), false).is_ok());
         let begun = stream::iter([Ok::<_, std::io::Error>(part("file", Some("a"), "12"))]);
         let hanging = Body::from_stream(begun.chain(stream::pending()));
-        assert_eq!(names(read(&uploads, hanging, false)), Err(408));
+        let brief = Limits { upload_time: Duration::from_millis(50), ..small() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let late = runtime.block_on(uploads.read(request(hanging), "file", false, &brief)).err().unwrap();
+        assert_eq!(late.status().as_u16(), 408);
         assert_eq!(uploads.0.load(Ordering::SeqCst), 0);
     }
 

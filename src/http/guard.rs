@@ -17,7 +17,7 @@ use crate::http::error::ApiError;
 /// Fewest bytes of a token.
 const TOKEN_MIN: usize = 16;
 /// What asks for no token: this path, and links, whose names are secrets themselves.
-const HEALTH: &str = "/health";
+pub const HEALTH: &str = "/health";
 const LINKS: &str = "/files/";
 
 /// The cookie of a browser that has told the token once.

@@ -2,23 +2,28 @@
 
 use std::time::Duration;
 
+use crate::http::pace::Least;
+
 const MIB: u64 = 1 << 20;
 
 /// The limits of one listener.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at a time; further ones wait to be accepted.
+    /// Connections at a time; for a further one that goes whose client has longest done nothing.
     pub connections: usize,
+    /// Listeners of this process, which share its file descriptors out.
+    pub listeners: usize,
     /// For a request's header, and for the next request of a connection.
     pub header_time: Duration,
     /// Bytes of a request's header.
     pub header_bytes: usize,
-    /// A body, or an answer's reader, may stand still for so long.
-    pub stall: Duration,
-    /// Bodies and answers may be as slow as they like for so long; then `rate` is asked for.
-    pub grace: Duration,
-    /// Bytes a second that a body or answer must move on average.
-    pub rate: u64,
+    /// Bodies that are read at a time; for a further one the slowest goes.
+    pub bodies: usize,
+    /// What is asked of bodies, and of those who read answers.
+    pub body: Least,
+    pub answer: Least,
+    /// Bytes of answers in memory that are not read yet, over all connections.
+    pub answers_bytes: u64,
     /// For a whole upload, however it gets on.
     pub upload_time: Duration,
     /// Bytes of one uploaded file, and of all files of a request.
@@ -36,13 +41,16 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        let (stall, grace) = (Duration::from_secs(20), Duration::from_secs(30));
         Limits {
-            connections: 256,
+            connections: 4096,
+            listeners: 3,
             header_time: Duration::from_secs(30),
             header_bytes: 64 << 10,
-            stall: Duration::from_secs(20),
-            grace: Duration::from_secs(30),
-            rate: 16 << 10,
+            bodies: 512,
+            body: Least { stall, grace, rate: 16 << 10 },
+            answer: Least { stall, grace, rate: 4 << 10 },
+            answers_bytes: 256 * MIB,
             upload_time: Duration::from_secs(86_400),
             file_bytes: 256 * MIB,
             form_bytes: 512 * MIB,
@@ -54,8 +62,9 @@ impl Default for Limits {
     }
 }
 
-/// Share of the memory that uploads may take.
+/// Shares of the memory that uploads may take, and answers.
 const UPLOADS_SHARE: u64 = 8;
+const ANSWERS_SHARE: u64 = 16;
 
 impl Limits {
     /// The limits on a machine with so many bytes of memory.
@@ -64,11 +73,7 @@ impl Limits {
         limits.uploads_bytes = limits.uploads_bytes.min(memory / UPLOADS_SHARE);
         limits.form_bytes = limits.form_bytes.min(limits.uploads_bytes);
         limits.file_bytes = limits.file_bytes.min(limits.form_bytes);
+        limits.answers_bytes = limits.answers_bytes.min(memory / ANSWERS_SHARE);
         limits
-    }
-
-    /// The time within which so many bytes must have moved.
-    pub fn time_for(&self, bytes: u64) -> Duration {
-        self.grace + Duration::from_secs(bytes / self.rate.max(1))
     }
 }

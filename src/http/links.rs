@@ -14,7 +14,6 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::base::fault::Fault;
 use crate::http::error::ApiError;
-use crate::http::limits::Limits;
 use crate::http::reply::{self, Source};
 
 /// Random bytes of a name.
@@ -71,13 +70,12 @@ pub struct Links {
     links: Mutex<VecDeque<Link>>,
     life: Duration,
     bytes_max: u64,
-    limits: Limits,
 }
 
 impl Links {
     /// Links that live so long, and so many bytes of them at most: the oldest make room.
-    pub fn new(life: Duration, bytes_max: u64, limits: Limits) -> Links {
-        Links { links: Mutex::default(), life, bytes_max, limits }
+    pub fn new(life: Duration, bytes_max: u64) -> Links {
+        Links { links: Mutex::default(), life, bytes_max }
     }
 
     /// Adds a part of a spool; answers its path, `/files/<secret>/<name>`. `name` is plain: no
@@ -143,8 +141,8 @@ pub async fn get(
     let Some(link) = links.find(&secret) else {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "There is no such file, or its time is over"));
     };
-    let (source, tag) = (Source::File(link.file, link.at), format!("\"{secret}\""));
-    let mut response = reply::ranged(&headers, source, link.length, link.kind, &tag, &links.limits);
+    let (source, tag) = (Source(link.file, link.at), format!("\"{secret}\""));
+    let mut response = reply::ranged(&headers, source, link.length, link.kind, &tag);
     let ascii: String = link.name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' }).collect();
     if let Ok(value) = HeaderValue::from_str(&format!("inline; filename=\"{ascii}\"")) {
         response.headers_mut().insert(CONTENT_DISPOSITION, value);
@@ -157,7 +155,7 @@ mod tests {
     use super::*;
 
     fn links(life: Duration, bytes: u64) -> Links {
-        Links::new(life, bytes, Limits::default())
+        Links::new(life, bytes)
     }
 
     fn secret_of(path: &str) -> String {

@@ -3,8 +3,11 @@
 //! Every listener is a [`server::Listener`] with a router of its own behind [`guard::Guard`];
 //! a resource is one file. Nothing here computes: pictures go to `pipeline`, jobs to `daemon`.
 
+pub mod bodies;
 pub mod client;
+pub mod connection;
 pub mod control;
+pub mod descriptors;
 pub mod error;
 pub mod fetch;
 pub mod form;
@@ -15,9 +18,11 @@ pub mod limits;
 pub mod links;
 pub mod notices;
 pub mod openapi;
+pub mod pace;
 pub mod query;
 pub mod reply;
 pub mod router;
+pub mod seats;
 pub mod server;
 pub mod shared;
 pub mod shown;

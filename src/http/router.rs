@@ -11,6 +11,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::http::bodies::{self, Bodies};
 use crate::http::error::ApiError;
 use crate::http::guard::{self, Guard};
 use crate::http::limits::Limits;
@@ -26,6 +27,7 @@ pub fn guarded(resources: Router, guard: Guard, limits: &Limits) -> Router {
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "Not Found") })
         .method_not_allowed_fallback(|| async { ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
         .layer(DefaultBodyLimit::max(usize::try_from(body).unwrap_or(usize::MAX)))
+        .layer(middleware::from_fn_with_state(Bodies::new(limits.bodies, limits.body), bodies::pass))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::pass))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(sealed))

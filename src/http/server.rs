@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::sync::Semaphore;
-use tokio_io_timeout::TimeoutStream;
+use tokio::time::Instant;
 
 use crate::base::fault::Fault;
 use crate::http::limits::Limits;
+use crate::http::seats::Seats;
+use crate::http::{connection, descriptors};
 
-/// Rest after an accept that failed (out of file descriptors, mostly).
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+/// Rest after an accept that failed (out of file descriptors, mostly), and how often that is told.
+const ACCEPT_REST: Duration = Duration::from_millis(20);
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// A bound address, not yet served.
 pub struct Listener {
@@ -41,6 +42,8 @@ impl Listener {
             _ => Fault::Config.because(format!("{address} cannot be bound ({error}); correct {flags}")),
         })?;
         listener.set_nonblocking(true)?;
+        // Said once more, since the library's own number is small.
+        socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let address = listener.local_addr()?;
         Ok(Listener { listener, address })
     }
@@ -49,41 +52,37 @@ impl Listener {
     /// at most [`Limits::end_time`]. Whether all of it did.
     pub async fn serve(self, app: Router, limits: &Limits, stop: impl Future<Output = ()>) -> Result<bool> {
         let listener = tokio::net::TcpListener::from_std(self.listener).context("taking over the listener")?;
-        let places = Arc::new(Semaphore::new(limits.connections));
+        let seats = Seats::new(descriptors::room(limits.connections, limits.listeners), limits);
         let graceful = GracefulShutdown::new();
+        let limits = Arc::new(limits.clone());
+        let mut told: Option<Instant> = None;
         let mut stop = pin!(stop);
         loop {
-            let next = async {
-                let place = places.clone().acquire_owned().await;
-                (place, listener.accept().await)
-            };
-            let (place, accepted) = tokio::select! {
-                next = next => next,
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
                 () = &mut stop => break,
+            };
+            let mut tell = |words: &str| {
+                if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+                    tracing::warn!("{words}");
+                    told = Some(Instant::now());
+                }
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!("a connection could not be accepted: {error}");
+                    tell(&format!("a connection could not be accepted: {error}"));
+                    seats.end_worst();
                     tokio::time::sleep(ACCEPT_REST).await;
                     continue;
                 }
             };
-            let _ = stream.set_nodelay(true);
-            let mut stream = TimeoutStream::new(stream);
-            stream.set_write_timeout(Some(limits.stall));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits.header_time)
-                .max_buf_size(limits.header_bytes)
-                .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(app.clone()));
-            let connection = graceful.watch(connection);
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!("a connection ended: {error}");
-                }
-                drop(place);
-            });
+            let Some(seat) = seats.enter() else {
+                tell("a connection was closed: as many as there may be are at work");
+                continue;
+            };
+            let (app, limits, watcher) = (app.clone(), limits.clone(), graceful.watcher());
+            tokio::spawn(async move { connection::serve(stream, seat, app, &limits, watcher).await });
         }
         drop(listener);
         Ok(tokio::time::timeout(limits.end_time, graceful.shutdown()).await.is_ok())

@@ -10,7 +10,7 @@ use crate::base::jail::{Denied, Folder, Jail};
 use crate::base::path_text::{escape, unescape};
 use crate::config::settings::JobSettings;
 use crate::engine::cascade;
-use crate::engine::pool::Pool;
+use crate::engine::pool::{AfterPanic, Pool};
 use crate::engine::worker::Worker;
 use crate::media::still::{self, Opened, Still, StillKind};
 use crate::model::engine::{EnginePin, FRAMES, Precision, Provider};
@@ -138,7 +138,7 @@ pub struct FrameWriter {
 
 impl FrameWriter {
     pub fn new(folder: Folder, shape: FrameShape, threads: u32) -> Result<FrameWriter> {
-        let pool = Pool::start(threads as usize, || Ok(Worker::default()))?;
+        let pool = Pool::start(threads as usize, AfterPanic::End, || Ok(Worker::default()))?;
         Ok(FrameWriter { folder, shape, rgb: RgbSource::new(shape), pool })
     }
 

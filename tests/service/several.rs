@@ -88,6 +88,40 @@ fn two_at_once_come_to_the_same_as_one_after_the_other() {
 }
 
 #[test]
+fn a_worker_that_is_kept_for_a_request_is_not_ready() {
+    if !ready("a_worker_that_is_kept_for_a_request_is_not_ready") {
+        return;
+    }
+    let plans = tempfile::tempdir().unwrap();
+    std::fs::write(plans.path().join("rules"), "job/decode=abort:2").unwrap();
+    let variable = format!("@{}", plans.path().display());
+    let root = Root::new(&format!("{SETTINGS}[vidaio]\nworkers = 2\n"));
+    let service = Service::start_with(root, &[], &[("UPSCALED_FAILPOINTS", &variable)]);
+    let origin = Origin::start(clip_bytes("64x48", 12));
+    let workers = |listener: &str| service.get(&format!("{listener}/health")).json()["workers_ready"].clone();
+    assert_eq!(workers(&service.original), 2);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| service.upscale_video(&origin.url("/clip"), "SD2HD"));
+        for attempt in [2, 3] {
+            let failed = format!("attempt {attempt} of");
+            assert!(within(60, || service.root.console().contains(&failed)), "{}", service.root.console());
+            let mut looks = 0;
+            while service.begun() < attempt {
+                let told = [workers(&service.original), workers(&service.current)];
+                if service.begun() < attempt {
+                    assert_eq!(told, [json!(1), json!(1)], "before attempt {attempt}");
+                    looks += 1;
+                }
+            }
+            assert!(looks > 1, "no look between two attempts");
+        }
+        let answer = asked.join().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    });
+    assert_eq!(workers(&service.original), 2);
+}
+
+#[test]
 fn the_best_number_of_workers_is_measured() {
     if !ready("the_best_number_of_workers_is_measured") {
         return;

@@ -50,6 +50,11 @@ impl Server {
 
     /// The same in a folder with something in it.
     pub fn launch_in(flags: &[&str], prepare: impl FnOnce(&Path)) -> Server {
+        Server::launch_with(flags, &[], prepare)
+    }
+
+    /// The same with more variables.
+    pub fn launch_with(flags: &[&str], variables: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Server {
         let root = Root::new("");
         prepare(root.path());
         let port = free_port();
@@ -59,7 +64,7 @@ impl Server {
         let console = std::fs::File::create(root.path().join("console.txt")).expect("a file for its words");
         let temporary = root.path().join("tmp");
         std::fs::create_dir(&temporary).expect("a folder");
-        command.env("TMPDIR", temporary).stdout(console.try_clone().expect("a handle")).stderr(console);
+        command.env("TMPDIR", temporary).envs(variables.iter().copied()).stdout(console.try_clone().expect("a handle")).stderr(console);
         let child = command.spawn().expect("the program starts");
         Server { root, port, child }
     }
@@ -109,6 +114,12 @@ impl Server {
     /// POST of one picture to `/upscale`.
     pub fn upscale(&self, query: &str, picture: &[u8]) -> Answer {
         self.post(&format!("/upscale{query}"), &[Part::file("file", "a.png", picture)])
+    }
+
+    /// The same, where the worker may end meanwhile.
+    pub fn try_upscale(&self, picture: &[u8]) -> Option<Answer> {
+        let body = form(&[Part::file("file", "a.png", picture)]);
+        self.try_ask("POST", "/upscale", &[("Content-Type", &form_type())], &body)
     }
 
     pub fn signal(&self, name: &str) {

@@ -31,6 +31,7 @@ use crate::http::router;
 use crate::http::server::Listener;
 use crate::http::shown::Shown;
 use crate::store::paths::Layout;
+use crate::work::memory;
 use downloads::Downloads;
 
 /// Bytes of a request's body.
@@ -100,7 +101,7 @@ pub fn front(listener: Listener, guard: Guard, layout: Layout, settings: &Servic
     let settings = settings.clone();
     Box::new(move |asked| {
         Box::pin(async move {
-            let limits = Limits::default();
+            let limits = Limits::within(memory::whole());
             let control = Control::new(asked, guard.clone(), layout, &settings);
             let control = control.and_then(|control| control.downloads.take_up().map(|()| control));
             let control = match control {

@@ -34,8 +34,10 @@ pub async fn health(State(worker): State<Arc<Worker>>) -> Response {
         "processing_status": worker.manifests.word(),
         "workers": engines.count(),
     });
-    if let (Some(parts), Some(fields)) = (engines.parts(), body.as_object_mut()) {
-        fields.insert("parts".into(), parts);
+    let lost = engines.lost();
+    if let Some(fields) = body.as_object_mut() {
+        fields.extend(engines.parts().map(|parts| ("parts".to_owned(), parts)));
+        fields.extend((lost > 0).then(|| ("workers_lost".to_owned(), lost.into())));
     }
     Json(body).into_response()
 }

@@ -40,7 +40,7 @@ pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result
     let results = stream::iter(files.into_iter().map(|file| picture::enlarge(&worker, file, wish))).buffered(at_once);
     let results = std::pin::pin!(results.zip(stream::iter(names)));
     match format {
-        Format::Zip => zip(&worker, results).await,
+        Format::Zip => zip(results).await,
         Format::Json => listed(&worker, results, host.as_deref()).await,
     }
 }
@@ -65,7 +65,7 @@ fn format(asked: &Asked, headers: &HeaderMap, usual: Format) -> Result<Format, A
 
 type Results<'a> = std::pin::Pin<&'a mut (dyn stream::Stream<Item = (Result<Enlarged, ApiError>, String)> + Send + 'a)>;
 
-async fn zip(worker: &Worker, mut results: Results<'_>) -> Result<Response<Body>, ApiError> {
+async fn zip(mut results: Results<'_>) -> Result<Response<Body>, ApiError> {
     let mut archive = Archive::new().map_err(|error| ApiError::kept(&error))?;
     let mut names = Names::default();
     let (mut failed, mut lessened) = (Vec::new(), Vec::new());
@@ -91,7 +91,7 @@ async fn zip(worker: &Worker, mut results: Results<'_>) -> Result<Response<Body>
         }
     }
     let (file, length) = archive.finish().map_err(|error| ApiError::kept(&error))?;
-    let mut response = reply::of(Source::File(file, 0), length, "application/zip", &worker.limits);
+    let mut response = reply::of(Source(file, 0), length, "application/zip");
     let headers = response.headers_mut();
     headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"upscaled.zip\""));
     headers.insert(HeaderName::from_static("x-total"), HeaderValue::from(total));

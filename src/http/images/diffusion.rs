@@ -14,6 +14,7 @@ use crate::config::settings::{JobSettings, RunSettings};
 use crate::config::target::Target as Size;
 use crate::engine::diffusion::field::Field;
 use crate::engine::diffusion::upscaler::{Options, Setup, Upscaler};
+use crate::engine::pool::Died;
 use crate::engine::provider::Target;
 use crate::engine::tune;
 use crate::http::images::request::Wish;
@@ -37,6 +38,8 @@ pub struct Diffusion {
     tasks: Sender<Task>,
     /// Of each engine.
     loaded: Vec<Arc<Mutex<Loaded>>>,
+    /// Held by each engine's thread.
+    alive: Weak<()>,
     target: Target,
     label: String,
     model: String,
@@ -70,6 +73,7 @@ impl Diffusion {
         let setup = Setup { threads, ..still_diffusion::setup(settings, run) };
         let (tasks, queue) = unbounded();
         let (mut loaded, mut about) = (Vec::new(), None);
+        let alive = Arc::new(());
         for n in 0..count {
             let mut model = Upscaler::open(folder, &setup)?;
             model.load()?;
@@ -80,15 +84,26 @@ impl Diffusion {
             loaded.push(state.clone());
             let queue = queue.clone();
             let thread = std::thread::Builder::new().name(format!("diffusion-{n}"));
-            thread.spawn(move || serve(&mut model, &queue, &state)).context("starting an engine's thread")?;
+            let held = alive.clone();
+            let run = move || {
+                serve(&mut model, &queue, &state);
+                drop(held);
+            };
+            thread.spawn(run).context("starting an engine's thread")?;
         }
         let (target, label) = about.ok_or_else(|| Fault::Internal.because("a worker without engines"))?;
         let model = library::title(&settings.model);
-        Ok(Diffusion { tasks, loaded, target, label, model, settings: settings.clone() })
+        Ok(Diffusion { tasks, loaded, alive: Arc::downgrade(&alive), target, label, model, settings: settings.clone() })
     }
 
+    /// Engines that are left.
     pub fn count(&self) -> usize {
-        self.loaded.len()
+        self.alive.strong_count()
+    }
+
+    /// Engines whose thread has died.
+    pub fn lost(&self) -> usize {
+        self.loaded.len() - self.count()
     }
 
     pub fn model(&self) -> String {
@@ -134,7 +149,7 @@ impl Diffusion {
         let to = (picture.width * scale, picture.height * scale);
         let (answer, made) = bounded(1);
         let field = still_diffusion::field(&picture)?;
-        let gone = || Fault::Internal.because("the diffusion model's thread has died");
+        let gone = || Died("the diffusion model's thread has died");
         let asked = Asked { options: *options, asker: asker.clone(), answer };
         self.tasks.send(Task { picture: field, asked }).map_err(|_| gone())?;
         let made = made.recv().map_err(|_| gone())??;

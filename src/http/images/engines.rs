@@ -9,6 +9,7 @@ use crate::base::fault::Fault;
 use crate::base::processors;
 use crate::config::settings::{JobSettings, RunSettings};
 use crate::engine::diffusion::upscaler;
+use crate::engine::pool::Died;
 use crate::engine::provider::Target;
 use crate::http::images::diffusion::{self, Diffusion};
 use crate::http::images::networks::Networks;
@@ -69,6 +70,24 @@ impl Engines {
             Engines::Networks(networks) => networks.count(),
             Engines::Diffusion(diffusion) => diffusion.count(),
         }
+    }
+
+    /// Engines that have died and get no pictures any more.
+    pub fn lost(&self) -> usize {
+        match self {
+            Engines::Networks(networks) => networks.lost(),
+            Engines::Diffusion(diffusion) => diffusion.lost(),
+        }
+    }
+
+    /// Why no picture can be made any more, if so.
+    pub fn over(&self) -> Option<anyhow::Error> {
+        let over = match self {
+            Engines::Networks(networks) => networks.is_over(),
+            Engines::Diffusion(diffusion) => diffusion.count() == 0,
+        };
+        let words = || format!("all engines of the model {} have died; the log says why", self.model());
+        over.then(|| Fault::Device.because(words()))
     }
 
     /// The model's name for people.
@@ -174,6 +193,11 @@ impl Engines {
             _ => Err(Fault::Internal.because("a picture was sent another model's way")),
         }
     }
+}
+
+/// Whether an error of [`Engines::enlarge`] is about a thread that died, so that another one may do it.
+pub fn is_death(error: &anyhow::Error) -> bool {
+    Died::is_cause_of(error)
 }
 
 /// Whether an error of [`Engines::way`] is about the picture's size, and not the program's own.

@@ -61,6 +61,12 @@ impl Fitted {
     /// `every` has else to do.
     pub fn stations(&self, size: Size, every: &Arc<Stations>) -> Option<Arc<Stations>> {
         let mut state = lock(&self.state);
+        if state.fitted.as_ref().is_some_and(|(_, stations)| !stations.is_alive()) {
+            // Those that serve every size are left, and will do.
+            let over = state.fitted.take().map(|(size, _)| size);
+            state.asked.retain(|asked| Some(asked.size) != over);
+            state.asked.extend(over.map(|size| Asked { size, saved: 0.0, given_up: true }));
+        }
         if let Some((_, stations)) = state.fitted.as_ref().filter(|(fitted, _)| *fitted == size) {
             let stations = stations.clone();
             // A rare size is not to drive out the common one.

@@ -48,7 +48,7 @@ const LINK_LIFE: Duration = Duration::from_secs(3600);
 const LINK_BYTES: u64 = 2 << 30;
 /// Bytes of a request that names a manifest.
 const MANIFEST_REQUEST_BYTES: usize = 64 << 10;
-/// How often the word to stop is looked for.
+/// How often the word to stop is looked for, and whether there are engines left.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often what was done is told, and old links are forgotten.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -137,13 +137,13 @@ pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
     let listener = Listener::bind(&options.host, options.port, "--host and --port")?;
     let guard = Guard::new(listener.address, options.token.as_deref(), options.insecure)?;
     let shared = Shared::new(&options.shared)?;
-    let limits = Limits::within(memory::whole());
+    let limits = Limits { listeners: 1, ..Limits::within(memory::whole()) };
     let slots = engines::pictures_at_once(&options.settings.model, options.workers);
     let worker = Arc::new(Worker {
         engines: OnceLock::new(),
         queue: Queue::new(slots, options.waiting, budget::engine_bytes(&options.run)),
         uploads: Uploads::default(),
-        links: Arc::new(Links::new(LINK_LIFE, LINK_BYTES, limits.clone())),
+        links: Arc::new(Links::new(LINK_LIFE, LINK_BYTES)),
         manifests: Manifests::new(shared),
         limits,
         defaults: options.defaults,
@@ -218,13 +218,17 @@ async fn load(worker: Arc<Worker>, open: Open, address: std::net::SocketAddr, fa
         Ok(engines) => {
             let (words, seconds) = (engines.words(), start.elapsed().as_secs_f64());
             tracing::info!("ready on http://{address}: {words}, loaded in {seconds:.1} s");
-            let _ = worker.engines.set(Arc::new(engines));
+            let engines = worker.engines.get_or_init(|| Arc::new(engines));
             let mut systemd = Systemd::new();
             systemd.ready();
             systemd.status(&words);
-            // Kept to the end: its being dropped would read as a failure.
-            std::future::pending::<()>().await;
-            drop(fail);
+            let error = loop {
+                tokio::time::sleep(LOOK).await;
+                if let Some(error) = engines.over() {
+                    break error;
+                }
+            };
+            drop(fail.send(error));
         }
         Err(error) => drop(fail.send(error)),
     }

@@ -10,6 +10,7 @@ use crate::config::settings::JobSettings;
 use crate::config::target::Target;
 use crate::engine::cut::Cut;
 use crate::engine::enlarge::Engine;
+use crate::engine::pool::Died;
 use crate::engine::{cascade, tune};
 use crate::http::images::fitted::Fitted;
 use crate::job::frame_memory;
@@ -67,8 +68,19 @@ impl Networks {
         self.every.pin()
     }
 
+    /// Engines that are left.
     pub fn count(&self) -> usize {
-        self.every.stations.len()
+        self.every.alive().count()
+    }
+
+    /// Engines whose threads have all died.
+    pub fn lost(&self) -> usize {
+        self.every.stations.len() - self.count()
+    }
+
+    /// Whether pictures of some kind find no engine any more.
+    pub fn is_over(&self) -> bool {
+        [Some(&self.every), self.deep.as_ref()].into_iter().flatten().any(|stations| !stations.is_alive())
     }
 
     /// The model's name for people.
@@ -130,7 +142,7 @@ struct Station {
 impl Stations {
     /// Opens `count` engines.
     pub fn open(pin: &EnginePin, count: u32) -> Result<Stations> {
-        let open = |_| Ok(Station { engine: Engine::open(pin)?, busy: AtomicUsize::new(0) });
+        let open = |_| Ok(Station { engine: Engine::open_lasting(pin)?, busy: AtomicUsize::new(0) });
         Ok(Stations { pin: pin.clone(), stations: (0..count.max(1)).map(open).collect::<Result<_>>()? })
     }
 
@@ -143,9 +155,18 @@ impl Stations {
         &self.stations[0].engine
     }
 
+    fn alive(&self) -> impl Iterator<Item = &Station> {
+        self.stations.iter().filter(|station| station.engine.is_alive())
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.alive().next().is_some()
+    }
+
     fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Pixels> {
-        let least = self.stations.iter().min_by_key(|station| station.busy.load(Ordering::SeqCst));
-        let station = least.unwrap_or(&self.stations[0]);
+        // One that opens its threads again takes pictures only where no other does.
+        let load = |station: &&Station| (!station.engine.is_open(), station.busy.load(Ordering::SeqCst));
+        let station = self.alive().min_by_key(load).ok_or(Died("all engines have died"))?;
         let _visit = Visit::begin(&station.busy);
         let enlarged = still::enlarge(&station.engine, pin, picture, &|| {});
         // The ladder has told it to the log; nobody else is to be told.
@@ -238,5 +259,34 @@ mod tests {
         }
         assert_eq!(engines.fitted.size(), Some((150, 70)));
         assert!(enlarge(150, 70, 8, 2) == before);
+    }
+
+    #[test]
+    fn an_engine_whose_threads_have_died_gets_no_pictures() {
+        if !runtime_is_here() {
+            return;
+        }
+        let settings = JobSettings { autotune: false, threads: 2, ..Default::default() };
+        let engines = Networks::open(&settings, 2).unwrap();
+        let pin = engines.pin_for((40, 30), 8, 2).unwrap();
+        let enlarge = || engines.enlarge(&pin, picture(40, 30, 8)).map(|made| made.encode().unwrap().0);
+        let good = enlarge().unwrap();
+        let kill = |station: &Station| {
+            while station.engine.is_alive() {
+                let _ = station.engine.pool().submit(Box::new(|_| panic!("planned")));
+                std::thread::yield_now();
+            }
+        };
+        // One death costs the pictures of that thread alone
+        let [first, second] = [0, 1].map(|n| &engines.every.stations[n]);
+        first.engine.pool().submit(Box::new(|_| panic!("planned"))).unwrap();
+        assert!((0..4).all(|_| enlarge().unwrap() == good));
+        assert_eq!((engines.count(), engines.lost(), engines.is_over()), (2, 0, false));
+        kill(first);
+        assert!((0..4).all(|_| enlarge().unwrap() == good), "the dead engine, which has least to do, gets pictures");
+        assert_eq!((engines.count(), engines.lost(), engines.is_over()), (1, 1, false));
+        kill(second);
+        assert!(Died::is_cause_of(&enlarge().err().unwrap()));
+        assert_eq!((engines.count(), engines.lost(), engines.is_over()), (0, 2, true));
     }
 }

@@ -7,13 +7,16 @@ use std::time::Instant;
 use anyhow::Result;
 use axum::http::StatusCode;
 
-use crate::base::fault::Fault;
+use crate::base::fault::{Fault, one_line};
 use crate::http::error::ApiError;
 use crate::http::form::File;
 use crate::http::images::Worker;
 use crate::http::images::engines::{self, Engines, Way};
 use crate::http::images::request::Wish;
 use crate::media::still::{Opened, Still, StillKind};
+
+/// A picture is given to so many engines while they die with it.
+const TRIES: u32 = 2;
 
 /// A picture enlarged.
 pub struct Enlarged {
@@ -88,13 +91,23 @@ fn plan(engines: &Engines, file: &File, wish: Wish) -> Result<((u32, u32), Way),
 }
 
 fn make(engines: &Engines, file: &File, way: &Way, asker: &Weak<()>) -> Result<Enlarged, ApiError> {
-    let opened = Opened::new(&file.bytes, "The picture").map_err(|error| ApiError::told(&error))?;
-    let mut losses = opened.losses();
-    let source = opened.decode().map_err(|error| ApiError::told(&error))?;
-    let from = (source.width, source.height);
-    let start = Instant::now();
-    let source = Still { kind: StillKind::Png, ..source };
-    let made = engines.enlarge(way, source, asker).map_err(|error| ApiError::kept(&error))?;
+    let mut tried = 0;
+    let (mut losses, from, start, made) = loop {
+        let opened = Opened::new(&file.bytes, "The picture").map_err(|error| ApiError::told(&error))?;
+        let losses = opened.losses();
+        let source = opened.decode().map_err(|error| ApiError::told(&error))?;
+        let from = (source.width, source.height);
+        let start = Instant::now();
+        let made = engines.enlarge(way, Still { kind: StillKind::Png, ..source }, asker);
+        tried += 1;
+        match made {
+            // Whatever killed one thread may kill another, but not all.
+            Err(error) if engines::is_death(&error) && tried < TRIES => {
+                tracing::warn!("a picture is tried again: {}", one_line(&error));
+            }
+            made => break (losses, from, start, made.map_err(|error| ApiError::kept(&error))?),
+        }
+    };
     let seconds = start.elapsed().as_secs_f64();
     let to = (made.about().width, made.about().height);
     let (png, lost) = made.encode().map_err(|error| ApiError::kept(&error))?;

@@ -4,12 +4,20 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, Response};
+use axum::response::IntoResponse;
 
+use crate::base::fault::{Fault, one_line};
 use crate::http::error::ApiError;
 use crate::http::images::request::Call;
 use crate::http::images::{Worker, picture};
+use crate::http::links::Spool;
 use crate::http::reply::{self, Source};
+
+/// A larger picture waits for its reader on the disk: many slow readers hold no memory.
+const MEMORY_MAX: usize = 256 << 10;
+const KIND: &str = "image/png";
 
 pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result<Response<Body>, ApiError> {
     let mut call = Call::read(&worker, request, "file", false).await?;
@@ -17,8 +25,7 @@ pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result
     let Some(file) = call.form.files.pop() else { return Err(ApiError::fields(&[])) };
     let made = picture::enlarge(&worker, file, call.wish).await?;
     let (from, to) = (made.from, made.to);
-    let length = made.png.len() as u64;
-    let mut response = reply::of(Source::Memory(made.png.into()), length, "image/png", &worker.limits);
+    let mut response = answer(made.png).await;
     let mut tell = |name: &'static str, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(HeaderName::from_static(name), value);
@@ -33,4 +40,25 @@ pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result
         tell("x-not-kept", made.losses.join("; "));
     }
     Ok(response)
+}
+
+/// A PNG as an answer.
+async fn answer(png: Vec<u8>) -> Response<Body> {
+    let in_memory = |png| ([(CONTENT_TYPE, KIND)], png).into_response();
+    if png.len() <= MEMORY_MAX {
+        return in_memory(png);
+    }
+    let spooled = tokio::task::spawn_blocking(move || {
+        let kept = Spool::new().and_then(|mut spool| spool.append(&png).map(|_| spool.file().clone()));
+        (png, kept)
+    });
+    match spooled.await {
+        Ok((png, Ok(file))) => reply::of(Source(file, 0), png.len() as u64, KIND),
+        Ok((png, Err(error))) => {
+            // Counted among the answers in memory, which are bounded.
+            tracing::debug!("an answer stays in memory: {}", one_line(&error));
+            in_memory(png)
+        }
+        Err(_) => ApiError::kept(&Fault::Internal.because("a picture's thread was lost")).into_response(),
+    }
 }

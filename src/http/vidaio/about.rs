@@ -28,8 +28,8 @@ fn names() -> Vec<&'static str> {
 
 /// What the workers do at this moment.
 struct Crew {
-    /// Those that would take up a request now: those that have none, and none at all while all work is paused or waits
-    /// for its hours.
+    /// Those that would take up a request now: those that have none and are kept for none, and none at all while all
+    /// work is paused or waits for its hours.
     ready: u32,
     /// The requests at work.
     keys: Vec<String>,
@@ -39,11 +39,11 @@ async fn crew(service: &Service) -> Crew {
     let Ok(response) = service.ask(Request::Glance { from: 0, count: 0 }).await else {
         return Crew { ready: 0, keys: Vec::new() };
     };
-    let works = response.daemon.is_some_and(|daemon| !daemon.paused && daemon.held.is_none());
+    let daemon = response.daemon.filter(|daemon| !daemon.paused && daemon.held.is_none());
     let running = response.jobs.iter().filter(|view| view.state == JobState::Running);
     let keys: Vec<String> = running.filter_map(|view| key_of(&unescape(&view.job)?).map(str::to_owned)).collect();
-    let idle = service.settings.vidaio_workers.saturating_sub(u32::try_from(keys.len()).unwrap_or(u32::MAX));
-    Crew { ready: if works { idle } else { 0 }, keys }
+    let idle = |busy: usize| service.settings.vidaio_workers.saturating_sub(u32::try_from(busy).unwrap_or(u32::MAX));
+    Crew { ready: daemon.map_or(0, |daemon| idle(keys.len() + daemon.kept)), keys }
 }
 
 async fn ready(service: &Service) -> u32 {

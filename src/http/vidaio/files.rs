@@ -43,8 +43,8 @@ pub async fn get(
     let (file, length) = blocking(open).await.map_err(|_| none())?;
     // The bytes under a secret never change.
     let tag = format!("\"{secret}\"");
-    let source = Source::File(Arc::new(file), 0);
-    let mut response = reply::ranged(&headers, source, length, "video/mp4", &tag, &service.limits);
+    let source = Source(Arc::new(file), 0);
+    let mut response = reply::ranged(&headers, source, length, "video/mp4", &tag);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=3600"));
     Ok(response)
 }
