@@ -2,6 +2,8 @@
 
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
+#[path = "common/crowds.rs"]
+mod crowds;
 #[path = "control/downloads.rs"]
 mod downloads;
 #[path = "control/jobs.rs"]
@@ -12,7 +14,5 @@ mod kit;
 mod origin;
 #[path = "control/settings.rs"]
 mod settings;
-#[path = "common/crowds.rs"]
-mod crowds;
 #[path = "control/stalls.rs"]
 mod stalls;

@@ -4,6 +4,8 @@
 mod common;
 #[path = "service/contract.rs"]
 mod contract;
+#[path = "common/crowds.rs"]
+mod crowds;
 #[path = "service/current.rs"]
 mod current;
 #[path = "service/delivery.rs"]
@@ -20,11 +22,9 @@ mod original;
 mod payloads;
 #[path = "service/several.rs"]
 mod several;
+#[path = "service/stalls.rs"]
+mod stalls;
 #[path = "service/store.rs"]
 mod store;
 #[path = "service/uploads.rs"]
 mod uploads;
-#[path = "common/crowds.rs"]
-mod crowds;
-#[path = "service/stalls.rs"]
-mod stalls;

@@ -8,6 +8,8 @@ mod client;
 mod common;
 #[path = "worker/crowd.rs"]
 mod crowd;
+#[path = "common/crowds.rs"]
+mod crowds;
 #[path = "worker/diffusion.rs"]
 mod diffusion;
 #[path = "worker/dying.rs"]
@@ -22,7 +24,5 @@ mod kit;
 mod manifests;
 #[path = "worker/refusals.rs"]
 mod refusals;
-#[path = "common/crowds.rs"]
-mod crowds;
 #[path = "worker/stalls.rs"]
 mod stalls;

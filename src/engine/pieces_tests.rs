@@ -4,6 +4,7 @@ use std::thread;
 
 use super::*;
 use crate::base::failpoint;
+use crate::base::fault::Fault;
 use crate::engine::enlarge::Engine;
 use crate::engine::sample as pictures;
 use crate::engine::testing::{in_file, pin, runtime_is_here};

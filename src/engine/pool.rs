@@ -226,7 +226,7 @@ mod tests {
         let pool = Pool::start(1, AfterPanic::Reopen(3), open).unwrap();
         let ask = || {
             let (done, results) = unbounded();
-            pool.submit(Box::new(move |own: &mut usize| drop(done.send(*own))))?;
+            pool.submit(Box::new(move |own: &mut usize| assert!(done.send(*own).is_ok())))?;
             results.recv().map_err(|_| Died("gone").into())
         };
         let panic = || pool.submit(Box::new(|_| panic!("planned")));

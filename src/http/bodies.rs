@@ -236,19 +236,33 @@ mod tests {
     use hyper_util::service::TowerToHyperService;
     use tokio::task::JoinHandle;
 
-    const LEAST: Least = Least { stall: Duration::from_secs(20), grace: Duration::from_secs(30), rate: 1000 };
+    const LONG: Duration = Duration::from_secs(60);
+    const PATIENT: Least = Least { stall: LONG, grace: LONG, rate: 1000 };
+
+    /// Reads the first piece of a body, and the others a while later.
+    async fn hold(request: Request) -> String {
+        let mut body = request.into_body().into_data_stream();
+        let first = body.next().await.unwrap().unwrap();
+        sleep(Duration::from_millis(2600)).await;
+        let mut length = first.len();
+        while let Some(piece) = body.next().await {
+            length += piece.unwrap().len();
+        }
+        length.to_string()
+    }
 
     /// Two places.
-    fn app() -> Router {
+    fn app(least: Least) -> Router {
         Router::new()
             .route("/", post(|body: Bytes| async move { body.len().to_string() }))
+            .route("/hold", post(hold))
             .route("/unread", post(|| async { "unread" }))
-            .layer(from_fn_with_state(Bodies::new(2, LEAST), pass))
+            .layer(from_fn_with_state(Bodies::new(2, least), pass))
     }
 
     type Answer = (u16, Duration, String);
 
-    /// Sends a body, and what was answered, and when.
+    /// Sends a body: what was answered, and when.
     fn send(app: &Router, path: &str, body: Body) -> JoinHandle<Answer> {
         let (start, request) = (Instant::now(), Request::post(path).body(body).unwrap());
         let answer = TowerToHyperService::new(app.clone()).call(request);
@@ -279,57 +293,80 @@ mod tests {
         pieces(2, 10, 0, true)
     }
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    #[tokio::test(flavor = "current_thread")]
     async fn a_body_moves_on_or_ends() {
-        let app = app();
-        let about = |(status, time, _): Answer| (status, time.as_secs());
-        assert_eq!(about(send(&app, "/", stalled()).await.unwrap()), (408, 20));
-        // Piece by piece, and much too slow
-        assert_eq!(about(send(&app, "/", pieces(100, 1, 1000, true)).await.unwrap()), (408, 30));
-        // At the least rate a body may take all the time it needs
-        assert_eq!(about(send(&app, "/", pieces(100, 2000, 1900, true)).await.unwrap()), (200, 190));
-        // What nobody reads holds up nobody
-        let unread = send(&app, "/unread", stalled()).await.unwrap();
-        assert_eq!((about((unread.0, unread.1, String::new())), unread.2.as_str()), ((200, 0), "unread"));
+        let least = Least { stall: Duration::from_millis(400), grace: Duration::from_millis(600), rate: 1000 };
+        let app = app(least);
+        // Nothing comes; much too little; enough, for longer than either may last
+        let sent = [stalled(), pieces(100, 1, 50, true)].map(|body| send(&app, "/", body));
+        let [(first, first_time, words), (second, second_time, _)] = {
+            let [first, second] = sent;
+            [first.await.unwrap(), second.await.unwrap()]
+        };
+        assert!(first == 408 && words.contains("too slowly"), "{words}");
+        assert!(second == 408 && second_time > first_time, "{second_time:?}");
+        assert!(first_time >= least.stall && second_time >= least.grace, "{first_time:?} {second_time:?}");
+        let (status, time, text) = send(&app, "/", pieces(20, 400, 50, true)).await.unwrap();
+        assert!((status, text.as_str()) == (200, "8000") && time > least.grace, "{status} after {time:?}");
+        // What nobody reads is not waited for
+        let (status, time, text) = send(&app, "/unread", stalled()).await.unwrap();
+        assert!((status, text.as_str()) == (200, "unread") && time < least.stall, "{time:?}");
     }
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    #[tokio::test(flavor = "current_thread")]
     async fn the_slowest_makes_room() {
-        let app = app();
-        let fast = send(&app, "/", pieces(200, 100 << 10, 50, true));
-        let slow = send(&app, "/", stalled());
-        sleep(Duration::from_secs(1)).await;
-        let (status, time, text) = send(&app, "/", whole()).await.unwrap();
-        assert_eq!((status, text.as_str()), (200, "20"));
-        assert!(time < Duration::from_millis(100), "{time:?}");
+        let app = app(PATIENT);
+        let (kept, slow) = (send(&app, "/hold", whole()), send(&app, "/", stalled()));
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(send(&app, "/", whole()).await.unwrap().2, "20");
         let (status, _, text) = slow.await.unwrap();
         assert!(status == 408 && text.contains("slowest"), "{text}");
         // A crowd of those who stall keeps nobody out
-        let crowd: Vec<_> = (0..100).map(|_| send(&app, "/", stalled())).collect();
-        let (status, time, _) = send(&app, "/", whole()).await.unwrap();
-        assert!(status == 503 || time < Duration::from_secs(3), "{status} after {time:?}");
-        sleep(Duration::from_secs(5)).await;
-        let (status, time, _) = send(&app, "/", whole()).await.unwrap();
-        assert!(status == 200 && time < Duration::from_millis(300), "{status} after {time:?}");
-        assert_eq!(fast.await.unwrap().2, (200 * (100 << 10)).to_string());
-        for stalled in crowd {
-            assert!(matches!(stalled.await.unwrap().0, 408 | 503));
+        let crowd: Vec<_> = (0..50).map(|_| send(&app, "/", stalled())).collect();
+        let stalls = || crowd.iter().filter(|stalled| !stalled.is_finished()).count();
+        while stalls() > 2 {
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(send(&app, "/", whole()).await.unwrap().2, "20");
+        for ended in crowd.into_iter().filter(JoinHandle::is_finished) {
+            assert!(matches!(ended.await.unwrap().0, 408 | 503));
+        }
+        assert_eq!(kept.await.unwrap().2, "20");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn those_who_get_on_are_waited_for() {
+        let app = app(PATIENT);
+        let kept = [(); 2].map(|()| send(&app, "/hold", whole()));
+        let third = send(&app, "/", whole());
+        sleep(Duration::from_millis(1500)).await;
+        let fourth = send(&app, "/", whole());
+        let (status, time, text) = third.await.unwrap();
+        assert!(status == 503 && time >= WAIT_MAX && text.contains("Too many"), "{status} after {time:?}");
+        assert_eq!(fourth.await.unwrap().2, "20");
+        for kept in kept {
+            assert_eq!(kept.await.unwrap().2, "20");
         }
     }
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn those_who_get_on_are_waited_for() {
-        let app = app();
-        let fast = || pieces(100, 200 << 10, 100, true);
-        let two = [send(&app, "/", fast()), send(&app, "/", fast())];
-        sleep(Duration::from_millis(10)).await;
-        let (status, time, _) = send(&app, "/", whole()).await.unwrap();
-        assert_eq!((status, time.as_secs()), (503, 2));
-        sleep(Duration::from_secs(7)).await;
-        let (status, time, _) = send(&app, "/", whole()).await.unwrap();
-        assert!(status == 200 && time > Duration::from_millis(500), "{status} after {time:?}");
-        for answer in two {
-            assert_eq!(answer.await.unwrap().0, 200);
-        }
+    #[tokio::test(flavor = "current_thread")]
+    async fn memory_is_made_of_the_slowest() {
+        let bodies = Bodies::new(2, PATIENT);
+        let place = async || {
+            let (end, ended) = oneshot::channel();
+            (bodies.enter(end).await.unwrap(), ended)
+        };
+        let ((first, mut first_ended), (second, mut second_ended)) = (place().await, place().await);
+        assert!(!bodies.make_room(), "nothing has come, and nobody is slow");
+        let mut never = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()).into_data_stream();
+        let _ = futures_util::future::select(Box::pin(first.next(&mut never)), Box::pin(sleep(OWED))).await;
+        assert!(!bodies.make_room(), "the slow one holds no memory");
+        assert_eq!(second.next(&mut whole().into_data_stream()).await.unwrap().unwrap().unwrap().len(), 10);
+        assert!(!bodies.make_room(), "the one that holds memory is not slow");
+        let _ = futures_util::future::select(Box::pin(second.next(&mut never)), Box::pin(sleep(OWED))).await;
+        assert!(bodies.make_room() && second_ended.try_recv() == Ok(End::Overtaken) && first_ended.try_recv().is_err());
     }
+
+    /// Longer than what makes one slow.
+    const OWED: Duration = Duration::from_millis(150);
 }

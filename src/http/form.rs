@@ -262,14 +262,7 @@ mod tests {
     }
 
     fn small() -> Limits {
-        Limits {
-            file_bytes: 10,
-            form_bytes: 40,
-            drain_bytes: 1000,
-            files: 2,
-            uploads_bytes: 20,
-            ..Limits::default()
-        }
+        Limits { file_bytes: 10, form_bytes: 40, drain_bytes: 1000, files: 2, uploads_bytes: 20, ..Limits::default() }
     }
 
     fn read(uploads: &Uploads, body: Body, many: bool) -> Result<Form, ApiError> {

@@ -65,13 +65,7 @@ fn part(headers: &HeaderMap, length: u64, tag: &str) -> Part {
 }
 
 /// As [`of`], or the part of it that the request asks for. `tag`: names these bytes, in quotes.
-pub fn ranged(
-    headers: &HeaderMap,
-    source: Source,
-    length: u64,
-    kind: &'static str,
-    tag: &str,
-) -> Response<Body> {
+pub fn ranged(headers: &HeaderMap, source: Source, length: u64, kind: &'static str, tag: &str) -> Response<Body> {
     let (status, mut response, told) = match part(headers, length, tag) {
         Part::All => (StatusCode::OK, of(source, length, kind), None),
         Part::Range(at, count) => {

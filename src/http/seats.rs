@@ -199,19 +199,19 @@ impl Drop for Seat {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use tokio::time::advance;
+    use tokio::time::sleep;
 
     async fn is_over(seat: &Seat) -> bool {
         tokio::time::timeout(Duration::ZERO, seat.over()).await.is_ok()
     }
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    #[tokio::test(flavor = "current_thread")]
     async fn the_longest_idle_makes_room() {
         let seats = Seats::new(3, &Limits::default());
         let mut all = Vec::new();
         for _ in 0..3 {
             all.push(seats.enter().unwrap());
-            advance(Duration::from_secs(1)).await;
+            sleep(Duration::from_millis(5)).await;
         }
         assert!(all[0].begins_call(false));
         let fourth = seats.enter().unwrap();
@@ -225,15 +225,15 @@ mod tests {
         // But for one who does not read
         assert!(all[2].waits_for_reader().is_some());
         assert!(seats.enter().is_none(), "it has only begun");
-        advance(Duration::from_secs(1)).await;
+        sleep(Duration::from_millis(150)).await;
         all[2].wrote(64 << 20);
         assert!(seats.enter().is_none(), "it reads");
         all[2].waits_for_reader();
-        advance(Duration::from_secs(1)).await;
+        sleep(Duration::from_millis(150)).await;
         assert!(seats.enter().is_some() && is_over(&all[2]).await);
     }
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    #[tokio::test(flavor = "current_thread")]
     async fn not_all_may_be_in_a_call() {
         let seats = Seats::new(16, &Limits::default());
         let all: Vec<Seat> = (0..16).map(|_| seats.enter().unwrap()).collect();
@@ -244,7 +244,7 @@ mod tests {
         assert!(all[15].begins_call(false));
     }
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    #[tokio::test(flavor = "current_thread")]
     async fn answers_in_memory_are_bounded() {
         let seats = Seats::new(8, &Limits { answers_bytes: 100, ..Limits::default() });
         let [first, second, third] = [(); 3].map(|()| seats.enter().unwrap());
@@ -254,7 +254,7 @@ mod tests {
         assert!(first.holds(60) && !second.holds(60) && !second.holds(101));
         first.waits_for_reader();
         assert!(!second.holds(60), "it has only begun");
-        advance(Duration::from_secs(1)).await;
+        sleep(Duration::from_millis(150)).await;
         assert!(second.holds(60) && is_over(&first).await);
         // Written, and the place is free
         second.flushed();

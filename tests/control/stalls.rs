@@ -1,8 +1,8 @@
 //! Crowds of clients that stall at the page's listener.
 
 use crate::common::ready;
-use crate::kit::{Daemon, TOKEN};
 use crate::crowds::Target;
+use crate::kit::{Daemon, TOKEN};
 
 #[test]
 fn crowds_keep_nobody_out() {

@@ -1,8 +1,8 @@
 //! Crowds of clients that stall at both listeners of the video service.
 
 use crate::common::{Root, ready};
-use crate::kit::{SETTINGS, Service};
 use crate::crowds::Target;
+use crate::kit::{SETTINGS, Service};
 
 const TOKEN: &str = "a-token-of-25-characters-";
 

@@ -64,7 +64,11 @@ impl Server {
         let console = std::fs::File::create(root.path().join("console.txt")).expect("a file for its words");
         let temporary = root.path().join("tmp");
         std::fs::create_dir(&temporary).expect("a folder");
-        command.env("TMPDIR", temporary).envs(variables.iter().copied()).stdout(console.try_clone().expect("a handle")).stderr(console);
+        command
+            .env("TMPDIR", temporary)
+            .envs(variables.iter().copied())
+            .stdout(console.try_clone().expect("a handle"))
+            .stderr(console);
         let child = command.spawn().expect("the program starts");
         Server { root, port, child }
     }

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use crate::common::ready;
-use crate::kit::{Answer, Part, Server, form, form_type, png};
 use crate::crowds::Target;
+use crate::kit::{Answer, Part, Server, form, form_type, png};
 
 const TOKEN: &str = "a-token-of-25-characters-";
 
