@@ -112,7 +112,7 @@ impl Target<'_> {
                     (Stall::Body, false) => crowd.iter_mut().for_each(|client| assert_eq!(status(client), 401)),
                     (Stall::Body, true) => {
                         // The first make room for the last, and are told so
-                        let mut ended = crowd.iter_mut().take(CROWD - BODIES).map(|client| status(client));
+                        let mut ended = crowd.iter_mut().take(CROWD - BODIES).map(status);
                         assert!(ended.all(|status| status == 408));
                     }
                     _ => {}
