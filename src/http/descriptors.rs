@@ -58,4 +58,16 @@ mod tests {
         assert_eq!(room, wanted);
         assert!(after >= OWN + wanted as u64 && after >= before);
     }
+
+    #[test]
+    fn the_units_give_as_many_as_are_wanted() {
+        let limits = crate::http::limits::Limits::default();
+        let need = OWN + (limits.connections * limits.listeners) as u64;
+        for unit in
+            [include_str!("../../systemd/upscaled.service"), include_str!("../../systemd/upscaled-worker@.service")]
+        {
+            let given = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")?.parse::<u64>().ok());
+            assert!(given >= Some(need), "{given:?}, and {need} are wanted");
+        }
+    }
 }
