@@ -29,6 +29,18 @@ impl Sealed {
         self.tables.values().map(|t| t.stamps.len() as u64).sum()
     }
 
+    /// All that is lost, each once: what the plan knows, what its batches were the first to lose, what the output lost.
+    pub fn losses(&self, plan: &Plan, of_output: &[String]) -> Vec<String> {
+        let seen = self.tables.values().flat_map(|table| &table.losses);
+        let mut losses: Vec<String> = Vec::new();
+        for words in plan.info.losses.iter().chain(seen).chain(of_output) {
+            if !losses.contains(words) {
+                losses.push(words.clone());
+            }
+        }
+        losses
+    }
+
     /// The encoder in use: a job that fell back once never goes back.
     pub fn encoder(&self) -> usize {
         self.tables.values().map(|t| t.encoder).max().unwrap_or(0)

@@ -148,13 +148,7 @@ impl Job<'_> {
         let path = self.space.retry_with(&made.path, 0, "publish.json", || {
             publish::publish(self.order, self.dir, &plan.key, &made.path, &plan.extension, &beat)
         })?;
-        let seen = sealed.tables.values().flat_map(|table| &table.losses);
-        let mut losses: Vec<String> = Vec::new();
-        for words in plan.info.losses.iter().chain(seen).chain(&made.losses) {
-            if !losses.contains(words) {
-                losses.push(words.clone());
-            }
-        }
+        let losses = sealed.losses(&plan, &made.losses);
         let verified = made.verified.clone();
         self.outcome(&path, Some(&plan), Some((&made, &sealed)), losses, verified)
     }
