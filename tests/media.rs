@@ -1,9 +1,15 @@
 //! Awkward files asked of the real program: what is kept of them, what is told, and that nothing else is lost.
 
+#[path = "media/appended.rs"]
+mod appended;
+#[path = "media/boxes.rs"]
+mod boxes;
 #[path = "media/captions.rs"]
 mod captions;
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
+#[path = "media/edits.rs"]
+mod edits;
 #[allow(dead_code)] // each topic uses its part
 #[path = "media/kit.rs"]
 mod kit;
@@ -11,6 +17,8 @@ mod kit;
 mod late;
 #[path = "media/memory.rs"]
 mod memory;
+#[path = "media/pcm.rs"]
+mod pcm;
 #[path = "media/stills.rs"]
 mod stills;
 #[path = "media/threads.rs"]

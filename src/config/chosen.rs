@@ -16,7 +16,7 @@ pub type Chosen = Map<String, Value>;
 
 /// What may be chosen: how the output is to be. What names paths, devices or memory, and the limits on all jobs, is for
 /// the person who runs the daemon to say.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 20] = [
     "scale",
     "size",
     "height",
@@ -31,6 +31,7 @@ pub const NAMES: [&str; 19] = [
     "pixel_format",
     "max_size_mb",
     "deinterlace",
+    "drop_audio",
     "verify",
     "process_size",
     "seed",

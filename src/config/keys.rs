@@ -94,6 +94,7 @@ pub const KEYS: &[Key] = &[
     key(Group::Job, "deinterlace", Kind::Choice(&["auto", "on", "off"])),
     key(Group::Job, "eta_frames", Kind::Whole(1, 10_000)),
     key(Group::Job, "batch_frames", Kind::Whole(1, 100_000)),
+    key(Group::Job, "drop_audio", Kind::Switch),
     key(Group::Job, "verify", Kind::Choice(&["normal", "full"])),
     key(Group::Job, "reuse", Kind::Switch),
     key(Group::Job, "threads", Kind::Whole(0, 256)),

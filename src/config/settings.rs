@@ -81,6 +81,9 @@ pub struct JobSettings {
     pub deinterlace: String,
     pub eta_frames: u64,
     pub batch_frames: u64,
+    /// Make a film without sound when none of its audio can be kept.
+    #[serde(default)]
+    pub drop_audio: bool,
     pub verify: VerifyMode,
     pub reuse: bool,
     /// 0: all cores.
@@ -150,6 +153,7 @@ impl Default for JobSettings {
             deinterlace: "auto".into(),
             eta_frames: 30,
             batch_frames: 240,
+            drop_audio: false,
             verify: VerifyMode::Normal,
             reuse: true,
             threads: 0,

@@ -162,6 +162,7 @@ impl Output<'_> {
             report: &report,
             spec,
             full: self.verify == VerifyMode::Full || self.plan.rules.is_some(),
+            samples: self.verify == VerifyMode::Full,
         };
         let verified = self
             .reporter

@@ -111,6 +111,18 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
     if info.video.in_band.captions && choice.specs[0].codec == Codec::Av1 {
         reporter.remark(AV1_CAPTIONS);
     }
+    for note in &chosen.notes {
+        reporter.log("info", note);
+    }
+    if chosen.silent && !settings.drop_audio && rules.is_none() {
+        let name = order.name();
+        let lost: Vec<_> = chosen.losses.iter().filter(|loss| loss.starts_with("audio")).map(String::as_str).collect();
+        let words = "with drop_audio = true (--set drop_audio=true) it is made without; else convert the audio first";
+        return Err(Fault::Unsupported.because(format!(
+            "{name} would lose all of its sound: {}; {words}, or have another container written",
+            lost.join("; ")
+        )));
+    }
     for loss in info.losses.iter().chain(&chosen.losses) {
         reporter.remark(loss);
     }

@@ -1,6 +1,7 @@
 //! The finished file: the clips as one video stream with the source's own times, and every
 //! other stream, tag and chapter beside it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,8 +12,9 @@ use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 pub use crate::media::assemble_video::{ClipRef, UserDataOf};
 
+use crate::media::assemble_head::{Head, common_shift, heads, untold_trims};
 use crate::media::assemble_header as header;
-use crate::media::assemble_source::{Head, Route, SourceFeed, Written, common_shift, heads};
+use crate::media::assemble_source::{Route, SourceFeed, Written};
 use crate::media::assemble_streams::{How, Kept, Selection, select, track};
 use crate::media::assemble_timestamps::{Round, Seconds, VideoTimes, is_constant_rate, rescale};
 use crate::media::assemble_video::{Beside, Survey, VideoFeed, survey};
@@ -20,12 +22,15 @@ use crate::media::assemble_view::View;
 use crate::media::ffi::muxer::Muxer;
 use crate::media::ffi::output;
 use crate::media::late;
+use crate::media::pcm::{Pcm, Wider};
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Stamp;
 use crate::model::source::{Rational, SourceInfo};
 
 /// Packets between two beats.
 const BEAT_PACKETS: u64 = 256;
+/// Times that a stream's PCM format may turn out too narrow.
+const WIDER_MAX: u32 = 8;
 
 /// What is joined to what.
 pub struct AssembleRequest<'a> {
@@ -89,6 +94,25 @@ impl AssembleReport {
 /// # Errors
 /// [`Fault::Mismatch`] when clips and frame table do not fit; those of reading and writing.
 pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Result<AssembleReport> {
+    let mut formats = BTreeMap::new();
+    for _ in 0..WIDER_MAX {
+        match join(request, &formats, beat) {
+            Err(error) => match error.downcast_ref::<Wider>() {
+                Some(wider) => formats.insert(wider.stream, wider.pcm),
+                None => return Err(error),
+            },
+            made => return made,
+        };
+    }
+    join(request, &formats, beat)
+}
+
+/// The same, with the formats of converted streams where they are known to be others than the stream's header says.
+fn join(
+    request: &AssembleRequest<'_>,
+    formats: &BTreeMap<usize, Pcm>,
+    beat: &dyn Fn() -> Result<()>,
+) -> Result<AssembleReport> {
     let Some(spec) = request.clips.first().and_then(|clip| request.specs.get(clip.spec)) else {
         return Err(Fault::Mismatch.because("there are no clips to join"));
     };
@@ -101,8 +125,13 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
         )));
     }
     let input = late::open_source(request.source)?;
-    let selection = select(&input, request.info, spec, request.container)?;
-    let heads = heads(request.source, &selection.kept)?;
+    let mut selection = select(&input, request.info, spec, request.container)?;
+    for kept in &mut selection.kept {
+        if let (How::Pcm(_), Some(pcm)) = (kept.how, formats.get(&kept.source)) {
+            kept.how = How::Pcm(*pcm);
+        }
+    }
+    let heads = heads(request.source, &selection.kept, request.container)?;
     let base = request.info.video.time_base;
     let video_start = Seconds::of(request.stamps[0].pts, base);
     let shift = common_shift(request.container, output::arbitrary_origin(&input), video_start, &heads);
@@ -133,6 +162,7 @@ pub fn assemble(request: &AssembleRequest<'_>, beat: &dyn Fn() -> Result<()>) ->
     let bytes = muxer.finish().with_context(|| format!("closing {}", escape(request.target)))?;
 
     let mut losses = selection.losses;
+    losses.extend(untold_trims(request.container, &selection.kept, &heads));
     losses.extend(copied.losses());
     let written = copied.written();
     let finished = output::open_input(request.target, true)?;
@@ -183,6 +213,11 @@ fn add_streams(
                 let index = muxer.video_stream(&description)?;
                 header::describe_video(muxer, index, &from, spec.hdr.as_ref())?;
                 video = Some(index);
+                index
+            }
+            How::Pcm(pcm) => {
+                let index = muxer.pcm_stream(&from, pcm)?;
+                header::describe_copy(muxer, index, &from);
                 index
             }
             How::Copied | How::Cover | How::Attachment => {
@@ -242,16 +277,18 @@ fn constant_rate(request: &AssembleRequest<'_>) -> Option<Rational> {
 
 fn routes(muxer: &Muxer, container: &str, layout: &Layout, heads: &[Head]) -> Vec<Route> {
     let told_not_applied = container == "matroska" && !output::moves_by_codec_delay();
-    let copied = layout.streams.iter().filter(|(kept, _)| kept.how == How::Copied);
+    let copied = layout.streams.iter().filter(|(kept, _)| kept.how.is_read());
     copied
         .map(|(kept, output)| {
             let base = muxer.time_base(*output);
-            let padding = heads.iter().find(|head| head.source == kept.source).map(|head| head.padding_time);
+            let head = heads.iter().find(|head| head.source == kept.source);
+            let padding = head.map(|head| head.padding_time);
+            let keeps_lead = head.map_or(container != "matroska", |head| head.keeps_lead);
             let lead = match padding {
                 Some(padding) if told_not_applied => padding.ticks(base, Round::Nearest),
                 _ => 0,
             };
-            Route { source: kept.source, output: *output, base, lead }
+            Route { source: kept.source, output: *output, base, lead, keeps_lead }
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! Clocks that restart in mid stream, for the copied streams: the video decides what a new
 //! clock is worth, every other stream says for itself when it changes to it. Pure.
 
+use crate::media::appended::Restarts;
 use crate::media::assemble_timestamps::Seconds;
 use crate::media::discontinuity::Discontinuity;
 use crate::model::source::Rational;
@@ -18,15 +19,15 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// `enabled`: the container's clock may restart. `base`: the video's time base.
-    pub fn new(enabled: bool, base: Rational) -> Clocks {
-        Clocks { video: Discontinuity::new(enabled, base.num, base.den), base, offsets: vec![Seconds::ZERO] }
+    /// `base`: the video's time base.
+    pub fn new(restarts: Restarts, base: Rational) -> Clocks {
+        Clocks { video: Discontinuity::new(restarts, base.num, base.den), base, offsets: vec![Seconds::ZERO] }
     }
 
     /// Sees a packet of the video.
-    pub fn video_packet(&mut self, dts: Option<i64>, pts: Option<i64>, duration: i64) {
+    pub fn video_packet(&mut self, dts: Option<i64>, pts: Option<i64>, duration: i64, key: bool) {
         let before = self.video.jumps();
-        let offset = self.video.packet(dts, pts, duration);
+        let offset = self.video.packet(dts, pts, duration, key);
         if self.video.jumps() > before {
             self.offsets.push(Seconds::of(offset, self.base));
         }
@@ -35,6 +36,11 @@ impl Clocks {
     /// What to add under the n-th clock; `None` while the video has not reached it.
     pub fn offset(&self, clock: usize) -> Option<Seconds> {
         self.offsets.get(clock).copied()
+    }
+
+    /// The number of the clock that the video is in.
+    pub fn current(&self) -> usize {
+        self.offsets.len() - 1
     }
 
     /// What to add under the last known clock.
@@ -72,16 +78,16 @@ mod tests {
 
     #[test]
     fn sound_waits_for_the_video_to_tell_the_new_clock() {
-        let mut clocks = Clocks::new(true, Rational::new(1, 1000));
+        let mut clocks = Clocks::new(Restarts::Anywhere, Rational::new(1, 1000));
         let mut sound = StreamClock::default();
         let second = |n: i128| Some(Seconds::new(n, 1));
         for n in 0..5 {
-            clocks.video_packet(Some(n * 1000), None, 1000);
+            clocks.video_packet(Some(n * 1000), None, 1000, true);
             assert_eq!(sound.packet(second(i128::from(n)), Seconds::new(1, 1)), 0);
         }
         let clock = sound.packet(second(0), Seconds::new(1, 1));
         assert_eq!((clock, clocks.offset(clock)), (1, None));
-        clocks.video_packet(Some(0), None, 1000);
+        clocks.video_packet(Some(0), None, 1000, true);
         assert_eq!(clocks.offset(clock), Some(Seconds::new(5, 1)));
         assert_eq!(clocks.last(), Seconds::new(5, 1));
         assert_eq!(sound.packet(None, Seconds::ZERO), 1);

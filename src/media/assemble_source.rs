@@ -1,4 +1,4 @@
-//! The copied streams of the source: their common shift, and their packets with final times.
+//! The copied streams of the source: their packets with final times.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -9,39 +9,27 @@ use ffmpeg_next::format::context::Input;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::path_text::escape;
+use crate::media::appended::{Parts, Restarts};
 use crate::media::assemble_clock::{Clocks, StreamClock};
+use crate::media::assemble_cut::Cutter;
 use crate::media::assemble_streams::{How, Kept, kind, word};
 use crate::media::assemble_timestamps::{Monotone, Round, Seconds};
 use crate::media::ffi::output;
 use crate::media::late;
+use crate::media::pcm::Converter;
 use crate::model::source::{Rational, StreamKind};
 
-/// How far a source is read to find where its streams begin.
-const HEAD_PACKETS: usize = 20_000;
-const HEAD_BYTES: usize = 64 << 20;
-/// Packets of each stream that must be seen, for reordered ones.
-const HEAD_EACH: usize = 16;
-
-/// Where a copied stream begins.
-#[derive(Clone, Copy, Debug)]
-pub struct Head {
-    pub source: usize,
-    /// Earliest time among the first packets.
-    pub start: Seconds,
-    /// Codec delay in samples that Matroska will tell: the source container's, or what the
-    /// first packet says to skip.
-    pub padding: i32,
-    /// The same in seconds.
-    pub padding_time: Seconds,
-    pub recut: bool,
-}
-
-fn base_of(input: &Input, stream: usize) -> Rational {
+/// The time base of a stream.
+pub fn base_of(input: &Input, stream: usize) -> Rational {
     let base = input.stream(stream).map(|stream| stream.time_base());
     base.map_or(Rational::new(1, 1), |base| Rational::new(base.numerator(), base.denominator()))
 }
 
-fn read(input: &mut Input) -> Result<Option<Packet>> {
+/// The next packet; `None` at the end.
+///
+/// # Errors
+/// Those of the disk.
+pub fn read(input: &mut Input) -> Result<Option<Packet>> {
     loop {
         match output::read_packet(input) {
             Ok(packet) => return Ok(Some(packet)),
@@ -55,83 +43,15 @@ fn read(input: &mut Input) -> Result<Option<Packet>> {
     }
 }
 
-fn open(path: &Path, kept: &[Kept]) -> Result<Input> {
+/// Opens a source for the packets of the streams that are kept by reading them.
+pub fn open(path: &Path, kept: &[Kept]) -> Result<Input> {
     let mut input = late::open_source(path)?;
     for index in 0..input.nb_streams() as usize {
-        if !kept.iter().any(|kept| kept.source == index && kept.how == How::Copied) {
+        if !kept.iter().any(|kept| kept.source == index && kept.how.is_read()) {
             output::discard(&mut input, index);
         }
     }
     Ok(input)
-}
-
-/// Reads the beginning of the source and says where each copied stream begins.
-pub fn heads(path: &Path, kept: &[Kept]) -> Result<Vec<Head>> {
-    let copied: Vec<_> = kept.iter().filter(|kept| kept.how == How::Copied).collect();
-    if copied.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut input = open(path, kept)?;
-    let mut found: Vec<(usize, Option<Head>)> = vec![(0, None); copied.len()];
-    let (mut packets, mut bytes) = (0, 0);
-    while packets < HEAD_PACKETS && bytes < HEAD_BYTES {
-        let Some(packet) = read(&mut input)? else { break };
-        packets += 1;
-        bytes += packet.size();
-        let Some(at) = copied.iter().position(|kept| kept.source == packet.stream()) else { continue };
-        let (seen, head) = &mut found[at];
-        *seen += 1;
-        if let Some(time) = packet.pts().or(packet.dts()) {
-            let start = Seconds::of(time, base_of(&input, packet.stream()));
-            match head {
-                Some(head) if start.is_less(head.start) => head.start = start,
-                Some(_) => {}
-                None => *head = Some(first_head(&input, copied[at], &packet, start)),
-            }
-        }
-        let steady = |kept: &Kept| matches!(kept.kind, StreamKind::Audio | StreamKind::Video);
-        if copied.iter().zip(&found).all(|(kept, (seen, _))| !steady(kept) || *seen >= HEAD_EACH) {
-            break;
-        }
-    }
-    Ok(found.into_iter().filter_map(|(_, head)| head).collect())
-}
-
-fn first_head(input: &Input, kept: &Kept, packet: &Packet, start: Seconds) -> Head {
-    let facts = input.stream(kept.source).map(|stream| output::facts(&stream));
-    let (rate, known) = facts.map_or((0, 0), |facts| (facts.sample_rate, facts.initial_padding));
-    let negative = start.is_less(Seconds::ZERO);
-    let written = kept.codec == "opus" || output::moves_by_codec_delay();
-    let padding = match kept.kind {
-        _ if !written => 0,
-        StreamKind::Audio if known > 0 => known,
-        StreamKind::Audio if negative => i32::try_from(output::skipped_samples(packet)).unwrap_or(0),
-        _ => 0,
-    };
-    // Opus counts at 48 kHz whatever its nominal rate.
-    let rate = if kept.codec == "opus" { 48_000 } else { rate };
-    let padding_time = if rate > 0 { Seconds::new(i128::from(padding), i128::from(rate)) } else { Seconds::ZERO };
-    Head { source: kept.source, start, padding, padding_time, recut: kept.recut }
-}
-
-/// The one shift of all streams. MP4 and MOV hold negative times (edit lists): none. Matroska
-/// does not, beyond an audio stream's own codec delay: everything moves up by whole
-/// milliseconds. Where a source's clock begins anywhere (MPEG-TS), the earliest stream
-/// begins at zero.
-pub fn common_shift(muxer: &str, arbitrary_origin: bool, video_start: Seconds, heads: &[Head]) -> Seconds {
-    let earliest = heads.iter().map(|head| head.start).fold(video_start, |a, b| if b.is_less(a) { b } else { a });
-    if arbitrary_origin && Seconds::ZERO.is_less(earliest) {
-        return Seconds::ZERO.minus(earliest);
-    }
-    if muxer != "matroska" {
-        return Seconds::ZERO;
-    }
-    // Counted as Matroska does, so that a delay of 6.5 ms covers a start at -6.5 ms.
-    let milli = Rational::new(1, 1000);
-    let ticks = |time: Seconds| time.ticks(milli, Round::Nearest);
-    let lowest = heads.iter().map(|head| ticks(head.start).saturating_add(ticks(head.padding_time))).min();
-    let lowest = lowest.unwrap_or(0).min(ticks(video_start));
-    Seconds::new(-i128::from(lowest.min(0)), 1000)
 }
 
 /// What was written of a copied stream, to be found again by the verification.
@@ -145,6 +65,10 @@ pub struct Written {
     pub digest: u64,
     /// Packets whose times had to be changed.
     pub mended: u64,
+    /// Number and hash of the bytes of plain PCM.
+    pub samples: (u64, u64),
+    /// Packets that were left out since they were damaged.
+    pub refused: u64,
 }
 
 /// Sums up a sequence of packet times.
@@ -154,6 +78,8 @@ pub struct TimeSum {
     first: Option<i64>,
     end: i64,
     hash: Xxh3,
+    bytes: u64,
+    content: Xxh3,
 }
 
 impl TimeSum {
@@ -164,8 +90,16 @@ impl TimeSum {
         self.hash.update(&(pts - first).to_le_bytes());
     }
 
-    pub fn written(&self, mended: u64) -> Written {
-        Written { packets: self.packets, first: self.first, end: self.end, digest: self.hash.digest(), mended }
+    /// Sums up the bytes of plain PCM, however they are cut into packets.
+    pub fn add_samples(&mut self, data: &[u8]) {
+        self.bytes += data.len() as u64;
+        self.content.update(data);
+    }
+
+    pub fn written(&self, mended: u64, refused: u64) -> Written {
+        let samples = (self.bytes, self.content.digest());
+        let (packets, first, end, digest) = (self.packets, self.first, self.end, self.hash.digest());
+        Written { packets, first, end, digest, mended, samples, refused }
     }
 }
 
@@ -179,6 +113,8 @@ pub struct Route {
     /// Ticks by which a reader will move the stream back (codec delay the muxer tells but
     /// does not apply).
     pub lead: i64,
+    /// As in [`crate::media::assemble_head::Head`].
+    pub keeps_lead: bool,
 }
 
 /// A packet's place in its stream.
@@ -194,10 +130,20 @@ struct Track {
     kept: Kept,
     route: Route,
     refused: u64,
+    /// What the packets' times count in.
     from: Rational,
     clock: StreamClock,
     times: Monotone,
     sum: TimeSum,
+    cutter: Cutter,
+    converter: Option<Converter>,
+}
+
+impl Track {
+    /// Subtitles may overlap and data come in any order.
+    fn is_dense(&self) -> bool {
+        matches!(self.kept.kind, StreamKind::Audio | StreamKind::Video)
+    }
 }
 
 /// Packets kept back at most until the video tells what a new clock is worth.
@@ -207,6 +153,7 @@ const HELD_BYTES: usize = 64 << 20;
 /// Reads the copied streams' packets with their final times.
 pub struct SourceFeed {
     input: Input,
+    parts: Parts,
     tracks: Vec<Track>,
     /// The video's stream in the source; watched only where clocks restart.
     video: usize,
@@ -214,6 +161,8 @@ pub struct SourceFeed {
     /// Packets read: which track, which clock.
     held: VecDeque<(usize, usize, Packet)>,
     held_bytes: usize,
+    /// The latest clock that any stream has come to.
+    reached: usize,
     ended: bool,
     shift: Seconds,
     strict: bool,
@@ -235,29 +184,38 @@ impl SourceFeed {
         strict: bool,
     ) -> Result<SourceFeed> {
         let mut input = open(path, kept).with_context(|| format!("copying the streams of {}", escape(path)))?;
-        let restarts = output::arbitrary_origin(&input);
-        if restarts {
+        let parts = Parts::of(&input, path);
+        if parts.restarts != Restarts::Never {
             output::keep(&mut input, video);
         }
         let mut tracks = Vec::new();
         for route in routes.iter().copied() {
             if let Some(kept) = kept.iter().find(|kept| kept.source == route.source) {
-                let from = base_of(&input, route.source);
+                let converter = match (kept.how, input.stream(route.source)) {
+                    (How::Pcm(pcm), Some(stream)) => Some(Converter::open(&stream, pcm)?),
+                    _ => None,
+                };
+                let from = converter.as_ref().map_or(base_of(&input, route.source), Converter::base);
                 let (clock, times, sum) = Default::default();
-                tracks.push(Track { kept: kept.clone(), route, refused: 0, from, clock, times, sum });
+                let cutter = Cutter::new(kept.kind, route.keeps_lead);
+                let kept = kept.clone();
+                tracks.push(Track { kept, route, refused: 0, from, clock, times, sum, cutter, converter });
             }
         }
-        let clocks = Clocks::new(restarts, base_of(&input, video));
+        let clocks = Clocks::new(parts.restarts, base_of(&input, video));
         let late = late::may_begin_late(&input).then(BTreeMap::new);
         let known = input.nb_streams() as usize;
+        let (held, held_bytes, reached, ended) = (VecDeque::new(), 0, 0, false);
         Ok(SourceFeed {
             input,
+            parts,
             tracks,
             video,
             clocks,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            ended: false,
+            held,
+            held_bytes,
+            reached,
+            ended,
             shift,
             strict,
             late,
@@ -294,26 +252,29 @@ impl SourceFeed {
     }
 
     fn read_one(&mut self) -> Result<()> {
-        let Some(packet) = read(&mut self.input)? else {
+        let Some(mut packet) = read(&mut self.input)? else {
             self.ended = true;
+            for at in 0..self.tracks.len() {
+                self.convert(at, None)?;
+            }
             return Ok(());
         };
         self.note_late(&packet);
-        if packet.stream() == self.video {
-            self.clocks.video_packet(packet.dts(), packet.pts(), packet.duration());
+        self.parts.admit(&mut packet);
+        if packet.stream() == self.video && !output::is_discarded(&packet) {
+            self.clocks.video_packet(packet.dts(), packet.pts(), packet.duration(), packet.is_key());
+            self.reached = self.reached.max(self.clocks.current());
         }
         let found = self.tracks.iter().position(|track| track.kept.source == packet.stream());
-        if let Some(at) = found
-            && packet.size() > 0
-        {
-            let track = &mut self.tracks[at];
-            let time = packet.dts().or(packet.pts()).map(|time| Seconds::of(time, track.from));
-            let clock = match output::arbitrary_origin(&self.input) {
-                true => track.clock.packet(time, Seconds::of(packet.duration(), track.from)),
-                false => 0,
-            };
-            self.held_bytes += packet.size();
-            self.held.push_back((at, clock, packet));
+        match found {
+            Some(_) if packet.size() == 0 => {}
+            Some(at) if self.tracks[at].converter.is_some() => self.convert(at, Some(packet))?,
+            Some(at) => {
+                let mut passed = Vec::new();
+                self.tracks[at].cutter.pass(packet, &mut |packet| passed.push(packet));
+                passed.into_iter().for_each(|packet| self.hold(at, packet));
+            }
+            None => {}
         }
         Ok(())
     }
@@ -328,6 +289,36 @@ impl SourceFeed {
             let (number, codec) = (packet.stream(), facts.codec);
             format!("{kind} stream {number} ({codec}): it begins {mib} MiB into the file, farther than streams are looked for")
         });
+    }
+
+    /// Decodes a packet of a track that becomes plain PCM; `None` at its end.
+    fn convert(&mut self, at: usize, packet: Option<Packet>) -> Result<()> {
+        let from = base_of(&self.input, self.tracks[at].kept.source);
+        let track = &mut self.tracks[at];
+        let mut made = Vec::new();
+        if let Some(converter) = &mut track.converter {
+            converter.packet(packet.as_ref(), from, &mut |packet| made.push(packet))?;
+        }
+        for packet in made {
+            self.tracks[at].sum.add_samples(packet.data().unwrap_or_default());
+            self.hold(at, packet);
+        }
+        Ok(())
+    }
+
+    /// Keeps a packet until it is known what its clock is worth.
+    fn hold(&mut self, at: usize, packet: Packet) {
+        let track = &mut self.tracks[at];
+        let time = packet.dts().or(packet.pts()).map(|time| Seconds::of(time, track.from));
+        let duration = Seconds::of(packet.duration(), track.from);
+        let clock = match self.parts.restarts {
+            Restarts::Never => 0,
+            Restarts::AtKeys if !track.is_dense() => self.reached,
+            _ => track.clock.packet(time, duration),
+        };
+        self.reached = self.reached.max(clock);
+        self.held_bytes += packet.size();
+        self.held.push_back((at, clock, packet));
     }
 
     fn timed(&mut self, track: usize, offset: Seconds, mut packet: Packet) -> Packet {
@@ -364,13 +355,16 @@ impl SourceFeed {
 
     /// Damaged packets that were left out and streams that begin too late, in words.
     pub fn losses(&self) -> Vec<String> {
-        let damaged = self.tracks.iter().filter(|track| track.refused > 0).map(|track| {
-            format!(
-                "stream {} ({}): {} damaged packets were left out",
-                track.kept.source, track.kept.codec, track.refused
-            )
+        let damaged = self.tracks.iter().filter(|track| track.refused > 0);
+        let damaged = damaged.map(|track| (track, format!("{} damaged packets were left out", track.refused)));
+        let converted = self.tracks.iter().flat_map(|track| {
+            let losses = track.converter.as_ref().map(Converter::losses).unwrap_or_default();
+            losses.into_iter().map(move |words| (track, words))
         });
-        damaged.chain(self.late.iter().flat_map(BTreeMap::values).cloned()).collect()
+        let named =
+            |(track, words): (&Track, String)| format!("stream {} ({}): {words}", track.kept.source, track.kept.codec);
+        let late = self.late.iter().flat_map(BTreeMap::values).cloned();
+        damaged.chain(converted).map(named).chain(late).collect()
     }
 
     /// What is remembered of a packet while the muxer has it.
@@ -386,37 +380,14 @@ impl SourceFeed {
 
     /// What was given out of each output stream.
     pub fn written(&self) -> Vec<(usize, Written)> {
-        self.tracks.iter().map(|track| (track.route.output, track.sum.written(track.times.mended))).collect()
+        self.tracks
+            .iter()
+            .map(|track| (track.route.output, track.sum.written(track.times.mended, track.refused)))
+            .collect()
     }
 }
 
 /// Not the empty samples MP4 fills the gaps between subtitles with.
 pub fn is_shown(kept: &Kept, packet: &Packet) -> bool {
     !(kept.codec == "mov_text" && packet.size() <= 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn head(start: Seconds, padding: Seconds) -> Head {
-        Head { source: 1, start, padding: 0, padding_time: padding, recut: false }
-    }
-
-    #[test]
-    fn only_matroska_shifts_negative_starts_up() {
-        let priming = head(Seconds::new(-1024, 44_100), Seconds::ZERO);
-        assert_eq!(common_shift("mp4", false, Seconds::ZERO, &[priming]), Seconds::ZERO);
-        assert_eq!(common_shift("matroska", false, Seconds::ZERO, &[priming]), Seconds::new(23, 1000));
-        let known = head(Seconds::new(-1024, 44_100), Seconds::new(1024, 44_100));
-        assert_eq!(common_shift("matroska", false, Seconds::ZERO, &[known]), Seconds::ZERO);
-    }
-
-    #[test]
-    fn a_clock_that_begins_anywhere_begins_at_zero() {
-        let audio = head(Seconds::new(59_857_336, 1000), Seconds::ZERO);
-        let video = Seconds::new(59_857_456, 1000);
-        assert_eq!(common_shift("matroska", true, video, &[audio]), Seconds::new(-59_857_336, 1000));
-        assert_eq!(common_shift("matroska", false, video, &[audio]), Seconds::ZERO);
-    }
 }

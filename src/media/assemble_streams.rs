@@ -5,10 +5,12 @@ use ffmpeg_next::Stream;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::media::Type;
 
+use crate::base::fault::Fault;
 use crate::media::ffi::log;
 use crate::media::ffi::muxer::{Muxer, VideoTrack};
 use crate::media::ffi::output::{self, StreamFacts};
 use crate::media::late;
+use crate::media::pcm::Pcm;
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::source::{Rational, SourceInfo, StreamKind};
 
@@ -19,6 +21,8 @@ pub enum How {
     Upscaled,
     /// Packet by packet.
     Copied,
+    /// Decoded, since no container holds it as it is: the same samples in plain PCM.
+    Pcm(Pcm),
     /// One picture, as the container's cover art.
     Cover,
     /// One picture, as an attachment (Matroska's cover art).
@@ -27,6 +31,13 @@ pub enum How {
     Attachment,
     /// Written by the muxer from the timecode tag of the video.
     Timecode,
+}
+
+impl How {
+    /// Whether the stream's packets are read from the source.
+    pub fn is_read(self) -> bool {
+        matches!(self, How::Copied | How::Pcm(_))
+    }
 }
 
 /// A stream that is kept.
@@ -39,6 +50,26 @@ pub struct Kept {
     pub codec: String,
     /// Samples have a fixed size, so that packets may be cut anew by the container.
     pub recut: bool,
+}
+
+impl Kept {
+    /// What becomes of a stream that is neither copied nor lost, in words.
+    pub fn note(&self) -> Option<String> {
+        match self.how {
+            How::Pcm(pcm) => {
+                Some(format!("audio stream {} ({}): the same samples as {}", self.source, self.codec, pcm.codec()))
+            }
+            _ => None,
+        }
+    }
+
+    /// FFmpeg's name of the codec in the output.
+    pub fn written_codec(&self) -> &str {
+        match self.how {
+            How::Pcm(pcm) => pcm.codec(),
+            _ => &self.codec,
+        }
+    }
 }
 
 /// What a container can keep of a source.
@@ -107,7 +138,7 @@ pub fn select(input: &Input, info: &SourceInfo, spec: &EncoderSpec, muxer: &str)
                 kind,
                 how,
                 codec: facts.codec,
-                recut: kind == StreamKind::Audio && facts.fixed_bits > 0,
+                recut: kind == StreamKind::Audio && (facts.fixed_bits > 0 || matches!(how, How::Pcm(_))),
             }),
             Ok(None) => {}
             Err(why) => {
@@ -149,6 +180,10 @@ fn decide(
     if facts.codec == "none" && kind != StreamKind::Attachment {
         return Err("FFmpeg does not know its format".into());
     }
+    if facts.codec == "s302m" && facts.sample_rate <= 0 {
+        // Of its packets only those that hold samples tell a rate.
+        return Err("it carries Dolby E or other data, or nothing of it comes early: no samples".into());
+    }
     if late::lacks(stream) {
         return Err(match container_begins_late {
             true => format!("nothing of it comes in the first {} MiB", late::LOOK_BYTES >> 20),
@@ -172,6 +207,18 @@ fn decide(
         };
     }
     let (answer, said) = log::errors_during(|| rehearse(stream, spec, muxer));
+    let is_pcm = kind == StreamKind::Audio && (facts.codec.starts_with("pcm_") || facts.codec == "s302m");
+    let answer = match is_pcm && !Muxer::rehearse(muxer).is_ok_and(|muxer| muxer.lists(stream)) {
+        true => Err(Fault::Unsupported.because(refused())),
+        false => answer,
+    };
+    if answer.is_err()
+        && kind == StreamKind::Audio
+        && let Some(pcm) = Pcm::of_stream(stream, facts)
+        && log::errors_during(|| rehearse_pcm(stream, pcm, spec, muxer)).0.is_ok()
+    {
+        return Ok(Some(How::Pcm(pcm)));
+    }
     match (answer, said.first()) {
         (Ok(()), _) => Ok(Some(how)),
         (Err(_), Some(line)) => Err(format!("{} ({line})", refused())),
@@ -185,6 +232,14 @@ fn rehearse(stream: &Stream<'_>, spec: &EncoderSpec, muxer: &str) -> Result<()> 
     trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
     let index = trial.copy_stream(stream)?;
     trial.set_stream_metadata(index, &clean_tags(stream.metadata().iter(), false));
+    trial.write_header(&[("fflags".into(), "+bitexact".into())])
+}
+
+/// The same with the stream's samples in plain PCM.
+fn rehearse_pcm(stream: &Stream<'_>, pcm: Pcm, spec: &EncoderSpec, muxer: &str) -> Result<()> {
+    let mut trial = Muxer::rehearse(muxer)?;
+    trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
+    trial.pcm_stream(stream, pcm)?;
     trial.write_header(&[("fflags".into(), "+bitexact".into())])
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::base::fault::Fault;
-use crate::media::assemble_streams::{container_word, select, takes_video};
+use crate::media::assemble_streams::{Kept, container_word, select, takes_video};
 use crate::media::late;
 use crate::model::encoder::EncoderSpec;
-use crate::model::source::SourceInfo;
+use crate::model::source::{SourceInfo, StreamKind};
 
 const WRITTEN: &str = "let its name end in .mkv, .mp4, .m4v or .mov";
 
@@ -22,6 +22,10 @@ pub struct ContainerChoice {
     pub extension: String,
     /// Streams it cannot hold, and why it is not the source's container, in words.
     pub losses: Vec<String>,
+    /// The source has sound and none of it can be kept.
+    pub silent: bool,
+    /// Streams that are kept in another form, in words.
+    pub notes: Vec<String>,
 }
 
 /// Chooses by rehearsing a header with each stream of the source. `wish`: the extension of the file
@@ -51,9 +55,13 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
         }
         let selection = select(&input, info, spec, muxer)?;
         if best.as_ref().is_none_or(|(_, weight)| selection.weight < *weight) {
+            let has_audio = info.streams.iter().any(|stream| stream.kind == StreamKind::Audio);
+            let keeps_audio = selection.kept.iter().any(|kept| kept.kind == StreamKind::Audio);
             let choice = ContainerChoice {
                 muxer: muxer.to_owned(),
                 extension: extension_for(muxer, extension.as_deref()).to_owned(),
+                silent: has_audio && !keeps_audio,
+                notes: selection.kept.iter().filter_map(Kept::note).collect(),
                 losses: selection.losses,
             };
             best = Some((choice, selection.weight));

@@ -10,6 +10,7 @@ use ffmpeg_next::{Dictionary, Error, Packet, Rational as Ratio, frame};
 
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
+use crate::media::appended::Parts;
 use crate::media::discontinuity::Discontinuity;
 use crate::media::ffi::{input, log, output, picture};
 use crate::media::late;
@@ -36,6 +37,7 @@ pub struct Feed {
     stream: usize,
     /// For messages.
     name: String,
+    parts: Parts,
     discontinuity: Discontinuity,
     state: State,
     damage: FeedDamage,
@@ -63,7 +65,7 @@ impl Feed {
         let name = escape(path);
         let watch = late::may_begin_late(&input).then(late::Watch::default);
         input::read_only(&mut input, stream, watch.is_some());
-        let may_jump = input::may_jump(&input);
+        let parts = Parts::of(&input, path);
         let (decoder, time_base) = {
             let source = input.stream(stream).with_context(|| format!("{name} has no stream {stream} any more"))?;
             let facts = input::stream_facts(&source);
@@ -81,7 +83,8 @@ impl Feed {
             decoder,
             stream,
             name,
-            discontinuity: Discontinuity::new(may_jump, time_base.numerator(), time_base.denominator()),
+            discontinuity: Discontinuity::new(parts.restarts, time_base.numerator(), time_base.denominator()),
+            parts,
             state: State::Reading,
             damage: FeedDamage::default(),
             packets: 0,
@@ -123,6 +126,7 @@ impl Feed {
             return Ok(None);
         }
         self.decoder.flush();
+        self.discontinuity.forget();
         self.state = State::Reading;
         self.held = self.read()?;
         Ok(self.held.as_ref())
@@ -206,7 +210,12 @@ impl Feed {
                     self.packets += 1;
                     self.damage.packets += u64::from(packet.is_corrupt());
                     self.encrypted |= packet.side_data().any(|data| data.kind() == PacketData::EncryptionInfo);
-                    let offset = self.discontinuity.packet(packet.dts(), packet.pts(), packet.duration());
+                    self.parts.admit(&mut packet);
+                    let (dts, pts) = match output::is_discarded(&packet) {
+                        true => (None, None),
+                        false => (packet.dts(), packet.pts()),
+                    };
+                    let offset = self.discontinuity.packet(dts, pts, packet.duration(), packet.is_key());
                     if offset != 0 {
                         packet.set_pts(packet.pts().map(|t| t.saturating_add(offset)));
                         packet.set_dts(packet.dts().map(|t| t.saturating_add(offset)));

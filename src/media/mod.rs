@@ -1,7 +1,10 @@
 //! Media files: what is in them, their frames, and the way back. Only here: FFmpeg and `image`.
 
+pub mod appended;
 pub mod assemble;
 pub mod assemble_clock;
+pub mod assemble_cut;
+pub mod assemble_head;
 pub mod assemble_header;
 pub mod assemble_source;
 pub mod assemble_streams;
@@ -29,10 +32,12 @@ pub mod lossless;
 #[cfg(test)]
 mod output_tests;
 pub mod parameter_sets;
+pub mod pcm;
 pub mod picture;
 pub mod png;
 pub mod probe;
 pub mod rules;
+pub mod sample_count;
 pub mod seek;
 mod sei;
 pub mod side_data;
@@ -40,6 +45,7 @@ pub mod stamps;
 pub mod still;
 pub mod streams;
 pub mod verify;
+pub mod verify_samples;
 
 pub use ffi::lease;
 

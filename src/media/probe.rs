@@ -12,7 +12,7 @@ use crate::base::path_text::escape;
 use crate::media::feed::{self, Feed};
 use crate::media::ffi::{input, log, picture};
 use crate::media::frame_data::FirstFrames;
-use crate::media::{convert, late, seek, side_data, still, streams};
+use crate::media::{appended, convert, late, seek, side_data, still, streams};
 use crate::model::source::{Colour, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
 
 /// Greatest width and height of a frame, in pixels.
@@ -81,6 +81,7 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
 
     let tags = merged(picture::colour_tags(&first), facts.stream.colour);
     let mut losses = facts.losses;
+    losses.extend(appended::unread(&container, path));
     let alpha = (pixel.alpha && pixel.name != "pal8") || facts.alpha_mode;
     if alpha {
         losses.push("the alpha channel".to_owned());
@@ -127,7 +128,9 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
             interlaced: interlaced || facts.stream.interlaced,
             alpha,
             dolby_vision: facts.dolby_vision,
-            safe_seek: seek::demuxers_repeat() && seek::is_safe(&container, &codec),
+            safe_seek: seek::demuxers_repeat()
+                && seek::is_safe(&container, &codec)
+                && appended::is_alone(&container, path),
             codec,
             in_band,
         },

@@ -18,6 +18,7 @@ use crate::media::assemble_timestamps::{Seconds, last_duration};
 use crate::media::ffi::output;
 use crate::media::late;
 use crate::media::picture;
+use crate::media::verify_samples::SampleCheck;
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::frame::Stamp;
 use crate::model::source::{Rational, SourceInfo, StreamKind};
@@ -38,6 +39,8 @@ pub struct VerifyRequest<'a> {
     pub spec: &'a EncoderSpec,
     /// Decode every frame too.
     pub full: bool,
+    /// Count the samples of copied audio tracks too, in source and output.
+    pub samples: bool,
 }
 
 fn wrong<T>(request: &VerifyRequest<'_>, what: impl AsRef<str>) -> Result<T> {
@@ -61,6 +64,7 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
         true => Some(FullDecode::new(&output, request)?),
         false => None,
     };
+    let mut listening = request.samples.then(|| SampleCheck::new(&output, &request.report.streams));
     let mut pts = Vec::with_capacity(request.stamps.len());
     let mut end = i64::MIN;
     let streams = &request.report.streams;
@@ -75,6 +79,9 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
         packets += 1;
         if packets.is_multiple_of(BEAT_PACKETS) {
             beat()?;
+        }
+        if let Some(listening) = &mut listening {
+            listening.feed(&packet);
         }
         let index = packet.stream();
         if index == request.report.video {
@@ -91,6 +98,9 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
             && let Some(time) = packet.pts().or(packet.dts())
         {
             sums[at].add(time, packet.duration());
+            if matches!(streams[at].kept.how, How::Pcm(_)) {
+                sums[at].add_samples(packet.data().unwrap_or_default());
+            }
         }
     }
     if let Some(decoding) = &mut decoding {
@@ -100,10 +110,19 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
     check_times(request, &output, pts, end)?;
     for (stream, sum) in streams.iter().zip(&sums) {
         if let Some(written) = &stream.written {
-            check_copy(request, &output, stream, written, &sum.written(0))?;
+            check_copy(request, &output, stream, written, &sum.written(0, 0))?;
         }
     }
-    Ok(sentence(request, packets))
+    let mut words = sentence(request, packets);
+    if let Some(listening) = listening {
+        let compared = listening.finish(request.source, streams, beat)?;
+        if let Some(what) = compared.wrong.first() {
+            return wrong(request, what);
+        }
+        let found = compared.sentence();
+        words.extend((!found.is_empty()).then(|| format!("; {found}")));
+    }
+    Ok(words)
 }
 
 /// Opens the output so far that its picture is known, where that begins late.
@@ -151,18 +170,22 @@ fn check_streams(request: &VerifyRequest<'_>, source: &Input, output: &Input) ->
             return Err(Fault::SourceChanged.because(format!("{} has other streams now", escape(request.source))));
         };
         let facts = output::facts(&there);
-        if matches!(stream.kept.how, How::Copied | How::Cover | How::CoverAttachment)
-            && facts.codec != stream.kept.codec
-        {
+        let same_codec = stream.kept.how.is_read() || matches!(stream.kept.how, How::Cover | How::CoverAttachment);
+        if same_codec && facts.codec != stream.kept.written_codec() {
             return wrong(
                 request,
-                format!("output stream {} is {} in place of {}", there.index(), facts.codec, stream.kept.codec),
+                format!(
+                    "output stream {} is {} in place of {}",
+                    there.index(),
+                    facts.codec,
+                    stream.kept.written_codec()
+                ),
             );
         }
         let language = |stream: &ffmpeg_next::Stream<'_>| {
             stream.metadata().get("language").map(str::to_owned).filter(|language| language != "und")
         };
-        if matches!(stream.kept.how, How::Copied | How::Upscaled) && language(&from) != language(&there) {
+        if (stream.kept.how.is_read() || stream.kept.how == How::Upscaled) && language(&from) != language(&there) {
             return wrong(
                 request,
                 format!(
@@ -189,7 +212,7 @@ fn locate<'a>(stream: &OutputStream, output: &'a Input) -> Option<ffmpeg_next::S
         Some(there) if fits(&there) => Some(there),
         _ => match stream.kept.how {
             How::CoverAttachment | How::Attachment | How::Cover | How::Timecode => output.streams().find(fits),
-            How::Copied | How::Upscaled => None,
+            How::Copied | How::Pcm(_) | How::Upscaled => None,
         },
     }
 }
@@ -333,6 +356,9 @@ fn check_copy(
             };
             return wrong(request, format!("{name} begins at {} in place of {}", time(b), time(a)));
         }
+    }
+    if matches!(stream.kept.how, How::Pcm(_)) && wanted.samples != found.samples {
+        return wrong(request, format!("{name}: its samples are not those of the source"));
     }
     if stream.kept.recut {
         if !near(wanted.end, found.end) {

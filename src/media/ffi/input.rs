@@ -229,12 +229,6 @@ pub(in crate::media) fn read_only(input: &mut Input, stream: usize, videos: bool
     }
 }
 
-/// Whether the container may restart its clock in the middle (MPEG streams, Ogg).
-pub(in crate::media) fn may_jump(input: &Input) -> bool {
-    // SAFETY: an open input context always has its demuxer.
-    unsafe { (*(*input.as_ptr()).iformat).flags & ffi::AVFMT_TS_DISCONT != 0 }
-}
-
 /// The error of the operating system under the demuxer, if reading itself has failed.
 pub(in crate::media) fn read_failure(input: &Input) -> Option<Error> {
     // SAFETY: `pb` is null or the context's own reader.

@@ -6,13 +6,16 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use ffmpeg_next::codec::packet::Mut as _;
 use ffmpeg_next::ffi::{self, AVCodecID, AVFormatContext, AVMediaType, AVPacketSideDataType, AVStream};
 use ffmpeg_next::{Dictionary, Packet, Stream};
 
 use crate::base::{atomic_file, path_text};
-use crate::media::ffi::output::{av, checked, colour_numbers, failure, length, pixel, side_data, stream_at, url};
+use crate::media::ffi::output::{
+    av, channels, checked, colour_numbers, failure, length, pixel, side_data, stream_at, url,
+};
+use crate::media::pcm::Pcm;
 use crate::model::encoder::Codec;
 use crate::model::frame::PixelFormat;
 use crate::model::source::{Colour, Rational};
@@ -123,6 +126,47 @@ impl Muxer {
             }
         }
         Ok(self.streams() - 1)
+    }
+
+    /// Whether the container lists the codec of a stream among those that it holds. Some are written without being listed;
+    /// and with the tag of another container some are written that no reader knows.
+    pub fn lists(&self, stream: &Stream<'_>) -> bool {
+        // SAFETY: the context and the stream are alive, and so are format and parameters.
+        unsafe {
+            let codec = (*(*stream.as_ptr()).codecpar).codec_id;
+            ffi::avformat_query_codec((*self.context).oformat, codec, ffi::FF_COMPLIANCE_NORMAL as i32) != 0
+        }
+    }
+
+    /// Adds a stream of plain PCM with the rate, channels, disposition and side data of a source stream.
+    pub fn pcm_stream(&mut self, from: &Stream<'_>, pcm: Pcm) -> Result<usize> {
+        let name = CString::new(pcm.codec())?;
+        let index = self.copy_stream(from)?;
+        // SAFETY: the parameters belong to the stream just made; extradata is FFmpeg's own and freed once.
+        unsafe {
+            let par = (*self.stream(index)).codecpar;
+            let codec = ffi::avcodec_find_decoder_by_name(name.as_ptr());
+            if codec.is_null() {
+                return Err(anyhow!("this FFmpeg has no {}", pcm.codec()));
+            }
+            let frame = channels(par) * i32::try_from(pcm.bytes())?;
+            (*par).codec_id = (*codec).id;
+            (*par).codec_tag = 0;
+            (*par).format = ffi::AVSampleFormat::from(pcm.decoded()) as i32;
+            (*par).bits_per_coded_sample = 8 * i32::try_from(pcm.bytes())?;
+            (*par).bits_per_raw_sample = (*par).bits_per_coded_sample;
+            (*par).bit_rate = i64::from((*par).bits_per_coded_sample) * i64::from(channels(par) * (*par).sample_rate);
+            (*par).block_align = frame;
+            (*par).frame_size = 0;
+            (*par).initial_padding = 0;
+            (*par).trailing_padding = 0;
+            (*par).seek_preroll = 0;
+            (*par).profile = ffi::FF_PROFILE_UNKNOWN;
+            ffi::av_freep(ptr::addr_of_mut!((*par).extradata).cast());
+            (*par).extradata_size = 0;
+            (*self.stream(index)).time_base = ffi::AVRational { num: 1, den: (*par).sample_rate.max(1) };
+        }
+        Ok(index)
     }
 
     /// Adds the encoded video stream.

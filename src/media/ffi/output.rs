@@ -185,6 +185,8 @@ pub struct StreamFacts {
     pub format: i32,
     /// Width and height of a picture, 0 where unknown.
     pub size: (i32, i32),
+    /// Bits of a decoded sample that count, 0 where unknown.
+    pub sample_bits: i32,
     pub attached_picture: bool,
     pub extradata: Vec<u8>,
 }
@@ -211,6 +213,10 @@ pub fn facts(stream: &Stream<'_>) -> StreamFacts {
             fixed_bits: ffi::av_get_bits_per_sample(id),
             format: (*par).format,
             size: ((*par).width, (*par).height),
+            sample_bits: match (*par).bits_per_raw_sample {
+                0 => (*par).bits_per_coded_sample,
+                bits => bits,
+            },
             attached_picture: (*stream.as_ptr()).disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0,
             extradata,
         }
@@ -221,7 +227,7 @@ pub fn facts(stream: &Stream<'_>) -> StreamFacts {
 ///
 /// # Safety
 /// The parameters must be alive.
-unsafe fn channels(par: *const ffi::AVCodecParameters) -> i32 {
+pub(super) unsafe fn channels(par: *const ffi::AVCodecParameters) -> i32 {
     // SAFETY: the caller vouches for the parameters.
     unsafe {
         #[cfg(ffmpeg_channel_layouts)]
@@ -298,18 +304,39 @@ pub fn attached_picture(stream: &Stream<'_>) -> Option<Packet> {
     (code == 0 && packet.size() > 0).then_some(packet)
 }
 
-/// Samples to skip at the start of a packet's audio, where side data says so.
-pub fn skipped_samples(packet: &Packet) -> u32 {
+/// Samples to cut off a packet's audio at its start and at its end, where side data says so.
+pub fn trimmed_samples(packet: &Packet) -> (u32, u32) {
     let mut size = 0;
     // SAFETY: what is returned is `size` bytes long and lives with the packet.
-    unsafe {
+    let bytes = unsafe {
         let kind = AVPacketSideDataType::AV_PKT_DATA_SKIP_SAMPLES;
         let data = ffi::av_packet_get_side_data(packet.as_ptr(), kind, &mut size);
-        match data.is_null() || size < 4 {
-            true => 0,
-            false => u32::from_le_bytes([*data, *data.add(1), *data.add(2), *data.add(3)]),
+        if data.is_null() {
+            return (0, 0);
         }
-    }
+        std::slice::from_raw_parts(data, length(size))
+    };
+    let word = |at: usize| bytes.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    (word(0), word(4))
+}
+
+/// Whether the demuxer marks a packet as there to be decoded but not to be shown (MP4's edit lists).
+pub fn is_discarded(packet: &Packet) -> bool {
+    // SAFETY: the packet is alive.
+    unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD != 0 }
+}
+
+/// Takes that mark away.
+pub fn set_shown(packet: &mut Packet) {
+    // SAFETY: the packet is alive and ours.
+    unsafe { (*packet.as_mut_ptr()).flags &= !ffi::AV_PKT_FLAG_DISCARD }
+}
+
+/// Gives a packet that mark.
+#[cfg(test)]
+pub fn set_discarded(packet: &mut Packet) {
+    // SAFETY: the packet is alive and ours.
+    unsafe { (*packet.as_mut_ptr()).flags |= ffi::AV_PKT_FLAG_DISCARD }
 }
 
 /// Whether nobody else holds the pixels of a frame: it may be filled anew.

@@ -205,6 +205,7 @@ pub(super) fn join(source: &Path, made: &Made, target: &Path, container: &str) -
             report: &report,
             spec: &made.specs[0],
             full: true,
+            samples: true,
         },
         &|| Ok(()),
     )?;
@@ -222,7 +223,7 @@ pub(super) fn starts(path: &Path) -> (Option<f64>, Option<f64>) {
                 "-select_streams",
                 select,
                 "-show_entries",
-                "packet=pts_time",
+                "packet=pts_time,flags",
                 "-of",
                 "json",
                 "-read_intervals",
@@ -234,7 +235,9 @@ pub(super) fn starts(path: &Path) -> (Option<f64>, Option<f64>) {
             .ok()?;
         let value: Value = serde_json::from_slice(&out.stdout).ok()?;
         let times = value["packets"].as_array()?.iter();
-        times.filter_map(|packet| packet["pts_time"].as_str()?.parse::<f64>().ok()).reduce(f64::min)
+        // What is only there to be decoded stays away where the container cannot hide it.
+        let shown = times.filter(|packet| !packet["flags"].as_str().is_some_and(|flags| flags.contains('D')));
+        shown.filter_map(|packet| packet["pts_time"].as_str()?.parse::<f64>().ok()).reduce(f64::min)
     };
     (first("V:0"), first("a:0"))
 }
