@@ -8,6 +8,8 @@ mod boxes;
 mod captions;
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
+#[path = "media/ebml.rs"]
+mod ebml;
 #[path = "media/edits.rs"]
 mod edits;
 #[allow(dead_code)] // each topic uses its part
@@ -15,6 +17,8 @@ mod edits;
 mod kit;
 #[path = "media/late.rs"]
 mod late;
+#[path = "media/matroska.rs"]
+mod matroska;
 #[path = "media/memory.rs"]
 mod memory;
 #[path = "media/pcm.rs"]

@@ -119,6 +119,20 @@ fn unsafe_blocks_say_why() {
 }
 
 #[test]
+fn tags_are_read_as_bytes() {
+    let mut wrong = Vec::new();
+    for file in sources().iter().filter(|file| file.room == "media") {
+        for (n, line) in file.code.lines().enumerate() {
+            // The bindings take any bytes for UTF-8.
+            if line.contains(".metadata()") && !line.contains("fs::") && !line.contains("file.metadata") {
+                wrong.push(format!("{}:{}: tags are read by media::ffi::tags", file.name, n + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
 fn tests_that_the_contracts_name_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("docs/contracts.md")).unwrap();

@@ -15,6 +15,7 @@ pub use crate::media::assemble_video::{ClipRef, UserDataOf};
 use crate::media::assemble_head::{Head, common_shift, heads, untold_trims};
 use crate::media::assemble_header as header;
 use crate::media::assemble_source::{Route, SourceFeed, Written};
+use crate::media::assemble_matroska::Beyond;
 use crate::media::assemble_streams::{How, Kept, Selection, select, track};
 use crate::media::assemble_timestamps::{Round, Seconds, VideoTimes, is_constant_rate, rescale};
 use crate::media::assemble_video::{Beside, Survey, VideoFeed, survey};
@@ -23,6 +24,7 @@ use crate::media::ffi::muxer::Muxer;
 use crate::media::ffi::output;
 use crate::media::late;
 use crate::media::pcm::{Pcm, Wider};
+use crate::media::matroska::Mending;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Stamp;
 use crate::model::source::{Rational, SourceInfo};
@@ -132,6 +134,7 @@ fn join(
         }
     }
     let heads = heads(request.source, &selection.kept, request.container)?;
+    let beyond = Beyond::read(request.source, &input)?;
     let base = request.info.video.time_base;
     let video_start = Seconds::of(request.stamps[0].pts, base);
     let shift = common_shift(request.container, output::arbitrary_origin(&input), video_start, &heads);
@@ -144,6 +147,13 @@ fn join(
     let layout = add_streams(&mut muxer, request, &input, &selection, &survey, spec, &heads)?;
     view.describe(&mut muxer, layout.video)?;
     header::describe_file(&mut muxer, &input, shift)?;
+    let mending = match (&beyond, request.container) {
+        (Some(beyond), "matroska") => {
+            let sizes = [(request.info.video.width, request.info.video.height), (spec.width, spec.height)];
+            beyond.reserve(&mut muxer, &input, &layout.streams, sizes, shift)
+        }
+        _ => Mending::default(),
+    };
     let starts: Vec<_> =
         heads.iter().map(|head| head.start).chain([video_start]).map(|start| start.plus(shift)).collect();
     let mut options = header::options(request.container, &input, header::movie_timescale(&starts));
@@ -161,8 +171,11 @@ fn join(
         .with_context(|| format!("writing {}", escape(request.target)))?;
     let bytes = muxer.finish().with_context(|| format!("closing {}", escape(request.target)))?;
 
+    mending.apply(request.target).with_context(|| format!("completing the header of {}", escape(request.target)))?;
+
     let mut losses = selection.losses;
     losses.extend(untold_trims(request.container, &selection.kept, &heads));
+    losses.extend(beyond.iter().flat_map(|beyond| beyond.losses(&input, &selection.kept, request.container)));
     losses.extend(copied.losses());
     let written = copied.written();
     let finished = output::open_input(request.target, true)?;

@@ -11,7 +11,7 @@ use ffmpeg_next::format::context::Input;
 use crate::media::assemble_streams::clean_tags;
 use crate::media::assemble_timestamps::{Round, Seconds};
 use crate::media::ffi::muxer::Muxer;
-use crate::media::ffi::output;
+use crate::media::ffi::{output, tags};
 use crate::model::source::{Hdr, Rational};
 
 /// Side data of the source's video that stays true after upscaling. The Dolby Vision record
@@ -37,13 +37,13 @@ pub fn describe_video(muxer: &mut Muxer, index: usize, from: &Stream<'_>, hdr: O
         }
     }
     muxer.set_disposition(index, from.disposition().bits());
-    muxer.set_stream_metadata(index, &clean_tags(from.metadata().iter(), true));
+    muxer.set_stream_metadata(index, &clean_tags(tags::of_stream(from), true));
     Ok(())
 }
 
 /// Gives a copied stream its tags (side data and disposition came with it).
 pub fn describe_copy(muxer: &mut Muxer, index: usize, from: &Stream<'_>) {
-    muxer.set_stream_metadata(index, &clean_tags(from.metadata().iter(), false));
+    muxer.set_stream_metadata(index, &clean_tags(tags::of_stream(from), false));
 }
 
 /// The tags of an attachment made from cover art: a name and a type it must have.
@@ -56,7 +56,7 @@ pub fn describe_picture(muxer: &mut Muxer, index: usize, from: &Stream<'_>, code
         "tiff" => ("tiff", "image/tiff"),
         _ => ("jpg", "image/jpeg"),
     };
-    let mut tags = clean_tags(from.metadata().iter(), false);
+    let mut tags = clean_tags(tags::of_stream(from), false);
     let has = |tags: &[(String, String)], name: &str| tags.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
     if !has(&tags, "filename") {
         tags.push(("filename".into(), format!("cover.{extension}")));
@@ -69,7 +69,7 @@ pub fn describe_picture(muxer: &mut Muxer, index: usize, from: &Stream<'_>, code
 
 /// Copies the file's tags and chapters, the latter moved by the common shift.
 pub fn describe_file(muxer: &mut Muxer, input: &Input, shift: Seconds) -> Result<()> {
-    muxer.set_metadata(&clean_tags(input.metadata().iter(), true));
+    muxer.set_metadata(&clean_tags(tags::of_file(input), true));
     for chapter in input.chapters() {
         let base = Rational::new(chapter.time_base().numerator(), chapter.time_base().denominator());
         let (base, start, end) = if shift == Seconds::ZERO {
@@ -79,8 +79,7 @@ pub fn describe_file(muxer: &mut Muxer, input: &Input, shift: Seconds) -> Result
             (CHAPTER_BASE, at(chapter.start()), at(chapter.end()))
         };
         let start = start.max(0);
-        let tags: Vec<_> = chapter.metadata().iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        muxer.add_chapter(chapter.id(), base, start, end.max(start), &tags)?;
+        muxer.add_chapter(chapter.id(), base, start, end.max(start), &tags::of_chapter(&chapter))?;
     }
     Ok(())
 }
@@ -92,7 +91,7 @@ pub fn options(muxer: &str, input: &Input, movie_timescale: Option<i32>) -> Vec<
         vec![("fflags".into(), "+bitexact".into()), ("avoid_negative_ts".into(), "disabled".into())];
     if matches!(muxer, "mp4" | "mov") {
         // Keys such as com.apple.quicktime.make have no place among iTunes tags.
-        let keys = input.metadata().iter().any(|(key, _)| key.starts_with("com."));
+        let keys = tags::of_file(input).iter().any(|(key, _)| key.starts_with("com."));
         let flags = if keys { "+faststart+use_metadata_tags" } else { "+faststart" };
         made.push(("movflags".into(), flags.into()));
         if let Some(scale) = movie_timescale {
@@ -164,8 +163,8 @@ pub fn losses(source: &Input, video: usize, finished: &Input, new_video: usize) 
     if source.nb_chapters() != finished.nb_chapters() {
         made.push(format!("{} of {} chapters were written", finished.nb_chapters(), source.nb_chapters()));
     }
-    let new: Vec<_> = finished.metadata().iter().map(|(key, _)| key.to_ascii_lowercase()).collect();
-    let missing: Vec<_> = clean_tags(source.metadata().iter(), true)
+    let new: Vec<_> = tags::of_file(finished).iter().map(|(key, _)| key.to_ascii_lowercase()).collect();
+    let missing: Vec<_> = clean_tags(tags::of_file(source), true)
         .into_iter()
         .map(|(key, _)| key)
         .filter(|key| !new.contains(&key.to_ascii_lowercase()))

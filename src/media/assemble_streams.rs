@@ -11,6 +11,7 @@ use crate::media::ffi::muxer::{Muxer, VideoTrack};
 use crate::media::ffi::output::{self, StreamFacts};
 use crate::media::late;
 use crate::media::pcm::Pcm;
+use crate::media::ffi::tags::{self, Tags};
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::source::{Rational, SourceInfo, StreamKind};
 
@@ -170,7 +171,7 @@ fn decide(
             return Ok(None);
         }
         if &facts.tag == b"tmcd" {
-            return match (stream.metadata().get("timecode").is_some(), matroska) {
+            return match (tags::get(&tags::of_stream(stream), "timecode").is_some(), matroska) {
                 (true, false) => Ok(Some(How::Timecode)),
                 (true, true) => Err("Matroska has no timecode tracks; its start is kept as a tag".into()),
                 _ => Err("it holds no readable timecode".into()),
@@ -231,7 +232,7 @@ fn rehearse(stream: &Stream<'_>, spec: &EncoderSpec, muxer: &str) -> Result<()> 
     let mut trial = Muxer::rehearse(muxer)?;
     trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
     let index = trial.copy_stream(stream)?;
-    trial.set_stream_metadata(index, &clean_tags(stream.metadata().iter(), false));
+    trial.set_stream_metadata(index, &clean_tags(tags::of_stream(stream), false));
     trial.write_header(&[("fflags".into(), "+bitexact".into())])
 }
 
@@ -291,7 +292,7 @@ fn tag_text(tag: [u8; 4]) -> String {
 
 /// Tags worth keeping: not those a muxer writes anew or that describe the old encoding.
 /// `encoded`: the stream was encoded anew, so that its encoder's tags go too.
-pub fn clean_tags<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>, encoded: bool) -> Vec<(String, String)> {
+pub fn clean_tags(mut tags: Tags, encoded: bool) -> Tags {
     let stale = |key: &str| {
         let upper = key.to_ascii_uppercase();
         let base = upper.split_once('-').map_or(upper.as_str(), |(base, _)| base);
@@ -308,7 +309,8 @@ pub fn clean_tags<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>, encoded: b
             || base == "VENDOR_ID"
             || encoded && matches!(base, "ENCODER" | "ENCODER_OPTIONS" | "ALPHA_MODE" | "VARIANT_BITRATE")
     };
-    tags.filter(|(key, _)| !stale(key)).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    tags.retain(|(key, _)| !stale(key));
+    tags
 }
 
 #[cfg(test)]
@@ -326,7 +328,8 @@ mod tests {
             ("ENCODER", "Lavc"),
             ("language", "eng"),
         ];
-        let keys = |encoded| clean_tags(tags.into_iter(), encoded).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let tags: Tags = tags.map(|(key, value)| (key.into(), value.into())).into();
+        let keys = |encoded| clean_tags(tags.clone(), encoded).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(keys(true), ["title", "language"]);
         assert_eq!(keys(false), ["title", "ENCODER", "language"]);
     }

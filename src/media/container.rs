@@ -8,6 +8,8 @@ use anyhow::Result;
 use crate::base::fault::Fault;
 use crate::media::assemble_streams::{Kept, container_word, select, takes_video};
 use crate::media::late;
+use crate::media::assemble_matroska::Beyond;
+use crate::media::ffi::tags;
 use crate::model::encoder::EncoderSpec;
 use crate::model::source::{SourceInfo, StreamKind};
 
@@ -39,13 +41,14 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
     let wished = wish.as_deref().map(muxer_of).transpose()?;
     late::check_picture(source, info.video.stream)?;
     let input = late::open_source(source)?;
-    let brand = input.metadata().get("major_brand").map(|brand| brand.trim().to_ascii_lowercase());
+    let brand = tags::get(&tags::of_file(&input), "major_brand").map(|brand| brand.trim().to_ascii_lowercase());
     let extension = source.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
     let extension = wish.or(extension);
     let candidates: Vec<&str> = match wished {
         Some(muxer) => vec![muxer],
         None => own_container(input.format().name(), brand.as_deref()).into_iter().chain(["matroska"]).collect(),
     };
+    let beyond = Beyond::read(source, &input)?;
     let mut refusals = Vec::new();
     let mut best: Option<(ContainerChoice, usize)> = None;
     for muxer in candidates {
@@ -55,6 +58,8 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
         }
         let selection = select(&input, info, spec, muxer)?;
         if best.as_ref().is_none_or(|(_, weight)| selection.weight < *weight) {
+            let mut losses = selection.losses;
+            losses.extend(beyond.iter().flat_map(|beyond| beyond.losses(&input, &selection.kept, muxer)));
             let has_audio = info.streams.iter().any(|stream| stream.kind == StreamKind::Audio);
             let keeps_audio = selection.kept.iter().any(|kept| kept.kind == StreamKind::Audio);
             let choice = ContainerChoice {
@@ -62,7 +67,7 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
                 extension: extension_for(muxer, extension.as_deref()).to_owned(),
                 silent: has_audio && !keeps_audio,
                 notes: selection.kept.iter().filter_map(Kept::note).collect(),
-                losses: selection.losses,
+                losses,
             };
             best = Some((choice, selection.weight));
         }

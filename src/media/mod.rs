@@ -6,6 +6,7 @@ pub mod assemble_clock;
 pub mod assemble_cut;
 pub mod assemble_head;
 pub mod assemble_header;
+pub mod assemble_matroska;
 pub mod assemble_source;
 pub mod assemble_streams;
 pub mod assemble_timestamps;
@@ -29,6 +30,7 @@ pub mod frame_data;
 pub mod jpeg;
 pub mod late;
 pub mod lossless;
+mod matroska;
 #[cfg(test)]
 mod output_tests;
 pub mod parameter_sets;
@@ -44,6 +46,7 @@ pub mod side_data;
 pub mod stamps;
 pub mod still;
 pub mod streams;
+pub mod text;
 pub mod verify;
 pub mod verify_samples;
 

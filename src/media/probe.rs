@@ -10,7 +10,7 @@ use ffmpeg_next::frame;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::feed::{self, Feed};
-use crate::media::ffi::{input, log, picture};
+use crate::media::ffi::{input, log, picture, tags};
 use crate::media::frame_data::FirstFrames;
 use crate::media::{appended, convert, late, seek, side_data, still, streams};
 use crate::model::source::{Colour, Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
@@ -69,6 +69,7 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
     };
     let facts = examine(&mut input, stream, &name)?;
     let list = streams::list(&input);
+    let guessed = tags::guessed(&input);
     let chapters = input.nb_chapters() as usize;
     let duration = (input.duration() > 0).then(|| input.duration() as f64 / f64::from(ffmpeg_next::ffi::AV_TIME_BASE));
     let counted = counted_frames(&input, stream);
@@ -85,6 +86,12 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
     let alpha = (pixel.alpha && pixel.name != "pal8") || facts.alpha_mode;
     if alpha {
         losses.push("the alpha channel".to_owned());
+    }
+    if !guessed.is_empty() {
+        losses.push(format!("the encoding of tags that are not UTF-8, read as Windows-1252: {}", guessed.join(", ")));
+    }
+    if still::repeats(path, &container)? {
+        losses.push("the repeating of the animation: a video plays once".to_owned());
     }
     let (in_band, lost) = said.found();
     for words in lost {

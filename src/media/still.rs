@@ -14,6 +14,7 @@ mod pixels;
 mod read;
 mod tiff_pages;
 
+pub use parts::repeats;
 pub use pixels::Pixels;
 pub use read::{Contents, Opened, PIXELS_MAX, contents, describe, kind_of, read, read_page};
 pub use tiff_pages::TiffPages;

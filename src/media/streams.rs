@@ -4,7 +4,7 @@ use ffmpeg_next::format::context::Input;
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Stream, media};
 
-use crate::media::ffi::input;
+use crate::media::ffi::{input, tags};
 use crate::model::source::{StreamInfo, StreamKind};
 
 /// All streams, in the file's order.
@@ -41,8 +41,7 @@ fn is_attached(stream: &Stream) -> bool {
 
 /// One metadata entry of a stream, whatever the case of its key.
 pub(in crate::media) fn metadata(stream: &Stream, key: &str) -> Option<String> {
-    let entries = stream.metadata();
-    entries.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, value)| value.to_owned())
+    tags::get(&tags::of_stream(stream), key)
 }
 
 /// What the choice of a video stream goes by.

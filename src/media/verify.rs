@@ -15,7 +15,7 @@ use crate::media::assemble::{AssembleReport, OutputStream};
 use crate::media::assemble_source::{TimeSum, Written, is_shown};
 use crate::media::assemble_streams::{How, kind};
 use crate::media::assemble_timestamps::{Seconds, last_duration};
-use crate::media::ffi::output;
+use crate::media::ffi::{output, tags};
 use crate::media::late;
 use crate::media::picture;
 use crate::media::verify_samples::SampleCheck;
@@ -183,7 +183,7 @@ fn check_streams(request: &VerifyRequest<'_>, source: &Input, output: &Input) ->
             );
         }
         let language = |stream: &ffmpeg_next::Stream<'_>| {
-            stream.metadata().get("language").map(str::to_owned).filter(|language| language != "und")
+            tags::get(&tags::of_stream(stream), "language").filter(|language| language != "und")
         };
         if (stream.kept.how.is_read() || stream.kept.how == How::Upscaled) && language(&from) != language(&there) {
             return wrong(

@@ -157,6 +157,7 @@ fn animations_become_videos() {
         ffmpeg(&root, &[&clip[..], more, &[name]].concat());
         let target = at(&root, &format!("{name}.mkv"));
         let log = run(&root, &at(&root, name), &target, &[]).done();
+        assert!(log.contains("the repeating of the animation"), "{log}");
         let probed = ["-count_frames", "-show_entries", "stream=width,nb_read_frames", "-of", "csv=p=0"];
         let found = output_of(&root, "ffprobe", &[&probed[..], &[target.to_str().unwrap()]].concat());
         assert_eq!(String::from_utf8_lossy(&found).trim(), "96,7", "{log}");

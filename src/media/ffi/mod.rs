@@ -6,3 +6,4 @@ pub(super) mod log;
 pub(super) mod muxer;
 pub(super) mod output;
 pub(super) mod picture;
+pub(super) mod tags;

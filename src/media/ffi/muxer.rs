@@ -330,6 +330,22 @@ impl Muxer {
         Ok(())
     }
 
+    /// Sets one tag of a stream.
+    pub fn set_stream_tag(&mut self, stream: usize, key: &str, value: &str) {
+        // SAFETY: checked by `stream`; the dictionary stays the stream's own.
+        unsafe { set_tag(&mut (*self.stream(stream)).metadata, key, value) };
+    }
+
+    /// Sets the title of a chapter, where there is such a one.
+    pub fn set_chapter_title(&mut self, chapter: usize, title: &str) {
+        // SAFETY: the index is below the number of chapters, which live with the context.
+        unsafe {
+            if chapter < (*self.context).nb_chapters as usize {
+                set_tag(&mut (**(*self.context).chapters.add(chapter)).metadata, "title", title);
+            }
+        }
+    }
+
     /// Writes the header. From here on `time_base` tells what the container counts in.
     pub fn write_header(&mut self, options: &[(String, String)]) -> Result<()> {
         // SAFETY: the dictionary is freed whatever happens to its entries.
@@ -422,6 +438,17 @@ unsafe fn set_extradata(par: *mut ffi::AVCodecParameters, bytes: &[u8]) -> Resul
         (*par).extradata_size = i32::try_from(bytes.len())?;
     }
     Ok(())
+}
+
+/// Sets an entry of a dictionary; one with a zero byte stays away.
+///
+/// # Safety
+/// The dictionary must be null or alive.
+unsafe fn set_tag(dictionary: &mut *mut ffi::AVDictionary, key: &str, value: &str) {
+    if let (Ok(key), Ok(value)) = (CString::new(key), CString::new(value)) {
+        // SAFETY: the caller vouches for the dictionary; both strings are copied.
+        unsafe { ffi::av_dict_set(dictionary, key.as_ptr(), value.as_ptr(), 0) };
+    }
 }
 
 fn dictionary(entries: &[(String, String)]) -> Dictionary<'static> {

@@ -1,6 +1,8 @@
 //! What a picture file holds: its pages, and what of it is not read.
 
+use std::fs::File;
 use std::io::{BufRead, Read, Result, Seek, SeekFrom};
+use std::path::Path;
 
 use image::ImageFormat;
 
@@ -10,6 +12,8 @@ use crate::media::still::{jpeg_parts, pages};
 const CHUNKS_MAX: u32 = 1 << 18;
 /// Bytes of a chunk that are looked at.
 const CHUNK_HEAD: u64 = 32;
+/// Bytes of an animation in which it tells how often it is played.
+const ANIMATION_HEAD: u64 = 64 << 10;
 /// The gamma of sRGB in a PNG, in 1/100000; one that differs by less than the slack is taken for it.
 const GAMMA: (u32, u32) = (45_455, 1000);
 
@@ -51,6 +55,23 @@ pub fn look(file: &mut (impl BufRead + Seek), format: ImageFormat) -> Result<Par
     }
     file.rewind()?;
     Ok(parts)
+}
+
+/// Whether an animation, by its container's name `apng` or `gif`, is played more than once.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn repeats(path: &Path, container: &str) -> Result<bool> {
+    let mut head = Vec::new();
+    if matches!(container, "apng" | "gif") {
+        File::open(path)?.take(ANIMATION_HEAD).read_to_end(&mut head)?;
+    }
+    let behind = |word: &[u8]| head.windows(word.len()).position(|at| at == word).map(|at| &head[at + word.len()..]);
+    Ok(match container {
+        // Behind the count of frames stands how often they are played; 0 is for ever.
+        "apng" => behind(b"acTL").and_then(|rest| rest.get(4..8)).is_some_and(|plays| number(plays) != 1),
+        _ => behind(b"NETSCAPE2.0").is_some(),
+    })
 }
 
 /// Whether a PNG is an animation of more than one frame.
