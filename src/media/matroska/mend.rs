@@ -3,7 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind, Read, Result, Seek};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::media::matroska::ebml::{self, CRC, element, elements, number_element};
@@ -140,7 +140,9 @@ impl Mending {
         if self.is_empty() {
             return Ok(());
         }
-        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        // Through no link that somebody put in its place.
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
         let (mut tracks, mut chapters) = (self.tracks.is_empty(), self.chapters.is_none());
         for (id, at, size) in header(&mut file)? {
             if id == TRACKS && !tracks {
