@@ -393,11 +393,7 @@ impl Job<'_> {
     }
 
     fn still_outcome(&self, still: still::Upscaled) -> Result<Outcome> {
-        let (width, height, device) = (still.width, still.height, still.device);
-        let verified = match still.pages {
-            1 => format!("read back as {width}x{height}"),
-            pages => format!("{pages} pages read back, the first as {width}x{height}"),
-        };
+        let (width, height, verified, device) = (still.width, still.height, still.verified(), still.device);
         let outcome = self.outcome(&still.path, None, None, still.losses, verified)?;
         Ok(Outcome { frames: still.pages as u64, width, height, device, ..outcome })
     }

@@ -32,6 +32,17 @@ pub struct Upscaled {
     pub losses: Vec<String>,
 }
 
+impl Upscaled {
+    /// What was checked, in words.
+    pub fn verified(&self) -> String {
+        let (width, height) = (self.width, self.height);
+        match self.pages {
+            1 => format!("read back as {width}x{height}"),
+            pages => format!("{pages} pages read back, the first as {width}x{height}"),
+        }
+    }
+}
+
 /// Upscales and publishes a picture. Work that is interrupted begins anew: it is short.
 pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter, shutdown: &Shutdown) -> Result<Upscaled> {
     let print = fingerprint::take(&order.source)?;

@@ -153,7 +153,7 @@ fn animations_become_videos() {
     }
     let root = Root::new("");
     let clip = ["-f", "lavfi", "-i", "testsrc2=s=48x32:r=10:d=0.7"];
-    for (name, more) in [("a.png", &["-f", "apng"][..]), ("a.gif", &[])] {
+    for (name, more) in [("a.png", &["-f", "apng", "-plays", "0"][..]), ("a.gif", &[])] {
         ffmpeg(&root, &[&clip[..], more, &[name]].concat());
         let target = at(&root, &format!("{name}.mkv"));
         let log = run(&root, &at(&root, name), &target, &[]).done();

@@ -76,7 +76,7 @@ fn is_all(facts: &Facts) {
     assert_eq!((sound.kind, sound.language.as_deref(), sound.enabled), (TrackKind::Audio, Some("pt-BR"), false));
     let chapters = facts.chapters.as_ref().unwrap();
     assert_eq!((chapters.editions, chapters.atoms), (1, 2));
-    assert!(chapters.ordered && chapters.nested && chapters.elsewhere && chapters.languages);
+    assert!(chapters.ordered && chapters.nested && chapters.elsewhere && !chapters.languages);
     assert!(facts.linked && facts.too_large.is_empty());
 }
 
