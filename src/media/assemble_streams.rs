@@ -9,9 +9,9 @@ use crate::base::fault::Fault;
 use crate::media::ffi::log;
 use crate::media::ffi::muxer::{Muxer, VideoTrack};
 use crate::media::ffi::output::{self, StreamFacts};
+use crate::media::ffi::tags::{self, Tags};
 use crate::media::late;
 use crate::media::pcm::Pcm;
-use crate::media::ffi::tags::{self, Tags};
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::source::{Rational, SourceInfo, StreamKind};
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::base::fault::Fault;
-use crate::media::assemble_streams::{Kept, container_word, select, takes_video};
-use crate::media::late;
 use crate::media::assemble_matroska::Beyond;
+use crate::media::assemble_streams::{Kept, container_word, select, takes_video};
 use crate::media::ffi::tags;
+use crate::media::late;
 use crate::model::encoder::EncoderSpec;
 use crate::model::source::{SourceInfo, StreamKind};
 
