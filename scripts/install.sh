@@ -18,17 +18,49 @@ fi
 install -D -m 755 target/release/upscaled "$DESTDIR$PREFIX/bin/.upscaled.new"
 mv -f "$DESTDIR$PREFIX/bin/.upscaled.new" "$DESTDIR$PREFIX/bin/upscaled"
 
+# Each version of the libraries has a folder of its own, and `current` leads to the newest: a daemon goes on with the
+# folder that it began with, whose job processes load from it until the daemon is started anew.
+libraries=$DESTDIR$PREFIX/lib/upscaled
+version=
 if [ -e lib/libonnxruntime.so ]; then
-  # The new library takes the old one's place as a whole: a running daemon keeps what it loaded.
-  rm -rf "$DESTDIR$PREFIX/lib/.upscaled.new"
-  install -d -m 755 "$DESTDIR$PREFIX/lib/.upscaled.new"
-  cp -a lib/. "$DESTDIR$PREFIX/lib/.upscaled.new/"
-  [ -n "$DESTDIR" ] || chown -R root:root "$PREFIX/lib/.upscaled.new"
-  rm -rf "$DESTDIR$PREFIX/lib/upscaled"
-  mv "$DESTDIR$PREFIX/lib/.upscaled.new" "$DESTDIR$PREFIX/lib/upscaled"
+  version=$( (cd lib && find . -type f -printf '%P %s\n' | LC_ALL=C sort && cat .wheel-sha256 gpu/.wheels-sha256 2>/dev/null || true) | sha256sum | cut -c 1-12)
+  version=$(basename "$(readlink -f lib/libonnxruntime.so)" | sed 's/^libonnxruntime\.so\.//')-$version
+  install -d -m 755 "$libraries"
+  if [ ! -d "$libraries/$version" ]; then
+    rm -rf "$libraries/.new"
+    install -d -m 755 "$libraries/.new"
+    cp -a lib/. "$libraries/.new/"
+    [ -n "$DESTDIR" ] || chown -R root:root "$libraries/.new"
+    # Half of a copy never has the name of a whole one, after a power cut neither.
+    sync -f "$libraries/.new"
+    mv "$libraries/.new" "$libraries/$version"
+  fi
+  ln -sfn "$version" "$libraries/.current.new"
+  mv -fT "$libraries/.current.new" "$libraries/current"
 else
   say "lib/ holds no ONNX Runtime; the daemon will look for one on the system"
 fi
+
+# Whether a process has a folder of libraries open (the daemon and its workers do) or a library in it loaded.
+in_use() {
+  find /proc/[0-9]*/fd -maxdepth 1 \( -lname "$1" -o -lname "$1/*" \) 2>/dev/null | grep -q . ||
+    grep -qsF "$1/" /proc/[0-9]*/maps
+}
+
+# Removes what was installed before this version, and what lay in lib/upscaled itself before there were folders.
+remove_old_libraries() {
+  [ -n "$version" ] || return 0
+  local old
+  for old in "$libraries"/*; do
+    case $(basename "$old") in current | "$version") continue ;; esac
+    if in_use "$old"; then
+      say "$old is still in use; the next installation removes it"
+    else
+      rm -rf "$old"
+    fi
+  done
+  rm -f "$libraries/.wheel-sha256"
+}
 
 for page in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/settings.md docs/worker.md; do
   install -D -m 644 "$page" "$DESTDIR$PREFIX/share/doc/upscaled/$(basename "$page")"
@@ -61,7 +93,10 @@ if [ -d /run/systemd/system ]; then
   systemctl daemon-reload
   systemctl enable upscaled.service
   systemctl restart upscaled.service
+  # Not before the daemon has been started anew: until then job processes load from the old folder.
+  remove_old_libraries
   say "the service runs; drop videos into /var/lib/upscaled/input, watch it with: journalctl -fu upscaled"
 else
+  if ! pgrep -x upscaled >/dev/null; then remove_old_libraries; fi
   say "installed; there is no running systemd here, start it by hand: upscaled daemon --root /var/lib/upscaled"
 fi

@@ -6,6 +6,10 @@ mod common;
 mod intake;
 #[path = "daemon/removals.rs"]
 mod removals;
+#[path = "daemon/memory.rs"]
+mod memory;
+#[path = "daemon/upgrade.rs"]
+mod upgrade;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

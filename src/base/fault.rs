@@ -31,7 +31,8 @@ pub enum Fault {
     NoRamDisk,
     /// The inference device ran out of memory: smaller batches, then smaller tiles.
     DeviceMemory,
-    /// The kernel killed the work for lack of memory: again, with less.
+    /// Memory has run out: the kernel killed the work for it, or a library could not have any. Again, with less; never
+    /// with another encoder, device or precision.
     Memory,
     /// The inference device or its library failed.
     Device,
@@ -93,6 +94,7 @@ impl Fault {
                     std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Fault::NoSpace,
                     std::io::ErrorKind::ReadOnlyFilesystem => Fault::ReadOnly,
                     std::io::ErrorKind::NotFound => Fault::NotFound,
+                    std::io::ErrorKind::OutOfMemory => Fault::Memory,
                     _ => Fault::Io,
                 };
             }
@@ -101,6 +103,7 @@ impl Fault {
                     nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT => Fault::NoSpace,
                     nix::errno::Errno::EROFS => Fault::ReadOnly,
                     nix::errno::Errno::ENOENT => Fault::NotFound,
+                    nix::errno::Errno::ENOMEM => Fault::Memory,
                     _ => Fault::Io,
                 };
             }

@@ -9,6 +9,7 @@ pub mod file_name;
 pub mod jail;
 pub mod lock;
 pub mod logging;
+pub mod memory;
 pub mod path_text;
 pub mod processors;
 pub mod shutdown;

@@ -14,6 +14,7 @@ use crate::cli::exit::Ended;
 use crate::cli::{doctor_engine, doctor_folders, doctor_machine, doctor_media, output};
 use crate::config::layers::Layer;
 use crate::config::{self, Settings};
+use crate::daemon::Program;
 use crate::network::library;
 
 /// What is tried in a process of its own.
@@ -118,7 +119,7 @@ pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
 fn in_child(place: &Place, part: Part) -> Vec<Finding> {
     let name = part.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
     let told = || -> Result<Vec<Finding>> {
-        let mut child = Command::new(std::env::current_exe()?);
+        let mut child = Command::new(Program::this()?.path);
         child.args(["doctor", "--part", &name]).stdin(Stdio::null()).stderr(Stdio::null());
         for (flag, path) in [("--root", &place.root), ("--config", &place.config)] {
             if let Some(path) = path {

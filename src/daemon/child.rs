@@ -29,6 +29,10 @@ const ORPHANED: i32 = 143;
 pub fn guard() -> Result<()> {
     let Some(parent) = std::env::var_os(PARENT_ENV) else { return Ok(()) };
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("asking to die with the parent")?;
+    // Started from /proc/self/exe, it would be called "exe" by ps and top.
+    if let Err(error) = nix::sys::prctl::set_name(c"upscaled") {
+        tracing::debug!("cannot set the name of the process: {error}");
+    }
     // The parent may have died before the line above; then somebody else is our parent now.
     let parent = parent.to_str().and_then(|text| text.parse::<i32>().ok());
     if parent != Some(nix::unistd::getppid().as_raw()) {

@@ -142,10 +142,14 @@ pub struct Record {
 /// Judges an attempt by its end and the record of those before it.
 pub fn after(report: &Report, record: Record, attempts_max: u32) -> Next {
     let mut record = if report.sealed > 0 { Record { lean: record.lean, ..Record::default() } } else { record };
+    let leaner = |lean: u32, memory: bool| (lean + u32::from(memory)).min(LEAN_MAX);
     let (fault, reason) = match &report.end {
         End::Done(outcome) => return Next::Finish(Box::new(outcome.clone())),
         End::Stopped => return Next::Stay,
-        End::Failed { fault, reason } => (*fault, reason.clone()),
+        End::Failed { fault, reason } => {
+            record.lean = leaner(record.lean, *fault == Fault::Memory);
+            (*fault, reason.clone())
+        }
         End::Died(death) if death.cause == Cause::Outside => {
             record.kills = record.kills.saturating_add(1);
             let (fault, reason) = (death.fault(), death.words.clone());
@@ -156,7 +160,7 @@ pub fn after(report: &Report, record: Record, attempts_max: u32) -> Next {
             return Next::Again { fault, reason, pause: backoff(record.kills), record };
         }
         End::Died(death) => {
-            record.lean = (record.lean + u32::from(death.cause == Cause::Memory)).min(LEAN_MAX);
+            record.lean = leaner(record.lean, death.cause == Cause::Memory);
             (death.fault(), death.words.clone())
         }
         End::Stalled(time) => {

@@ -4,10 +4,11 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,6 +18,7 @@ use super::child::PARENT_ENV;
 use super::environment;
 use crate::base::failpoint;
 use crate::base::fault::{Fault, caught, one_line};
+use crate::engine::runtime;
 use crate::job::standby::Standby;
 
 /// Starts asked for and not yet served.
@@ -25,22 +27,44 @@ const WAITING_MAX: usize = 64;
 /// Processes stand by again when so much time has gone by without a job's start: not while one begins.
 const STANDBY_REST: Duration = Duration::from_secs(2);
 
+/// The image of the running program, whatever has become of its file: an upgrade may have removed it, replaced it or
+/// written half of it. In a forked child it is still the parent's.
+const OWN_IMAGE: &str = "/proc/self/exe";
+/// What children that run [`OWN_IMAGE`] are called in lists of processes.
+const OWN_NAME: &str = "upscaled";
+
 /// Which program is started as a child: this one, or a stand-in in tests.
 #[derive(Clone, Debug)]
 pub struct Program {
     pub path: PathBuf,
+    /// The first word of its command line, where that is not its path.
+    pub name: Option<&'static str>,
     /// Before the arguments of each start.
     pub arguments: Vec<OsString>,
     pub environment: Vec<(OsString, OsString)>,
+    /// Kept open so that an installer sees that the folder of libraries is in use.
+    pub(super) libraries: Option<Arc<File>>,
 }
 
 impl Program {
-    /// The running program itself.
+    /// Returns the running program itself, with the folder of ONNX Runtime that it finds now: its children are of the
+    /// same version and load the same libraries for as long as it lives.
     pub fn this() -> Result<Program> {
-        let own = std::env::current_exe().context("finding the program's own file")?;
-        // A binary replaced by an upgrade is reached through /proc, so that a child matches its parent.
-        let path = if own.exists() { own } else { PathBuf::from("/proc/self/exe") };
-        Ok(Program { path, arguments: Vec::new(), environment: Vec::new() })
+        let mut program = match Path::new(OWN_IMAGE).exists() {
+            true => Program { name: Some(OWN_NAME), ..Program::at(OWN_IMAGE.into()) },
+            false => Program::at(std::env::current_exe().context("finding the program's own file")?),
+        };
+        // Where there is none yet, each child looks for it and says what is missing.
+        if let Ok(library) = runtime::library().and_then(|library| runtime::pinned(&library)) {
+            program.libraries = library.parent().and_then(|folder| File::open(folder).ok()).map(Arc::new);
+            program.environment.push((runtime::VARIABLE.into(), library.into()));
+        }
+        Ok(program)
+    }
+
+    /// Returns another program, which is started as it is.
+    pub fn at(path: PathBuf) -> Program {
+        Program { path, name: None, arguments: Vec::new(), environment: Vec::new(), libraries: None }
     }
 }
 
@@ -160,7 +184,11 @@ impl Spawner {
 fn spawn(program: &Program, arguments: &[OsString]) -> Result<Child> {
     use std::os::unix::process::CommandExt;
     failpoint::hit("spawn")?;
-    let child = Command::new(&program.path)
+    let mut command = Command::new(&program.path);
+    if let Some(name) = program.name {
+        command.arg0(name);
+    }
+    let child = command
         .args(&program.arguments)
         .args(arguments)
         // Service descriptors, secrets and whatever else is the supervisor's alone.

@@ -9,21 +9,15 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::base::fault::Fault;
+use crate::base::memory;
 use crate::engine::{cache, runtime};
 use crate::model::engine::{EnginePin, Precision, Provider};
 use crate::network::model_file::Network;
 use crate::network::prelu::{self, Form};
 
-/// How ONNX Runtime, CUDA, cuDNN, TensorRT and C++ say that memory has run out.
-const OUT_OF_MEMORY: [&str; 7] = [
-    "out of memory",
-    "outofmemory",
-    "failed to allocate memory",
-    "available memory of",
-    "bad_alloc",
-    "alloc_failed",
-    "cudaerrormemoryallocation",
-];
+/// A processor's provider that fails while less than this can be had has failed for lack of memory, bytes: what its
+/// libraries map, and a session of the largest tiles.
+const SESSION_NEED: u64 = 512 << 20;
 
 /// Holds each session to so many MiB of a graphics device's memory.
 const GPU_MEMORY: &str = "UPSCALED_GPU_MEMORY_MB";
@@ -138,9 +132,10 @@ fn memory_limit() -> Option<usize> {
 /// An error of ONNX Runtime as a fault.
 pub fn failure(provider: Provider, error: &ort::Error) -> anyhow::Error {
     let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    let lower = text.to_lowercase();
-    let memory = OUT_OF_MEMORY.iter().any(|sign| lower.contains(sign));
-    let fault = if memory { Fault::DeviceMemory } else { Fault::Device };
+    let fault = match memory::is_told(&text) || !provider.is_gpu() && memory::is_short(SESSION_NEED) {
+        true => Fault::DeviceMemory,
+        false => Fault::Device,
+    };
     fault.because(format!("{} failed: {text}", name(provider)))
 }
 

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use crate::base::fault::Fault;
+use crate::base::memory;
 use crate::base::path_text::escape;
 
 /// Names a library; a file, or a folder with one.
-const VARIABLE: &str = "ORT_DYLIB_PATH";
+pub const VARIABLE: &str = "ORT_DYLIB_PATH";
 const FILE: &str = "libonnxruntime.so";
 
 /// What the driver makes: on Linux itself, and in WSL2.
@@ -29,6 +30,9 @@ const GPU_LIBRARIES: [&str; 9] = [
     "libnvinfer",
 ];
 
+/// What fails to load while less than this can be had has failed for lack of memory, bytes.
+const LIBRARIES_NEED: u64 = 256 << 20;
+
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
 /// The file of ONNX Runtime's library: what `ORT_DYLIB_PATH` names, else the first found in
@@ -39,7 +43,7 @@ pub fn library() -> Result<PathBuf> {
         return in_folder(&path).or_else(|| path.is_file().then(|| path.clone())).ok_or_else(|| {
             let text = escape(&path);
             Fault::NotFound
-                .because(format!("ONNX Runtime is not at {text}, where {VARIABLE} says; correct or unset it"))
+                .because(format!("ONNX Runtime is not at {text}, where {VARIABLE} says; correct or unset it, or restart the service after an upgrade"))
         });
     }
     let folders = folders();
@@ -51,16 +55,26 @@ pub fn library() -> Result<PathBuf> {
     })
 }
 
-/// Where the library may lie, in order.
+/// Returns the library in the folder that it really lies in, so that no link that is changed later leads elsewhere.
+/// Its own name stays: its providers are looked for beside it.
+pub fn pinned(library: &Path) -> Result<PathBuf> {
+    let (Some(folder), Some(name)) = (library.parent(), library.file_name()) else { return Ok(library.into()) };
+    Ok(folder.canonicalize().with_context(|| format!("looking for {}", escape(library)))?.join(name))
+}
+
+/// Where the library may lie, in order. An installation keeps each version in a folder of its own, of which `current`
+/// is the newest.
 fn folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Some(bin) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
         folders.push(bin.join("lib"));
+        folders.extend(bin.parent().map(|prefix| prefix.join("lib/upscaled/current")));
         folders.extend(bin.parent().map(|prefix| prefix.join("lib/upscaled")));
         folders.extend(bin.ancestors().skip(1).take(2).map(|up| up.join("lib")));
     }
-    folders.push("/usr/lib/upscaled".into());
-    folders.push("/usr/local/lib/upscaled".into());
+    for installed in ["/usr/lib/upscaled", "/usr/local/lib/upscaled"].map(Path::new) {
+        folders.extend([installed.join("current"), installed.to_owned()]);
+    }
     folders.extend(std::env::current_dir().ok().map(|here| here.join("lib")));
     folders.dedup();
     folders
@@ -121,7 +135,12 @@ pub fn init() -> Result<Environment> {
     }
     let failed = |error: &dyn std::fmt::Display| {
         let text = escape(&path);
-        Fault::Device.because(format!("ONNX Runtime at {text} does not load: {error}; run `make setup`"))
+        match memory::is_told(&error.to_string()) || memory::is_short(LIBRARIES_NEED) {
+            true => Fault::DeviceMemory.because(format!(
+                "ONNX Runtime at {text} does not load, since memory has run out: {error}; give it more memory"
+            )),
+            false => Fault::Device.because(format!("ONNX Runtime at {text} does not load: {error}; run `make setup`")),
+        }
     };
     let builder = ort::init_from(&path).map_err(|e| failed(&e))?;
     let logger = Arc::new(|level: LogLevel, _: &str, _: &str, _: &str, message: &str| match level {

@@ -105,6 +105,16 @@ pub fn choose_knowing(
                 return Ok((pin, notes));
             }
             Err(error) if Fault::of(&error) == Fault::NotFound => return Err(error),
+            // A moment's lack of memory must not choose another device, whose bits are others.
+            Err(error) if Fault::of(&error) == Fault::DeviceMemory => {
+                let label = pin.label();
+                return Err(Fault::Memory.because(format!(
+                    "memory has run out while {} was opened on {label}, and no other device takes its place for that (\
+                     {}); give it more memory, or name another device",
+                    model.name,
+                    fault::one_line(&error)
+                )));
+            }
             Err(error) => {
                 if !asked {
                     notes.push(format!("passed over {}: {}", pin.label(), fault::one_line(&error)));

@@ -4,7 +4,7 @@ use anyhow::Result;
 use ffmpeg_next::Packet;
 
 use crate::base::fault::{Fault, one_line};
-use crate::base::processors;
+use crate::base::{memory, processors};
 use crate::config::settings::{CodecChoice, JobSettings};
 use crate::media::encoder_options::{KNOWN, Known, STAND_IN, Wishes, options};
 use crate::media::encoder_session::Session;
@@ -66,6 +66,13 @@ pub fn choose_knowing(request: &EncoderRequest<'_>, known_to_work: &[EncoderSpec
                 true => Ok(()),
                 false => try_out(&spec).or_else(|why| if known.hardware { Err(why) } else { try_out(&spec) }),
             };
+            if let Err((Fault::Memory, why)) = &tried {
+                return Err(Fault::Memory.because(format!(
+                    "memory has run out while encoder {} was tried at {}x{}, and no other encoder takes its place for \
+                     that (it says: {why})",
+                    spec.name, spec.width, spec.height
+                )));
+            }
             match tried {
                 Ok(()) => {
                     let software = !known.hardware;
@@ -74,7 +81,7 @@ pub fn choose_knowing(request: &EncoderRequest<'_>, known_to_work: &[EncoderSpec
                         break;
                     }
                 }
-                Err(why) => passed_over.push(format!("{}: {why}", known.name)),
+                Err((_, why)) => passed_over.push(format!("{}: {why}", known.name)),
             }
         }
         if !specs.is_empty() {
@@ -207,12 +214,13 @@ pub fn nominal_rate(average: Rational) -> Rational {
 
 /// Encodes a few frames of noise and looks whether every one came out, with its parameter
 /// sets in band.
-fn try_out(spec: &EncoderSpec) -> Result<(), String> {
+fn try_out(spec: &EncoderSpec) -> Result<(), (Fault, String)> {
     let (result, said) = log::errors_during(|| encode_noise(spec));
-    result.map_err(|error| match said.first() {
+    result.map_err(|error| {
         // FFmpeg's first complaint is the cause; the error code that follows says little.
-        Some(line) => line.clone(),
-        None => one_line(&error),
+        let why = said.first().cloned().unwrap_or_else(|| one_line(&error));
+        let fault = if memory::is_told(&why) && !spec.hardware { Fault::Memory } else { Fault::of(&error) };
+        (fault, why)
     })
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use ffmpeg_next::{Dictionary, Packet, encoder, frame, picture};
 
 use crate::base::fault::Fault;
+use crate::base::memory;
 use crate::media::encoder_options;
 use crate::media::ffi::output;
 use crate::media::picture::{Layout, Pool};
@@ -14,31 +15,49 @@ use crate::model::source::Rational;
 /// Frame numbers begin here in clips, so that no decoding time is ever negative.
 pub const FIRST_PTS: i64 = 1024;
 
+/// An encoder that fails while less than this can be had has failed for lack of memory, bytes. Software keeps frames
+/// for its look-ahead, references and threads (libx265 at 8K: 4.3 GiB), and each thread has a stack and a heap of its own.
+const HARDWARE_NEED: u64 = 64 << 20;
+const SOFTWARE_NEED: u64 = 512 << 20;
+const SOFTWARE_FRAMES: u64 = 40;
+
+/// Before what a library says of its failure.
+const OUT_OF_MEMORY: &str = "memory has run out, give it more: ";
+
+/// Returns whether an encoder has failed because memory has run out on this machine. Most encoders report that as an
+/// error of a library; a graphics device that is full or has no session left is another thing.
+fn is_for_memory(spec: &EncoderSpec, why: &str) -> bool {
+    if spec.hardware {
+        return memory::is_short(HARDWARE_NEED);
+    }
+    let frame = u64::from(spec.width) * u64::from(spec.height) * spec.format.sample_bytes() as u64 * 3;
+    memory::is_told(why) || memory::is_short(SOFTWARE_NEED + frame.saturating_mul(SOFTWARE_FRAMES))
+}
+
 /// An encoder opened as a spec says. Its first frame is always a key frame that nothing
 /// before it is needed for; parameter sets are in band.
 pub struct Session {
     encoder: encoder::Video,
     pool: Pool,
     sent: i64,
-    name: String,
-    hardware: bool,
+    spec: EncoderSpec,
 }
 
 impl Session {
     /// Opens the encoder.
     ///
     /// # Errors
-    /// [`Fault::Encoder`] for hardware, else [`Fault::Unsupported`], with FFmpeg's words.
+    /// [`Fault::Memory`] when memory has run out; [`Fault::Encoder`] for hardware, else [`Fault::Unsupported`], with
+    /// FFmpeg's words.
     pub fn open(spec: &EncoderSpec) -> Result<Session> {
         let refusal = |why: String| {
-            let fault = if spec.hardware { Fault::Encoder } else { Fault::Unsupported };
-            fault.because(format!(
-                "encoder {} does not open at {}x{} {}: {why}",
-                spec.name,
-                spec.width,
-                spec.height,
-                spec.format.ffmpeg_name()
-            ))
+            let (fault, cause) = match spec.hardware {
+                _ if is_for_memory(spec, &why) => (Fault::Memory, OUT_OF_MEMORY),
+                true => (Fault::Encoder, ""),
+                false => (Fault::Unsupported, ""),
+            };
+            let (name, width, height, format) = (&spec.name, spec.width, spec.height, spec.format.ffmpeg_name());
+            fault.because(format!("encoder {name} does not open at {width}x{height} {format}: {cause}{why}"))
         };
         let name = encoder_options::ffmpeg_name(&spec.name);
         let Some(codec) = encoder::find_by_name(name) else {
@@ -68,8 +87,7 @@ impl Session {
             encoder: opened,
             pool: Pool::new(layout, spec.format, spec.width, spec.height),
             sent: 0,
-            name: spec.name.clone(),
-            hardware: spec.hardware,
+            spec: spec.clone(),
         })
     }
 
@@ -111,8 +129,8 @@ impl Session {
     #[cfg(any(test, feature = "failpoints"))]
     fn planned_failure(&self) -> Result<()> {
         use crate::base::failpoint;
-        let name = &self.name;
-        if self.hardware {
+        let name = &self.spec.name;
+        if self.spec.hardware {
             failpoint::hit("encode.hardware")
                 .map_err(|e| Fault::Encoder.because(format!("encoder {name} failed: {e:#}")))?;
         }
@@ -138,7 +156,12 @@ impl Session {
     }
 
     fn broken(&self, error: ffmpeg_next::Error) -> anyhow::Error {
-        let fault = if self.hardware { Fault::Encoder } else { Fault::Internal };
-        fault.because(format!("encoder {} failed: {}", self.name, output::explained(error)))
+        let why = output::explained(error).to_string();
+        let (fault, cause) = match self.spec.hardware {
+            true => (Fault::Encoder, ""),
+            false if is_for_memory(&self.spec, &why) => (Fault::Memory, OUT_OF_MEMORY),
+            false => (Fault::Internal, ""),
+        };
+        fault.because(format!("encoder {} failed: {cause}{why}", self.spec.name))
     }
 }

@@ -23,10 +23,7 @@ fn missing() -> Option<&'static str> {
     if std::env::var_os("ORT_DYLIB_PATH").is_some_and(|p| Path::new(&p).is_file()) {
         return None;
     }
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("lib");
-    let places = [here, "/usr/lib/upscaled".into(), "/usr/local/lib/upscaled".into()];
-    let is_library = |e: fs::DirEntry| e.file_name().to_string_lossy().starts_with("libonnxruntime.so");
-    let found = places.iter().any(|p| fs::read_dir(p).is_ok_and(|d| d.flatten().any(is_library)));
+    let found = library_folders().iter().any(|folder| has_library(folder));
     (!found).then_some("libonnxruntime.so is not in lib/ (make setup fetches it)")
 }
 
@@ -39,6 +36,29 @@ pub fn ready(test: &str) -> bool {
             false
         }
     }
+}
+
+/// The program that is tested: another build with the same features, where one is named.
+pub fn binary() -> PathBuf {
+    std::env::var_os("UPSCALED_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_upscaled").into()).into()
+}
+
+/// The folder with ONNX Runtime's library that tests use; [`ready`] has seen it.
+pub fn libraries() -> PathBuf {
+    match std::env::var_os("ORT_DYLIB_PATH") {
+        Some(file) => Path::new(&file).parent().expect("a folder").to_owned(),
+        None => library_folders().into_iter().find(|folder| has_library(folder)).expect("ready() has been asked"),
+    }
+}
+
+fn library_folders() -> [PathBuf; 3] {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("lib");
+    [here, "/usr/lib/upscaled".into(), "/usr/local/lib/upscaled/current".into()]
+}
+
+fn has_library(folder: &Path) -> bool {
+    let is_library = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("libonnxruntime.so");
+    fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(is_library))
 }
 
 /// A root folder with settings that do not wait long.
@@ -74,9 +94,12 @@ impl Root {
 
     /// The program with arguments, apart from settings of the person who runs the tests.
     pub fn program(&self, args: &[&OsStr]) -> Command {
-        // Another build with the same features, where one is named
-        let other = std::env::var_os("UPSCALED_TEST_PROGRAM");
-        let mut command = Command::new(other.as_deref().unwrap_or(OsStr::new(env!("CARGO_BIN_EXE_upscaled"))));
+        self.program_at(&binary(), args)
+    }
+
+    /// The program at another place, such as a copy of it.
+    pub fn program_at(&self, binary: &Path, args: &[&OsStr]) -> Command {
+        let mut command = Command::new(binary);
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with("UPSCALED_") {
                 command.env_remove(key);
@@ -92,9 +115,13 @@ impl Root {
 
     /// The program with arguments, started; its words go to a file.
     pub fn spawn(&self, args: &[&OsStr]) -> Child {
+        self.spawn_command(self.program(args))
+    }
+
+    /// A command, started; its words go to a file.
+    pub fn spawn_command(&self, mut command: Command) -> Child {
         let console = fs::OpenOptions::new().append(true).create(true).open(self.path().join("console.txt"));
         let console = console.expect("a file for its words");
-        let mut command = self.program(args);
         command.stdout(console.try_clone().expect("a handle")).stderr(console);
         command.spawn().expect("the program starts")
     }

@@ -27,7 +27,7 @@ pub fn program(dir: &Path) -> Program {
     );
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    Program { path: "/bin/sh".into(), arguments: vec![script.into()], environment: vec![] }
+    Program { arguments: vec![script.into()], ..Program::at("/bin/sh".into()) }
 }
 
 pub fn progress(phase: Phase, beat: u64) -> Event {
