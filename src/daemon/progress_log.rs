@@ -22,11 +22,13 @@ pub struct ProgressLog {
 impl ProgressLog {
     /// The line to log now, if any. `now` is any clock that never goes back.
     pub fn line(&mut self, job: &str, progress: &Progress, now: Duration) -> Option<String> {
-        if self.phase != Some(progress.phase) {
-            self.phase = Some(progress.phase);
+        // A part of planning, which has another limit of time and needs no line of its own.
+        let phase = if progress.phase == Phase::TryingEncoders { Phase::Planning } else { progress.phase };
+        if self.phase != Some(phase) {
+            self.phase = Some(phase);
             self.since = now;
             if progress.phase != Phase::Upscaling {
-                return Some(format!("{job}  {}", progress.phase.words()));
+                return Some(format!("{job}  {}", phase.words()));
             }
         }
         let passed = |since: Option<Duration>, time| since.is_none_or(|since| now.saturating_sub(since) >= time);

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::base::clock;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
+use crate::base::{clock, failpoint};
 use crate::config::settings::{JobSettings, VIDAIO};
 use crate::config::target::Target;
 use crate::engine::autotune::{self, Around};
@@ -87,7 +87,9 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
     for remark in remarks {
         reporter.log("info", &remark);
     }
-    reporter.beat();
+    // Planning may take as long as an engine takes to build, the opening of an encoder may not.
+    reporter.enter(Phase::TryingEncoders, "");
+    failpoint::hit("encoder.choose")?;
     let request = encoder::EncoderRequest {
         settings,
         width,
@@ -103,7 +105,7 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
     for passed in &choice.passed_over {
         reporter.log("info", &format!("encoder passed over: {passed}"));
     }
-    reporter.beat();
+    reporter.enter(Phase::Planning, "");
     let wish = order.exact_target().map(|target| target.extension().unwrap_or_default().to_string_lossy());
     let wish = wish.or_else(|| rules.map(|_| "mp4".into()));
     let chosen = container::choose(&order.source, &info, &choice.specs[0], wish.as_deref())?;

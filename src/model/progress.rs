@@ -10,6 +10,8 @@ use crate::base::fault::Fault;
 pub enum Phase {
     Probing,
     Planning,
+    /// Encoders are opened and tried: a driver that hangs is found by the stall clock.
+    TryingEncoders,
     Resuming,
     Upscaling,
     WaitingForSpace,
@@ -24,6 +26,7 @@ impl Phase {
         match self {
             Phase::Probing => "probing",
             Phase::Planning => "planning",
+            Phase::TryingEncoders => "trying encoders",
             Phase::Resuming => "resuming",
             Phase::Upscaling => "upscaling",
             Phase::WaitingForSpace => "waiting for space",
