@@ -22,6 +22,7 @@ use crate::model::encoder::Codec;
 use crate::model::engine::EnginePin;
 use crate::model::frame::{Chroma, PixelFormat};
 use crate::model::plan::{BatchRule, PLAN_VERSION, Plan};
+use crate::model::progress::Phase;
 use crate::model::source::{Colour, SourceInfo, VideoInfo};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::{frame_diffusion, frame_files, still_diffusion};
