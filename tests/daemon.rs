@@ -8,6 +8,8 @@ mod intake;
 mod removals;
 #[path = "daemon/memory.rs"]
 mod memory;
+#[path = "daemon/surroundings.rs"]
+mod surroundings;
 #[path = "daemon/upgrade.rs"]
 mod upgrade;
 

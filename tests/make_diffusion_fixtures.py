@@ -6,7 +6,7 @@ training/export_tsdsr.py, and what the algorithm makes of pictures with it in Py
 
 Needs training/requirements-tsdsr.txt; the tests themselves need none of it. The algorithm is
 written here from its description (github.com/Microtreei/TSD-SR, test/test_tsdsr.py and utils/),
-with sizes in multiples of 16 pixels, noise from the generator of src/engine/diffusion/noise.rs and
+with sizes in multiples of 16 pixels where a picture is no more than a tile, noise from the generator of src/engine/diffusion/noise.rs and
 this program's own tiles for the VAE.
 
     model/              the exported folder
@@ -14,7 +14,8 @@ this program's own tiles for the VAE.
     cases.json          sizes and settings of each case
     NAME.rgb            bytes of the picture, then of the result without, with the wavelet and with
                         the AdaIN colour fix, rounded once; then the same three as the original rounds
-                        them: downwards, after every step
+                        them: downwards, after every step. Of a case with "every" the picture is drawn by
+                        a rule, and of each result only every so-many-th byte is kept
     arithmetic.json/.f32    planes of floats: bicubic, wavelet, AdaIN and noise from NumPy
 """
 
@@ -133,8 +134,11 @@ def planned(width, height, scale, process):
     if min(width, height) < least:
         factor = least / min(width, height)
         width, height = int(factor * width), int(factor * height)
-    unit = FACTOR * PATCH
-    return tuple(max(unit, side * scale // unit * unit) for side in (width, height))
+    sides = (width * scale, height * scale)
+    # Where every tile has its full side, odd sides of the latent work, as in the original.
+    tiled = min(sides) // FACTOR >= TILE and max(sides) // FACTOR > TILE
+    unit = FACTOR if tiled else FACTOR * PATCH
+    return tuple(max(unit, side // unit * unit) for side in sides)
 
 
 def latent_places(length, tile):
@@ -318,6 +322,12 @@ def picture(width, height, seed):
     return (np.stack(planes, axis=2) + random.normal(0, 4, (height, width, 3))).clip(0, 255).astype(np.uint8)
 
 
+def ruled(width, height):
+    """Slow ramps and bars, in whole numbers: the tests draw it too."""
+    y, x, c = np.mgrid[0:height, 0:width, 0:3]
+    return (96 + (5 * x + 3 * y + 40 * c) % 97 + (x // 9 + y // 7 + c) % 2 * 50).astype(np.uint8)
+
+
 CASES = [
     dict(name="below-process-size", size=[24, 20], scale=2, process=64, latent="sample", seed=0),
     dict(name="odd-untiled", size=[33, 37], scale=2, process=64, latent="sample", seed=1),
@@ -326,6 +336,10 @@ CASES = [
     dict(name="four-whole", size=[36, 28], scale=4, process=64, latent="sample", seed=4),
     dict(name="vae-tiles", size=[40, 52], scale=2, process=64, latent="sample", seed=5,
          encode_tile=8, decode_tile=8, vae_overlap=4),
+    dict(name="large-1928x1080", size=[964, 540], scale=2, process=64, latent="sample", seed=6,
+         encode_tile=64, decode_tile=64, vae_overlap=16, every=331),
+    dict(name="large-1024x504", size=[512, 252], scale=2, process=64, latent="sample", seed=7,
+         encode_tile=64, decode_tile=64, vae_overlap=16, every=331),
 ]
 
 
@@ -339,13 +353,15 @@ def main():
             shutil.copy(work / name, FOLDER / name)
         conditions = [torch.load(work / f"{name}_embeds.pt", weights_only=True) for name in ("prompt", "pool")]
     for case in CASES:
-        source = picture(*case["size"], case["seed"] % 1000)
+        every = case.get("every", 0)
+        source = ruled(*case["size"]) if every else picture(*case["size"], case["seed"] % 1000)
         with torch.no_grad():
             decoded = upscaled(parts, conditions, source, case)
         once = finished(decoded, source, case["scale"])
         often = finished_in_bytes(decoded, source, case["scale"])
         print(case["name"], "mean", once[0].mean().round(1), "deviation", once[0].std().round(1))
-        (FOLDER / f"{case['name']}.rgb").write_bytes(b"".join(part.tobytes() for part in (source, *once, *often)))
+        kept = [part.reshape(-1)[::every] for part in (*once, *often)] if every else [source, *once, *often]
+        (FOLDER / f"{case['name']}.rgb").write_bytes(b"".join(part.tobytes() for part in kept))
     (FOLDER / "cases.json").write_text(json.dumps(CASES, indent=1) + "\n")
 
     random = np.random.default_rng(7)

@@ -95,6 +95,7 @@ impl Fault {
                     std::io::ErrorKind::ReadOnlyFilesystem => Fault::ReadOnly,
                     std::io::ErrorKind::NotFound => Fault::NotFound,
                     std::io::ErrorKind::OutOfMemory => Fault::Memory,
+                    std::io::ErrorKind::FileTooLarge => Fault::Unsupported,
                     _ => Fault::Io,
                 };
             }
@@ -104,6 +105,7 @@ impl Fault {
                     nix::errno::Errno::EROFS => Fault::ReadOnly,
                     nix::errno::Errno::ENOENT => Fault::NotFound,
                     nix::errno::Errno::ENOMEM => Fault::Memory,
+                    nix::errno::Errno::EFBIG => Fault::Unsupported,
                     _ => Fault::Io,
                 };
             }

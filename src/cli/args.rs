@@ -248,6 +248,12 @@ pub struct DoctorArguments {
     pub part: Option<Part>,
 }
 
+/// Returns the folder that relative paths begin at; nothing when it has been removed, in which case only whole paths
+/// can be found.
+pub fn here() -> PathBuf {
+    std::env::current_dir().unwrap_or_default()
+}
+
 impl Place {
     /// Where settings come from, with these flags on top.
     pub fn sources(&self, flags: Layer) -> Result<Sources> {
@@ -259,7 +265,7 @@ impl SetArguments {
     /// Adds every `NAME=VALUE` to `layer`.
     pub fn apply(&self, layer: &mut Layer) -> Result<()> {
         use std::os::unix::ffi::{OsStrExt, OsStringExt};
-        let here = std::env::current_dir()?;
+        let here = here();
         for pair in &self.set {
             let bytes = pair.as_bytes();
             let complain = |words: String| Fault::Config.because(format!("--set {}: {words}", pair.to_string_lossy()));
@@ -289,7 +295,7 @@ impl SetArguments {
     pub fn resolve(&self, place: &Place, flags: &[(&str, Option<&OsString>)]) -> Result<Settings> {
         let mut layer = Layer::new("flags");
         self.apply(&mut layer)?;
-        let here = std::env::current_dir()?;
+        let here = here();
         for (name, value) in flags {
             if let Some(value) = value {
                 layer.set_flag(name, value, &here)?;
@@ -309,7 +315,7 @@ impl RunArguments {
     pub fn layer(&self) -> Result<Layer> {
         let mut layer = Layer::new("flags");
         self.set.apply(&mut layer)?;
-        let here = std::env::current_dir()?;
+        let here = here();
         let named = [
             ("scale", &self.scale),
             ("size", &self.size),

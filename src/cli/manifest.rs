@@ -13,7 +13,7 @@ use crate::base::fault::Fault;
 use crate::base::jail::{Denied, Jail};
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
-use crate::cli::args::{Place, RunArguments, SetArguments};
+use crate::cli::args::{Place, RunArguments, SetArguments, here};
 use crate::cli::exit::Ended;
 use crate::cli::show::Show;
 use crate::cli::worker::TokenArguments;
@@ -159,7 +159,7 @@ fn share(place: &Place, arguments: &ShareArguments) -> Result<Ended> {
     let token = arguments.token.read()?;
     let places = arguments.workers.iter().map(|address| client::place(address)).collect::<Result<Vec<_>>>()?;
     let workers: Vec<Worker> = places.iter().map(|place| Worker::new(place, token.clone())).collect();
-    let here = std::env::current_dir().context("the current folder cannot be found")?;
+    let here = here();
     let mut beside = arguments.output.clone().into_os_string();
     beside.push(".frames");
     let base = here.join(arguments.work.clone().unwrap_or_else(|| beside.into()));

@@ -43,6 +43,7 @@ use args::{Arguments, Command};
 
 /// The program.
 pub fn main() -> ExitCode {
+    signals::no_end_by_file_size();
     let Arguments { place, command } = match Arguments::try_parse_from(pictures::as_python_has_it(std::env::args_os()))
     {
         Ok(arguments) => arguments,

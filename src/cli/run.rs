@@ -8,7 +8,7 @@ use crate::base::fault::{Fault, one_line};
 use crate::base::logging::{self, Console, LogGuard};
 use crate::base::path_text::escape;
 use crate::base::shutdown::Shutdown;
-use crate::cli::args::{Place, RunArguments};
+use crate::cli::args::{Place, RunArguments, here};
 use crate::cli::exit::Ended;
 use crate::cli::show::Show;
 use crate::cli::{output, signals};
@@ -145,7 +145,12 @@ fn drop_hopeless(order: &JobOrder, fault: Fault) {
 
 /// The job that these arguments mean, if it can be. Its folder stands beside the output.
 pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
-    let here = std::env::current_dir().context("the current folder cannot be found")?;
+    let here = here();
+    if here.as_os_str().is_empty() && (arguments.input.is_relative() || arguments.output.is_relative()) {
+        return Err(Fault::NotFound.because(
+            "the current folder has been removed; change to another folder, or name both files by their whole paths",
+        ));
+    }
     let source = absolute(&here, &arguments.input);
     let target = absolute(&here, &arguments.output);
     let (source_text, target_text) = (escape(&source), escape(&target));

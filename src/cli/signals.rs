@@ -8,6 +8,16 @@ use crate::base::shutdown::Shutdown;
 /// Exit status of a program that was interrupted and did not wait for its work to stop.
 const INTERRUPTED: i32 = 130;
 
+/// Makes a write beyond the largest size of files (`ulimit -f`) an error like any other: by default SIGXFSZ ends the
+/// process. Call it before any other thread is started.
+pub fn no_end_by_file_size() {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGXFSZ);
+    if let Err(error) = set.thread_block() {
+        tracing::debug!("SIGXFSZ cannot be blocked: {error}");
+    }
+}
+
 /// From now on these signals set the returned flag; a second one ends the process at once.
 /// Call it before any other thread is started, for threads inherit what is blocked here.
 pub fn shutdown_on_signals() -> Result<Shutdown> {

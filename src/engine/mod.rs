@@ -22,5 +22,6 @@ pub mod sample;
 pub mod session;
 #[cfg(test)]
 pub mod testing;
+mod time_limit;
 pub mod tune;
 pub mod worker;

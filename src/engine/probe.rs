@@ -1,20 +1,24 @@
 //! What only running a network can tell: range, reach, seams; and a check of what its graph says.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use ort::session::Session;
+use ort::session::{RunOptions, Session};
 use ort::value::TensorRef;
 
 use crate::base::fault::Fault;
 use crate::base::processors;
 use crate::engine::probe_picture::{fine, smooth};
 use crate::engine::provider::{self, Target};
+use crate::engine::time_limit::within;
 use crate::model::engine::{Precision, Provider};
 use crate::network::cost;
 use crate::network::facts::{MAX_HALO, MULTIPLES};
 use crate::network::model_file::ModelFile;
 use crate::pixel::shuffle::MAX_SCALE;
+
+/// A small picture that takes longer is of a network that never ends, or of no use on this machine.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Side of the pictures that range and scale are found with, in pixels, before rounding up to
 /// the network's multiple.
@@ -298,7 +302,16 @@ impl<'a> Runner<'a> {
         let place = |at: usize| (at / (h * w) % channels, at / w % h, at % w);
         let input: Vec<f32> = (0..batch * channels * h * w).map(place).map(|(c, y, x)| sample(c, y, x)).collect();
         let input = TensorRef::from_array_view(([batch, channels, h, w], input.as_slice())).map_err(told)?;
-        let outputs = session.run(ort::inputs![input]).map_err(told)?;
+        let options = RunOptions::new().map_err(told)?;
+        let outputs = within(LIMIT, &options, || session.run_with_options(ort::inputs![input], &options))
+            .map_err(|error| match error {
+                Some(error) => told(error),
+                None => Fault::Unsupported.because(format!(
+                    "model {}: a picture of {w}x{h} was not done after {} s: it never ends, or is too slow for this machine",
+                    self.model.name,
+                    LIMIT.as_secs()
+                )),
+            })?;
         let (shape, samples) = outputs[0].try_extract_tensor::<f32>().map_err(told)?;
         let &[_, planes, height, width] = &shape[..] else {
             let message = format!("model {}: gives {shape:?}, which is no picture", self.model.name);

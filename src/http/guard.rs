@@ -1,6 +1,6 @@
 //! Who may ask: the token, the Host of a loopback listener, and the Origin of browsers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -91,10 +91,13 @@ impl Guard {
     fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
         let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let host = text(HOST);
+        // A second one could be the one that a proxy has looked at.
+        if headers.get_all(HOST).iter().nth(1).is_some() {
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "A request has one Host header"));
+        }
         // A page from elsewhere whose name was made to mean this machine still sends that name.
         if self.loopback && !host.is_some_and(is_this_machine) {
-            let words = "This address answers only as localhost, 127.0.0.1 or [::1]";
-            return Err(ApiError::new(StatusCode::FORBIDDEN, words));
+            return Err(elsewhere());
         }
         if let Some(origin) = text(ORIGIN) {
             let own = origin.split_once("://").is_some_and(|(_, origin)| Some(origin) == host);
@@ -117,23 +120,39 @@ impl Guard {
     }
 }
 
+fn elsewhere() -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, "This address answers only as localhost, 127.0.0.1 or [::1]")
+}
+
 /// The token of `Bearer <token>`.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-/// Whether a Host header names this machine: `localhost`, or a loopback address, with any port.
+/// Returns whether a Host header names this machine: `localhost`, or a loopback address, with any port. Nothing else
+/// may stand in it (RFC 3986, section 3.2.2: an IPv6 address is in brackets, behind which only a port may follow).
 fn is_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    let is_port = |text: &str| text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        return (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+            && address.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback());
+    }
+    let (name, port) = host.split_once(':').unwrap_or((host, ""));
+    is_port(port)
+        && (name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback()))
 }
 
 /// The middleware.
 pub async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    // A target in its whole form (`GET http://host/path`) goes before the Host header (RFC 9112, section 3.2.2).
+    if let Some(authority) = request.uri().authority()
+        && guard.loopback
+        && !is_this_machine(authority.as_str())
+    {
+        return Err(elsewhere());
+    }
     guard.check(request.uri().path(), request.headers())?;
     Ok(next.run(request).await)
 }
@@ -180,9 +199,35 @@ mod tests {
         for host in ["localhost", "LOCALHOST:1", "127.0.0.1:8090", "127.3.2.1", "[::1]:8090", "[::1]"] {
             assert_eq!(status(&here, "/info", &[(HOST, host)]), 200, "{host}");
         }
-        for host in ["evil.example", "evil.example:8090", "127.0.0.1.evil.example", "localhost.evil", "", "10.0.0.1"] {
+        for host in [
+            "evil.example",
+            "evil.example:8090",
+            "127.0.0.1.evil.example",
+            "localhost.evil",
+            "",
+            "10.0.0.1",
+            "[::1].evil.example",
+            "[::1].evil.example:8090",
+            "[::1]evil.example",
+            "[::1]:80:90",
+            "[::1",
+            "::1",
+            "[127.0.0.1]",
+            "[::ffff:127.0.0.1]",
+            "localhost:evil.example",
+            "localhost:80:evil.example",
+            "localhost:123456",
+            "user@localhost",
+            "localhost@evil.example",
+            "localhost/.evil.example",
+            "localhost, evil.example",
+            "127.1",
+        ] {
             assert_eq!(status(&here, "/health", &[(HOST, host)]), 403, "{host}");
         }
+        let mut two = HeaderMap::new();
+        ["localhost", "localhost"].map(|host| two.append(HOST, HeaderValue::from_static(host)));
+        assert_eq!(here.check("/info", &two).unwrap_err().status().as_u16(), 400);
         assert_eq!(status(&here, "/info", &[]), 403);
         let origin = |value: &str| status(&here, "/upscale", &[(HOST, "localhost:8090"), (ORIGIN, value)]);
         assert_eq!((origin("http://localhost:8090"), origin("http://evil.example"), origin("null")), (200, 403, 403));

@@ -99,6 +99,9 @@ pub struct DiffusionPin {
     /// Sides of the VAE's tiles, in latents.
     pub encode_tile: u32,
     pub decode_tile: u32,
+    /// Whether large frames keep odd sides of the latent; not in plans of before 2026-12.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub odd_sides: bool,
 }
 
 fn one() -> u32 {

@@ -14,6 +14,7 @@ pub mod onnx;
 pub mod prelu;
 pub mod reach;
 pub mod shapes;
+pub mod subgraphs;
 pub mod tail;
 #[cfg(test)]
 pub mod testing;

@@ -14,7 +14,7 @@ use crate::network::diffusion::Folder;
 use crate::network::facts::{self, ModelFacts, Open};
 use crate::network::notes::{self, Given};
 use crate::network::onnx::{GraphProto, ModelProto, ValueInfoProto};
-use crate::network::{canonical, library, tail};
+use crate::network::{canonical, library, subgraphs, tail};
 use crate::tile::stitch::Layout;
 
 /// Largest model file read, in bytes.
@@ -105,6 +105,7 @@ impl ModelFile {
         if model.graph.as_ref().is_none_or(|g| g.node.is_empty()) {
             return Err(damaged());
         }
+        subgraphs::check(&model).map_err(|what| Fault::Unsupported.because(format!("model {name}: {what}")))?;
         let changes = canonical::rewrite(&mut model, name)?;
         let graph = |model: &ModelProto| model.graph.clone().unwrap_or_default();
         let no = |what: String| Fault::Unsupported.because(format!("model {name}: {what}"));

@@ -62,6 +62,7 @@ pub fn pin(
             parts: run.model_parts.clone(),
             encode_tile: plan.encode_tile as u32,
             decode_tile: plan.decode_tile as u32,
+            odd_sides: options.odd_sides,
         }),
     };
     cascade::reach(&mut pin, frame, to)?;
@@ -116,6 +117,7 @@ impl FrameModel {
         drop(model.take_words());
         let scale = pin.model_scale as usize;
         let options = still_diffusion::named(scale, own.process_size, own.seed, &own.latent, &own.colour_fix);
+        let options = Options { odd_sides: own.odd_sides, ..options };
         let frame = (frame.0 as usize, frame.1 as usize);
         let tiles = model.tiles(frame, &options).iter().sum::<usize>() as u64;
         Ok(FrameModel { model, options, frame, tiles })

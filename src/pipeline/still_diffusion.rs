@@ -43,6 +43,7 @@ pub fn named(scale: usize, process_size: u32, seed: u64, latent: &str, colour_fi
         seed,
         latent: Latent::of(latent).unwrap_or_default(),
         colours: ColourFix::of(colour_fix).unwrap_or_default(),
+        odd_sides: true,
     }
 }
 

@@ -1,7 +1,7 @@
 //! One-step diffusion (TSD-SR on Stable Diffusion 3): pictures in, larger pictures out.
 //!
 //! The algorithm is that of github.com/Microtreei/TSD-SR (`test/test_tsdsr.py`, `utils/`), with
-//! sizes in multiples of 16 pixels, seeded noise, floats all the way, and tiles of the VAE that are
+//! sizes that the transformer can take, seeded noise, floats all the way, and tiles of the VAE that are
 //! blended. One file a step, in this order.
 
 pub mod colour_fix;

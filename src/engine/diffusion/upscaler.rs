@@ -9,10 +9,11 @@ use crate::base::path_text::escape;
 use crate::engine::diffusion::colour_fix::ColourFix;
 use crate::engine::diffusion::encode::{self, Latent};
 use crate::engine::diffusion::field::Field;
+use crate::engine::diffusion::finish;
 use crate::engine::diffusion::memory::{Asked, BUDGET, Keep, Plan};
+use crate::engine::diffusion::prepare::{self, Units};
 use crate::engine::diffusion::session::{Input, PartSession};
 use crate::engine::diffusion::tiling::{self, Blend, Growth, Tiling};
-use crate::engine::diffusion::{finish, prepare};
 use crate::engine::provider::{self, Target};
 use crate::engine::tune;
 use crate::model::engine::{Precision, Provider};
@@ -58,11 +59,14 @@ pub struct Options {
     pub seed: u64,
     pub latent: Latent,
     pub colours: ColourFix,
+    /// Pictures that go through the transformer in whole tiles may have odd sides, in latents.
+    pub odd_sides: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { scale: 4, process: PROCESS, seed: 0, latent: Latent::default(), colours: ColourFix::default() }
+        let (latent, colours) = (Latent::default(), ColourFix::default());
+        Options { scale: 4, process: PROCESS, seed: 0, latent, colours, odd_sides: true }
     }
 }
 
@@ -213,7 +217,9 @@ impl Upscaler {
 
     fn working_size(&self, size: (usize, usize), options: &Options) -> (usize, usize) {
         let latent = &self.folder.latent;
-        prepare::working_size(size, options.scale, options.process, latent.factor * latent.patch)
+        let tile = options.odd_sides.then_some(latent.tile);
+        let units = Units { factor: latent.factor, patch: latent.patch, tile };
+        prepare::working_size(size, options.scale, options.process, units)
     }
 
     fn growth(&self, part: Part) -> Growth {

@@ -22,7 +22,8 @@ const FAR: i64 = 10 * 86_400 * 1_000_000;
 /// An FFmpeg error code as an error; those of the operating system stay `std::io::Error`, so
 /// that a full disk is told from a refusal.
 pub fn failure(code: i32) -> anyhow::Error {
-    let system = [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::ENOMEM];
+    let system =
+        [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::ENOMEM];
     match system.contains(&-code) {
         true => std::io::Error::from_raw_os_error(-code).into(),
         false if code == ffi::AVERROR_INVALIDDATA => Damage(words(code)).into(),

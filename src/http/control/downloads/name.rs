@@ -17,6 +17,9 @@ const NAME_BYTES: usize = 200;
 /// Longest ending of one, in bytes, that is kept where it is cut.
 const ENDING_BYTES: usize = 16;
 
+/// Behind a name that means something else here.
+const ELSEWHERE: &str = ".file";
+
 /// The names that a file may get, in order.
 pub fn names(name: &str) -> impl Iterator<Item = OsString> {
     let path = Path::new(name);
@@ -37,7 +40,7 @@ pub fn name_of(url: &Url) -> String {
 /// A name that a file of input/ can have and that a scan takes for a film or picture.
 pub fn plain(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
-    let clean: String = last.chars().filter(|c| !c.is_control() && *c != '\u{fffd}').collect();
+    let clean: String = last.chars().filter(|c| !c.is_control() && !is_unseen(*c) && *c != '\u{fffd}').collect();
     let mut clean = clean.trim_start_matches(['.', ' ']).trim_end_matches(['.', ' ']).to_owned();
     if clean.len() > NAME_BYTES {
         // The ending tells what it is, where it is one.
@@ -50,9 +53,15 @@ pub fn plain(name: &str) -> String {
         clean = "download".into();
     }
     if is_sidecar(OsStr::new(&clean)) || is_unfinished(OsStr::new(&clean)) {
-        clean.push_str(".download");
+        clean.push_str(ELSEWHERE);
     }
     clean
+}
+
+/// Returns whether a character only changes how others are shown: the order of writing (Unicode TR 9, "film\u{202e}vkm.exe"
+/// is shown as "filmexe.mkv"), lines, and characters without a width, by which two names look the same.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -68,10 +77,12 @@ mod tests {
             ("https://a.example/..%2F..%2Fetc%2Fpasswd", "passwd"),
             ("https://a.example/%2e%2ehidden.mkv", "hidden.mkv"),
             ("https://a.example/a%00b%0a.mkv", "ab.mkv"),
-            ("https://a.example/upscaled.toml", "upscaled.toml.download"),
-            ("https://a.example/UPSCALED.TOML", "UPSCALED.TOML.download"),
-            ("https://a.example/film.mkv.part", "film.mkv.part.download"),
+            ("https://a.example/upscaled.toml", "upscaled.toml.file"),
+            ("https://a.example/UPSCALED.TOML", "UPSCALED.TOML.file"),
+            ("https://a.example/film.mkv.part", "film.mkv.part.file"),
             ("https://a.example/%FF%FE.mkv", "mkv"),
+            ("https://a.example/film%E2%80%AEvkm.exe", "filmvkm.exe"),
+            ("https://a.example/%E2%81%A6%E2%80%8F%D8%9C%EF%BB%BFa%E2%80%8Bb.mkv", "ab.mkv"),
             ("https://a.example/%C3%A9t%C3%A9.mp4", "\u{e9}t\u{e9}.mp4"),
         ] {
             let name = name_of(&Url::parse(url).unwrap());
