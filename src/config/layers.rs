@@ -124,12 +124,17 @@ impl Sources {
     /// What `--root` and `--config` (else the variables, else the current folder) and the
     /// environment give.
     pub fn new(root: Option<PathBuf>, config: Option<PathBuf>, flags: Layer) -> Result<Sources> {
-        let here = std::env::current_dir().context("the current folder cannot be found; name one with --root")?;
+        // It may have been removed, which matters to relative paths alone.
+        let current = std::env::current_dir().context("the current folder cannot be found; name one with --root");
+        let here = current.as_ref().map_or_else(|_| PathBuf::new(), Clone::clone);
         let named = |flag: Option<PathBuf>, variable: &str| {
             let path = flag.or_else(|| std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from));
             path.map(|path| here.join(path).components().collect::<PathBuf>())
         };
-        let root = named(root, "UPSCALED_ROOT").unwrap_or_else(|| here.clone());
+        let root = match named(root, "UPSCALED_ROOT") {
+            Some(root) if root.is_absolute() => root,
+            _ => current?,
+        };
         let config = named(config, "UPSCALED_CONFIG");
         let environment = Layer::of_environment(std::env::vars_os(), &here)?;
         Ok(Sources {

@@ -34,12 +34,15 @@ fn a_current_folder_that_has_been_removed() {
     let (source, target) = (root.path().join("in.mkv"), root.path().join("out.mkv"));
     film(&source, 6, "64x48");
     let away = "mkdir away && cd away && rmdir ../away && exec \"$0\"";
-    let out = shell(&root, &format!("{away} run \"$1\" \"$2\" --set crf=20"), &source, &target);
+    let here = root.path().display();
+    let out = shell(&root, &format!("{away} run \"$1\" \"$2\" --root '{here}' --set crf=20"), &source, &target);
     assert_eq!(out.status.code(), Some(0), "{}", log(&out));
     assert_same_film(&source, &target);
-    let out = shell(&root, &format!("{away} run in.mkv \"$2\""), &source, &target);
+    let out = shell(&root, &format!("{away} run in.mkv \"$2\" --root '{here}'"), &source, &target);
     assert_eq!(out.status.code(), Some(1), "{}", log(&out));
     assert!(log(&out).contains("the current folder has been removed"), "{}", log(&out));
+    let out = shell(&root, &format!("{away} run \"$1\" \"$2\""), &source, &target);
+    assert!(log(&out).contains("name one with --root"), "{}", log(&out));
     for command in ["status", "queue list", "daemon --once"] {
         let out = shell(&root, &format!("{away} {command} --root \"$1\""), root.path(), &target);
         assert_eq!(out.status.code(), Some(0), "{command}: {}", log(&out));
