@@ -17,6 +17,9 @@ const RANGE_FULL: u32 = 2;
 const UNSPECIFIED: u32 = 2;
 /// Times the source's bytes that an output of this scale may have.
 const BYTES_FACTORS: [(u32, u64); 2] = [(2, 8), (4, 20)];
+/// Quality where none is set: the rules allow eight times the payload's bytes, and below this nothing more is gained
+/// (docs/video-service.md has the figures).
+const CRF: u32 = 12;
 /// Beginnings of FFmpeg's names of pixel formats without luma and chroma.
 const RGB_FORMATS: [&str; 7] = ["rgb", "bgr", "gbr", "argb", "abgr", "0", "pal8"];
 
@@ -62,6 +65,7 @@ pub fn encoding(settings: &JobSettings) -> JobSettings {
         settings.codec = CodecChoice::Hevc;
         // Clients wait, and the rules leave room for larger files; a hardware encoder has presets of its own.
         settings.preset = settings.preset.or_else(|| Some("superfast".into()));
+        settings.crf = settings.crf.or(Some(CRF));
     }
     settings
 }
