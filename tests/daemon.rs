@@ -4,10 +4,10 @@
 mod common;
 #[path = "daemon/intake.rs"]
 mod intake;
-#[path = "daemon/removals.rs"]
-mod removals;
 #[path = "daemon/memory.rs"]
 mod memory;
+#[path = "daemon/removals.rs"]
+mod removals;
 #[path = "daemon/surroundings.rs"]
 mod surroundings;
 #[path = "daemon/upgrade.rs"]
