@@ -27,9 +27,11 @@ fn taken_out_and_killed(milliseconds: u64) {
     let house = House::new();
     // Its process takes its time to end, so that there are many moments before it has.
     house.drop_in("a.mkv", "film stubborn");
-    house.drop_in("b.mkv", "film");
     let mut daemon = house.start(false);
-    house.wait_for("the job", || house.begun("a.mkv") == 1 && house.queue().len() == 2);
+    house.wait_for("the job", || house.begun("a.mkv") == 1);
+    // Later, so that it is not done first.
+    house.drop_in("b.mkv", "film");
+    house.wait_for("the other job", || house.queue().len() == 2);
     save(&house, "b.mkv\n");
     std::thread::sleep(Duration::from_millis(milliseconds));
     daemon.signal(Signal::SIGKILL);
@@ -57,9 +59,10 @@ fn a_history_that_cannot_be_written_forgets_no_line() {
     let mut house = House::new();
     house.failures = "history.append=enospc:1";
     house.drop_in("a.mkv", "film slow");
-    house.drop_in("b.mkv", "film slow");
     let mut daemon = house.start(false);
-    house.wait_for("the queue", || house.begun("a.mkv") == 1 && house.queue().len() == 2);
+    house.wait_for("the job", || house.begun("a.mkv") == 1);
+    house.drop_in("b.mkv", "film slow");
+    house.wait_for("the queue", || house.queue().len() == 2);
     save(&house, "a.mkv\n");
     house.wait_for("the complaint", || house.log().contains("cannot be noted; trying again"));
     daemon.signal(Signal::SIGKILL);
