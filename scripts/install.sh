@@ -86,8 +86,10 @@ fi
 getent group upscaled >/dev/null || groupadd --system upscaled
 getent passwd upscaled >/dev/null ||
   useradd --system --gid upscaled --home-dir /var/lib/upscaled --no-create-home --shell /usr/sbin/nologin upscaled
-# The group may drop files in and take results out: add people with "adduser NAME upscaled".
-install -d -o upscaled -g upscaled -m 2775 /var/lib/upscaled /var/lib/upscaled/{input,output,logs}
+# The group may drop files in and take results out: add people with "adduser NAME upscaled". What lies in the root itself
+# (settings, records, locks) is the service's; queue.txt may be edited by the group all the same, in place.
+install -d -o upscaled -g upscaled -m 2755 /var/lib/upscaled /var/lib/upscaled/logs
+install -d -o upscaled -g upscaled -m 2775 /var/lib/upscaled/{input,output}
 
 if [ -d /run/systemd/system ]; then
   systemctl daemon-reload

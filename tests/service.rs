@@ -1,5 +1,7 @@
 //! The video service: the real program, asked by both of its contracts as their clients ask it.
 
+#[path = "service/away.rs"]
+mod away;
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
 #[path = "service/contract.rs"]
@@ -20,6 +22,8 @@ mod origin;
 mod original;
 #[path = "service/payloads.rs"]
 mod payloads;
+#[path = "service/planted.rs"]
+mod planted;
 #[path = "service/several.rs"]
 mod several;
 #[path = "service/stalls.rs"]

@@ -32,6 +32,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tower_http", &["http"]),
     ("hyper", &["http"]),
     ("hyper_util", &["http"]),
+    ("tower_layer", &["http"]),
+    ("tower_service", &["http"]),
     ("futures_util", &["http"]),
     ("socket2", &["http"]),
     ("subtle", &["http"]),

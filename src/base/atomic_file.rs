@@ -30,6 +30,8 @@ use crate::base::path_text::escape;
 pub enum Access {
     /// Mode 0600.
     Private,
+    /// Written by its owner alone, read as the umask says.
+    Owned,
     /// As the umask says; a file that is replaced hands on its mode and owner.
     Shared,
 }
@@ -353,7 +355,11 @@ fn create_part(part: &Path, target: &Path, access: Access) -> Result<File> {
     failpoint::hit("atomic_file.create")?;
     // Of a link nothing is handed on: it may lead anywhere.
     let replaced = fs::symlink_metadata(target).ok().filter(|m| m.is_file() && access == Access::Shared);
-    let mode = if access == Access::Private { 0o600 } else { 0o666 };
+    let mode = match access {
+        Access::Private => 0o600,
+        Access::Owned => 0o644,
+        Access::Shared => 0o666,
+    };
     let open = || OpenOptions::new().write(true).create_new(true).mode(mode).open(part);
     let file = match open() {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {

@@ -226,7 +226,11 @@ impl DailyFile {
         if !usable {
             self.open = None;
             let path = self.folder.join(format!("{}.{day}.log", self.name));
-            let file = OpenOptions::new().create(true).append(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+            let file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(path)?;
             self.remove_old(day);
             self.open = Some((day, file));
         }

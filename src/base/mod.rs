@@ -10,6 +10,7 @@ pub mod jail;
 pub mod lock;
 pub mod logging;
 pub mod memory;
+pub mod own_folder;
 pub mod path_text;
 pub mod processors;
 pub mod shutdown;

@@ -19,8 +19,10 @@ use crate::http::{control, notices, vidaio};
 use crate::job::standby::Standby;
 use crate::network::library;
 use crate::store::chosen::of_job;
+use crate::store::downloads::Downloads;
 use crate::store::paths::Layout;
 use crate::store::requests::{self, Requests};
+use crate::store::state_folder::StateFolder;
 
 pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let mut flags = Layer::new("flags");
@@ -31,11 +33,16 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let files = LogFiles { folder: &settings.folders.logs, name: "upscaled", days: settings.daemon.log_days };
     let _log = logging::init(Some(files), Console::Stderr)?;
     let folders = settings.folders.clone();
+    let layout = Layout::new(&folders);
+    let state = StateFolder::open(&layout)?;
+    let requests = Requests::new(layout.clone(), &state)?;
     let mut fronts = Vec::new();
     if let Some((listener, guard)) = bound(arguments.listen.as_deref(), "--listen", arguments)? {
-        fronts.push(control::front(listener, guard, Layout::new(&settings.folders), &settings.service));
+        let downloads = Downloads::new(layout.clone(), &state)?;
+        let options = control::Options { layout: layout.clone(), downloads, settings: settings.service.clone() };
+        fronts.push(control::front(listener, guard, options));
     }
-    let notice = notices::front(Layout::new(&settings.folders), &settings.service)?;
+    let notice = notices::front(layout.clone(), &settings.service)?;
     let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;
     let current = bound(arguments.vidaio_current.as_deref(), "--vidaio-current", arguments)?;
     let serves = original.is_some() || current.is_some();
@@ -48,7 +55,8 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     });
     if serves {
         fronts.push(vidaio::front(vidaio::Options {
-            folders: settings.folders.clone(),
+            layout: layout.clone(),
+            requests: requests.clone(),
             settings: settings.service,
             variables: vidaio::StoreVariables::of_environment(),
             model: settings.job.model,
@@ -59,10 +67,9 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     if let Some(front) = notice {
         fronts.push(front);
     }
-    let layout = Layout::new(&settings.folders);
-    let requests = Requests::new(layout.clone());
     let summary = daemon::run(Options {
         folders: settings.folders,
+        state,
         settings: settings.daemon,
         once: arguments.once,
         settings_for: Arc::new(move |job: &Path| {

@@ -196,7 +196,7 @@ pub fn resolve_chosen(
         let path = folders.input.join(folder).join(FILE_NAME);
         // The input folder may be the root itself: its file has been read.
         if path != sources.file {
-            layers.extend(file::read(&path, Scope::Preset)?);
+            layers.extend(file::read(&path, Scope::Preset, &sources.root)?);
         }
     }
     let mut layers: Vec<&Layer> = layers.iter().collect();
@@ -208,7 +208,10 @@ pub fn resolve_chosen(
 }
 
 fn root_layer(sources: &Sources) -> Result<Layer> {
-    match file::read(&sources.file, Scope::Root)? {
+    // One that a person names on the command line is that person's to know.
+    let root = sources.root.as_path();
+    let folder = sources.file.parent().filter(|_| sources.file_named).unwrap_or(root);
+    match file::read(&sources.file, Scope::Root, folder)? {
         Some(layer) => Ok(layer),
         None if sources.file_named => {
             let path = escape(&sources.file);

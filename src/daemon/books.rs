@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::home::Home;
+use super::home::Homes;
 use super::scan::stamp_of;
 use super::settle::FileStamp;
 use crate::base::atomic_file;
@@ -22,7 +22,7 @@ use crate::model::status::State;
 use crate::store::control::{self, Control};
 use crate::store::history::{Ending, Entry, History};
 use crate::store::job_scan;
-use crate::store::paths::Layout;
+use crate::store::paths::{Layout, clean_relative};
 use crate::store::queue_file::{Queue, QueueFile};
 use crate::store::requests::key_of;
 use crate::store::versions;
@@ -41,7 +41,7 @@ pub type FileMark = (u64, u64, i64, i64);
 /// Opens the books of one installation.
 pub struct Books {
     layout: Layout,
-    output: Home,
+    homes: Homes,
     queue: QueueFile,
     history: Mutex<History>,
     control: Mutex<(Option<FileMark>, Control)>,
@@ -56,8 +56,8 @@ impl Books {
             tracing::warn!("{} lines of {path} are damaged and count for nothing", history.damaged_lines());
         }
         let queue = QueueFile::new(&layout);
-        let output = Home::new(layout.output());
-        Ok(Books { output, queue, history: Mutex::new(history), control: Mutex::default(), layout })
+        let homes = Homes::new(&layout);
+        Ok(Books { homes, queue, history: Mutex::new(history), control: Mutex::default(), layout })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -66,7 +66,12 @@ impl Books {
 
     /// Why nothing may be written to output/, in words.
     pub fn output_away(&self) -> Option<String> {
-        self.output.away()
+        self.homes.output_away()
+    }
+
+    /// Why nothing may be begun: output/ or input/ is away, in words.
+    pub fn away(&self) -> Option<String> {
+        self.homes.away()
     }
 
     pub(super) fn must_be_there(&self) -> Result<()> {
@@ -182,7 +187,8 @@ impl Books {
     /// what a person took out while no daemon ran.
     pub fn lines_before(&self) -> Option<Vec<PathBuf>> {
         let bytes = versions::read_bytes(&self.seen_file(), SEEN_MAX, false).ok().flatten()?;
-        String::from_utf8(bytes).ok()?.lines().map(unescape).collect()
+        let lines = String::from_utf8(bytes).ok()?;
+        lines.lines().map(|line| unescape(line).and_then(|job| clean_relative(&job))).collect()
     }
 
     /// Remembers the lines for [`Books::lines_before`].

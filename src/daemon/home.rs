@@ -1,9 +1,58 @@
 //! Whether a folder is still where it was: its disk may be unmounted, or the folder be removed, while the daemon runs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Result;
+
+use crate::base::fault::Fault;
 use crate::base::path_text::escape;
+use crate::store::paths::Layout;
 use crate::work::mount::is_mount_point;
+
+/// Between two looks for a disk that goes or comes back.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// input/ and output/, as they were at the start: while one of them is away nothing is fetched, queued or begun.
+#[derive(Clone, Debug)]
+pub struct Homes(Arc<[Home; 2]>);
+
+impl Homes {
+    pub fn new(layout: &Layout) -> Homes {
+        Homes(Arc::new([Home::new(layout.output()), Home::new(layout.input())]))
+    }
+
+    /// Why nothing may be begun now, in words.
+    pub fn away(&self) -> Option<String> {
+        self.0.iter().find_map(Home::away)
+    }
+
+    /// [`Homes::away`] of output/ alone.
+    pub fn output_away(&self) -> Option<String> {
+        self.0[0].away()
+    }
+
+    /// # Errors
+    /// [`Fault::Busy`] while one of them is away.
+    pub fn must_be_there(&self) -> Result<()> {
+        self.away().map_or(Ok(()), |words| Err(Fault::Busy.because(words)))
+    }
+
+    /// Comes back once both are there.
+    pub async fn there(&self) {
+        while self.away().is_some() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Comes back once one of them is away.
+    pub async fn gone(&self) {
+        while self.away().is_none() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
 
 /// input/ or output/, and what it was at the start.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::running::{Running, Why};
-use super::scan::stamp_of;
+use super::scan::{STRANGE_LINK, is_by_link, stamp_of, strange_link};
 use super::scheduler::{self, Choice, Next, Places, Queued, Record, Standing};
 use super::service::{Memory, Service};
 use super::settle::FileStamp;
@@ -72,6 +72,15 @@ impl Service {
             self.missing(job);
             return Ok(false);
         };
+        // A line of queue.txt leads nowhere that a scan does not.
+        if !self.options.settings.follow_symlinks && is_by_link(layout.input(), job) {
+            let words = "is reached by a symbolic link, and follow_symlinks is off";
+            return Err(Fault::Config.because(format!("{} {words}", escape(job))));
+        }
+        let strange = strange_link(layout.input(), job);
+        if let Some(link) = strange.or_else(|| strange_link(layout.output(), job.parent()?)) {
+            return Err(Fault::Config.because(format!("{}: {} is {STRANGE_LINK}", escape(job), escape(&link))));
+        }
         if is_written(&source) {
             self.wait(job, Fault::Busy, "somebody is writing to its source", scheduler::BUSY_AGAIN);
             return Ok(false);

@@ -8,7 +8,7 @@ pub mod control;
 mod death;
 pub mod environment;
 mod filesystem;
-mod home;
+pub mod home;
 mod hours;
 mod intake;
 mod lifecycle;
@@ -51,6 +51,7 @@ use crate::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings}
 use crate::job::standby::Standby;
 use crate::model::progress::Outcome;
 use crate::store::paths::Layout;
+use crate::store::state_folder::StateFolder;
 
 pub use spawn::Program;
 
@@ -66,6 +67,8 @@ pub type Front = Box<dyn FnOnce(mpsc::Sender<control::Asked>) -> Pin<Box<dyn Fut
 /// What a daemon is started with.
 pub struct Options {
     pub folders: Folders,
+    /// Records that this program alone writes.
+    pub state: StateFolder,
     pub settings: DaemonSettings,
     /// Wait for settling files, drain the queue, end.
     pub once: bool,
@@ -161,6 +164,7 @@ pub fn run(options: Options) -> Result<ExitSummary> {
         let root = escape(&folders.root);
         Fault::Busy.because(format!("another daemon is at work in {root}: use that one, or give --root another folder"))
     })?;
+    options.state.adopt(&layout);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(8)

@@ -119,6 +119,19 @@ pub fn renewed(request: &Request) -> Vec<PathBuf> {
     }
 }
 
+/// Whether the request can be done while input/ or output/ may be away.
+///
+/// # Errors
+/// [`Fault::Busy`] for one that would queue a job then.
+pub fn there(books: &Books, request: &Request) -> Result<()> {
+    let queues =
+        matches!(request, Request::Add { .. } | Request::Serve { .. } | Request::Bring { .. } | Request::Retry { .. });
+    match books.away().filter(|_| queues) {
+        Some(words) => Err(Fault::Busy.because(words)),
+        None => Ok(()),
+    }
+}
+
 /// Whether the request can be done while these jobs run.
 ///
 /// # Errors
@@ -248,10 +261,7 @@ fn add(books: &Books, jobs: &[PathBuf], settings: Option<&Chosen>) -> Result<Res
 
 fn bring(books: &Books, from: &str, job: &str, settings: &Chosen) -> Result<Response> {
     let (from, job) = (job_of(from)?, job_of(job)?);
-    if !from.starts_with(downloads::FOLDER) {
-        return Err(Fault::Config.because(format!("{} is no download", escape(&from))));
-    }
-    present(books, &from)?;
+    let place = downloads::place_of(books.layout(), &from)?;
     let taken = || Fault::Conflict.because(format!("there is a {} in input/ already", escape(&job)));
     let target = books.layout().source(&job);
     if target.symlink_metadata().is_ok() || books.is_queued(&job) {
@@ -260,8 +270,8 @@ fn bring(books: &Books, from: &str, job: &str, settings: &Chosen) -> Result<Resp
     let before = books.chosen(&job).unwrap_or_default();
     // First: whatever happens next, the file is not seen without them.
     books.choose(&job, &chosen::canonical(settings)?)?;
-    let from = books.layout().source(&from);
-    let renamed = atomic_file::rename_new(&from, &target);
+    let from = place.at(downloads::PAYLOAD);
+    let renamed = atomic_file::rename_new(&from, &target).map_err(|error| place.named(error));
     if !matches!(renamed, Ok(true)) {
         // A person's file may have that name now: it is not to have a stranger's settings.
         if from.symlink_metadata().is_ok() {

@@ -13,7 +13,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::books::{Books, FileMark};
 use super::control::{Asked, REQUESTS_MAX, Request, Server};
 use super::filesystem::{listens, locality};
-use super::home::Home;
 use super::hours::Hours;
 use super::intake::{Arrival, Intake};
 use super::lineup::Lineup;
@@ -61,7 +60,6 @@ pub(super) struct Service {
     pub(super) deferred: Vec<Asked>,
     pub(super) explained: Explained,
     pub(super) held: Option<String>,
-    input: Home,
     hours: Option<Hours>,
     pub(super) spawner: Spawner,
     pub(super) messages: mpsc::Sender<Message>,
@@ -120,7 +118,6 @@ pub(super) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSu
     };
     let intake = Intake::new(rules, &options.settings, spawner.clone(), messages.clone());
     let mut service = Service {
-        input: Home::new(&options.folders.input),
         known_before: books.lines_before().unwrap_or_default(),
         books,
         options,
@@ -256,7 +253,10 @@ impl Service {
         self.look_for_spent(now);
         self.intake.turn(now);
         // Files that came together are queued together, in the order of their names.
-        if !self.ready.is_empty() && (now >= self.flush_at || self.intake.is_quiet() && !self.edit_failed) {
+        if !self.ready.is_empty()
+            && self.away().is_none()
+            && (now >= self.flush_at || self.intake.is_quiet() && !self.edit_failed)
+        {
             self.flush();
         }
         self.hold();
@@ -290,14 +290,14 @@ impl Service {
         match message {
             Message::Scanned(scan) => self.scanned(scan, now),
             Message::Checked(probed) => match self.intake.checked(probed, now) {
+                // They come again when they can be queued or noted.
+                Some(_) if self.away().is_some() => {}
                 Some(Arrival::Ready(job, stamp)) => {
                     if self.ready.is_empty() {
                         self.flush_at = self.flush_at.max(now + FLUSH_EVERY);
                     }
                     self.ready.push((job, stamp));
                 }
-                // It comes again when that can be noted.
-                Some(Arrival::GivenUp(..)) if self.away().is_some() => {}
                 Some(Arrival::GivenUp(job, stamp, reason)) => {
                     let reason = format!("does not open as media: {reason}");
                     self.fail(&job, Some(stamp), Fault::BadInput, &reason);
@@ -311,6 +311,8 @@ impl Service {
     }
 
     fn scanned(&mut self, scan: Result<super::scan::Scan>, now: Duration) {
+        // What lies under an unmounted disk is nobody's film.
+        let scan = self.away().map_or(scan, |words| Err(Fault::Busy.because(words)));
         let Service { intake, lineup, books, ready, running, .. } = self;
         let waiting: HashSet<&Path> = ready.iter().map(|(job, _)| job.as_path()).collect();
         let files = intake.scanned(scan, now, |job, stamp| {
@@ -330,7 +332,7 @@ impl Service {
 
     /// Why the folder of sources or that of outputs is not to be used now, in words.
     pub(super) fn away(&self) -> Option<String> {
-        self.books.output_away().or_else(|| self.input.away())
+        self.books.away()
     }
 
     /// Whether work may be done now; running jobs are stopped when not.
@@ -417,7 +419,7 @@ impl Service {
         for job in ops::leaving(&request) {
             self.lineup.leaves(&job);
         }
-        let response = ops::fits(&self.books, &request, &running);
+        let response = ops::there(&self.books, &request).and_then(|()| ops::fits(&self.books, &request, &running));
         let response = response.and_then(|()| ops::apply(&self.books, &request));
         for job in ops::renewed(&request) {
             self.memory.remove(&job);

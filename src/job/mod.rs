@@ -8,6 +8,7 @@ pub mod keeper;
 pub mod order;
 pub mod output;
 pub mod parts;
+mod payload;
 pub mod planner;
 pub mod profile;
 pub mod publish;

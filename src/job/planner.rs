@@ -27,6 +27,7 @@ use crate::model::source::{Colour, SourceInfo, VideoInfo};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::{frame_diffusion, frame_files, still_diffusion};
 use crate::store::job_dir::JobDir;
+use crate::store::requests::key_of;
 use crate::work::budget;
 
 /// A batch of output frames may take this much of the RAM disk, bytes, ..
@@ -136,7 +137,8 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
         version: PLAN_VERSION,
         program: format!("upscaled {}", env!("CARGO_PKG_VERSION")),
         created: clock::now_rfc3339(),
-        source: order.source.clone(),
+        // Payloads are read by a descriptor.
+        source: key_of(&order.relative).map_or_else(|| order.source.clone(), |_| order.relative.clone()),
         fingerprint,
         batches: match engine.diffusion {
             Some(_) => BatchRule { first: DIFFUSION_FRAMES.0, following: DIFFUSION_FRAMES.1 },

@@ -19,7 +19,7 @@ use crate::job::reporter::{self, Reporter};
 use crate::job::resume::{self, Sealed};
 use crate::job::space::{self, Space};
 use crate::job::standby::Ready;
-use crate::job::{fingerprint, planner, publish, still};
+use crate::job::{fingerprint, payload, planner, publish, still};
 use crate::media::{self, probe};
 use crate::model::plan::Plan;
 use crate::model::progress::{Event, Outcome, Phase};
@@ -50,7 +50,10 @@ const ESTIMATED_LOSSLESS_BITS_PER_PIXEL: f64 = 5.0;
 /// # Errors
 /// Any [`Fault`]; state on disk is always such that the same order can be given again.
 pub fn run(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown) -> Result<Outcome> {
-    caught("the job", || attempt(order, ready, events, shutdown))
+    caught("the job", || match payload::held(order)? {
+        Some(held) => attempt(&held.order, ready, events, shutdown).map_err(|error| held.named(error)),
+        None => attempt(order, ready, events, shutdown),
+    })
 }
 
 /// Where events go.

@@ -16,12 +16,14 @@ use crate::base::atomic_file::{self, Access, Durability};
 use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::lock::FileLock;
+use crate::base::own_folder::Owner;
 use crate::base::path_text::{self, escape};
 use crate::model::plan::{PLAN_VERSION, Plan};
 use crate::model::status::{STATUS_VERSION, Status};
 use crate::store::chosen;
 use crate::store::clips::parse_clip_name;
 use crate::store::frame_table::parse_table_name;
+use crate::store::paths::clean_relative;
 use crate::store::preview;
 use crate::store::spills::parse_spill_name;
 use crate::store::versions;
@@ -32,6 +34,8 @@ const MARKER_VERSION: u32 = 1;
 /// Begin of the names of folders on their way in and out.
 pub const NEW_PREFIX: &str = ".upscaled-new-";
 pub const REMOVED_PREFIX: &str = ".upscaled-removed-";
+/// Mode of a job folder, less what the umask says: what others can have put there is not believed.
+pub(super) const MODE: u32 = 0o755;
 /// Plain files a job folder may hold.
 const FILES: &[&str] = &[
     MARKER,
@@ -74,11 +78,25 @@ pub fn belongs_to(dir: &Path, job: &Path) -> bool {
     }
 }
 
+/// The marker of a folder that this program alone writes to.
 fn read_marker(dir: &Path) -> Result<Option<Marker>> {
-    if !fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir()) {
+    let Ok(folder) = fs::symlink_metadata(dir) else { return Ok(None) };
+    let file = dir.join(MARKER);
+    let Ok(lies) = fs::symlink_metadata(&file) else { return Ok(None) };
+    if !folder.is_dir() {
         return Ok(None);
     }
-    versions::read(&dir.join(MARKER), MARKER_VERSION)
+    if let Some(why) = [&folder, &lies].into_iter().find_map(|found| Owner::stranger_in(dir, found)) {
+        let dir = escape(dir);
+        return Err(Fault::Config.because(format!("the job folder {dir} {why}: it is not used, and left as it is")));
+    }
+    let marker: Option<Marker> = versions::read(&file, MARKER_VERSION)?;
+    match marker {
+        Some(marker) if clean_relative(&marker.job).as_ref() != Some(&marker.job) => {
+            Err(Fault::DamagedState.because(format!("{} names no job", escape(&file))))
+        }
+        marker => Ok(marker),
+    }
 }
 
 impl JobDir {
@@ -123,9 +141,9 @@ impl JobDir {
         let what = || format!("cannot create the job folder {}", escape(dir));
         let made = (|| -> Result<bool> {
             failpoint::hit("job_dir.mkdir")?;
-            fs::DirBuilder::new().mode(0o777).create(&fresh)?;
-            versions::write(&fresh.join(MARKER), &marker, Access::Shared)?;
-            fs::DirBuilder::new().mode(0o777).create(fresh.join("clips"))?;
+            fs::DirBuilder::new().mode(MODE).create(&fresh)?;
+            versions::write(&fresh.join(MARKER), &marker, Access::Owned)?;
+            fs::DirBuilder::new().mode(MODE).create(fresh.join("clips"))?;
             atomic_file::sync_dir(&fresh)?;
             atomic_file::rename_new(&fresh, dir)
         })();
@@ -178,7 +196,7 @@ impl JobDir {
     pub fn write_plan(&self, plan: &mut Plan) -> Result<()> {
         failpoint::hit("plan.json")?;
         plan.key = plan_key(&serde_json::to_value(&*plan)?);
-        versions::write(&self.path.join("plan.json"), plan, Access::Shared)
+        versions::write(&self.path.join("plan.json"), plan, Access::Owned)
     }
 
     /// The plan, proved to be as it was written; `None` when there is none.
@@ -199,7 +217,7 @@ impl JobDir {
     /// Replaces status.json at once. A power cut may take or tear it: nobody believes it, and it is written often.
     pub fn write_status(&self, status: &Status) -> Result<()> {
         failpoint::hit("status.json")?;
-        versions::write_with(&self.path.join("status.json"), status, Access::Shared, Durability::None)
+        versions::write_with(&self.path.join("status.json"), status, Access::Owned, Durability::None)
     }
 
     /// status.json; a damaged one is `None` (it only repeats what other files prove).
@@ -221,7 +239,7 @@ impl JobDir {
     }
 
     pub(super) fn make_clips_folder(&self) -> Result<()> {
-        atomic_file::create_dirs(&self.clips_dir(), 0o777)
+        atomic_file::create_dirs(&self.clips_dir(), MODE)
     }
 
     /// Removes everything the rules do not name (docs/state.md): temp files, strays, and spills
@@ -322,6 +340,9 @@ impl JobDir {
 /// Removes a folder that carries our marker, the marker last.
 pub fn remove_marked(dir: &Path) -> Result<()> {
     let what = || format!("cannot remove {}", escape(dir));
+    if let Some(why) = Owner::stranger_in(dir, &fs::symlink_metadata(dir).with_context(what)?) {
+        return Err(Fault::Config.because(format!("{} {why}: it is left as it is", escape(dir))));
+    }
     for entry in fs::read_dir(dir).with_context(what)? {
         let entry = entry.with_context(what)?;
         if entry.file_name() == MARKER {
@@ -344,7 +365,7 @@ pub fn remove_marked(dir: &Path) -> Result<()> {
 fn replace_marker(dir: &Path, marker: &Marker) -> Result<()> {
     let path = dir.join(MARKER);
     let _lock = FileLock::wait_existing(&path, Duration::from_secs(5))?;
-    versions::write(&path, marker, Access::Shared)
+    versions::write(&path, marker, Access::Owned)
 }
 
 fn plan_key(plan: &Value) -> String {

@@ -64,6 +64,26 @@ pub fn find(output: &Path) -> Found {
     found
 }
 
+/// Folders under `output` that carry a marker, whoever made them.
+pub fn marked(output: &Path) -> Vec<PathBuf> {
+    let mut marked = Vec::new();
+    let mut stack = vec![(output.to_path_buf(), 0)];
+    while let Some((dir, depth)) = stack.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            match path.join(MARKER).symlink_metadata() {
+                Ok(_) => marked.push(path),
+                Err(_) if depth < MAX_DEPTH => stack.push((path, depth + 1)),
+                Err(_) => {}
+            }
+        }
+    }
+    marked
+}
+
 /// Ends what a crash interrupted: removes folders on their way out (with our marker, or empty)
 /// and half-made ones older than a minute. Returns what went, in words. For the start of a
 /// daemon.

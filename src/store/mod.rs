@@ -20,4 +20,5 @@ pub mod queue_file;
 pub mod queue_lines;
 pub mod requests;
 pub mod spills;
+pub mod state_folder;
 pub mod versions;

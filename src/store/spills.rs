@@ -10,7 +10,7 @@ use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::model::plan::Plan;
 use crate::store::clips::{Beat, believe, is_hash, keyed_hash, seal_hashed};
-use crate::store::job_dir::JobDir;
+use crate::store::job_dir::{self, JobDir};
 
 /// `spill/<batch>-<first>-<count>-<hash>.nut`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl JobDir {
     pub fn seal_spill(&self, part: &Path, batch: u64, first: u64, count: u64, key: &str, beat: Beat) -> Result<Spill> {
         crate::base::failpoint::hit("spill.seal")?;
         let dir = self.spill_dir();
-        atomic_file::create_dirs(&dir, 0o777)?;
+        atomic_file::create_dirs(&dir, job_dir::MODE)?;
         let temp = format!("{batch:06}-{first}.part");
         let (path, hash) = seal_hashed(part, &dir, &temp, key, |hash| spill_name(batch, first, count, hash), beat)?;
         Ok(Spill { batch, first, count, hash, path })

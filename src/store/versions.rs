@@ -3,7 +3,7 @@
 //! Everything read here is untrusted. A file that is too large, not a plain file, no JSON, or
 //! of the wrong shape is [`Fault::DamagedState`]; a newer version is [`Fault::NewerState`].
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::base::atomic_file::{self, Access, Durability};
-use crate::base::fault::{Fault, one_line};
+use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 
 /// Largest state file that is read, in bytes. Frame tables of very long batches are the largest.
@@ -49,26 +49,6 @@ pub fn read_bytes(path: &Path, limit: u64, follow: bool) -> Result<Option<Vec<u8
 pub fn read<T: DeserializeOwned>(path: &Path, newest: u32) -> Result<Option<T>> {
     let Some(value) = read_value(path, newest)? else { return Ok(None) };
     shape(path, value).map(Some)
-}
-
-/// [`read`] of the file `name` in each folder of `home` that has the name which its content says. What cannot be read is
-/// told, as `what`, and left.
-pub fn read_each<T: DeserializeOwned>(
-    home: &Path,
-    name: &str,
-    newest: u32,
-    what: &str,
-    folder: fn(&T) -> &str,
-) -> Vec<T> {
-    let Ok(entries) = fs::read_dir(home) else { return Vec::new() };
-    let read = |entry: fs::DirEntry| match read::<T>(&entry.path().join(name), newest) {
-        Ok(found) => found.filter(|found| entry.file_name() == *folder(found)),
-        Err(error) => {
-            tracing::warn!("{what} is left as it is: {}", one_line(&error));
-            None
-        }
-    };
-    entries.flatten().filter_map(read).collect()
 }
 
 /// [`read`] of a file that [`write_checked`] wrote with the same key.
@@ -115,12 +95,12 @@ pub fn write_with<T: Serialize>(path: &Path, value: &T, access: Access, durabili
 
 /// [`write`] with a keyed check sum in the file, so that any damage is seen.
 pub fn write_checked<T: Serialize>(path: &Path, value: &T, key: &str) -> Result<()> {
-    atomic_file::write(path, &checked(path, value, key)?)
+    atomic_file::write_as(path, &checked(path, value, key)?, Access::Owned)
 }
 
 /// The temp file of [`write_checked`], durable, ready to be renamed to `path`.
 pub fn write_checked_part<T: Serialize>(path: &Path, value: &T, key: &str) -> Result<PathBuf> {
-    atomic_file::write_part(path, &checked(path, value, key)?, Access::Shared)
+    atomic_file::write_part(path, &checked(path, value, key)?, Access::Owned)
 }
 
 fn checked<T: Serialize>(path: &Path, value: &T, key: &str) -> Result<Vec<u8>> {

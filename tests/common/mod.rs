@@ -1,5 +1,7 @@
 //! Drives the real program in a folder of its own, and reads results with ffprobe.
 
+pub mod disk;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};

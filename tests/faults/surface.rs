@@ -48,9 +48,13 @@ fn wrong_modes(stage: &Stage, umask: u32, seen: &mut Vec<String>) -> Vec<String>
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_area = path.parent() == Some(&made_by_test[2]);
+        let in_job = path.ancestors().any(|above| above.extension() == Some(OsStr::new("job")));
+        let is_record = path.ancestors().any(|above| above.file_name() == Some(OsStr::new(".upscaled")));
         let wanted = match facts.is_dir() {
-            true if is_area => 0o700,
-            false if PRIVATE.contains(&name.as_str()) => 0o600,
+            true if is_area || is_record => 0o700,
+            false if is_record || PRIVATE.contains(&name.as_str()) => 0o600,
+            true if in_job => 0o755 & !umask,
+            false if in_job && name.ends_with("json") || name == ".upscaled-job" => 0o644 & !umask,
             true => 0o777 & !umask,
             false => 0o666 & !umask,
         };

@@ -16,6 +16,7 @@ use crate::daemon::control::{Client, JobView, Request, Response};
 use crate::daemon::{Options, run};
 use crate::store::history::{Ending, Entry};
 use crate::store::paths::Layout;
+use crate::store::state_folder::StateFolder;
 
 const ROOT: &str = "UPSCALED_FAKE_ROOT";
 const SETTINGS: &str = "UPSCALED_FAKE_SETTINGS";
@@ -51,6 +52,7 @@ fn stand_in_daemon() {
     let once = std::env::var_os(ONCE).is_some();
     let run_settings = RunSettings { work_area: Some(root.join("work")), ..RunSettings::default() };
     let options = Options {
+        state: StateFolder::open(&Layout::new(&folders)).unwrap(),
         folders,
         settings: serde_json::from_str(&std::env::var(SETTINGS).unwrap()).unwrap(),
         once,

@@ -103,22 +103,28 @@ mod tests {
     use super::*;
     use crate::config::settings::{Folders, ServiceSettings};
     use crate::daemon::control::{Asked, DaemonView, Response as Answer};
+    use crate::http::control::Options;
     use crate::http::guard::Guard;
+    use crate::store::downloads::Downloads;
     use crate::store::paths::Layout;
+    use crate::store::state_folder::StateFolder;
     use futures_util::StreamExt;
-    use std::path::PathBuf;
+    use std::path::Path;
     use tokio::sync::mpsc;
 
-    fn nowhere() -> Layout {
-        let at = |name: &str| PathBuf::from("/nowhere").join(name);
-        Layout::new(&Folders { root: at(""), input: at("input"), output: at("output"), logs: at("logs") })
+    fn options(root: &Path) -> Options {
+        let at = |name: &str| root.join(name);
+        let layout = Layout::new(&Folders { root: at(""), input: at("input"), output: at("output"), logs: at("logs") });
+        let downloads = Downloads::new(layout.clone(), &StateFolder::open(&layout).unwrap()).unwrap();
+        Options { layout, downloads, settings: ServiceSettings::default() }
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn one_asks_for_all_and_nobody_for_none() {
         let (asked, mut requests) = mpsc::channel::<Asked>(1);
         let guard = Guard::new("127.0.0.1:80".parse().unwrap(), None, false).unwrap();
-        let control = Control::new(asked, guard, nowhere(), &ServiceSettings::default()).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let control = Control::new(asked, guard, options(root.path())).unwrap();
         tokio::spawn(look(control.clone()));
         let quiet = timeout(LOOK, requests.recv()).await;
         assert!(quiet.is_err(), "asked though nobody listens");

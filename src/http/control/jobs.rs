@@ -111,6 +111,7 @@ pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRej
     let Json(Add { path, url, name, settings }) = body.map_err(unreadable)?;
     match (path, url) {
         (Some(path), None) if name.is_none() => {
+            control.must_be_there()?;
             let request = Request::Add { jobs: vec![path], settings };
             Ok(done(&control, request).await.into_response())
         }
@@ -148,6 +149,9 @@ pub async fn reorder(
 }
 
 async fn done(control: &Control, request: Request) -> Told {
+    if matches!(request, Request::Retry { .. }) {
+        control.must_be_there()?;
+    }
     Ok(Json(Done { message: control.ask(request).await?.message }))
 }
 

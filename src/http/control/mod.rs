@@ -12,10 +12,12 @@ mod page;
 mod preview;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -30,6 +32,7 @@ use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
 use crate::http::shown::Shown;
+use crate::store;
 use crate::store::paths::Layout;
 use crate::work::memory;
 use downloads::Downloads;
@@ -39,6 +42,17 @@ const BODY_MAX: usize = 64 << 10;
 
 /// What a browser needs before it has told the token: the page, which holds nothing secret.
 const OPEN: &[&str] = &["/", "/app.js", "/style.css", "/icon.svg", "/api/login"];
+
+/// A client may ask again so long after a disk was away.
+const AWAY_RETRY: Duration = Duration::from_secs(30);
+
+/// What the listener is of.
+pub struct Options {
+    pub layout: Layout,
+    /// Records of films on their way.
+    pub downloads: store::downloads::Downloads,
+    pub settings: ServiceSettings,
+}
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -54,9 +68,10 @@ pub struct Control {
 }
 
 impl Control {
-    fn new(asked: mpsc::Sender<Asked>, guard: Guard, layout: Layout, settings: &ServiceSettings) -> Result<Control> {
+    fn new(asked: mpsc::Sender<Asked>, guard: Guard, options: Options) -> Result<Control> {
+        let Options { layout, downloads, settings } = options;
         Ok(Control {
-            downloads: Arc::new(Downloads::new(layout.clone(), settings, asked.clone())?),
+            downloads: Arc::new(Downloads::new(&layout, downloads, &settings, asked.clone())?),
             asked,
             guard,
             listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)),
@@ -70,6 +85,13 @@ impl Control {
     async fn ask(&self, request: Request) -> Result<Response, ApiError> {
         let answer = Asked::send(&self.asked, request).await.map_err(|error| ApiError::kept(&error))?;
         answer.into_result().map(|response| self.told(response)).map_err(|error| self.refusal(&error))
+    }
+
+    /// Refuses what would fetch, queue or begin anything while input/ or output/ is away.
+    fn must_be_there(&self) -> Result<(), ApiError> {
+        let later =
+            |words: String| ApiError::later(StatusCode::SERVICE_UNAVAILABLE, self.shown.words(&words), AWAY_RETRY);
+        self.downloads.away().map_or(Ok(()), |words| Err(later(words)))
     }
 
     /// An error in its own words, without paths of this machine.
@@ -96,13 +118,12 @@ impl Control {
 }
 
 /// Serves a listener for as long as the daemon runs; give it to [`crate::daemon::Options`].
-pub fn front(listener: Listener, guard: Guard, layout: Layout, settings: &ServiceSettings) -> Front {
+pub fn front(listener: Listener, guard: Guard, options: Options) -> Front {
     let guard = guard.with_login(OPEN);
-    let settings = settings.clone();
     Box::new(move |asked| {
         Box::pin(async move {
             let limits = Limits::within(memory::whole());
-            let control = Control::new(asked, guard.clone(), layout, &settings);
+            let control = Control::new(asked, guard.clone(), options);
             let control = control.and_then(|control| control.downloads.take_up().map(|()| control));
             let control = match control {
                 Ok(control) => control,

@@ -2,9 +2,11 @@
 //! only from where a setting allows.
 
 mod address;
+mod own;
 mod resolver;
 
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use crate::base::atomic_file;
 use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::store::versions;
+use own::NotOwn;
 use resolver::{Refused, Resolver, check_literal};
 
 /// A server has to take a connection, and then to send something, within so long.
@@ -88,18 +91,23 @@ pub struct Fetcher {
 impl Fetcher {
     /// `private`: addresses of this machine and of private networks are allowed too.
     pub fn new(private: bool) -> Result<Fetcher> {
+        Ok(Fetcher { client: Fetcher::client(private, private)?, private })
+    }
+
+    /// `names` may lead to such addresses; connections (`own`) to this machine.
+    fn client(names: bool, own: bool) -> Result<Client> {
         super::use_tls();
-        let client = Client::builder()
+        Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(Arc::new(Resolver { private }))
+            .dns_resolver(Arc::new(Resolver { private: names }))
+            .connector_layer(NotOwn { private: own })
             .connect_timeout(CONNECT)
             .read_timeout(STALL)
             .referer(false)
             .user_agent(concat!("upscaled/", env!("CARGO_PKG_VERSION")))
             .build()
-            .context("preparing downloads")?;
-        Ok(Fetcher { client, private })
+            .context("preparing downloads")
     }
 
     /// An address that may be fetched, as far as can be told before anybody is asked.
@@ -262,7 +270,10 @@ fn sidecar(target: &Path) -> PathBuf {
 
 fn open_part(part: &Path, at: u64) -> Result<std::fs::File, FetchError> {
     let open = || {
-        let mut file = std::fs::File::options().write(true).create(true).truncate(false).open(part)?;
+        // Never through a link that somebody put there.
+        let mut options = std::fs::File::options();
+        options.write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let mut file = options.open(part)?;
         file.set_len(at)?;
         file.seek(SeekFrom::Start(at))?;
         Ok::<_, std::io::Error>(file)
@@ -336,8 +347,9 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                let _ = stream.read(&mut [0; 4096]);
-                let _ = stream.write_all(answer(port).as_bytes());
+                if stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
+                    let _ = stream.write_all(answer(port).as_bytes());
+                }
             }
         });
         port
@@ -366,6 +378,27 @@ mod tests {
         // A name that leads here is refused by the resolver.
         let error = fetched(&Fetcher::new(false).unwrap(), &format!("http://localhost:{port}/")).await.unwrap_err();
         assert!(matches!(&error, FetchError::Forbidden(host) if host == "localhost"), "{error}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_connection_to_this_machine_is_closed_before_anything_is_asked() {
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = asked.clone();
+        let port = server(move |_| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc".into()
+        });
+        // As if a name had led here in spite of the resolver.
+        let fetcher = Fetcher { private: false, client: Fetcher::client(true, false).unwrap() };
+        let url = format!("http://localhost:{port}/");
+        let error = fetched(&fetcher, &url).await.unwrap_err();
+        assert!(matches!(&error, FetchError::Forbidden(host) if host == "127.0.0.1" || host == "::1"), "{error}");
+        let error = fetcher.post(&fetcher.check(&url).unwrap(), &[], Vec::new(), LIMITS.time).await.unwrap_err();
+        assert!(matches!(error, FetchError::Forbidden(_)), "{error}");
+        // The server hears of a closed connection, and of no request.
+        let fetcher = Fetcher::new(true).unwrap();
+        assert_eq!(fetched(&fetcher, &url).await.unwrap(), b"abc");
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -5,13 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::address::is_public;
+use super::own::is_own;
 
 /// A name whose addresses are all refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is an address of this machine or of a private network")]
 pub struct Refused(pub String);
 
-/// Asks the system, and passes on public addresses alone.
+/// Whether an address may be connected to.
+fn may_lead_to(address: IpAddr, private: bool) -> bool {
+    private || is_public(address) && !is_own(address)
+}
+
+/// Asks the system, and passes on public addresses of others alone.
 pub struct Resolver {
     /// Others too.
     pub private: bool,
@@ -22,7 +28,7 @@ impl Resolve for Resolver {
         let private = self.private;
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let fit: Vec<SocketAddr> = found.into_iter().filter(|a| private || is_public(a.ip())).collect();
+            let fit: Vec<SocketAddr> = found.into_iter().filter(|a| may_lead_to(a.ip(), private)).collect();
             if fit.is_empty() {
                 return Err(Refused(name.as_str().to_owned()).into());
             }
@@ -38,7 +44,7 @@ pub fn check_literal(host: url::Host<&str>, private: bool) -> Result<(), Refused
         url::Host::Ipv4(address) => IpAddr::V4(address),
         url::Host::Ipv6(address) => IpAddr::V6(address),
     };
-    if private || is_public(address) { Ok(()) } else { Err(Refused(address.to_string())) }
+    if may_lead_to(address, private) { Ok(()) } else { Err(Refused(address.to_string())) }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! `/files/`: results of the service that no store keeps, for whoever has the link.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -8,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, HOST};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::service::{Service, blocking};
+use super::service::Service;
 use crate::http::error::ApiError;
 use crate::http::reply::{self, Source};
 use crate::store::requests::Record;
@@ -34,13 +33,14 @@ pub async fn get(
 ) -> Result<Response<Body>, ApiError> {
     let none = || ApiError::new(StatusCode::NOT_FOUND, "There is no such file, or its time is over");
     let record = service.behind(&secret).await.ok_or_else(none)?;
-    let output = record.finished.map(|finished| finished.output).ok_or_else(none)?;
-    let open = move || {
-        let file = File::open(&output)?;
-        let length = file.metadata()?.len();
-        Ok((file, length))
+    let file = match service.result(&record).await {
+        Some(file) => file,
+        None => {
+            service.must_be_there()?;
+            return Err(none());
+        }
     };
-    let (file, length) = blocking(open).await.map_err(|_| none())?;
+    let length = file.metadata().map_err(|_| none())?.len();
     // The bytes under a secret never change.
     let tag = format!("\"{secret}\"");
     let source = Source(Arc::new(file), 0);

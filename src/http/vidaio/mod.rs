@@ -10,6 +10,7 @@ mod deliver;
 mod files;
 mod original;
 mod places;
+mod results;
 mod service;
 mod shared;
 mod store;
@@ -28,13 +29,15 @@ use axum::routing::{get, post};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::base::fault::one_line;
-use crate::config::settings::{Folders, ServiceSettings};
+use crate::config::settings::ServiceSettings;
 use crate::daemon::Front;
 use crate::daemon::control::Asked;
 use crate::http::guard::Guard;
 use crate::http::openapi;
 use crate::http::router;
 use crate::http::server::Listener;
+use crate::store::paths::Layout;
+use crate::store::requests::Requests;
 use service::Service;
 
 pub use store_variables::StoreVariables;
@@ -48,7 +51,8 @@ const END_LIMIT: Duration = Duration::from_millis(200);
 
 /// What the service is started with.
 pub struct Options {
-    pub folders: Folders,
+    pub layout: Layout,
+    pub requests: Requests,
     pub settings: ServiceSettings,
     /// The variables that other programs name a store by; settings go before them.
     pub variables: StoreVariables,

@@ -14,12 +14,14 @@ use tokio::time::sleep;
 
 use super::Options;
 use super::places::Places;
+use super::results::Mark;
 use super::store::Store;
 use super::work::failed_fetch;
 use crate::base::clock::unix_now;
 use crate::base::fault::one_line;
 use crate::config::settings::ServiceSettings;
 use crate::daemon::control::{Asked, Request};
+use crate::daemon::home::Homes;
 use crate::http::error::ApiError;
 use crate::http::fetch::Fetcher;
 use crate::http::form::Uploads;
@@ -42,6 +44,7 @@ const FULL_RETRY: Duration = Duration::from_secs(10);
 /// What is made before the daemon runs, so that a wrong setting ends the program at once.
 pub struct Prepared {
     layout: Layout,
+    requests: Requests,
     settings: ServiceSettings,
     fetcher: Fetcher,
     store: Option<Store>,
@@ -51,7 +54,8 @@ pub struct Prepared {
 impl Prepared {
     pub fn new(options: &Options) -> Result<Prepared> {
         Ok(Prepared {
-            layout: Layout::new(&options.folders),
+            layout: options.layout.clone(),
+            requests: options.requests.clone(),
             settings: options.settings.clone(),
             fetcher: Fetcher::new(options.settings.fetch_private)?,
             store: Store::open(&options.settings, &options.variables)?,
@@ -118,6 +122,9 @@ pub struct Service {
     pub store: Option<Store>,
     pub(super) asked: mpsc::Sender<Asked>,
     pub(super) history: Mutex<History>,
+    pub(super) homes: Homes,
+    /// What results looked like when their bytes were last compared with the record, by the key.
+    pub(super) seen: Mutex<HashMap<String, Mark>>,
     at_work: Mutex<HashMap<String, watch::Receiver<Option<Ended>>>>,
     /// Keys of finished requests by the secret of their link.
     pub(super) links: Mutex<HashMap<String, String>>,
@@ -134,9 +141,11 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send
 
 impl Service {
     pub fn start(prepared: Prepared, asked: mpsc::Sender<Asked>) -> Result<Service> {
-        let Prepared { layout, settings, fetcher, store, model } = prepared;
+        let Prepared { layout, requests, settings, fetcher, store, model } = prepared;
         Ok(Service {
-            requests: Requests::new(layout.clone()),
+            requests,
+            homes: Homes::new(&layout),
+            seen: Mutex::default(),
             history: Mutex::new(History::open(&layout.history())?),
             shown: Shown::new(&layout),
             layout,
@@ -179,7 +188,19 @@ impl Service {
 
     /// Whether another request can be taken at this moment.
     pub fn room(&self) -> Result<(), Failed> {
+        self.must_be_there()?;
         room_beside(self.at_hand())
+    }
+
+    /// Nothing is fetched, queued or begun while input/ or output/ is away.
+    pub(super) fn must_be_there(&self) -> Result<(), Failed> {
+        match self.homes.away() {
+            Some(words) => {
+                tracing::warn!("a request is refused: {words}");
+                Err(stopping())
+            }
+            None => Ok(()),
+        }
     }
 
     pub fn check_url(&self, text: &str) -> Result<(), Failed> {
@@ -188,6 +209,7 @@ impl Service {
 
     /// Does what is wanted, or joins those who do; whoever leaves, it goes on.
     pub async fn fulfil(self: &Arc<Self>, wish: Wish) -> Ended {
+        self.must_be_there()?;
         let mut ended = self.begin(wish.key(), Some(wish))?;
         loop {
             if let Some(ended) = ended.borrow_and_update().clone() {
@@ -238,6 +260,9 @@ impl Service {
     }
 
     async fn tidy(&self) {
+        if self.homes.away().is_some() {
+            return;
+        }
         let requests = self.requests.clone();
         let all = blocking(move || Ok(requests.all())).await.unwrap_or_default();
         let now = unix_now();
@@ -259,6 +284,7 @@ impl Service {
                 tracing::warn!("an old result stays in the store: {}", one_line(&error));
             }
             locked(&self.links).remove(&record.secret);
+            locked(&self.seen).remove(&record.key);
             tracing::info!("request {}: its time is over, removed", record.key);
             self.forget(&record.key).await;
             locked(&self.at_work).remove(&record.key);

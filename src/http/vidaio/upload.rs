@@ -1,6 +1,7 @@
 //! `POST /process_video`: a clip that comes with the request, as a form. It goes to the disk as it comes, into a file without
 //! a name, which becomes the request's payload once its record is written.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use serde_json::json;
 
 use super::service::{Service, Wish, blocking, internal};
 use super::{files, tasks};
+use crate::base::fault::one_line;
 use crate::config::settings::ServiceSettings;
 use crate::http::error::{ApiError, Problem};
 use crate::http::form::Form;
@@ -46,13 +48,23 @@ pub fn body_max(settings: &ServiceSettings) -> usize {
 pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Result<Response<Body>, ApiError> {
     let start = Instant::now();
     let headers = request.headers().clone();
-    let requests = service.requests.clone();
-    let folder = blocking(move || requests.made_home()).await.map_err(|error| ApiError::kept(&error))?;
-    // A full service takes no upload that it could do nothing with.
+    // A full service takes no upload that it could do nothing with, nor one whose disk is away.
     let refused = service.room().err().map(ApiError::from);
+    let folder = match refused {
+        Some(_) => None,
+        None => {
+            let requests = service.requests.clone();
+            let unusable = |error| {
+                tracing::error!("no upload can be kept: {}", one_line(&error));
+                ApiError::from(internal())
+            };
+            Some(blocking(move || requests.made_home()).await.map_err(unusable)?)
+        }
+    };
+    let place = folder.as_ref().map_or_else(PathBuf::new, |folder| folder.at(""));
     // What is on the disk whole takes no place of those on their way: the form's share of them goes here.
     let Form { files, texts, .. } =
-        service.uploads.to_disk(request, "video_file", &folder, &service.upload_limits, refused).await?;
+        service.uploads.to_disk(request, "video_file", &place, &service.upload_limits, refused).await?;
     let task = texts.iter().rev().find(|(name, _)| name == "task_type").map(|(_, task)| task.clone());
     let missing = || {
         let (kind, place) = ("missing", ["body", "task_type"]);

@@ -10,18 +10,20 @@ use anyhow::Result;
 use axum::http::StatusCode;
 use tokio::time::sleep;
 
+use super::results::hash_of;
 use super::service::{Ended, Failed, Service, Wish, blocking, internal, locked, stopping};
 use super::store::ADDRESS_LIFE;
 use super::{deliver, shared};
 use crate::base::atomic_file;
 use crate::base::clock::unix_now;
 use crate::base::fault::{Fault, one_line};
+use crate::base::own_folder::path_of;
 use crate::base::path_text::{escape, unescape};
 use crate::daemon::control::Request;
 use crate::http::fetch::{FetchError, FetchLimits};
 use crate::http::links;
 use crate::store::history::{Ending, Entry};
-use crate::store::requests::{Finished, Origin, REQUEST_VERSION, Record, job};
+use crate::store::requests::{Finished, Origin, PAYLOAD, REQUEST_VERSION, Record, job, key_of, make_result_folder};
 
 /// Between two looks at the history.
 const LOOK: Duration = Duration::from_millis(50);
@@ -30,6 +32,8 @@ impl Service {
     /// All of it, whoever still listens.
     pub(super) async fn carry(&self, key: &str, wish: Option<Wish>) -> Ended {
         let upload = wish.as_ref().and_then(|wish| wish.upload.clone());
+        // Also those that an earlier process left, which nobody asks for now.
+        self.homes.there().await;
         let record = self.record(key, wish).await.map_err(|error| self.failed(&error))?;
         let start = Instant::now();
         match self.work(record, upload, start).await {
@@ -39,6 +43,10 @@ impl Service {
             }
             Err(error) => {
                 let failed = error.downcast_ref::<FetchError>().map_or_else(|| self.failed(&error), failed_fetch);
+                // What came of it without its disk says nothing: it goes on when it is asked for again.
+                if self.homes.away().is_some() {
+                    return Err(stopping());
+                }
                 // A result that only could not be stored is stored when it is asked for again.
                 if failed.status != StatusCode::SERVICE_UNAVAILABLE && self.published(&job(key)).is_none() {
                     self.forget(key).await;
@@ -60,8 +68,11 @@ impl Service {
             let origin = |kept: &Record| wish.as_ref().map_or_else(|| kept.origin.clone(), |wish| wish.origin.clone());
             let kept = kept.map(|kept| Record { origin: origin(&kept), ..kept });
             let good = |finished: &Finished| unix_now() < finished.at.saturating_add(ADDRESS_LIFE.as_secs());
-            let whole =
-                |finished: &Finished| finished.url.as_ref().map_or(finished.output.is_file(), |_| good(finished));
+            let lies = |finished: &Finished| {
+                let file = requests.result(&key, &finished.output).ok().flatten();
+                file.and_then(|file| file.metadata().ok()).is_some_and(|meta| meta.len() == finished.bytes)
+            };
+            let whole = |finished: &Finished| finished.url.as_ref().map_or_else(|| lies(finished), |_| good(finished));
             if let Some(record) = &kept
                 && record.finished.as_ref().is_none_or(whole)
             {
@@ -89,41 +100,61 @@ impl Service {
         .await
     }
 
-    async fn work(&self, record: Record, upload: Option<Arc<File>>, start: Instant) -> Result<Record> {
-        if let Some(finished) = &record.finished {
-            let output = finished.output.clone();
-            return self.deliver(record, output).await;
-        }
+    async fn work(&self, mut record: Record, upload: Option<Arc<File>>, start: Instant) -> Result<Record> {
         let key = record.key.clone();
+        if let Some(finished) = record.finished.take() {
+            let kept = Record { finished: Some(finished.clone()), ..record.clone() };
+            match self.result(&kept).await {
+                Some(file) => return self.deliver(kept, path_of(&file)).await,
+                // The store has it, or had it: it is not looked at here.
+                None if finished.url.is_some() => return Ok(kept),
+                // It is not what was made any more: made anew.
+                None => {
+                    let (requests, own) = (self.requests.clone(), key.clone());
+                    blocking(move || requests.drop_result(&own)).await?;
+                }
+            }
+        }
         if self.published(&job(&key)).is_none() {
             let (folder, record) = (self.settings.shared_folder.clone(), record.clone());
             blocking(move || deliver::check(folder.as_deref(), &record)).await?;
         }
-        let payload = self.requests.payload(&key);
-        match &record.origin {
-            _ if payload.is_file() => {}
-            Origin::Url(url) => {
-                let url = self.fetcher.check(url)?;
-                let time = Duration::from_secs(self.settings.fetch_seconds);
-                let limits = FetchLimits { bytes: self.settings.fetch_max_mb << 20, time };
-                self.fetcher.fetch(&url, &payload, limits).await?;
-            }
-            Origin::Shared { source, .. } => {
-                let (source, most) = (source.clone(), self.settings.fetch_max_mb << 20);
-                let folder = self.settings.shared_folder.clone();
-                let target = payload.clone();
-                blocking(move || shared::take(folder.as_deref(), &source, &target, most)).await?;
-            }
-            Origin::Upload if let Some(upload) = upload => {
-                blocking(move || atomic_file::name(&upload, &payload)).await?;
-            }
-            Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
-        }
+        let folder = {
+            let (requests, layout, key) = (self.requests.clone(), self.layout.clone(), key.clone());
+            blocking(move || {
+                make_result_folder(layout.output(), &key)?;
+                requests.place(&key)
+            })
+            .await?
+        };
+        let payload = folder.at(PAYLOAD);
+        let there = folder.file(PAYLOAD)?.is_some();
+        let fetched = tokio::select! {
+            fetched = self.fetched(&record, upload, &payload, there) => fetched,
+            () = self.homes.gone() => Err(Fault::Stopped.because("the disk of its payload or result went away")),
+        };
+        fetched.map_err(|error| match error.downcast::<FetchError>() {
+            Ok(FetchError::Here(error)) => FetchError::Here(folder.named(error)).into(),
+            Ok(other) => other.into(),
+            Err(error) => folder.named(error),
+        })?;
+        drop(folder);
         let entry = self.upscaled(&key).await?;
         let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
         let output = output.filter(|_| entry.state == Ending::Done);
         let Some(output) = output else { return Err(self.came_to_nothing(&entry)) };
-        let mut record = self.deliver(record, output.clone()).await?;
+        let name = PathBuf::from(output.file_name().unwrap_or_default());
+        let (requests, own) = (self.requests.clone(), key.clone());
+        let (file, hash, meta) = blocking(move || {
+            let gone = || Fault::NotFound.because("the output is not there any more");
+            let file = requests.result(&own, &output)?.ok_or_else(gone)?;
+            let (hash, meta) = (hash_of(&file)?, file.metadata()?);
+            Ok((file, hash, meta))
+        })
+        .await?;
+        // Whatever comes to lie under its name: this is what was made.
+        let output = path_of(&file);
+        record = self.deliver(record, output.clone()).await?;
         let (mut object, mut url) = (None, None);
         if let (Some(store), false) = (&self.store, matches!(record.origin, Origin::Shared { .. })) {
             let stored = store.put(&output, &record.secret).await.map_err(|error| {
@@ -133,13 +164,14 @@ impl Service {
             })?;
             (object, url) = (Some(stored.object), Some(stored.url));
         }
-        let outcome = entry.outcome.unwrap_or_default();
+        self.saw(&key, &meta);
         record.finished = Some(Finished {
-            bytes: std::fs::metadata(&output).map_or(outcome.output_bytes, |meta| meta.len()),
-            frames: outcome.frames,
+            bytes: meta.len(),
+            hash: Some(hash),
+            frames: entry.outcome.unwrap_or_default().frames,
             seconds: start.elapsed().as_secs_f64(),
             at: unix_now(),
-            output,
+            output: name,
             object,
             url,
         });
@@ -152,6 +184,31 @@ impl Service {
     async fn deliver(&self, record: Record, output: PathBuf) -> Result<Record> {
         let (folder, requests) = (self.settings.shared_folder.clone(), self.requests.clone());
         blocking(move || deliver::deliver(folder.as_deref(), &requests, record, &output)).await
+    }
+
+    /// The payload in its place, unless it is `there`.
+    async fn fetched(&self, record: &Record, upload: Option<Arc<File>>, payload: &Path, there: bool) -> Result<()> {
+        match &record.origin {
+            _ if there => {}
+            Origin::Url(url) => {
+                let url = self.fetcher.check(url)?;
+                let time = Duration::from_secs(self.settings.fetch_seconds);
+                let limits = FetchLimits { bytes: self.settings.fetch_max_mb << 20, time };
+                self.fetcher.fetch(&url, payload, limits).await?;
+            }
+            Origin::Shared { source, .. } => {
+                let (source, most) = (source.clone(), self.settings.fetch_max_mb << 20);
+                let folder = self.settings.shared_folder.clone();
+                let target = payload.to_owned();
+                blocking(move || shared::take(folder.as_deref(), &source, &target, most)).await?;
+            }
+            Origin::Upload if let Some(upload) = upload => {
+                let target = payload.to_owned();
+                blocking(move || atomic_file::name(&upload, &target)).await?;
+            }
+            Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
+        }
+        Ok(())
     }
 
     /// The end of a job, which is queued where it has not ended already.
@@ -176,7 +233,10 @@ impl Service {
     fn published(&self, job: &Path) -> Option<Entry> {
         self.end_of(job).ok().flatten().filter(|entry| {
             let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
-            entry.state == Ending::Done && output.is_some_and(|output| output.is_file())
+            let lies = |output: &Path| {
+                key_of(job).is_some_and(|key| self.requests.result(key, output).is_ok_and(|file| file.is_some()))
+            };
+            entry.state == Ending::Done && output.is_some_and(|output| lies(&output))
         })
     }
 

@@ -29,6 +29,7 @@ pub type Begun = (StatusCode, [(HeaderName, String); 1], Json<Accepted>);
 
 /// Begins a download, and answers at once.
 pub async fn fetch(control: &Control, wish: Wish) -> Result<Begun, ApiError> {
+    control.must_be_there()?;
     let downloads = control.downloads.clone();
     let download = off_the_loop(control, move || downloads.add(wish)).await?;
     let message = format!("{} is being downloaded from {}", download.name, download.host);

@@ -3,31 +3,33 @@
 
 mod answers;
 mod name;
+mod work;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use url::Url;
 
 use crate::base::clock::unix_now;
-use crate::base::fault::{Fault, caught, one_line};
+use crate::base::fault::{Fault, one_line};
 use crate::base::path_text::escape;
 use crate::config::chosen::Chosen;
 use crate::config::settings::ServiceSettings;
-use crate::daemon::control::{Asked, Request};
-use crate::http::fetch::{FetchError, FetchLimits, Fetcher, place};
+use crate::daemon::control::Asked;
+use crate::daemon::home::Homes;
+use crate::http::fetch::{FetchLimits, Fetcher, place};
 use crate::http::links;
 use crate::http::shown::Shown;
 use crate::store::downloads::{self, DOWNLOAD_VERSION, End, Record};
 use crate::store::paths::Layout;
-use name::{name_of, names, plain};
+use name::{name_of, plain};
 
 pub use answers::{all, cancel, fetch, one};
 
@@ -95,6 +97,7 @@ pub struct Downloads {
     limits: FetchLimits,
     shown: Shown,
     asked: mpsc::Sender<Asked>,
+    homes: Homes,
     turns: Semaphore,
     held: Mutex<BTreeMap<String, Held>>,
     /// Of a thread of their own, so that nothing that comes holds up the daemon.
@@ -102,15 +105,21 @@ pub struct Downloads {
 }
 
 impl Downloads {
-    pub fn new(layout: Layout, settings: &ServiceSettings, asked: mpsc::Sender<Asked>) -> Result<Downloads> {
+    pub fn new(
+        layout: &Layout,
+        store: downloads::Downloads,
+        settings: &ServiceSettings,
+        asked: mpsc::Sender<Asked>,
+    ) -> Result<Downloads> {
         Ok(Downloads {
             fetcher: Fetcher::new(settings.fetch_private)?,
             limits: FetchLimits {
                 bytes: settings.fetch_max_mb << 20,
                 time: Duration::from_secs(settings.fetch_seconds),
             },
-            shown: Shown::new(&layout),
-            store: downloads::Downloads::new(layout),
+            shown: Shown::new(layout),
+            homes: Homes::new(layout),
+            store,
             asked,
             turns: Semaphore::new(AT_ONCE),
             held: Mutex::default(),
@@ -163,12 +172,18 @@ impl Downloads {
         }
     }
 
+    /// Why nothing is fetched now, in words: input/ or output/ is away.
+    pub fn away(&self) -> Option<String> {
+        self.homes.away()
+    }
+
     /// Takes a wish up; the same one again, while it is on its way, is the same download.
     ///
     /// # Errors
     /// What is wrong with the address is a [`FetchError`]; [`Fault::Config`] for a name that cannot be,
-    /// [`Fault::Busy`] when too many wait.
+    /// [`Fault::Busy`] when too many wait, and while input/ or output/ is away.
     pub fn add(self: &Arc<Self>, wish: Wish) -> Result<View> {
+        self.homes.must_be_there()?;
         let url = self.fetcher.check(&wish.url)?;
         let name = match wish.name {
             Some(name) if plain(&name) == name => name,
@@ -291,17 +306,14 @@ impl Downloads {
     }
 
     fn view(&self, Held { record, stage, .. }: &Held) -> View {
-        let size = |path: PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
-        let target = self.store.target(&record.id);
         View {
             id: record.id.clone(),
             state: *stage,
             host: Url::parse(&record.url).map_or_else(|_| String::new(), |url| place(&url)),
             name: record.name.clone(),
             bytes: match stage {
-                Stage::Waiting | Stage::Fetching => size(target.with_extension("part")).max(size(target)),
-                Stage::Naming => size(target),
-                Stage::Queued => size(self.store.named(&record.job)),
+                Stage::Waiting | Stage::Fetching | Stage::Naming => self.store.bytes(&record.id),
+                Stage::Queued => std::fs::metadata(self.store.named(&record.job)).map_or(0, |meta| meta.len()),
                 Stage::Failed => 0,
             },
             job: (*stage == Stage::Queued).then(|| escape(&record.job)),
@@ -336,94 +348,5 @@ impl Downloads {
         let held = all.get_mut(id)?;
         (held.record, held.stage) = (record.clone(), stage);
         Some(record)
-    }
-
-    /// All of one download.
-    async fn carry(self: &Arc<Self>, id: &str) {
-        let Ok(turn) = self.turns.acquire().await else { return };
-        let Some(record) = self.change(id, Stage::Fetching, |_| {}).await else { return };
-        let host = Url::parse(&record.url).map(|url| place(&url)).unwrap_or_default();
-        match self.work(record, turn).await {
-            Ok(job) => {
-                tracing::info!("{}: downloaded from {host}", escape(&job));
-                let end =
-                    |record: &mut Record| (record.job, record.end, record.ended) = (job, Some(End::Queued), unix_now());
-                self.change(id, Stage::Queued, end).await;
-            }
-            // It goes on in the next process.
-            Err(error) if Fault::of(&error) == Fault::Stopped => {}
-            Err(error) => {
-                tracing::error!("a download from {host} failed: {}", one_line(&error));
-                let store = self.store.clone();
-                let own = id.to_owned();
-                let dropped = tokio::task::spawn_blocking(move || {
-                    caught("removing what a download left", || store.drop_payload(&own))
-                });
-                if let Ok(Err(error)) = dropped.await {
-                    tracing::warn!("what a download left stays: {}", one_line(&error));
-                }
-                let reason = self.shown.words(&one_line(&error));
-                let end = |record: &mut Record| (record.end, record.ended) = (Some(End::Failed(reason)), unix_now());
-                self.change(id, Stage::Failed, end).await;
-            }
-        }
-    }
-
-    /// Fetched, named, queued; its job. `turn` is given back once it is there.
-    async fn work(self: &Arc<Self>, record: Record, turn: SemaphorePermit<'_>) -> Result<PathBuf> {
-        let (id, target) = (record.id.clone(), self.store.target(&record.id));
-        let has_name = !record.job.as_os_str().is_empty();
-        if has_name && !target.exists() {
-            // It had got its name when the process before ended: a scan queues it, if that did not. Or it was a job that
-            // has ended since.
-            let status = Request::Status { job: escape(&record.job) };
-            if self.store.named(&record.job).exists() || self.ask(status).await.is_ok() {
-                return Ok(record.job);
-            }
-        }
-        if !target.exists() {
-            let url = self.fetcher.check(&record.url)?;
-            self.fetcher.fetch(&url, &target, self.limits).await.map_err(|error| match error {
-                FetchError::Here(error) => error,
-                other => other.fault().because(other.to_string()),
-            })?;
-        }
-        drop(turn);
-        for name in names(&record.name) {
-            let job = PathBuf::from(name);
-            while self.store.named(&job).symlink_metadata().is_err() {
-                let (own, gone) = (job.clone(), || Fault::Stopped.because("it was cancelled"));
-                self.change(&id, Stage::Naming, |record| record.job = own).await.ok_or_else(gone)?;
-                let error = match self.bring(&id, &job, record.settings.clone()).await {
-                    Ok(()) => return Ok(job),
-                    Err(error) => error,
-                };
-                if !target.exists() && self.store.named(&job).exists() {
-                    // It has its name, and its settings: a scan queues it.
-                    tracing::warn!("{}: is queued a little later: {}", escape(&job), one_line(&error));
-                    return Ok(job);
-                }
-                match Fault::of(&error) {
-                    Fault::Conflict => break,
-                    Fault::Busy | Fault::NoSpace | Fault::ReadOnly => {
-                        tracing::warn!("{}: cannot be queued yet: {}", escape(&job), one_line(&error));
-                        self.change(&id, Stage::Waiting, |_| {}).await.ok_or_else(gone)?;
-                        tokio::time::sleep(AGAIN).await;
-                    }
-                    _ => return Err(error),
-                }
-            }
-        }
-        Err(Fault::Conflict.because(format!("all names like {} are taken in input/", record.name)))
-    }
-
-    /// Gives it its name and its place in the queue, in one step of the daemon's loop.
-    async fn bring(&self, id: &str, job: &Path, settings: Chosen) -> Result<()> {
-        let from = escape(&downloads::Downloads::payload(id));
-        self.ask(Request::Bring { from, job: escape(job), settings }).await
-    }
-
-    async fn ask(&self, request: Request) -> Result<()> {
-        Asked::send(&self.asked, request).await?.into_result().map(drop)
     }
 }
