@@ -12,9 +12,17 @@ use crate::base::path_text::escape;
 use crate::job::order::JobOrder;
 use crate::store::requests;
 
+/// Does the work of an order; where it is of a request, on the payload as it is opened now.
+pub fn with<T>(order: &JobOrder, work: impl FnOnce(&JobOrder) -> Result<T>) -> Result<T> {
+    match held(order)? {
+        Some(held) => work(&held.order).map_err(|error| held.named(error)),
+        None => work(order),
+    }
+}
+
 /// The order of a job whose source is held.
-pub struct Held {
-    pub order: JobOrder,
+struct Held {
+    order: JobOrder,
     /// The source's own path, for words.
     called: String,
     _file: File,
@@ -24,7 +32,7 @@ pub struct Held {
 ///
 /// # Errors
 /// [`Fault::Config`] where others could have put it, or the folder of its result, there.
-pub fn held(order: &JobOrder) -> Result<Option<Held>> {
+fn held(order: &JobOrder) -> Result<Option<Held>> {
     let Some(key) = requests::key_of(&order.relative) else { return Ok(None) };
     let depth = order.relative.components().count();
     let (input, output) = (order.source.ancestors().nth(depth), order.target_dir.ancestors().nth(depth - 1));
@@ -37,7 +45,7 @@ pub fn held(order: &JobOrder) -> Result<Option<Held>> {
 
 impl Held {
     /// An error with the source called by its own path.
-    pub fn named(&self, error: anyhow::Error) -> anyhow::Error {
+    fn named(&self, error: anyhow::Error) -> anyhow::Error {
         let words = one_line(&error);
         let at = escape(&self.order.source);
         if words.contains(&at) { Fault::of(&error).because(words.replace(&at, &self.called)) } else { error }

@@ -50,10 +50,7 @@ const ESTIMATED_LOSSLESS_BITS_PER_PIXEL: f64 = 5.0;
 /// # Errors
 /// Any [`Fault`]; state on disk is always such that the same order can be given again.
 pub fn run(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown) -> Result<Outcome> {
-    caught("the job", || match payload::held(order)? {
-        Some(held) => attempt(&held.order, ready, events, shutdown).map_err(|error| held.named(error)),
-        None => attempt(order, ready, events, shutdown),
-    })
+    caught("the job", || payload::with(order, |order| attempt(order, ready, events, shutdown)))
 }
 
 /// Where events go.

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::settings::Folders;
 use crate::store::paths::Layout;
 use crate::store::requests::REQUEST_VERSION;
+use crate::store::state_folder::StateFolder;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -38,7 +39,9 @@ impl Stage {
             delivered: None,
             finished: None,
         };
-        Stage { requests: Requests::new(Layout::new(&folders)), shared, output, record, _dir: dir }
+        let layout = Layout::new(&folders);
+        let requests = Requests::new(layout.clone(), &StateFolder::open(&layout).unwrap()).unwrap();
+        Stage { requests, shared, output, record, _dir: dir }
     }
 
     fn deliver(&self, record: Record) -> Result<Record> {
