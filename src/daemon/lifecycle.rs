@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::links::{STRANGE_LINK, is_by_link, strange_link};
 use super::running::{Running, Why};
-use super::scan::{STRANGE_LINK, is_by_link, stamp_of, strange_link};
+use super::scan::stamp_of;
 use super::scheduler::{self, Choice, Next, Places, Queued, Record, Standing};
 use super::service::{Memory, Service};
 use super::settle::FileStamp;

@@ -14,6 +14,7 @@ mod intake;
 mod lifecycle;
 mod lines;
 mod lineup;
+mod links;
 pub mod notify_systemd;
 pub mod ops;
 pub mod probe;
