@@ -134,7 +134,7 @@ impl Muxer {
         // SAFETY: the context and the stream are alive, and so are format and parameters.
         unsafe {
             let codec = (*(*stream.as_ptr()).codecpar).codec_id;
-            ffi::avformat_query_codec((*self.context).oformat, codec, ffi::FF_COMPLIANCE_NORMAL as i32) != 0
+            ffi::avformat_query_codec((*self.context).oformat, codec, ffi::FF_COMPLIANCE_NORMAL) != 0
         }
     }
 
