@@ -8,6 +8,8 @@ mod boxes;
 mod captions;
 #[allow(dead_code)] // shared with the other tests, which use the rest
 mod common;
+#[path = "media/containers.rs"]
+mod containers;
 #[path = "media/ebml.rs"]
 mod ebml;
 #[path = "media/edits.rs"]
@@ -15,6 +17,8 @@ mod edits;
 #[allow(dead_code)] // each topic uses its part
 #[path = "media/kit.rs"]
 mod kit;
+#[path = "media/languages.rs"]
+mod languages;
 #[path = "media/late.rs"]
 mod late;
 #[path = "media/matroska.rs"]

@@ -23,7 +23,7 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use crate::base::failpoint;
 use crate::base::fault::Fault;
 use crate::base::file_name;
-use crate::base::path_text::escape;
+use crate::base::path_text::{escape, told};
 
 /// Who may read a written file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -382,8 +382,8 @@ fn fsync(file: &File) -> Result<()> {
 }
 
 fn fsync_or_remove(part: &Path) -> Result<()> {
-    let file = File::open(part).with_context(|| format!("cannot open {}", escape(part)))?;
-    fsync(&file).inspect_err(|_| drop(fs::remove_file(part))).with_context(|| format!("cannot fsync {}", escape(part)))
+    let file = File::open(part).with_context(|| format!("cannot open {}", told(part)))?;
+    fsync(&file).inspect_err(|_| drop(fs::remove_file(part))).with_context(|| format!("cannot fsync {}", told(part)))
 }
 
 fn sync_both(from: &Path, to: &Path) -> Result<()> {
@@ -395,7 +395,7 @@ fn sync_both(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn renaming(from: &Path, to: &Path) -> String {
-    format!("cannot rename {} to {}", escape(from), escape(to))
+    format!("cannot rename {} to {}", told(from), told(to))
 }
 
 #[cfg(test)]

@@ -10,6 +10,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serializer};
 
+/// A path as a message tells it: a file in the making (`.part`) by its folder alone, since its own name means nothing to
+/// people and is gone before they look.
+pub fn told(path: &Path) -> String {
+    match (path.extension(), path.parent()) {
+        (Some(extension), Some(folder)) if extension == "part" => format!("a file in the making in {}", escape(folder)),
+        _ => escape(path),
+    }
+}
+
 /// The path as one line of text.
 pub fn escape(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();

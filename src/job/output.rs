@@ -148,7 +148,7 @@ impl Output<'_> {
                 let made = made.and_then(|report| failpoint::hit("assemble").map(|()| report));
                 made.inspect_err(|_| drop(std::fs::remove_file(target)))
             })
-            .with_context(|| format!("assembling {}", escape(target)))?;
+            .context("assembling the output")?;
         // Those that are only seen when the source is read to its end; the others have been told.
         report.losses.iter().for_each(|loss| self.reporter.remark(loss));
         self.reporter.enter(Phase::Verifying, "");

@@ -2,29 +2,35 @@
 //! other stream, tag and chapter beside it.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use ffmpeg_next::Packet;
 use ffmpeg_next::format::context::Input;
 
 use crate::base::fault::Fault;
-use crate::base::path_text::escape;
+use crate::base::path_text::told;
 pub use crate::media::assemble_video::{ClipRef, UserDataOf};
 
 use crate::media::assemble_head::{Head, common_shift, heads, untold_trims};
 use crate::media::assemble_header as header;
+use crate::media::assemble_layout::{Layout, Outline, open_languages, pictures};
 use crate::media::assemble_matroska::Beyond;
 use crate::media::assemble_source::{Route, SourceFeed, Written};
-use crate::media::assemble_streams::{How, Kept, Selection, select, track};
+use crate::media::assemble_streams::{How, Kept, empty_track, word};
 use crate::media::assemble_timestamps::{Round, Seconds, VideoTimes, is_constant_rate, rescale};
-use crate::media::assemble_video::{Beside, Survey, VideoFeed, survey};
-use crate::media::assemble_view::View;
+use crate::media::assemble_video::{Beside, VideoFeed, survey};
 use crate::media::ffi::muxer::Muxer;
 use crate::media::ffi::output;
+use crate::media::header_facts::{Header, StreamHeader};
 use crate::media::late;
-use crate::media::matroska::Mending;
+use crate::media::matroska::{Mending, TrackMending};
 use crate::media::pcm::{Pcm, Wider};
+use crate::media::quicktime_language;
+use crate::media::rehearsal::{Rehearsal, Wish, rehearse};
+use crate::media::rehearsal_losses;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Stamp;
 use crate::model::source::{Rational, SourceInfo};
@@ -56,10 +62,12 @@ pub struct AssembleRequest<'a> {
 #[derive(Clone, Debug)]
 pub struct OutputStream {
     pub kept: Kept,
-    /// Index in the output.
+    /// Index in the output, as a reader counts.
     pub output: usize,
     /// What was written of a copied stream.
     pub written: Option<Written>,
+    /// What a reader found of it in the rehearsal, where something could be written of it there.
+    pub promised: Option<StreamHeader>,
 }
 
 /// What was made, for log, status and verification.
@@ -81,6 +89,9 @@ pub struct AssembleReport {
     pub captioned: u64,
     /// Size of the file.
     pub bytes: u64,
+    /// Streams that a reader must find, those that the muxer adds by itself included, and chapters.
+    pub count: usize,
+    pub chapters: u32,
 }
 
 impl AssembleReport {
@@ -127,142 +138,128 @@ fn join(
         )));
     }
     let input = late::open_source(request.source)?;
-    let mut selection = select(&input, request.info, spec, request.container)?;
-    for kept in &mut selection.kept {
+    let rate = constant_rate(request);
+    let (source, info, container) = (request.source, request.info, request.container);
+    let mut rehearsal = rehearse(&Wish { source, input: &input, info, spec, container, rate })?;
+    for kept in &mut rehearsal.kept {
         if let (How::Pcm(_), Some(pcm)) = (kept.how, formats.get(&kept.source)) {
             kept.how = How::Pcm(*pcm);
         }
     }
-    let heads = heads(request.source, &selection.kept, request.container)?;
-    let beyond = Beyond::read(request.source, &input)?;
-    let base = request.info.video.time_base;
+    let heads = heads(source, &rehearsal.kept, container)?;
+    let beyond = Beyond::read(source, &input)?;
+    let base = info.video.time_base;
     let video_start = Seconds::of(request.stamps[0].pts, base);
-    let shift = common_shift(request.container, output::arbitrary_origin(&input), video_start, &heads);
+    let shift = common_shift(container, output::arbitrary_origin(&input), video_start, &heads);
 
-    let mut muxer = Muxer::create(request.target, request.container)?;
-    let view = match input.stream(request.info.video.stream) {
-        Some(from) => View::of(&request.info.video.in_band, &from, survey.codec, request.container),
-        None => View::default(),
-    };
-    let layout = add_streams(&mut muxer, request, &input, &selection, &survey, spec, &heads)?;
-    view.describe(&mut muxer, layout.video)?;
-    header::describe_file(&mut muxer, &input, shift)?;
-    let mending = match (&beyond, request.container) {
+    let mut muxer = Muxer::create(request.target, container)?;
+    let (extradata, delay, left_out) = (&survey.extradata[..], survey.delay, rehearsal.left_out);
+    let (input, kept, heads) = (&input, &rehearsal.kept[..], &heads[..]);
+    let outline = Outline { source, input, info, spec, container, kept, heads, left_out, extradata, delay, rate };
+    let layout = outline.lay_out(&mut muxer, shift)?;
+    let mending = match (&beyond, container) {
         (Some(beyond), "matroska") => {
-            let sizes = [(request.info.video.width, request.info.video.height), (spec.width, spec.height)];
-            beyond.reserve(&mut muxer, &input, &layout.streams, sizes, shift)
+            let sizes = [(info.video.width, info.video.height), (spec.width, spec.height)];
+            beyond.reserve(&mut muxer, input, &layout.streams, sizes, shift)
         }
         _ => Mending::default(),
     };
     let starts: Vec<_> =
         heads.iter().map(|head| head.start).chain([video_start]).map(|start| start.plus(shift)).collect();
-    let mut options = header::options(request.container, &input, header::movie_timescale(&starts));
-    options.extend(view.option());
-    muxer.write_header(&options).with_context(|| format!("writing the header of {}", escape(request.target)))?;
+    let mut options = header::options(container, input, header::movie_timescale(&starts));
+    options.extend(layout.view.option());
+    muxer.write_header(&options).context("writing the header of the output")?;
 
     let time_base = muxer.time_base(layout.video);
     let times = VideoTimes::new(request.stamps, base, shift, time_base, survey.delay);
-    let beside = Beside { constant: view.messages(), user_data: request.user_data };
+    let beside = Beside { constant: layout.view.messages(), user_data: request.user_data };
     let mut video = VideoFeed::new(request.clips, request.specs, survey.codec, &times, layout.video, beside);
-    let routes = routes(&muxer, request.container, &layout, &heads);
-    let strict = request.container != "matroska";
-    let source = SourceFeed::open(request.source, &selection.kept, request.info.video.stream, &routes, shift, strict)?;
-    let copied = interleave(&mut muxer, &mut video, source, pictures(&input, &layout), times.len() as u64, beat)
-        .with_context(|| format!("writing {}", escape(request.target)))?;
-    let bytes = muxer.finish().with_context(|| format!("closing {}", escape(request.target)))?;
+    let routes = routes(&muxer, container, &layout, heads);
+    let strict = container != "matroska";
+    let feed = SourceFeed::open(source, &rehearsal.kept, info.video.stream, &routes, shift, strict)?;
+    let copied = interleave(&mut muxer, &mut video, feed, pictures(input, &layout), times.len() as u64, beat)
+        .context("writing the output")?;
+    let bytes = muxer.finish().context("closing the output")?;
+    complete_languages(request.target, &open_languages(container, input, &layout))?;
 
-    mending.apply(request.target).with_context(|| format!("completing the header of {}", escape(request.target)))?;
+    mending.apply(request.target).context("completing the header of the output")?;
 
-    let mut losses = selection.losses;
-    losses.extend(untold_trims(request.container, &selection.kept, &heads));
-    losses.extend(beyond.iter().flat_map(|beyond| beyond.losses(&input, &selection.kept, request.container)));
-    losses.extend(copied.losses());
     let written = copied.written();
-    let finished = output::open_input(request.target, true)?;
-    losses.extend(header::losses(&input, request.info.video.stream, &finished, layout.video));
-    losses.extend(view.losses(&finished, layout.video));
-    let captioned = video.captioned();
-    let mended: u64 = written.iter().map(|(_, written)| written.mended).sum();
-    let streams = layout
-        .streams
-        .into_iter()
-        .map(|(kept, output)| {
-            let written = written.iter().find(|(index, _)| *index == output).map(|(_, written)| written.clone());
-            OutputStream { kept, output, written }
-        })
-        .collect();
-    let (video, delay) = (layout.video, survey.delay);
-    Ok(AssembleReport { losses, shift, streams, video, time_base, delay, mended, captioned, bytes })
+    let mut report = AssembleReport {
+        losses: rehearsal.losses.clone(),
+        shift,
+        streams: Vec::new(),
+        video: layout.video,
+        time_base,
+        delay: survey.delay,
+        mended: written.iter().map(|(_, written)| written.mended).sum(),
+        captioned: video.captioned(),
+        bytes,
+        count: rehearsal.added(),
+        chapters: rehearsal.header.chapters,
+    };
+    report.losses.extend(untold_trims(container, kept, heads));
+    report.losses.extend(beyond.iter().flat_map(|beyond| beyond.losses(input, kept, container)));
+    report.losses.extend(copied.losses());
+    locate(&mut report, request, input, (&layout, &mending.tracks), &written, &rehearsal)?;
+    Ok(report)
 }
 
-/// Where each kept stream stands in the output.
-struct Layout {
-    video: usize,
-    streams: Vec<(Kept, usize)>,
-}
-
-fn add_streams(
-    muxer: &mut Muxer,
+/// Finds out where each stream stands for a reader of the finished file, and adds what is only known now.
+fn locate(
+    report: &mut AssembleReport,
     request: &AssembleRequest<'_>,
     input: &Input,
-    selection: &Selection,
-    survey: &Survey,
-    spec: &EncoderSpec,
-    heads: &[Head],
-) -> Result<Layout> {
-    let mut video = None;
-    let mut streams = Vec::new();
-    let mut timecodes = Vec::new();
-    for kept in &selection.kept {
-        let Some(from) = input.stream(kept.source) else {
-            bail!("stream {} is gone from {}", kept.source, escape(request.source));
+    (layout, mended): (&Layout, &[TrackMending]),
+    written: &[(usize, Written)],
+    rehearsal: &Rehearsal,
+) -> Result<()> {
+    let finished = output::open_input(request.target, false)?;
+    let header = Header::of(&finished);
+    let of = |index: usize| written.iter().find(|(output, _)| *output == index).map(|(_, written)| written.clone());
+    // MP4 and MOV leave out a track without packets.
+    let is_there = |kept: &Kept, index: usize| {
+        request.container == "matroska" || !kept.how.is_read() || of(index).is_some_and(|written| written.packets > 0)
+    };
+    let listed: Vec<_> = layout.streams.iter().map(|(kept, index)| (kept, is_there(kept, *index))).collect();
+    let places = header.places(&listed, &|stream| rehearsal_losses::timecode(input, stream));
+    for (((kept, index), (_, is_there)), place) in layout.streams.iter().zip(&listed).zip(places) {
+        let Some(place) = place else {
+            if *is_there {
+                let words = format!("the output lost stream {} ({}) of the source", kept.source, kept.codec);
+                return Err(Fault::Mismatch.because(words));
+            }
+            let words = empty_track(request.container);
+            report.losses.push(format!("{} stream {} ({}): {words}", word(kept.kind), kept.source, kept.codec));
+            continue;
         };
-        let index = match kept.how {
-            How::Upscaled => {
-                let mut description = track(spec, &survey.extradata, request.container);
-                description.delay = survey.delay as usize;
-                description.time_base = request.info.video.time_base;
-                description.rate = constant_rate(request);
-                let index = muxer.video_stream(&description)?;
-                header::describe_video(muxer, index, &from, spec.hdr.as_ref())?;
-                video = Some(index);
-                index
-            }
-            How::Pcm(pcm) => {
-                let index = muxer.pcm_stream(&from, pcm)?;
-                header::describe_copy(muxer, index, &from);
-                index
-            }
-            How::Copied | How::Cover | How::Attachment => {
-                let index = muxer.copy_stream(&from)?;
-                header::describe_copy(muxer, index, &from);
-                let head = heads.iter().find(|head| head.source == kept.source && head.padding > 0);
-                if let (Some(head), "matroska") = (head, request.container) {
-                    muxer.set_initial_padding(index, head.padding);
-                }
-                index
-            }
-            How::CoverAttachment => {
-                let picture = output::attached_picture(&from);
-                let index =
-                    muxer.picture_attachment(&from, picture.as_ref().and_then(Packet::data).unwrap_or_default())?;
-                header::describe_picture(muxer, index, &from, &kept.codec);
-                index
-            }
-            How::Timecode => {
-                timecodes.push(kept.clone());
-                continue;
-            }
-        };
-        streams.push((kept.clone(), index));
+        if kept.how == How::Upscaled {
+            report.video = place;
+        }
+        let mut promised = rehearsal.promised(kept.source).cloned();
+        if let Some(promised) = promised.as_mut().filter(|_| mended.iter().any(|track| track.stream == *index)) {
+            // Cropping is written behind the muxer's back, and changes what the rest says of the aspect.
+            promised.aspect = header.streams[place].aspect;
+        }
+        report.streams.push(OutputStream { kept: kept.clone(), output: place, written: of(*index), promised });
     }
-    // The muxer adds its timecode tracks behind all others.
-    let count = muxer.streams();
-    streams.extend(timecodes.into_iter().enumerate().map(|(i, kept)| (kept, count + i)));
-    match video {
-        Some(video) => Ok(Layout { video, streams }),
-        None => Err(Fault::SourceChanged.because(format!("{} has no stream to replace", escape(request.source)))),
+    report.count += report.streams.len();
+    let mut more = header::losses(input, request.info.video.stream, &finished, report.video);
+    more.extend(layout.view.losses(&finished, report.video));
+    report.losses.extend(more.into_iter().filter(|loss| !rehearsal.losses.contains(loss)).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Writes the languages that the MOV muxer has left open into the file that was just made.
+fn complete_languages(target: &Path, languages: &[(u32, String)]) -> Result<()> {
+    if languages.is_empty() {
+        return Ok(());
     }
+    // Never through a link that somebody put in its place.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(target);
+    let file = file.with_context(|| format!("opening {}", told(target)))?;
+    quicktime_language::complete(&file, languages).context("writing languages into the header of the output")
 }
 
 /// The frame rate to write: the source's where it fits the frame table, else the table's own;
@@ -306,21 +303,6 @@ fn routes(muxer: &Muxer, container: &str, layout: &Layout, heads: &[Head]) -> Ve
         .collect()
 }
 
-/// The packets of cover art, to be written before all others.
-fn pictures(input: &Input, layout: &Layout) -> Vec<Packet> {
-    let covers = layout.streams.iter().filter(|(kept, _)| kept.how == How::Cover);
-    covers
-        .filter_map(|(kept, output)| {
-            let mut packet = output::attached_picture(&input.stream(kept.source)?)?;
-            packet.set_stream(*output);
-            packet.set_pts(Some(0));
-            packet.set_dts(Some(0));
-            packet.set_duration(0);
-            Some(packet)
-        })
-        .collect()
-}
-
 /// Writes all packets, always the one that is decoded first.
 fn interleave(
     muxer: &mut Muxer,
@@ -355,8 +337,8 @@ fn interleave(
             let mark = source.mark(&packet);
             match muxer.write(packet) {
                 Ok(()) => source.wrote(mark),
-                Err(error) if output::is_damage(&error) => source.refused(mark),
-                Err(error) => return Err(error).with_context(|| format!("{mark:?}")),
+                Err(error) if output::is_refusal(&error) => source.refused(&mark),
+                Err(error) => return Err(error).with_context(|| source.name(&mark)),
             }
         }
         packets += 1;

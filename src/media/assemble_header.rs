@@ -23,11 +23,18 @@ const VIDEO_SIDE_DATA: [AVPacketSideDataType; 3] =
 const CHAPTER_BASE: Rational = Rational::new(1, 1_000_000_000);
 
 /// Gives the upscaled stream what the source's video stream said of itself.
-pub fn describe_video(muxer: &mut Muxer, index: usize, from: &Stream<'_>, hdr: Option<&Hdr>) -> Result<()> {
-    for kind in VIDEO_SIDE_DATA {
+/// `side_data`: what is not said in tags and flags too.
+pub fn describe_video(
+    muxer: &mut Muxer,
+    index: usize,
+    from: &Stream<'_>,
+    hdr: Option<&Hdr>,
+    side_data: bool,
+) -> Result<()> {
+    for kind in VIDEO_SIDE_DATA.into_iter().filter(|_| side_data) {
         muxer.copy_side_data(index, from, kind)?;
     }
-    if let Some(hdr) = hdr {
+    if let Some(hdr) = hdr.filter(|_| side_data) {
         if let Some(bytes) = hdr.mastering.as_deref().and_then(mastering_bytes) {
             muxer.set_side_data(index, AV_PKT_DATA_MASTERING_DISPLAY_METADATA, &bytes)?;
         }
@@ -44,6 +51,22 @@ pub fn describe_video(muxer: &mut Muxer, index: usize, from: &Stream<'_>, hdr: O
 /// Gives a copied stream its tags (side data and disposition came with it).
 pub fn describe_copy(muxer: &mut Muxer, index: usize, from: &Stream<'_>) {
     muxer.set_stream_metadata(index, &clean_tags(tags::of_stream(from), false));
+}
+
+/// Gives an attachment the name and the type that it must have, where it tells none.
+pub fn describe_attachment(muxer: &mut Muxer, index: usize, from: &Stream<'_>) {
+    let mut tags = clean_tags(tags::of_stream(from), false);
+    let count = tags.len();
+    for (name, value) in
+        [("filename", format!("attachment-{}", from.index())), ("mimetype", "application/octet-stream".into())]
+    {
+        if !tags.iter().any(|(key, value)| key.eq_ignore_ascii_case(name) && !value.is_empty()) {
+            tags.push((name.into(), value));
+        }
+    }
+    if tags.len() > count {
+        muxer.set_stream_metadata(index, &tags);
+    }
 }
 
 /// The tags of an attachment made from cover art: a name and a type it must have.
@@ -67,10 +90,12 @@ pub fn describe_picture(muxer: &mut Muxer, index: usize, from: &Stream<'_>, code
     muxer.set_stream_metadata(index, &tags);
 }
 
-/// Copies the file's tags and chapters, the latter moved by the common shift.
-pub fn describe_file(muxer: &mut Muxer, input: &Input, shift: Seconds) -> Result<()> {
-    muxer.set_metadata(&clean_tags(tags::of_file(input), true));
-    for chapter in input.chapters() {
+/// Copies the file's tags and chapters, as far as they are wanted, the latter moved by the common shift.
+pub fn describe_file(muxer: &mut Muxer, input: &Input, shift: Seconds, with_tags: bool, chapters: bool) -> Result<()> {
+    if with_tags {
+        muxer.set_metadata(&clean_tags(tags::of_file(input), true));
+    }
+    for chapter in input.chapters().filter(|_| chapters) {
         let base = Rational::new(chapter.time_base().numerator(), chapter.time_base().denominator());
         let (base, start, end) = if shift == Seconds::ZERO {
             (base, chapter.start(), chapter.end())

@@ -25,10 +25,10 @@ pub fn base_of(input: &Input, stream: usize) -> Rational {
     base.map_or(Rational::new(1, 1), |base| Rational::new(base.numerator(), base.denominator()))
 }
 
-/// The next packet; `None` at the end.
+/// The next packet of a source; `None` at its end.
 ///
 /// # Errors
-/// Those of the disk.
+/// Those of reading the disk; a damaged end is an end.
 pub fn read(input: &mut Input) -> Result<Option<Packet>> {
     loop {
         match output::read_packet(input) {
@@ -58,11 +58,14 @@ pub fn open(path: &Path, kept: &[Kept]) -> Result<Input> {
 #[derive(Clone, Debug)]
 pub struct Written {
     pub packets: u64,
-    /// Times of showing in ticks of the output: the first, the least, and the latest end.
+    /// Times of showing in ticks of the output: of the first packet, the latest one, and the latest end.
     pub first: Option<i64>,
+    pub last: i64,
     pub end: i64,
     /// Over all times of showing, each less the first.
     pub digest: u64,
+    /// Over the bytes of all packets, however they are cut.
+    pub payload: u64,
     /// Packets whose times had to be changed.
     pub mended: u64,
     /// Number and hash of the bytes of plain PCM.
@@ -76,15 +79,23 @@ pub struct Written {
 pub struct TimeSum {
     packets: u64,
     first: Option<i64>,
+    last: i64,
     end: i64,
     hash: Xxh3,
+    payload: Xxh3,
     bytes: u64,
     content: Xxh3,
 }
 
 impl TimeSum {
-    pub fn add(&mut self, pts: i64, duration: i64) {
+    pub fn add(&mut self, pts: i64, duration: i64, payload: &[u8]) {
+        self.payload.update(payload);
+        self.add_time(pts, duration);
+    }
+
+    fn add_time(&mut self, pts: i64, duration: i64) {
         let first = *self.first.get_or_insert(pts);
+        self.last = if self.packets == 0 { pts } else { self.last.max(pts) };
         self.packets += 1;
         self.end = self.end.max(pts.saturating_add(duration.max(0)));
         self.hash.update(&(pts - first).to_le_bytes());
@@ -98,8 +109,9 @@ impl TimeSum {
 
     pub fn written(&self, mended: u64, refused: u64) -> Written {
         let samples = (self.bytes, self.content.digest());
-        let (packets, first, end, digest) = (self.packets, self.first, self.end, self.hash.digest());
-        Written { packets, first, end, digest, mended, samples, refused }
+        let (digest, payload) = (self.hash.digest(), self.payload.digest());
+        let (packets, first, last, end) = (self.packets, self.first, self.last, self.end);
+        Written { packets, first, last, end, digest, payload, mended, samples, refused }
     }
 }
 
@@ -118,12 +130,14 @@ pub struct Route {
 }
 
 /// A packet's place in its stream.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Mark {
     output: usize,
     pts: i64,
     duration: i64,
     shown: bool,
+    /// The sum over the bytes with those of this packet.
+    payload: Xxh3,
 }
 
 struct Track {
@@ -334,7 +348,8 @@ impl SourceFeed {
         let (pts, dts) = track.times.next(packet.pts().map(at), packet.dts().map(at), duration, self.strict);
         packet.set_pts(Some(pts));
         packet.set_dts(Some(dts));
-        packet.set_duration(duration.max(0));
+        let lasting = matches!(track.kept.kind, StreamKind::Audio | StreamKind::Video);
+        packet.set_duration(track.times.held_duration(duration, self.strict, lasting));
         packet.set_stream(track.route.output);
         packet
     }
@@ -342,12 +357,13 @@ impl SourceFeed {
     /// The sum of what was really written counts this packet.
     pub fn wrote(&mut self, mark: Mark) {
         if let Some(track) = self.tracks.iter_mut().find(|track| track.route.output == mark.output && mark.shown) {
-            track.sum.add(mark.pts - track.route.lead, mark.duration);
+            track.sum.payload = mark.payload;
+            track.sum.add_time(mark.pts - track.route.lead, mark.duration);
         }
     }
 
     /// The muxer refused a packet as damaged.
-    pub fn refused(&mut self, mark: Mark) {
+    pub fn refused(&mut self, mark: &Mark) {
         if let Some(track) = self.tracks.iter_mut().find(|track| track.route.output == mark.output) {
             track.refused += 1;
         }
@@ -356,7 +372,10 @@ impl SourceFeed {
     /// Damaged packets that were left out and streams that begin too late, in words.
     pub fn losses(&self) -> Vec<String> {
         let damaged = self.tracks.iter().filter(|track| track.refused > 0);
-        let damaged = damaged.map(|track| (track, format!("{} damaged packets were left out", track.refused)));
+        let damaged = damaged.map(|track| {
+            let words = "packets that are damaged or that the container refuses were left out";
+            (track, format!("{} {words}", track.refused))
+        });
         let converted = self.tracks.iter().flat_map(|track| {
             let losses = track.converter.as_ref().map(Converter::losses).unwrap_or_default();
             losses.into_iter().map(move |words| (track, words))
@@ -370,11 +389,22 @@ impl SourceFeed {
     /// What is remembered of a packet while the muxer has it.
     pub fn mark(&self, packet: &Packet) -> Mark {
         let track = self.tracks.iter().find(|track| track.route.output == packet.stream());
+        let mut payload = track.map(|track| track.sum.payload.clone()).unwrap_or_default();
+        payload.update(packet.data().unwrap_or_default());
         Mark {
             output: packet.stream(),
             pts: packet.pts().unwrap_or(0),
             duration: packet.duration(),
             shown: track.is_some_and(|track| is_shown(&track.kept, packet)),
+            payload,
+        }
+    }
+
+    /// The stream of the source that a marked packet is of, for messages.
+    pub fn name(&self, mark: &Mark) -> String {
+        match self.tracks.iter().find(|track| track.route.output == mark.output) {
+            Some(track) => format!("stream {} ({})", track.kept.source, track.kept.codec),
+            None => "a copied stream".into(),
         }
     }
 

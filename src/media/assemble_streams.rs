@@ -1,4 +1,4 @@
-//! Which streams of the source go into a container and how; asked of the muxer itself.
+//! Which streams of the source go into a container and how; asked of the muxer, and of a reader of what it writes.
 
 use anyhow::Result;
 use ffmpeg_next::Stream;
@@ -12,6 +12,8 @@ use crate::media::ffi::output::{self, StreamFacts};
 use crate::media::ffi::tags::{self, Tags};
 use crate::media::late;
 use crate::media::pcm::Pcm;
+use crate::media::rehearsal_stream::try_stream;
+use crate::media::samples::Samples;
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::source::{Rational, SourceInfo, StreamKind};
 
@@ -123,15 +125,22 @@ pub fn container_word(muxer: &str) -> &str {
 ///
 /// # Errors
 /// When FFmpeg has no such muxer.
-pub fn select(input: &Input, info: &SourceInfo, spec: &EncoderSpec, muxer: &str) -> Result<Selection> {
+pub fn select(
+    input: &Input,
+    info: &SourceInfo,
+    spec: &EncoderSpec,
+    muxer: &str,
+    samples: &Samples,
+) -> Result<Selection> {
     drop(Muxer::rehearse(muxer)?);
     let mut made = Selection::default();
+    let asked = Asked { info, spec, muxer, samples, begins_late: late::may_begin_late(input) };
     for stream in input.streams() {
         let facts = output::facts(&stream);
         let kind = kind(&facts);
         let decided = match stream.index() == info.video.stream {
             true => Ok(Some(How::Upscaled)),
-            false => decide(&stream, &facts, kind, info, spec, muxer, late::may_begin_late(input)),
+            false => decide(&stream, &facts, kind, &asked),
         };
         match decided {
             Ok(Some(how)) => made.kept.push(Kept {
@@ -145,11 +154,22 @@ pub fn select(input: &Input, info: &SourceInfo, spec: &EncoderSpec, muxer: &str)
             Err(why) => {
                 let name = if facts.codec == "none" { tag_text(facts.tag) } else { facts.codec };
                 made.losses.push(format!("{} stream {} ({name}): {why}", word(kind), stream.index()));
-                made.weight += usize::from(!matches!(kind, StreamKind::Data | StreamKind::Unknown));
+                let missed =
+                    !matches!(kind, StreamKind::Data | StreamKind::Unknown) && !samples.is_empty(stream.index());
+                made.weight += usize::from(missed || kind == StreamKind::Attachment || kind == StreamKind::CoverArt);
             }
         }
     }
     Ok(made)
+}
+
+/// What every stream is asked for.
+struct Asked<'a> {
+    info: &'a SourceInfo,
+    spec: &'a EncoderSpec,
+    muxer: &'a str,
+    samples: &'a Samples,
+    begins_late: bool,
 }
 
 /// How to keep a stream; `Ok(None)` when it needs no keeping; the reason when it is lost.
@@ -157,11 +177,9 @@ fn decide(
     stream: &Stream<'_>,
     facts: &StreamFacts,
     kind: StreamKind,
-    info: &SourceInfo,
-    spec: &EncoderSpec,
-    muxer: &str,
-    container_begins_late: bool,
+    asked: &Asked<'_>,
 ) -> Result<Option<How>, String> {
+    let &Asked { info, spec, muxer, samples, begins_late } = asked;
     let matroska = muxer == "matroska";
     let refused = || format!("{} cannot hold it", container_word(muxer));
     if kind == StreamKind::Data {
@@ -186,7 +204,7 @@ fn decide(
         return Err("it carries Dolby E or other data, or nothing of it comes early: no samples".into());
     }
     if late::lacks(stream) {
-        return Err(match container_begins_late {
+        return Err(match begins_late {
             true => format!("nothing of it comes in the first {} MiB", late::LOOK_BYTES >> 20),
             false if kind == StreamKind::Audio => "its sample rate or channels are not told".into(),
             false => "its size is not told".into(),
@@ -201,13 +219,17 @@ fn decide(
         StreamKind::Unknown => return Err(refused()),
         _ => How::Copied,
     };
-    if how == How::CoverAttachment {
-        return match output::attached_picture(stream) {
-            Some(_) => Ok(Some(how)),
-            None => Err("it holds no picture".into()),
-        };
+    if matches!(how, How::Cover | How::CoverAttachment) && output::attached_picture(stream).is_none() {
+        return Err("it holds no picture".into());
     }
-    let (answer, said) = log::errors_during(|| rehearse(stream, spec, muxer));
+    if how == How::CoverAttachment {
+        return Ok(Some(how));
+    }
+    if how == How::Copied && !matroska && samples.is_empty(stream.index()) {
+        return Err(empty_track(muxer));
+    }
+    let packets = if how == How::Copied { samples.of(stream.index()) } else { &[] };
+    let (answer, said) = log::errors_during(|| try_stream(stream, kind, packets, spec, muxer));
     let is_pcm = kind == StreamKind::Audio && (facts.codec.starts_with("pcm_") || facts.codec == "s302m");
     let answer = match is_pcm && !Muxer::rehearse(muxer).is_ok_and(|muxer| muxer.lists(stream)) {
         true => Err(Fault::Unsupported.because(refused())),
@@ -223,20 +245,16 @@ fn decide(
     match (answer, said.first()) {
         (Ok(()), _) => Ok(Some(how)),
         (Err(_), Some(line)) => Err(format!("{} ({line})", refused())),
-        (Err(_), None) => Err(refused()),
+        (Err(why), None) => Err(format!("{} ({why})", refused())),
     }
 }
 
-/// Writes a header with the video and this stream, to memory.
-fn rehearse(stream: &Stream<'_>, spec: &EncoderSpec, muxer: &str) -> Result<()> {
-    let mut trial = Muxer::rehearse(muxer)?;
-    trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
-    let index = trial.copy_stream(stream)?;
-    trial.set_stream_metadata(index, &clean_tags(tags::of_stream(stream), false));
-    trial.write_header(&[("fflags".into(), "+bitexact".into())])
+/// Why a track is lost that holds nothing.
+pub fn empty_track(muxer: &str) -> String {
+    format!("it holds no packets, and {} cannot hold an empty track", container_word(muxer))
 }
 
-/// The same with the stream's samples in plain PCM.
+/// Writes a header with the video and the stream's samples in plain PCM, to memory.
 fn rehearse_pcm(stream: &Stream<'_>, pcm: Pcm, spec: &EncoderSpec, muxer: &str) -> Result<()> {
     let mut trial = Muxer::rehearse(muxer)?;
     trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
@@ -248,7 +266,9 @@ fn rehearse_pcm(stream: &Stream<'_>, pcm: Pcm, spec: &EncoderSpec, muxer: &str) 
 pub fn takes_video(spec: &EncoderSpec, muxer: &str) -> Result<(), String> {
     let trial = || -> Result<()> {
         let mut trial = Muxer::rehearse(muxer)?;
-        trial.video_stream(&track(spec, stand_in(spec.codec), muxer))?;
+        let mut video = track(spec, stand_in(spec.codec), muxer);
+        video.sample_aspect = Rational::new(0, 1);
+        trial.video_stream(&video)?;
         trial.write_header(&[])
     };
     let (answer, said) = log::errors_during(trial);
@@ -257,7 +277,7 @@ pub fn takes_video(spec: &EncoderSpec, muxer: &str) -> Result<(), String> {
 
 /// A codec header well formed enough for a rehearsal (avcC, hvcC, av1C): some muxers refuse a
 /// stream without one.
-fn stand_in(codec: Codec) -> &'static [u8] {
+pub fn stand_in(codec: Codec) -> &'static [u8] {
     match codec {
         Codec::H264 => &[1, 100, 0, 31, 0xff, 0xe0, 0, 0],
         Codec::Hevc => &[1; 23],

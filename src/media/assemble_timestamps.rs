@@ -207,6 +207,8 @@ pub struct Monotone {
     last: Option<i64>,
     /// End of the last packet, for the ones without any time.
     end: Option<i64>,
+    /// Distance of the last two packets.
+    gap: i64,
     /// Packets whose times were changed.
     pub mended: u64,
 }
@@ -237,9 +239,24 @@ impl Monotone {
             changed = true;
         }
         self.mended += u64::from(changed);
+        if let Some(last) = self.last {
+            self.gap = new_dts.saturating_sub(last);
+        }
         self.last = Some(new_dts);
         self.end = Some(new_pts.saturating_add(duration.max(0)));
         (new_pts, new_dts)
+    }
+}
+
+impl Monotone {
+    /// The duration to write with the last packet. `strict`: MP4 and MOV, which have 31 bits for it, and show nothing of a
+    /// last packet that lasts no time; where it is `lasting` and tells none, it gets the distance to the one before it.
+    pub fn held_duration(&self, told: i64, strict: bool, lasting: bool) -> i64 {
+        match (strict, lasting && told <= 0) {
+            (true, true) => self.gap.clamp(1, i64::from(i32::MAX)),
+            (true, false) => told.clamp(0, i64::from(i32::MAX)),
+            (false, _) => told.max(0),
+        }
     }
 }
 
@@ -300,6 +317,10 @@ mod tests {
         assert_eq!(times.next(Some(30), Some(20), 5, true), (30, 20));
         assert_eq!(times.next(Some(25), Some(28), 5, true), (25, 25));
         assert_eq!(times.mended, 3);
+        assert_eq!((times.held_duration(0, true, true), times.held_duration(-1, true, false)), (5, 0));
+        assert_eq!((times.held_duration(7, true, true), times.held_duration(0, false, true)), (7, 0));
+        assert_eq!(times.held_duration(1 << 32, true, false), i64::from(i32::MAX));
+        assert_eq!(Monotone::default().held_duration(0, true, true), 1);
     }
 
     #[test]

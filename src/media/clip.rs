@@ -7,7 +7,7 @@ use ffmpeg_next::Packet;
 use ffmpeg_next::format::context::Input;
 
 use crate::base::fault::Fault;
-use crate::base::path_text::escape;
+use crate::base::path_text::told;
 use crate::media::assemble_timestamps::{Round, rescale};
 use crate::media::encoder_session::{FIRST_PTS, Session};
 use crate::media::ffi::muxer::Muxer;
@@ -72,7 +72,7 @@ impl ClipWriter {
         let session = Session::open(spec)?;
         let mut muxer = Muxer::create(path, "nut")?;
         muxer.encoder_stream(session.context(), session.time_base())?;
-        muxer.write_header(&plain_nut()).with_context(|| format!("writing {}", escape(path)))?;
+        muxer.write_header(&plain_nut()).with_context(|| format!("writing {}", told(path)))?;
         let (from, to) = (session.time_base(), muxer.time_base(0));
         Ok(ClipWriter { session, sink: Sink { muxer, from, to, packets: 0 } })
     }
@@ -138,8 +138,8 @@ impl ClipReader {
 }
 
 fn open(path: &Path) -> Result<Input> {
-    let damaged = |why: &str| Fault::Mismatch.because(format!("{} is no clip: {why}", escape(path)));
-    let bytes = std::fs::metadata(path).with_context(|| format!("reading {}", escape(path)))?.len();
+    let damaged = |why: &str| Fault::Mismatch.because(format!("{} is no clip: {why}", told(path)));
+    let bytes = std::fs::metadata(path).with_context(|| format!("reading {}", told(path)))?.len();
     if bytes == 0 {
         return Err(damaged("it is empty"));
     }
@@ -160,14 +160,14 @@ pub fn inspect(path: &Path) -> Result<ClipFacts> {
     loop {
         match output::read_packet(&mut input) {
             Ok(packet) if packet.is_corrupt() => {
-                return Err(Fault::Mismatch.because(format!("{} holds a damaged packet", escape(path))));
+                return Err(Fault::Mismatch.because(format!("{} holds a damaged packet", told(path))));
             }
             Ok(_) => frames += 1,
             Err(ffmpeg_next::Error::Eof) => break,
             Err(error) => {
                 return Err(Fault::Mismatch.because(format!(
                     "{} cannot be read: {}",
-                    escape(path),
+                    told(path),
                     output::explained(error)
                 )));
             }

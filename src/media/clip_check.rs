@@ -7,7 +7,7 @@ use ffmpeg_next::codec::threading;
 use ffmpeg_next::{Discard, Packet, decoder, frame};
 
 use crate::base::fault::Fault;
-use crate::base::path_text::escape;
+use crate::base::path_text::told;
 use crate::media::assemble_timestamps::{Round, check_order, rescale};
 use crate::media::clip::ClipReader;
 use crate::media::encoder_session::FIRST_PTS;
@@ -92,7 +92,7 @@ fn compare(
     decoded: Option<(u64, frame::Video)>,
     wanted: &Frame,
 ) -> Result<()> {
-    let wrong = |what: String| Err(Fault::Mismatch.because(format!("frame {number} of {}: {what}", escape(path))));
+    let wrong = |what: String| Err(Fault::Mismatch.because(format!("frame {number} of {}: {what}", told(path))));
     let Some((at, video)) = decoded else {
         return wrong("does not decode".into());
     };

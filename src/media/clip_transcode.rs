@@ -7,7 +7,7 @@ use anyhow::Result;
 use ffmpeg_next::frame;
 
 use crate::base::fault::Fault;
-use crate::base::path_text::escape;
+use crate::base::path_text::{escape, told};
 use crate::media::clip::{ClipFacts, ClipReader, ClipWriter};
 use crate::media::clip_check::FrameDecoder;
 use crate::media::picture;
@@ -44,7 +44,7 @@ pub fn each_frame(
     let mut drain = |decoder: &mut FrameDecoder| -> Result<()> {
         while let Some((number, video)) = decoder.receive()? {
             if number != done {
-                return Err(Fault::Mismatch.because(format!("{} has frame {number} in place of {done}", escape(path))));
+                return Err(Fault::Mismatch.because(format!("{} has frame {number} in place of {done}", told(path))));
             }
             each(number, &video)?;
             done += 1;
@@ -60,7 +60,7 @@ pub fn each_frame(
     decoder.finish()?;
     drain(&mut decoder)?;
     if done != packets {
-        return Err(Fault::Mismatch.because(format!("{} decodes {done} of {packets} frames", escape(path))));
+        return Err(Fault::Mismatch.because(format!("{} decodes {done} of {packets} frames", told(path))));
     }
     Ok(done)
 }

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::base::fault::Fault;
+use crate::base::fault::{Fault, one_line};
 use crate::media::assemble_matroska::Beyond;
-use crate::media::assemble_streams::{Kept, container_word, select, takes_video};
-use crate::media::ffi::tags;
+use crate::media::assemble_streams::{Kept, container_word, takes_video};
+use crate::media::ffi::{output, tags};
 use crate::media::late;
+use crate::media::rehearsal::{Wish, rehearse};
 use crate::model::encoder::EncoderSpec;
 use crate::model::source::{SourceInfo, StreamKind};
 
@@ -22,7 +23,7 @@ pub struct ContainerChoice {
     pub muxer: String,
     /// File extension without the dot.
     pub extension: String,
-    /// Streams it cannot hold, and why it is not the source's container, in words.
+    /// What it cannot hold of the source's streams and their description, in words.
     pub losses: Vec<String>,
     /// The source has sound and none of it can be kept.
     pub silent: bool,
@@ -30,7 +31,7 @@ pub struct ContainerChoice {
     pub notes: Vec<String>,
 }
 
-/// Chooses by rehearsing a header with each stream of the source. `wish`: the extension of the file
+/// Chooses by rehearsing an output with each stream of the source. `wish`: the extension of the file
 /// that a person named; its container is taken whatever that loses.
 ///
 /// # Errors
@@ -56,20 +57,30 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
             refusals.push(format!("{}: {why}", container_word(muxer)));
             continue;
         }
-        let selection = select(&input, info, spec, muxer)?;
-        if best.as_ref().is_none_or(|(_, weight)| selection.weight < *weight) {
-            let mut losses = selection.losses;
-            losses.extend(beyond.iter().flat_map(|beyond| beyond.losses(&input, &selection.kept, muxer)));
+        // Whether it is constant is only known at the end; a timecode track tells its own.
+        let timecode = input.streams().any(|stream| &output::facts(&stream).tag == b"tmcd");
+        let rate = Some(info.video.average_rate).filter(|rate| rate.is_known() && !timecode);
+        let made = match rehearse(&Wish { source, input: &input, info, spec, container: muxer, rate }) {
+            Ok(made) => made,
+            Err(error) if Fault::of(&error) == Fault::Unsupported => {
+                refusals.push(one_line(&error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if best.as_ref().is_none_or(|(_, weight)| made.weight < *weight) {
+            let mut losses = made.losses;
+            losses.extend(beyond.iter().flat_map(|beyond| beyond.losses(&input, &made.kept, muxer)));
             let has_audio = info.streams.iter().any(|stream| stream.kind == StreamKind::Audio);
-            let keeps_audio = selection.kept.iter().any(|kept| kept.kind == StreamKind::Audio);
+            let keeps_audio = made.kept.iter().any(|kept| kept.kind == StreamKind::Audio);
             let choice = ContainerChoice {
                 muxer: muxer.to_owned(),
                 extension: extension_for(muxer, extension.as_deref()).to_owned(),
                 silent: has_audio && !keeps_audio,
-                notes: selection.kept.iter().filter_map(Kept::note).collect(),
+                notes: made.kept.iter().filter_map(Kept::note).collect(),
                 losses,
             };
-            best = Some((choice, selection.weight));
+            best = Some((choice, made.weight));
         }
     }
     match best {

@@ -12,7 +12,7 @@ use ffmpeg_next::{Dictionary, Packet, decoder, encoder, frame};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::fault::Fault;
-use crate::base::path_text::escape;
+use crate::base::path_text::told;
 use crate::media::clip::plain_nut;
 use crate::media::encoder_options;
 use crate::media::ffi::muxer::Muxer;
@@ -54,7 +54,7 @@ pub fn write(
                     packet.set_stream(0);
                     let to = muxer.time_base(0);
                     packet.rescale_ts(encoder.time_base(), ffmpeg_next::Rational::new(to.num, to.den));
-                    muxer.write(packet).with_context(|| format!("writing {}", escape(path)))?;
+                    muxer.write(packet).with_context(|| format!("writing {}", told(path)))?;
                     written += 1;
                 }
                 Err(ffmpeg_next::Error::Eof) => return Ok(()),
@@ -76,7 +76,7 @@ pub fn write(
     if sent != written {
         return Err(Fault::Mismatch.because(format!("{written} of {sent} frames came out of the lossless encoder")));
     }
-    muxer.finish().with_context(|| format!("writing {}", escape(path)))?;
+    muxer.finish().with_context(|| format!("writing {}", told(path)))?;
     Ok(sent)
 }
 
@@ -146,7 +146,7 @@ fn mark_fits(packet: &[u8]) -> bool {
 /// # Errors
 /// [`Fault::Mismatch`], at once or as an item, for a damaged file.
 pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + Send + use<>> {
-    let damaged = |error: anyhow::Error| Fault::Mismatch.because(format!("{} is damaged: {error:#}", escape(path)));
+    let damaged = |error: anyhow::Error| Fault::Mismatch.because(format!("{} is damaged: {error:#}", told(path)));
     let input = output::open_input(path, false).map_err(damaged)?;
     let stream = input.streams().next().ok_or_else(|| damaged(anyhow::anyhow!("no stream")))?;
     let mut context = ffmpeg_next::codec::Context::from_parameters(stream.parameters())?;
@@ -161,7 +161,7 @@ pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + Send + 
         decoder,
         whole: if is_ffv1 { slices_are_whole } else { mark_fits },
         state: State::Reading,
-        name: escape(path),
+        name: told(path),
     })
 }
 

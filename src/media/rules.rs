@@ -28,7 +28,9 @@ const UNSPECIFIED: u32 = 2;
 /// [`Fault::Mismatch`] with the first rule that is not kept, [`Fault::Unsupported`] for a source with
 /// too few frames.
 pub fn check(source: &Path, video: usize, made: &Path, frames: u64, rules: &Rules) -> Result<()> {
-    let wrong = |what: String| Err(Fault::Mismatch.because(format!("profile vidaio: {}: {what}", escape(made))));
+    let wrong = |what: String| {
+        Err(Fault::Mismatch.because(format!("profile vidaio: the output of {}: {what}", escape(source))))
+    };
     if frames < FRAMES_MIN {
         let words = format!("{} has {frames} frames; at least {FRAMES_MIN} are needed", escape(source));
         return Err(Fault::Unsupported.because(words));

@@ -13,21 +13,22 @@ use crate::base::fault::Fault;
 use crate::base::path_text::escape;
 use crate::media::assemble::{AssembleReport, OutputStream};
 use crate::media::assemble_source::{TimeSum, Written, is_shown};
-use crate::media::assemble_streams::{How, kind};
+use crate::media::assemble_streams::How;
 use crate::media::assemble_timestamps::{Seconds, last_duration};
-use crate::media::ffi::{output, tags};
+use crate::media::ffi::output;
+use crate::media::header_facts::{Header, StreamHeader, same_codec};
 use crate::media::late;
 use crate::media::picture;
+use crate::media::rehearsal_losses::ASPECT_TOLERANCE;
+use crate::media::rehearsal_stream::same_packets;
 use crate::media::verify_samples::SampleCheck;
 use crate::model::encoder::{Codec, EncoderSpec};
 use crate::model::frame::Stamp;
-use crate::model::source::{Rational, SourceInfo, StreamKind};
+use crate::model::source::{Rational, SourceInfo};
 
 const BEAT_PACKETS: u64 = 256;
 /// Matroska counts in milliseconds.
 const MATROSKA_TOLERANCE: Seconds = Seconds { num: 1, den: 1000 };
-/// Aspect ratios are stored as whole display pixels in some containers.
-const ASPECT_TOLERANCE: f64 = 0.005;
 
 /// What is compared with what.
 pub struct VerifyRequest<'a> {
@@ -44,7 +45,8 @@ pub struct VerifyRequest<'a> {
 }
 
 fn wrong<T>(request: &VerifyRequest<'_>, what: impl AsRef<str>) -> Result<T> {
-    Err(Fault::Mismatch.because(format!("{} is not as it should be: {}", escape(request.output), what.as_ref())))
+    let words = format!("the output of {} is not as it should be: {}", escape(request.source), what.as_ref());
+    Err(Fault::Mismatch.because(words))
 }
 
 /// Checks the file and says in one sentence what was checked.
@@ -53,13 +55,12 @@ fn wrong<T>(request: &VerifyRequest<'_>, what: impl AsRef<str>) -> Result<T> {
 /// [`Fault::Mismatch`] with the first thing that differs.
 pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Result<String> {
     beat()?;
-    let mut output = open_output(request)?;
+    let output = open_output(request)?;
     let source = late::open_source(request.source)?;
-    check_streams(request, &source, &output)?;
+    // What the container itself holds: neither header nor packets as a parser would mend them.
+    let mut raw = output::open_raw(request.output)?;
+    check_header(request, &Header::of(&raw))?;
     check_picture(request, &source, &output)?;
-    if output.nb_chapters() != source.nb_chapters() {
-        return wrong(request, format!("{} chapters, the source has {}", output.nb_chapters(), source.nb_chapters()));
-    }
     let mut decoding = match request.full {
         true => Some(FullDecode::new(&output, request)?),
         false => None,
@@ -71,7 +72,7 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
     let mut sums: Vec<TimeSum> = streams.iter().map(|_| TimeSum::default()).collect();
     let mut packets = 0u64;
     loop {
-        let packet = match output::read_packet(&mut output) {
+        let packet = match output::read_packet(&mut raw) {
             Ok(packet) => packet,
             Err(ffmpeg_next::Error::Eof) => break,
             Err(error) => return wrong(request, format!("it cannot be read to its end: {}", output::explained(error))),
@@ -97,7 +98,7 @@ pub fn verify(request: &VerifyRequest<'_>, beat: &dyn Fn() -> Result<()>) -> Res
             && is_shown(&streams[at].kept, &packet)
             && let Some(time) = packet.pts().or(packet.dts())
         {
-            sums[at].add(time, packet.duration());
+            sums[at].add(time, packet.duration(), packet.data().unwrap_or_default());
             if matches!(streams[at].kept.how, How::Pcm(_)) {
                 sums[at].add_samples(packet.data().unwrap_or_default());
             }
@@ -151,70 +152,57 @@ fn sentence(request: &VerifyRequest<'_>, packets: u64) -> String {
     )
 }
 
-fn check_streams(request: &VerifyRequest<'_>, source: &Input, output: &Input) -> Result<()> {
-    let expected = &request.report.streams;
-    if output.nb_streams() as usize != expected.len() {
-        // MP4's chapter track is a stream of the file but none of the source's.
-        let extra = output.streams().filter(|stream| &output::facts(stream).tag == b"text").count();
-        let chapters = usize::from(output.nb_chapters() > 0).min(extra);
-        if output.nb_streams() as usize != expected.len() + chapters {
-            return wrong(request, format!("{} streams in place of {}", output.nb_streams(), expected.len()));
-        }
+/// The header against what the rehearsal found in its own.
+fn check_header(request: &VerifyRequest<'_>, header: &Header) -> Result<()> {
+    let report = request.report;
+    if header.streams.len() != report.count {
+        return wrong(request, format!("{} streams in place of {}", header.streams.len(), report.count));
     }
-    // Attachments and cover art may stand behind the others, whatever order they came in.
-    for stream in expected {
-        let Some(there) = locate(stream, output) else {
+    if header.chapters != report.chapters {
+        return wrong(request, format!("{} chapters in place of {}", header.chapters, report.chapters));
+    }
+    for stream in &report.streams {
+        let Some(there) = header.streams.get(stream.output) else {
             return wrong(request, format!("stream {} of the source is missing", stream.kept.source));
         };
-        let Some(from) = source.stream(stream.kept.source) else {
-            return Err(Fault::SourceChanged.because(format!("{} has other streams now", escape(request.source))));
+        let name = format!("output stream {}", stream.output);
+        let Some(promised) = &stream.promised else {
+            if !same_codec(&there.codec, stream.kept.written_codec()) {
+                return wrong(
+                    request,
+                    format!("{name} is {} in place of {}", there.codec, stream.kept.written_codec()),
+                );
+            }
+            continue;
         };
-        let facts = output::facts(&there);
-        let same_codec = stream.kept.how.is_read() || matches!(stream.kept.how, How::Cover | How::CoverAttachment);
-        if same_codec && facts.codec != stream.kept.written_codec() {
-            return wrong(
-                request,
-                format!(
-                    "output stream {} is {} in place of {}",
-                    there.index(),
-                    facts.codec,
-                    stream.kept.written_codec()
-                ),
-            );
-        }
-        let language = |stream: &ffmpeg_next::Stream<'_>| {
-            tags::get(&tags::of_stream(stream), "language").filter(|language| language != "und")
-        };
-        if (stream.kept.how.is_read() || stream.kept.how == How::Upscaled) && language(&from) != language(&there) {
-            return wrong(
-                request,
-                format!(
-                    "output stream {} has language {:?}, the source {:?}",
-                    there.index(),
-                    language(&there),
-                    language(&from)
-                ),
-            );
+        let language = |header: &StreamHeader| header.language.clone().unwrap_or_else(|| "not told".into());
+        for (what, found, wanted) in [
+            ("kind", format!("{:?}", there.kind), format!("{:?}", promised.kind)),
+            ("codec", there.codec.clone(), promised.codec.clone()),
+            ("language", language(there), language(promised)),
+            ("set of flags", format!("{:#x}", there.disposition), format!("{:#x}", promised.disposition)),
+            ("start of the timecode", words(there.timecode.as_deref()), words(promised.timecode.as_deref())),
+            ("sample aspect", aspect(there.aspect), aspect(promised.aspect)),
+        ] {
+            if found != wanted {
+                return wrong(request, format!("{name}: its {what} is {found} in place of {wanted}"));
+            }
         }
     }
     Ok(())
 }
 
-/// The stream of the output that stands for a kept one. Matroska lists attachments last.
-fn locate<'a>(stream: &OutputStream, output: &'a Input) -> Option<ffmpeg_next::Stream<'a>> {
-    let wanted = match stream.kept.how {
-        How::CoverAttachment => StreamKind::CoverArt,
-        How::Timecode => StreamKind::Data,
-        _ => stream.kept.kind,
-    };
-    let fits = |candidate: &ffmpeg_next::Stream<'_>| kind(&output::facts(candidate)) == wanted;
-    match output.stream(stream.output) {
-        Some(there) if fits(&there) => Some(there),
-        _ => match stream.kept.how {
-            How::CoverAttachment | How::Attachment | How::Cover | How::Timecode => output.streams().find(fits),
-            How::Copied | How::Pcm(_) | How::Upscaled => None,
-        },
-    }
+/// Whether the container holds the aspect that was wanted: else its loss was told.
+fn told_aspect(request: &VerifyRequest<'_>) -> bool {
+    !request.report.losses.iter().any(|loss| loss.contains("sample aspect"))
+}
+
+fn words(text: Option<&str>) -> String {
+    text.unwrap_or("not told").to_owned()
+}
+
+fn aspect(of: Option<Rational>) -> String {
+    of.map_or("1:1".into(), |aspect| format!("{}:{}", aspect.num, aspect.den))
 }
 
 fn check_picture(request: &VerifyRequest<'_>, source: &Input, output: &Input) -> Result<()> {
@@ -244,10 +232,9 @@ fn check_picture(request: &VerifyRequest<'_>, source: &Input, output: &Input) ->
     }
     let aspect = video_context.aspect_ratio();
     let aspect = Rational::new(aspect.numerator(), aspect.denominator());
-    if spec.sample_aspect.is_known() {
-        // What is not said is square.
-        let there = if aspect.is_known() { aspect.value() } else { 1.0 };
-        let ratio = there / spec.sample_aspect.value();
+    // The container's own word was compared with the rehearsal's; a decoder says nothing of an extreme one.
+    if spec.sample_aspect.is_known() && aspect.is_known() && told_aspect(request) {
+        let ratio = aspect.value() / spec.sample_aspect.value();
         if (ratio - 1.0).abs() > ASPECT_TOLERANCE {
             let wanted = spec.sample_aspect;
             return wrong(
@@ -360,16 +347,10 @@ fn check_copy(
     if matches!(stream.kept.how, How::Pcm(_)) && wanted.samples != found.samples {
         return wrong(request, format!("{name}: its samples are not those of the source"));
     }
-    if stream.kept.recut {
-        if !near(wanted.end, found.end) {
-            return wrong(request, format!("{name} ends at tick {} in place of {}", found.end, wanted.end));
-        }
-    } else if wanted.packets != found.packets {
-        return wrong(request, format!("{name} has {} packets in place of {}", found.packets, wanted.packets));
-    } else if wanted.digest != found.digest {
-        return wrong(request, format!("{name}: the times of its packets are not those that were written"));
+    match same_packets(wanted, found, base) {
+        Ok(()) => Ok(()),
+        Err(what) => wrong(request, format!("{name} has {what}")),
     }
-    Ok(())
 }
 
 /// Decodes every frame of the video.

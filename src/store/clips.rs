@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::base::atomic_file;
 use crate::base::failpoint;
 use crate::base::fault::{Fault, one_line};
-use crate::base::path_text::escape;
+use crate::base::path_text::{escape, told};
 use crate::model::plan::Plan;
 use crate::store::frame_table::{FrameTable, parse_table_name};
 use crate::store::job_dir::JobDir;
@@ -131,7 +131,7 @@ pub(super) fn seal_hashed(
     beat: Beat,
 ) -> Result<(PathBuf, String)> {
     let staged = folder.join(temp);
-    let what = || format!("cannot seal {} into {}", escape(part), escape(folder));
+    let what = || format!("cannot seal a file into {}", escape(folder));
     let same_disk = fs::metadata(part).with_context(what)?.dev() == fs::metadata(folder).with_context(what)?.dev();
     let hash = if same_disk {
         let hash = keyed_hash(part, key, beat)?;
@@ -156,7 +156,7 @@ pub(super) fn seal_hashed(
     atomic_file::rename(&staged, &target)?;
     if !same_disk {
         // Not durable, not needed: the RAM disk's copy.
-        fs::remove_file(part).with_context(|| format!("cannot remove {}", escape(part)))?;
+        fs::remove_file(part).with_context(|| format!("cannot remove {}", told(part)))?;
     }
     Ok((target, hash))
 }

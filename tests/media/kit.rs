@@ -9,7 +9,7 @@ use crate::common::Root;
 /// How a run of the program ended.
 pub struct Run {
     pub code: i32,
-    /// What it wrote to standard error: progress, warnings, errors.
+    /// What it wrote to standard error (progress, warnings, errors), and behind that its last line, on standard output.
     pub log: String,
 }
 
@@ -27,7 +27,8 @@ pub fn run(root: &Root, source: &Path, target: &Path, more: &[&str]) -> Run {
     words.extend(more.iter().map(OsString::from));
     let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
     let out = root.program(&words).output().expect("the program starts");
-    Run { code: out.status.code().unwrap_or(-1), log: String::from_utf8_lossy(&out.stderr).into_owned() }
+    let log = [out.stderr, out.stdout].concat();
+    Run { code: out.status.code().unwrap_or(-1), log: String::from_utf8_lossy(&log).into_owned() }
 }
 
 /// Runs ffmpeg with arguments in the root's folder; panics with its message when it fails.

@@ -6,4 +6,5 @@ pub(super) mod log;
 pub(super) mod muxer;
 pub(super) mod output;
 pub(super) mod picture;
+pub(super) mod scratch;
 pub(super) mod tags;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // ffmpeg-next has no calls for side data, chapters or muxing to memory.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr;
@@ -51,14 +52,18 @@ unsafe impl Send for Muxer {}
 impl Muxer {
     /// Creates the file at `path` for the muxer of that name; an existing file is replaced.
     pub fn create(path: &Path, muxer: &str) -> Result<Muxer> {
-        let what = || format!("cannot create {}", path_text::escape(path));
+        let what = || format!("cannot create {}", path_text::told(path));
         let fresh = atomic_file::create_fresh(path).with_context(what)?;
+        Self::onto(&fresh, path, muxer).with_context(what)
+    }
+
+    /// Writes to an open file, which FFmpeg opens once more; `path` is its name.
+    pub fn onto(file: &File, path: &Path, muxer: &str) -> Result<Muxer> {
         // FFmpeg opens by name: this one leads to the very file that was made, and through no link put there since.
-        let itself = url(&Path::new("/proc/self/fd").join(fresh.as_raw_fd().to_string()))?;
+        let itself = url(&Path::new("/proc/self/fd").join(file.as_raw_fd().to_string()))?;
         let made = Self::allocate(muxer, url(path)?.as_ptr(), false)?;
         // SAFETY: the context is ours; pb is null until opened here.
-        checked(unsafe { ffi::avio_open(&mut (*made.context).pb, itself.as_ptr(), ffi::AVIO_FLAG_WRITE) })
-            .with_context(what)?;
+        checked(unsafe { ffi::avio_open(&mut (*made.context).pb, itself.as_ptr(), ffi::AVIO_FLAG_WRITE) })?;
         Ok(made)
     }
 
@@ -287,6 +292,18 @@ impl Muxer {
             ffi::av_dict_free(&mut (*to).metadata);
             (*to).metadata = dictionary(tags).disown();
         }
+    }
+
+    /// Sets the language of a stream, or takes it away.
+    pub fn set_language(&mut self, stream: usize, language: Option<&str>) -> Result<()> {
+        let to = self.stream(stream);
+        let value = language.map(CString::new).transpose()?;
+        // SAFETY: both strings are C strings or null, which removes the entry; FFmpeg copies them.
+        checked(unsafe {
+            let value = value.as_ref().map_or(ptr::null(), |value| value.as_ptr());
+            ffi::av_dict_set(&mut (*to).metadata, c"language".as_ptr(), value, 0)
+        })
+        .map(drop)
     }
 
     /// Replaces the metadata of the file.

@@ -41,6 +41,11 @@ pub fn is_damage(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Damage>().is_some()
 }
 
+/// Whether FFmpeg alone is against it: nothing of the disk or of memory has failed.
+pub fn is_refusal(error: &anyhow::Error) -> bool {
+    !error.chain().any(|cause| cause.is::<std::io::Error>())
+}
+
 /// FFmpeg's words for an error code.
 fn words(code: i32) -> String {
     let mut buffer = [0u8; 128];
@@ -105,14 +110,14 @@ fn open_with(path: &Path, look: bool, options: Dictionary<'_>) -> Result<Input> 
         drop(Dictionary::own(options));
         code
     };
-    checked(code).with_context(|| format!("cannot open {}", path_text::escape(path)))?;
+    checked(code).with_context(|| format!("cannot open {}", path_text::told(path)))?;
     if look {
         // SAFETY: `context` was just opened.
         let code = unsafe { ffi::avformat_find_stream_info(context, ptr::null_mut()) };
         if code < 0 {
             // SAFETY: still ours, closed once.
             unsafe { ffi::avformat_close_input(&mut context) };
-            return Err(failure(code)).with_context(|| format!("cannot read {}", path_text::escape(path)));
+            return Err(failure(code)).with_context(|| format!("cannot read {}", path_text::told(path)));
         }
     }
     // SAFETY: ownership of the open context passes to `Input`, which closes it.
@@ -127,6 +132,17 @@ pub fn seek_bytes(input: &mut Input, at: u64) -> Result<()> {
     let at = i64::try_from(at)?;
     // SAFETY: an open context; the stream is any.
     checked(unsafe { ffi::av_seek_frame(input.as_mut_ptr(), -1, at, ffi::AVSEEK_FLAG_BYTE) }).map(drop)
+}
+
+/// Opens a file for its packets as its container holds them: no parser cuts them anew, and no time is made up.
+///
+/// # Errors
+/// FFmpeg's refusal, naming the file.
+pub fn open_raw(path: &Path) -> Result<Input> {
+    let mut input = open_input(path, false)?;
+    // SAFETY: the context was just opened, and no packet was read of it.
+    unsafe { (*input.as_mut_ptr()).flags |= ffi::AVFMT_FLAG_NOPARSE | ffi::AVFMT_FLAG_NOFILLIN };
+    Ok(input)
 }
 
 /// Whether timestamps of this kind of file begin anywhere and may jump (MPEG-TS, PS, Ogg).

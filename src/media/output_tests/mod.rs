@@ -2,6 +2,7 @@
 //! way, encoded at its own size in short clips, assembled and verified.
 
 mod joins;
+mod loss;
 mod real_files;
 
 use std::path::{Path, PathBuf};
