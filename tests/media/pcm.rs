@@ -132,7 +132,7 @@ fn sound_that_turns_finer_in_the_middle_keeps_every_sample() {
 
 /// A film whose only audio is SMPTE 302M with coded data (SMPTE 337 bursts) in place of samples.
 fn coded(root: &Root, name: &str) {
-    let mut burst = vec![0u8; 64];
+    let mut burst = [0u8; 64];
     burst[32..38].copy_from_slice(&[0x72, 0xf8, 0x1f, 0x4e, 0x1c, 0x00]);
     std::fs::write(at(root, "burst.raw"), burst.repeat(3000)).unwrap();
     let sound = ["-f", "s16le", "-ar", "48000", "-ac", "2", "-i", "burst.raw"];
