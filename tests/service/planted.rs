@@ -46,7 +46,9 @@ impl House {
         let dir = tempfile::Builder::new().prefix("upscaled-test-").tempdir().expect("a folder");
         fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
         let program = dir.path().join("upscaled");
-        fs::copy(env!("CARGO_BIN_EXE_upscaled"), &program).expect("a copy of the program");
+        // Another build with the same features, where one is named
+        let built = std::env::var_os("UPSCALED_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_upscaled").into());
+        fs::copy(built, &program).expect("a copy of the program");
         let is_reached = of(SERVICE, &program).arg("--version").output().is_ok_and(|out| out.status.success());
         if !nix::unistd::geteuid().is_root() || !is_reached {
             eprintln!("{name}: skipped: it needs root, setpriv, and a temporary folder that other users can enter");
@@ -87,6 +89,9 @@ impl House {
         let mut command = of(SERVICE, Path::new("sh"));
         command.args(["-c", "umask 002; exec \"$0\" \"$@\""]).arg(&self.program);
         command.args(["daemon", "--vidaio-current", "127.0.0.1:0", "--root"]).arg(self.at("root"));
+        for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("UPSCALED_")) {
+            command.env_remove(key);
+        }
         command.env("HOME", self.at("home")).env("XDG_CACHE_HOME", self.at("home/.cache")).current_dir(self.at("root"));
         let mut child =
             command.stdout(console.try_clone().expect("a handle")).stderr(console).spawn().expect("a daemon");
