@@ -36,7 +36,8 @@ fn upscaled(root: &Root, name: &str, bytes: Option<&[u8]>) -> Run {
     if let Some(bytes) = bytes {
         fs::write(at(root, name), bytes).unwrap();
     }
-    run(root, &at(root, name), &at(root, "out.mkv"), &[])
+    // A film is made without its sound only where that is wanted.
+    run(root, &at(root, name), &at(root, "out.mkv"), &["--set", "drop_audio=true"])
 }
 
 /// The time of the first packet of a stream of the output, in seconds.
