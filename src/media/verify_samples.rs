@@ -122,7 +122,7 @@ mod tests {
 
     fn compared(wanted: (i128, i128), found: i128, errors: u64) -> Compared {
         let kept = Kept { source: 1, kind: StreamKind::Audio, how: How::Copied, codec: "aac".into(), recut: false };
-        let stream = OutputStream { kept, output: 1, written: None };
+        let stream = OutputStream { kept, output: 1, written: None, promised: None };
         let heard = |samples, trim| Heard {
             length: Seconds::new(samples, 48_000),
             trims: (Seconds::new(trim, 48_000), Seconds::ZERO),
