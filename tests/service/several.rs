@@ -116,7 +116,8 @@ fn a_worker_that_is_kept_for_a_request_is_not_ready() {
         let answer = asked.join().unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
     });
-    assert_eq!(workers(&service.original), 2);
+    // The answer may come a moment before its job has left
+    assert!(within(10, || workers(&service.original) == 2));
 }
 
 #[test]
