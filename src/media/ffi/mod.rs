@@ -4,6 +4,7 @@ pub(super) mod input;
 pub mod lease;
 pub(super) mod log;
 pub(super) mod muxer;
+mod muxer_header;
 pub(super) mod output;
 pub(super) mod picture;
 pub(super) mod scratch;
