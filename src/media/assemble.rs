@@ -237,6 +237,10 @@ fn locate(
             report.video = place;
         }
         let mut promised = rehearsal.promised(kept.source).cloned();
+        if let (Some(promised), How::Pcm(pcm)) = (&mut promised, kept.how) {
+            // The source's samples may have turned out wider than its header says.
+            promised.codec = pcm.codec().into();
+        }
         if let Some(promised) = promised.as_mut().filter(|_| mended.iter().any(|track| track.stream == *index)) {
             // Cropping is written behind the muxer's back, and changes what the rest says of the aspect.
             promised.aspect = header.streams[place].aspect;
