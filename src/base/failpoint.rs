@@ -32,6 +32,7 @@ pub const NAMES: &[&str] = &[
     "deliver.taken",
     "encode",
     "encode.hardware",
+    "encoder.choose",
     "end.json",
     "history.append",
     "infer",

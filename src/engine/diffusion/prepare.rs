@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn sizes_are_multiples_and_large_enough() {
-        assert_eq!(working_size((100, 75), 4, 512, REAL), (672, 512));
+        assert_eq!(working_size((100, 75), 4, 512, REAL), (680, 512));
         assert_eq!(working_size((24, 20), 2, 64, REAL), (64, 64));
         assert_eq!(working_size((1, 1), 2, 64, REAL), (64, 64));
         assert_eq!(working_size((1, 40), 8, 8, REAL), (16, 320));
