@@ -161,7 +161,6 @@ fn workers_are_counted_by_task() {
         told["workers_ready"] == idle
             && told["max_workers"] == 3
             && told["task_worker_mapping"] == each(&|count| json!(count + idle))
-            && told["task_workers"] == each(&|count| json!({"at_work": count, "idle": idle}))
     };
     assert!(working([0; 4], 3), "{}", stats());
     std::thread::scope(|scope| {

@@ -75,7 +75,6 @@ pub async fn stats(State(service): State<Arc<Service>>) -> Json<Value> {
         "workers_ready": ready,
         "max_workers": service.settings.vidaio_workers,
         "task_worker_mapping": of_each(|task| (at_work(task) + ready as usize).into()),
-        "task_workers": of_each(|task| json!({"at_work": at_work(task), "idle": ready})),
         "task_resolution_mapping": of_each(|task| json!([size(task.from), size(task.to), task.scale()])),
         "requests_at_hand": service.at_hand(),
     }))
