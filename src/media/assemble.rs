@@ -219,7 +219,7 @@ fn locate(
     let of = |index: usize| written.iter().find(|(output, _)| *output == index).map(|(_, written)| written.clone());
     // MP4 and MOV leave out a track without packets.
     let is_there = |kept: &Kept, index: usize| {
-        request.container == "matroska" || !kept.how.is_read() || of(index).is_some_and(|written| written.packets > 0)
+        request.container == "matroska" || !kept.how.is_read() || of(index).is_some_and(|written| written.is_there)
     };
     let listed: Vec<_> = layout.streams.iter().map(|(kept, index)| (kept, is_there(kept, *index))).collect();
     let places = header.places(&listed, &|stream| rehearsal_losses::timecode(input, stream));

@@ -71,12 +71,11 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
         if best.as_ref().is_none_or(|(_, weight)| made.weight < *weight) {
             let mut losses = made.losses;
             losses.extend(beyond.iter().flat_map(|beyond| beyond.losses(&input, &made.kept, muxer)));
-            let has_audio = info.streams.iter().any(|stream| stream.kind == StreamKind::Audio);
             let keeps_audio = made.kept.iter().any(|kept| kept.kind == StreamKind::Audio);
             let choice = ContainerChoice {
                 muxer: muxer.to_owned(),
                 extension: extension_for(muxer, extension.as_deref()).to_owned(),
-                silent: has_audio && !keeps_audio,
+                silent: made.has_sound && !keeps_audio,
                 notes: made.kept.iter().filter_map(Kept::note).collect(),
                 losses,
             };

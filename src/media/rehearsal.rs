@@ -6,14 +6,17 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use ffmpeg_next::format::context::Input;
+use ffmpeg_next::media::Type;
 
 use crate::base::fault::{Fault, one_line};
 use crate::media::assemble_header as header;
 use crate::media::assemble_layout::{Layout, LeftOut, Outline, open_languages, pictures};
 use crate::media::assemble_streams::{How, Kept, Selection, container_word, select, stand_in, word};
 use crate::media::assemble_timestamps::Seconds;
+use crate::media::ffi::output;
 use crate::media::ffi::scratch::Scratch;
 use crate::media::header_facts::{Header, StreamHeader};
+use crate::media::late;
 use crate::media::quicktime_language;
 use crate::media::rehearsal_losses;
 use crate::media::rehearsal_stream::{stand_in_packet, write_from_zero};
@@ -45,6 +48,8 @@ pub struct Rehearsal {
     pub losses: Vec<String>,
     /// Lost streams that people see or hear: fewer is better.
     pub weight: usize,
+    /// Whether the source has sound, and not just a track for it of which nothing ever comes.
+    pub has_sound: bool,
     /// Each kept stream, and where it stands in the header; `None` where nothing could be written of it yet.
     places: Vec<(usize, Option<usize>)>,
 }
@@ -91,6 +96,10 @@ pub fn rehearse(wish: &Wish<'_>) -> Result<Rehearsal> {
     };
     let Selection { mut kept, mut losses, mut weight } =
         select(wish.input, wish.info, wish.spec, wish.container, &samples)?;
+    let has_sound = wish.input.streams().any(|stream| {
+        let never_comes = late::may_begin_late(wish.input) && late::lacks(&stream);
+        output::facts(&stream).media == Type::Audio && !samples.is_empty(stream.index()) && !never_comes
+    });
     loop {
         let (tried, without) = match attempt(wish, &kept, LeftOut::default(), &samples) {
             Ok(tried) => (tried, Without::Nothing),
@@ -104,7 +113,9 @@ pub fn rehearse(wish: &Wish<'_>) -> Result<Rehearsal> {
             }
             Without::Stream(stream, words) => Some((stream, words)),
         };
-        let Some((stream, words)) = lost else { return compared(wish, kept, weight, losses, &tried) };
+        let Some((stream, words)) = lost else {
+            return Ok(Rehearsal { has_sound, ..compared(wish, kept, weight, losses, &tried)? });
+        };
         losses.push(words);
         kept.retain(|kept| kept.source != stream);
         weight += 1;
@@ -245,7 +256,7 @@ fn compared(
         losses.push(format!("timecode stream {number} (from {start}): {container} cannot hold it at this frame rate"));
         kept.retain(|other| other.source != number);
     }
-    let mut made = Rehearsal { kept, left_out: tried.left_out, header, losses, weight, places };
+    let mut made = Rehearsal { kept, left_out: tried.left_out, header, losses, weight, has_sound: false, places };
     let description = rehearsal_losses::of_streams(wish, &made);
     made.losses.extend(description);
     let video = made.places.iter().find(|(stream, _)| *stream == wish.info.video.stream).and_then(|(_, place)| *place);

@@ -41,6 +41,7 @@ fn a_current_folder_that_has_been_removed() {
     let out = shell(&root, &format!("{away} run in.mkv \"$2\" --root '{here}'"), &source, &target);
     assert_eq!(out.status.code(), Some(1), "{}", log(&out));
     assert!(log(&out).contains("the current folder has been removed"), "{}", log(&out));
+    std::fs::remove_file(&target).unwrap();
     let out = shell(&root, &format!("{away} run \"$1\" \"$2\""), &source, &target);
     assert!(log(&out).contains("name one with --root"), "{}", log(&out));
     for command in ["status", "queue list", "daemon --once"] {

@@ -221,3 +221,20 @@ fn segments_of_blu_ray_subtitles_are_joined_and_none_is_lost() {
     assert_eq!(after.iter().sum::<u64>(), before.iter().sum::<u64>());
     assert_eq!(after.len(), 4, "FFmpeg's muxer joins what belongs together");
 }
+
+#[test]
+fn subtitles_that_show_nothing_are_a_track_all_the_same() {
+    if !ready("subtitles_that_show_nothing_are_a_track_all_the_same") {
+        return;
+    }
+    let root = Root::new("");
+    // Lines behind the end: MP4 has a track of one empty sample.
+    std::fs::write(at(&root, "lines.srt"), "1\n00:00:05,000 --> 00:00:06,000\nlate\n").unwrap();
+    let picture = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=1", "-i", "lines.srt", "-map", "0", "-map", "1"];
+    let how =
+        ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-c:s", "mov_text", "-t", "0.5", "in.mp4"];
+    ffmpeg(&root, &[&picture[..], &how].concat());
+    assert_eq!(streams(&describe(&at(&root, "in.mp4")), "subtitle").len(), 1, "the test has lost its subject");
+    done(&root, "in.mp4", "out.mp4");
+    assert_eq!(streams(&describe(&at(&root, "out.mp4")), "subtitle").len(), 1);
+}

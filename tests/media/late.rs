@@ -214,3 +214,20 @@ fn a_picture_that_begins_late_is_found() {
         fs::remove_file(at(&root, "out.mkv")).unwrap();
     }
 }
+
+#[test]
+fn sound_that_never_comes_stops_no_film() {
+    if !ready("sound_that_never_comes_stops_no_film") {
+        return;
+    }
+    let root = Root::new("");
+    let mut bytes = part(&root, "a.ts", "2", "0", "0x100", true);
+    let whole: Vec<[u8; PACKET]> = bytes.chunks_exact(PACKET).map(|packet| packet.try_into().unwrap()).collect();
+    bytes.clear();
+    whole.iter().filter(|packet| number(*packet) != 0x101).for_each(|packet| bytes.extend(packet));
+    fs::write(at(&root, "never.ts"), &bytes).unwrap();
+    // Without `drop_audio`: there is nothing to drop.
+    let log = run(&root, &at(&root, "never.ts"), &at(&root, "out.mkv"), &[]).done();
+    assert!(log.contains("not kept") && log.contains("audio"), "{log}");
+    assert!(streams(&describe(&at(&root, "out.mkv")), "audio").is_empty());
+}
