@@ -217,9 +217,12 @@ fn locate(
     let finished = output::open_input(request.target, false)?;
     let header = Header::of(&finished);
     let of = |index: usize| written.iter().find(|(output, _)| *output == index).map(|(_, written)| written.clone());
-    // MP4 and MOV leave out a track without packets.
+    // MP4 and MOV leave out a track without packets; FFmpeg ends one of subtitles with a sample of its own.
     let is_there = |kept: &Kept, index: usize| {
-        request.container == "matroska" || !kept.how.is_read() || of(index).is_some_and(|written| written.is_there)
+        request.container == "matroska"
+            || !kept.how.is_read()
+            || kept.codec == "mov_text"
+            || of(index).is_some_and(|written| written.is_there)
     };
     let listed: Vec<_> = layout.streams.iter().map(|(kept, index)| (kept, is_there(kept, *index))).collect();
     let places = header.places(&listed, &|stream| rehearsal_losses::timecode(input, stream));
