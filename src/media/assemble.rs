@@ -222,7 +222,7 @@ fn locate(
         request.container == "matroska"
             || !kept.how.is_read()
             || kept.codec == "mov_text"
-            || of(index).is_some_and(|written| written.is_there)
+            || of(index).is_some_and(|written| written.packets > 0)
     };
     let listed: Vec<_> = layout.streams.iter().map(|(kept, index)| (kept, is_there(kept, *index))).collect();
     let places = header.places(&listed, &|stream| rehearsal_losses::timecode(input, stream));

@@ -58,8 +58,6 @@ pub fn open(path: &Path, kept: &[Kept]) -> Result<Input> {
 #[derive(Clone, Debug)]
 pub struct Written {
     pub packets: u64,
-    /// Whether the container holds any packet of it, be it one that shows nothing.
-    pub is_there: bool,
     /// Times of showing in ticks of the output: of the first packet, the latest one, and the latest end.
     pub first: Option<i64>,
     pub last: i64,
@@ -87,7 +85,6 @@ pub struct TimeSum {
     payload: Xxh3,
     bytes: u64,
     content: Xxh3,
-    is_there: bool,
 }
 
 impl TimeSum {
@@ -100,7 +97,6 @@ impl TimeSum {
         let first = *self.first.get_or_insert(pts);
         self.last = if self.packets == 0 { pts } else { self.last.max(pts) };
         self.packets += 1;
-        self.is_there = true;
         self.end = self.end.max(pts.saturating_add(duration.max(0)));
         self.hash.update(&(pts - first).to_le_bytes());
     }
@@ -115,7 +111,7 @@ impl TimeSum {
         let samples = (self.bytes, self.content.digest());
         let (digest, payload) = (self.hash.digest(), self.payload.digest());
         let (packets, first, last, end) = (self.packets, self.first, self.last, self.end);
-        Written { packets, is_there: self.is_there, first, last, end, digest, payload, mended, samples, refused }
+        Written { packets, first, last, end, digest, payload, mended, samples, refused }
     }
 }
 
@@ -360,9 +356,7 @@ impl SourceFeed {
 
     /// The sum of what was really written counts this packet.
     pub fn wrote(&mut self, mark: Mark) {
-        let Some(track) = self.tracks.iter_mut().find(|track| track.route.output == mark.output) else { return };
-        track.sum.is_there = true;
-        if mark.shown {
+        if let Some(track) = self.tracks.iter_mut().find(|track| track.route.output == mark.output && mark.shown) {
             track.sum.payload = mark.payload;
             track.sum.add_time(mark.pts - track.route.lead, mark.duration);
         }
