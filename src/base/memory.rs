@@ -14,6 +14,12 @@ pub fn is_short(bytes: u64) -> bool {
     refused
 }
 
+/// Returns whether a library that failed with this message has done so for lack of memory: it says so, or less than
+/// `need` bytes can be had now.
+pub fn has_run_out(message: &str, need: u64) -> bool {
+    is_told(message) || is_short(need)
+}
+
 /// Returns whether a message of a library says that memory has run out.
 pub fn is_told(message: &str) -> bool {
     const SIGNS: [&str; 10] = [

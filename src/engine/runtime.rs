@@ -135,7 +135,7 @@ pub fn init() -> Result<Environment> {
     }
     let failed = |error: &dyn std::fmt::Display| {
         let text = escape(&path);
-        match memory::is_told(&error.to_string()) || memory::is_short(LIBRARIES_NEED) {
+        match memory::has_run_out(&error.to_string(), LIBRARIES_NEED) {
             true => Fault::DeviceMemory.because(format!(
                 "ONNX Runtime at {text} does not load, since memory has run out: {error}; give it more memory"
             )),

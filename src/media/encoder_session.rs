@@ -31,7 +31,7 @@ fn is_for_memory(spec: &EncoderSpec, why: &str) -> bool {
         return memory::is_short(HARDWARE_NEED);
     }
     let frame = u64::from(spec.width) * u64::from(spec.height) * spec.format.sample_bytes() as u64 * 3;
-    memory::is_told(why) || memory::is_short(SOFTWARE_NEED + frame.saturating_mul(SOFTWARE_FRAMES))
+    memory::has_run_out(why, SOFTWARE_NEED + frame.saturating_mul(SOFTWARE_FRAMES))
 }
 
 /// An encoder opened as a spec says. Its first frame is always a key frame that nothing

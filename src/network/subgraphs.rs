@@ -97,16 +97,18 @@ fn count(node: &NodeProto, outer: &[HashMap<String, i64>]) -> Result<u64, String
     }
 }
 
+/// FunctionProto of onnx.proto, as far as it is read.
+#[derive(Clone, PartialEq, Message)]
+struct Function {
+    #[prost(string, optional, tag = "1")]
+    name: Option<String>,
+    #[prost(message, repeated, tag = "7")]
+    node: Vec<NodeProto>,
+}
+
 /// The nodes of each function with all that it calls: functions that call each other twice, over and over, make
 /// billions of a small file.
 fn functions(model: &ModelProto) -> Result<HashMap<String, u64>, String> {
-    #[derive(Clone, PartialEq, Message)]
-    struct Function {
-        #[prost(string, optional, tag = "1")]
-        name: Option<String>,
-        #[prost(message, repeated, tag = "7")]
-        node: Vec<NodeProto>,
-    }
     let unreadable = || "a function in it cannot be read".to_owned();
     let read: Result<Vec<_>, _> = model.functions.iter().map(|bytes| Function::decode(bytes.as_slice())).collect();
     let read = read.map_err(|_| unreadable())?;
@@ -187,13 +189,6 @@ mod tests {
 
     #[test]
     fn functions_have_an_end() {
-        #[derive(Clone, PartialEq, Message)]
-        struct Function {
-            #[prost(string, optional, tag = "1")]
-            name: Option<String>,
-            #[prost(message, repeated, tag = "7")]
-            node: Vec<NodeProto>,
-        }
         let calling = |levels: usize, first: &str| {
             let function = |n: usize| {
                 let inner = if n == 0 { first.to_owned() } else { format!("f{}", n - 1) };

@@ -115,6 +115,20 @@ impl Root {
         command
     }
 
+    /// Returns a line of shell, to be run with the program as `$0` and these arguments, in the environment that the
+    /// program has in tests.
+    pub fn shell(&self, line: &str, args: &[&OsStr]) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).arg(binary()).args(args).current_dir(self.path()).stdin(Stdio::null());
+        for (name, value) in self.program(&[]).get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
     /// The program with arguments, started; its words go to a file.
     pub fn spawn(&self, args: &[&OsStr]) -> Child {
         self.spawn_command(self.program(args))

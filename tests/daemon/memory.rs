@@ -1,9 +1,8 @@
 //! Too little memory: a job fails with a message, or makes what it makes with enough. It never chooses anything else.
 
 use std::path::Path;
-use std::process::Command;
 
-use crate::common::{self, Root, film, frame_hashes, ready};
+use crate::common::{Root, film, frame_hashes, ready};
 
 /// Limits of the address space that are tried, MiB, from one that not even the libraries fit into.
 const LIMITS: [u64; 9] = [300, 450, 600, 800, 1000, 1150, 1300, 1700, 2400];
@@ -38,21 +37,9 @@ fn too_little_memory_changes_nothing_but_the_end() {
 
 /// `upscaled run` to its end, with an address space of so many MiB: exit code and messages.
 fn run(root: &Root, source: &Path, target: &Path, limit: Option<u64>) -> (i32, String) {
-    let words = ["run".as_ref(), source.as_os_str(), target.as_os_str()];
-    let program = root.program(&words);
-    let mut command = Command::new("sh");
     let limit = limit.map_or(String::from("unlimited"), |mebibytes| (mebibytes << 10).to_string());
-    command
-        .args(["-c", &format!("ulimit -c 0; ulimit -v {limit}; exec \"$@\""), "sh"])
-        .arg(common::binary())
-        .args(words);
-    command.current_dir(root.path()).stdin(std::process::Stdio::null());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    let line = format!("ulimit -c 0; ulimit -v {limit}; exec \"$0\" run \"$1\" \"$2\"");
+    let mut command = root.shell(&line, &[source.as_os_str(), target.as_os_str()]);
     let out = command.output().unwrap();
     (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stderr).into_owned())
 }

@@ -1,21 +1,13 @@
 //! What a process may be started with: a current folder that has been removed, a largest size of files.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use crate::common::{self, Root, assert_same_film, film, frame_hashes, ready};
 
 /// Runs a line of shell with the program as `$0` and these paths as `$1` and `$2`.
 fn shell(root: &Root, line: &str, first: &Path, second: &Path) -> Output {
-    let program = root.program(&[]);
-    let mut command = Command::new("sh");
-    command.args(["-c", line]).arg(common::binary()).arg(first).arg(second).current_dir(root.path());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    let mut command = root.shell(line, &[first.as_os_str(), second.as_os_str()]);
     // A folder that is found from the current one would not be found.
     command.env("ORT_DYLIB_PATH", common::libraries().join("libonnxruntime.so"));
     command.output().expect("a shell")

@@ -154,7 +154,7 @@ pub(in crate::media) fn side_data_kinds() -> Vec<String> {
     mod by_number {
         unsafe extern "C" {
             // Kinds as plain numbers: those that the headers do not have are no values of the enum.
-            #[allow(clashing_extern_declarations)]
+            #[allow(clashing_extern_declarations)] // the binding takes an enum, which has not these numbers
             pub fn av_frame_side_data_name(kind: libc::c_uint) -> *const libc::c_char;
         }
     }
