@@ -40,6 +40,14 @@ fn upscaled(root: &Root, name: &str, bytes: Option<&[u8]>) -> Run {
     run(root, &at(root, name), &at(root, "out.mkv"), &["--set", "drop_audio=true"])
 }
 
+/// Makes a recording of two inputs of ffmpeg, one stream of each in this order: MPEG-2 with AC-3.
+fn recording(root: &Root, inputs: [&[&str]; 2], streams: [&str; 2], (format, name): (&str, &str)) {
+    let mut args = inputs.concat();
+    args.extend(["-map", streams[0], "-map", streams[1], "-c:v", "mpeg2video", "-q:v", "2", "-c:a", "ac3"]);
+    args.extend(["-vsync", "passthrough", "-f", format, name]);
+    ffmpeg(root, &args);
+}
+
 /// The time of the first packet of a stream of the output, in seconds.
 fn begin(root: &Root, stream: &str) -> f64 {
     let args = ["-select_streams", stream, "-show_entries", "packet=pts_time", "-of", "csv=p=0", "out.mkv"];
@@ -57,24 +65,7 @@ fn sound_that_begins_late_is_kept() {
     let picture = ["-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=10"];
     let sound = ["-itsoffset", "8", "-f", "lavfi", "-i", "sine=500:r=48000:d=2"];
     for (format, name) in [("mpegts", "late.ts"), ("vob", "late.vob")] {
-        let how = [
-            "-map",
-            "0:v",
-            "-map",
-            "1:a",
-            "-c:v",
-            "mpeg2video",
-            "-q:v",
-            "2",
-            "-c:a",
-            "ac3",
-            "-vsync",
-            "passthrough",
-            "-f",
-            format,
-            name,
-        ];
-        ffmpeg(&root, &[&picture[..], &sound, &how].concat());
+        recording(&root, [&picture, &sound], ["0:v", "1:a"], (format, name));
         let log = upscaled(&root, name, None).done();
         assert!(!log.contains("not kept"), "{name}: {log}");
         let sounds = streams(&describe(&at(&root, "out.mkv")), "audio");
@@ -190,24 +181,7 @@ fn a_picture_that_begins_late_is_found() {
     let sound = ["-f", "lavfi", "-i", "sine=500:r=48000:d=14"];
     let picture = ["-itsoffset", "12", "-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=2"];
     for (format, name) in [("mpegts", "late.ts"), ("vob", "late.vob")] {
-        let how = [
-            "-map",
-            "0:a",
-            "-map",
-            "1:v",
-            "-c:v",
-            "mpeg2video",
-            "-q:v",
-            "2",
-            "-c:a",
-            "ac3",
-            "-vsync",
-            "passthrough",
-            "-f",
-            format,
-            name,
-        ];
-        ffmpeg(&root, &[&sound[..], &picture, &how].concat());
+        recording(&root, [&sound, &picture], ["0:a", "1:v"], (format, name));
         let log = upscaled(&root, name, None).done();
         let offset = begin(&root, "v:0") - begin(&root, "a:0");
         assert!((offset - 12.0).abs() < 0.1 && !log.contains("not kept"), "{name}: {offset} s: {log}");
