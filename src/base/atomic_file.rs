@@ -205,7 +205,7 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
     synced(File::open(dir).and_then(|d| d.sync_all()), dir)
 }
 
-/// What an fsync of the folder comes to.
+/// Returns what an fsync of the folder comes to.
 pub(super) fn synced(result: io::Result<()>, dir: &Path) -> Result<()> {
     static WARNED: Once = Once::new();
     match result {

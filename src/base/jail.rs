@@ -154,7 +154,7 @@ impl Jail {
         self.inside(path).map(Path::to_path_buf).or_else(named)
     }
 
-    /// What an absolute path leads to.
+    /// Returns what an absolute path leads to.
     fn leads(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Denied> {
         if !path.is_absolute() {
             return Err(Denied::Outside);
@@ -177,7 +177,7 @@ impl Jail {
     }
 }
 
-/// What a descriptor is of, by its own path.
+/// Returns what a descriptor is of, by its own path.
 fn path_of(descriptor: &impl AsRawFd) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
 }

@@ -2,6 +2,7 @@
 
 pub mod atomic_file;
 pub mod clock;
+pub mod counted;
 pub mod failpoint;
 pub mod fault;
 

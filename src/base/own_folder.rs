@@ -46,7 +46,7 @@ impl Owner {
         plain.stranger(meta).and_then(|_| Owner::of_what_is_made_in(folder).stranger(meta))
     }
 
-    /// Whether it belongs to this program.
+    /// Returns whether it belongs to this program.
     pub fn owns(&self, meta: &Metadata) -> bool {
         meta.uid() == self.uid
     }

@@ -72,8 +72,8 @@ pub fn read(path: &Path, scope: Scope, root: &Path) -> Result<Option<Layer>> {
     }
 }
 
-/// Whether a file's owner may set everything: root, this program's user, or who owns the root folder and so all that is in it.
-/// Elsewhere the file system may show other owners than there are.
+/// Returns whether a file's owner may set everything: root, this program's user, or who owns the root folder and so
+/// all that is in it. Elsewhere the file system may show other owners than there are.
 fn is_trusted(file: &Metadata, folder: &Path, root: &Path) -> bool {
     let uid = file.uid();
     uid == 0

@@ -30,7 +30,7 @@ impl Patterns {
         (patterns.len() <= COUNT_MAX).then_some(all)
     }
 
-    /// Whether the name at the end of a relative path, or the path, is meant.
+    /// Returns whether the name at the end of a relative path, or the path, is meant.
     pub fn match_path(&self, relative: &Path) -> bool {
         let name = relative.file_name().unwrap_or_default().to_string_lossy();
         self.names.iter().any(|pattern| pattern.matches_with(&name, OPTIONS))

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Of a link that is not followed.
 pub const STRANGE_LINK: &str = "a symbolic link that somebody else made, to what is not theirs";
 
-/// Whether a symbolic link lies on the way from input/ to a file in it.
+/// Returns whether a symbolic link lies on the way from input/ to a file in it.
 pub fn is_by_link(input: &Path, relative: &Path) -> bool {
     let mut parts = relative.ancestors().filter(|part| !part.as_os_str().is_empty());
     parts.any(|part| input.join(part).symlink_metadata().is_ok_and(|meta| meta.is_symlink()))

@@ -119,7 +119,7 @@ pub fn renewed(request: &Request) -> Vec<PathBuf> {
     }
 }
 
-/// Whether the request can be done while input/ or output/ may be away.
+/// Returns whether the request can be done while input/ or output/ may be away.
 ///
 /// # Errors
 /// [`Fault::Busy`] for one that would queue a job then.

@@ -106,12 +106,12 @@ impl Engine {
         self.ladder.as_ref()?.take_words()
     }
 
-    /// Whether any of its threads is left.
+    /// Returns whether any of its threads is left.
     pub fn is_alive(&self) -> bool {
         self.pool.is_alive()
     }
 
-    /// Whether any of them can take work at this moment.
+    /// Returns whether any of them can take work at this moment.
     pub fn is_open(&self) -> bool {
         self.pool.is_open()
     }

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use crate::base::counted::Counted;
 use crate::base::fault::{Fault, caught, one_line};
 
 /// A piece of work for any of the threads, given what the thread owns.
@@ -28,7 +29,7 @@ pub enum AfterPanic {
 pub struct Died(pub &'static str);
 
 impl Died {
-    /// Whether this is why something failed.
+    /// Returns whether this is why something failed.
     pub fn is_cause_of(error: &anyhow::Error) -> bool {
         error.downcast_ref::<Died>().is_some()
     }
@@ -40,22 +41,6 @@ struct Counts {
     /// Those that have not ended, and those of them that can take a piece of work.
     alive: AtomicUsize,
     open: AtomicUsize,
-}
-
-/// One more, until dropped.
-struct One<'a>(&'a AtomicUsize);
-
-impl<'a> One<'a> {
-    fn more(count: &'a AtomicUsize) -> One<'a> {
-        count.fetch_add(1, Ordering::SeqCst);
-        One(count)
-    }
-}
-
-impl Drop for One<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 /// Threads that each own a `W`.
@@ -79,12 +64,12 @@ impl<W: 'static> Pool<W> {
             let (work, ready, open): (Receiver<Work<W>>, _, _) = (work.clone(), ready.clone(), open.clone());
             let counts = pool.counts.clone();
             let run = move || {
-                let alive = One::more(&counts.alive);
+                let alive = Counted::one(&counts.alive);
                 let own = match open() {
                     Ok(own) => own,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
-                let open_now = One::more(&counts.open);
+                let open_now = Counted::one(&counts.open);
                 let sent = ready.send(Ok(()));
                 drop(ready);
                 if sent.is_err() {
@@ -102,7 +87,7 @@ impl<W: 'static> Pool<W> {
                         left = most;
                     }
                     let Some(new) = reopened(&open, &mut left) else { break };
-                    let _open_now = One::more(&counts.open);
+                    let _open_now = Counted::one(&counts.open);
                     own = serve(new, &work);
                 }
                 drop(alive);
@@ -123,12 +108,12 @@ impl<W: 'static> Pool<W> {
         queue.send(work).map_err(|_| Died("all engine threads have died").into())
     }
 
-    /// Whether there is a thread that takes work, now or when it is open again.
+    /// Returns whether there is a thread that takes work, now or when it is open again.
     pub fn is_alive(&self) -> bool {
         self.counts.alive.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether there is one that takes work now.
+    /// Returns whether there is one that takes work now.
     pub fn is_open(&self) -> bool {
         self.counts.open.load(Ordering::SeqCst) > 0
     }
@@ -152,7 +137,7 @@ fn serve<W>(mut own: W, work: &Receiver<Work<W>>) -> Option<Panicked> {
     None
 }
 
-/// What the thread owns, anew; `None` when it has been tried often enough.
+/// Returns what the thread owns, anew; `None` when it has been tried often enough.
 fn reopened<W>(open: &impl Fn() -> Result<W>, left: &mut u32) -> Option<W> {
     while *left > 0 {
         *left -= 1;

@@ -137,7 +137,7 @@ impl Io {
         self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// What came of writing; an error where the client takes too little.
+    /// Returns what came of writing; an error where the client takes too little.
     fn judged(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &wrote {
             Poll::Ready(Ok(bytes)) => self.seat.wrote(*bytes as u64),

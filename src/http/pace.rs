@@ -60,7 +60,7 @@ impl Pace {
         Some(self.since? + least.stall.min(least.grace.saturating_sub(self.owed)))
     }
 
-    /// How far it is behind.
+    /// Returns how far it is behind.
     pub fn behind(&self, now: Instant) -> Behind {
         let waited = self.waited(now);
         Behind::new(self.owed + waited, self.lag + waited)
@@ -89,7 +89,7 @@ impl Behind {
         Behind::new(time, time)
     }
 
-    /// Whether others may be put before it.
+    /// Returns whether others may be put before it.
     pub fn is_slow(&self) -> bool {
         self.owed > Duration::ZERO || self.lag >= LAG_MIN
     }

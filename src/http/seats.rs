@@ -50,7 +50,7 @@ struct State {
 }
 
 impl State {
-    /// How far behind its client is, where it is the client who is waited for.
+    /// Returns how far behind its client is, where it is the client who is waited for.
     fn behind(&self, now: Instant) -> Option<Behind> {
         if self.write.is_waiting() {
             return Some(self.write.behind(now)).filter(Behind::is_slow);
@@ -135,7 +135,7 @@ impl Seat {
         self.with(|state, _| state.unread = false);
     }
 
-    /// Whether the client may be sending what nobody reads.
+    /// Returns whether the client may be sending what nobody reads.
     pub fn is_unread(&self) -> bool {
         self.with(|state, _| state.unread).unwrap_or(false)
     }

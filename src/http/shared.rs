@@ -55,7 +55,7 @@ impl Shared {
         self.in_one(path, what, |jail| jail.made_folder(path, MODE))
     }
 
-    /// What is found in the first folder that the path lies in.
+    /// Returns what is found in the first folder that the path lies in.
     fn in_one<T>(&self, path: &Path, what: &str, look: impl Fn(&Jail) -> Result<T, Denied>) -> Result<T, ApiError> {
         let mut missing = false;
         // One that is away at the moment has nothing in it.

@@ -175,14 +175,14 @@ impl Output<'_> {
         Ok(Made { path: target.to_owned(), losses, verified, bytes, encoder })
     }
 
-    /// What the frames of a batch say beside their pixels, as its table has it.
+    /// Returns what the frames of a batch say beside their pixels, as its table has it.
     fn user_data(&self, batch: Option<u64>) -> Result<Vec<UserData>> {
         let table = batch.map(|index| self.dir.read_table(index, &self.plan.key)).transpose()?.flatten();
         let table = table.ok_or_else(|| Fault::Mismatch.because("the frame table of a sealed batch is gone"))?;
         Ok(table.user_data)
     }
 
-    /// What is to be told of closed captions that were written to so many frames.
+    /// Returns what is to be told of closed captions that were written to so many frames.
     fn caption_losses(&self, captioned: u64, codec: Codec) -> Vec<String> {
         let mut losses = Vec::new();
         if captioned == 0 {

@@ -162,7 +162,7 @@ pub fn make(order: &JobOrder, ready: &Ready, mut info: SourceInfo, reporter: &Re
     })
 }
 
-/// What is to be told of samples that get fewer bits than the source's have, where nobody asked for it.
+/// Returns what is to be told of samples that get fewer bits than the source's have, where nobody asked for it.
 fn lost_bits(settings: &JobSettings, video: &VideoInfo) -> Option<String> {
     let (had, has) = (video.in_band.depth, video.format.depth);
     let told = had > has && settings.pixel_format.is_none();

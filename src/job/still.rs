@@ -33,7 +33,7 @@ pub struct Upscaled {
 }
 
 impl Upscaled {
-    /// What was checked, in words.
+    /// Returns what was checked, in words.
     pub fn verified(&self) -> String {
         let (width, height) = (self.width, self.height);
         match self.pages {

@@ -57,8 +57,8 @@ impl Parts {
     }
 }
 
-/// Whether one Matroska or MP4 file is all there is, so that its index tells where a time is. Where the length of a
-/// Matroska segment is unknown, another one may follow.
+/// Returns whether one Matroska or MP4 file is all there is, so that its index tells where a time is. Where the length
+/// of a Matroska segment is unknown, another one may follow.
 pub fn is_alone(demuxer: &str, path: &Path) -> bool {
     match demuxer {
         name if name.contains("mp4") => second_movie(path).is_none(),
@@ -97,8 +97,8 @@ fn second_movie(path: &Path) -> Option<u64> {
     None
 }
 
-/// What of a file that was joined with `cat` FFmpeg does not read, in words: of Matroska whose segments tell their length
-/// whatever stands behind the second.
+/// Returns what of a file that was joined with `cat` FFmpeg does not read, in words: of Matroska whose segments tell
+/// their length whatever stands behind the second.
 pub fn unread(demuxer: &str, path: &Path) -> Option<String> {
     let second = segment_end(path, 0).filter(|_| demuxer.contains("matroska"))?;
     segment_end(path, segment_end(path, second)?)?;
@@ -143,7 +143,7 @@ fn ebml_size(bytes: &[u8]) -> Option<(Option<u64>, usize)> {
     Some(((value != mask).then_some(value), length))
 }
 
-/// Whether a file ends at this place or before.
+/// Returns whether a file ends at this place or before.
 fn is_end(path: &Path, at: u64) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.len() <= at)
 }

@@ -31,6 +31,7 @@ use crate::media::pcm::{Pcm, Wider};
 use crate::media::quicktime_language;
 use crate::media::rehearsal::{Rehearsal, Wish, rehearse};
 use crate::media::rehearsal_losses;
+use crate::media::samples::Samples;
 use crate::model::encoder::EncoderSpec;
 use crate::model::frame::Stamp;
 use crate::model::source::{Rational, SourceInfo};
@@ -140,7 +141,9 @@ fn join(
     let input = late::open_source(request.source)?;
     let rate = constant_rate(request);
     let (source, info, container) = (request.source, request.info, request.container);
-    let mut rehearsal = rehearse(&Wish { source, input: &input, info, spec, container, rate })?;
+    let samples = Samples::of_source(source, &input, info.video.stream)?;
+    let wish = Wish { source, input: &input, info, spec, container, samples: &samples, rate };
+    let mut rehearsal = rehearse(&wish)?;
     for kept in &mut rehearsal.kept {
         if let (How::Pcm(_), Some(pcm)) = (kept.how, formats.get(&kept.source)) {
             kept.how = How::Pcm(*pcm);

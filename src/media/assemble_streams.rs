@@ -37,7 +37,7 @@ pub enum How {
 }
 
 impl How {
-    /// Whether the stream's packets are read from the source.
+    /// Returns whether the stream's packets are read from the source.
     pub fn is_read(self) -> bool {
         matches!(self, How::Copied | How::Pcm(_))
     }
@@ -56,7 +56,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What becomes of a stream that is neither copied nor lost, in words.
+    /// Returns what becomes of a stream that is neither copied nor lost, in words.
     pub fn note(&self) -> Option<String> {
         match self.how {
             How::Pcm(pcm) => {

@@ -197,7 +197,7 @@ impl<'a> VideoFeed<'a> {
         Ok(made)
     }
 
-    /// What is written into the packet of a frame of the current clip.
+    /// Returns what is written into the packet of a frame of the current clip.
     fn messages(&mut self, number: u64, key: bool) -> Vec<Sei> {
         let mut messages = if key { self.beside.constant.clone() } else { Vec::new() };
         if let Ok(at) = self.user_data.binary_search_by_key(&number, |data| data.frame) {

@@ -61,7 +61,7 @@ impl View {
         self.header.iter().try_for_each(|(kind, bytes)| muxer.set_side_data(index, *kind, bytes))
     }
 
-    /// What the header's options need beside the usual ones.
+    /// Returns what the header's options need beside the usual ones.
     pub fn option(&self) -> Option<(String, String)> {
         self.unofficial.then(|| ("strict".into(), "unofficial".into()))
     }
@@ -71,7 +71,7 @@ impl View {
         self.messages.clone()
     }
 
-    /// What the finished file does not hold of it, in words.
+    /// Returns what the finished file does not hold of it, in words.
     pub fn losses(&self, finished: &Input, video: usize) -> Vec<String> {
         let Some(stream) = finished.stream(video) else { return Vec::new() };
         let lost = self.needed.iter().filter(|(kind, _)| output::stream_side_data(&stream, *kind).is_none());

@@ -11,6 +11,7 @@ use crate::media::assemble_streams::{Kept, container_word, takes_video};
 use crate::media::ffi::{output, tags};
 use crate::media::late;
 use crate::media::rehearsal::{Wish, rehearse};
+use crate::media::samples::Samples;
 use crate::model::encoder::EncoderSpec;
 use crate::model::source::{SourceInfo, StreamKind};
 
@@ -50,6 +51,7 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
         None => own_container(input.format().name(), brand.as_deref()).into_iter().chain(["matroska"]).collect(),
     };
     let beyond = Beyond::read(source, &input)?;
+    let samples = Samples::of_source(source, &input, info.video.stream)?;
     let mut refusals = Vec::new();
     let mut best: Option<(ContainerChoice, usize)> = None;
     for muxer in candidates {
@@ -60,7 +62,8 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
         // Whether it is constant is only known at the end; a timecode track tells its own.
         let timecode = input.streams().any(|stream| &output::facts(&stream).tag == b"tmcd");
         let rate = Some(info.video.average_rate).filter(|rate| rate.is_known() && !timecode);
-        let made = match rehearse(&Wish { source, input: &input, info, spec, container: muxer, rate }) {
+        let wish = Wish { source, input: &input, info, spec, container: muxer, samples: &samples, rate };
+        let made = match rehearse(&wish) {
             Ok(made) => made,
             Err(error) if Fault::of(&error) == Fault::Unsupported => {
                 refusals.push(one_line(&error));

@@ -210,7 +210,7 @@ impl FirstFrames {
         }
     }
 
-    /// What they say, and what of it is lost, in words.
+    /// Returns what they say, and what of it is lost, in words.
     pub fn found(self) -> (InBand, Vec<&'static str>) {
         (self.in_band, self.losses)
     }
@@ -238,7 +238,7 @@ impl Watch {
         }
     }
 
-    /// What a frame says, every loss of it included.
+    /// Returns what a frame says, every loss of it included.
     pub fn look(&mut self, picture: &frame::Video) -> Extras {
         let said = said(picture, self.container);
         let mut losses = said.losses;

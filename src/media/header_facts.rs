@@ -101,8 +101,8 @@ impl Header {
     }
 }
 
-/// Whether two of FFmpeg's codec names are one format for a reader: MP4 has one number for all layers of MPEG audio, and
-/// Matroska one for plain text and one for both versions of ASS.
+/// Returns whether two of FFmpeg's codec names are one format for a reader: MP4 has one number for all layers of MPEG
+/// audio, and Matroska one for plain text and one for both versions of ASS.
 pub fn same_codec(a: &str, b: &str) -> bool {
     let family = |name: &str| match name {
         "mp1" | "mp2" | "mp3" => "mpeg audio",

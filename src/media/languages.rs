@@ -58,7 +58,7 @@ pub fn three_letters(tag: &str) -> Option<String> {
     }
 }
 
-/// Whether two tags name the same language, however they are written.
+/// Returns whether two tags name the same language, however they are written.
 pub fn same(a: &str, b: &str) -> bool {
     let terminological = |tag: &str| {
         let code = three_letters(tag)?;
@@ -67,7 +67,7 @@ pub fn same(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b) || terminological(a).is_some_and(|a| Some(a) == terminological(b))
 }
 
-/// Whether a tag says more than the language (`pt-BR`).
+/// Returns whether a tag says more than the language (`pt-BR`).
 pub fn has_region(tag: &str) -> bool {
     tag.contains(['-', '_'])
 }

@@ -25,7 +25,7 @@ const LONG_REST: f64 = 10.0;
 /// So much is read of the end of a file.
 const TAIL_BYTES: u64 = 16 << 20;
 
-/// Whether streams of this kind of file may begin anywhere, announced or not.
+/// Returns whether streams of this kind of file may begin anywhere, announced or not.
 pub(in crate::media) fn may_begin_late(input: &Input) -> bool {
     matches!(input.format().name(), "mpegts" | "mpeg")
 }
@@ -53,7 +53,7 @@ fn codec(stream: &Stream<'_>) -> String {
     output::facts(stream).codec
 }
 
-/// Whether a stream is announced and nothing of it has been seen.
+/// Returns whether a stream is announced and nothing of it has been seen.
 pub(in crate::media) fn lacks(stream: &Stream<'_>) -> bool {
     let facts = output::facts(stream);
     match facts.media {
@@ -63,7 +63,8 @@ pub(in crate::media) fn lacks(stream: &Stream<'_>) -> bool {
     }
 }
 
-/// How many bytes must be read for streams that are new, or of which nothing was known; `None` when there are none.
+/// Returns how many bytes must be read for streams that are new, or of which nothing was known; `None` when there are
+/// none.
 fn needed(mut input: Input, known: &[(String, bool)]) -> Option<u64> {
     let mut found = vec![false; known.len()];
     let mut needed = None;

@@ -47,7 +47,7 @@ impl Pcm {
         }
     }
 
-    /// What FFmpeg decodes it to.
+    /// Returns what FFmpeg decodes it to.
     pub fn decoded(self) -> Sample {
         match self {
             Pcm::U8 => Sample::U8(Type::Packed),
@@ -123,12 +123,12 @@ impl Converter {
         Ok(Converter { decoder, frame, stream: stream.index(), pcm, rate, channels, next, refused, strange })
     }
 
-    /// What the times of the packets made count in: samples.
+    /// Returns what the times of the packets made count in: samples.
     pub fn base(&self) -> Rational {
         Rational::new(1, i32::try_from(self.rate).unwrap_or(i32::MAX))
     }
 
-    /// What could not be converted, in words.
+    /// Returns what could not be converted, in words.
     pub fn losses(&self) -> Vec<String> {
         let counted = [
             (self.refused, "packets hold no samples that can be decoded (damage, or other data such as Dolby E)"),

@@ -145,7 +145,7 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
     })
 }
 
-/// Whether a file is one of sound or subtitles: it opens, and there is no picture in it but a cover.
+/// Returns whether a file is one of sound or subtitles: it opens, and there is no picture in it but a cover.
 pub fn has_no_picture(path: &Path) -> bool {
     let input = feed::open_input(path).and_then(|input| match late::may_begin_late(&input) {
         true => feed::open_far(path),

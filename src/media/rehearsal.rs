@@ -32,6 +32,8 @@ pub struct Wish<'a> {
     pub info: &'a SourceInfo,
     pub spec: &'a EncoderSpec,
     pub container: &'a str,
+    /// The source's first packets.
+    pub samples: &'a Samples,
     /// The frame rate, where it is constant.
     pub rate: Option<Rational>,
 }
@@ -55,7 +57,7 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// What a reader found of a stream of the source, if anything was written of it.
+    /// Returns what a reader found of a stream of the source, if anything was written of it.
     pub fn promised(&self, source: usize) -> Option<&StreamHeader> {
         let place = self.places.iter().find(|(stream, _)| *stream == source)?.1?;
         self.header.streams.get(place)
@@ -90,20 +92,16 @@ const LEFT_OUT: [(LeftOut, &str); 6] = {
 /// [`Fault::Unsupported`] when the container does not take what is to be kept, whatever is left out of its description;
 /// those of reading the source.
 pub fn rehearse(wish: &Wish<'_>) -> Result<Rehearsal> {
-    let samples = match wish.input.nb_streams() {
-        0 | 1 => Samples::default(),
-        _ => Samples::read(wish.source, wish.info.video.stream)?,
-    };
     let Selection { mut kept, mut losses, mut weight } =
-        select(wish.input, wish.info, wish.spec, wish.container, &samples)?;
+        select(wish.input, wish.info, wish.spec, wish.container, wish.samples)?;
     let has_sound = wish.input.streams().any(|stream| {
         let never_comes = late::may_begin_late(wish.input) && late::lacks(&stream);
-        output::facts(&stream).media == Type::Audio && !samples.is_empty(stream.index()) && !never_comes
+        output::facts(&stream).media == Type::Audio && !wish.samples.is_empty(stream.index()) && !never_comes
     });
     loop {
-        let (tried, without) = match attempt(wish, &kept, LeftOut::default(), &samples) {
+        let (tried, without) = match attempt(wish, &kept, LeftOut::default()) {
             Ok(tried) => (tried, Without::Nothing),
-            Err(error) => reduced(wish, &kept, &samples, &one_line(&error))?,
+            Err(error) => reduced(wish, &kept, &one_line(&error))?,
         };
         let lost = match without {
             Without::Nothing => lost(wish, &tried)?,
@@ -131,16 +129,16 @@ enum Without {
 }
 
 /// An attempt with less of the description, or without one of the streams, where the whole is refused for `why`.
-fn reduced(wish: &Wish<'_>, kept: &[Kept], samples: &Samples, why: &str) -> Result<(Tried, Without)> {
+fn reduced(wish: &Wish<'_>, kept: &[Kept], why: &str) -> Result<(Tried, Without)> {
     let container = container_word(wish.container);
     for (left_out, words) in LEFT_OUT {
-        if let Ok(tried) = attempt(wish, kept, left_out, samples) {
+        if let Ok(tried) = attempt(wish, kept, left_out) {
             return Ok((tried, Without::Description(format!("{words}: {container} refuses this ({why})"))));
         }
     }
     for stream in kept.iter().rev().filter(|kept| kept.how != How::Upscaled) {
         let others: Vec<_> = kept.iter().filter(|other| other.source != stream.source).cloned().collect();
-        if let Ok(tried) = attempt(wish, &others, LeftOut::default(), samples) {
+        if let Ok(tried) = attempt(wish, &others, LeftOut::default()) {
             let words = lost_words(stream, &format!("{container} refuses it beside the others ({why})"));
             return Ok((tried, Without::Stream(stream.source, words)));
         }
@@ -185,7 +183,7 @@ impl Tried {
 }
 
 /// Writes header and first packets.
-fn attempt(wish: &Wish<'_>, kept: &[Kept], left_out: LeftOut, samples: &Samples) -> Result<Tried> {
+fn attempt(wish: &Wish<'_>, kept: &[Kept], left_out: LeftOut) -> Result<Tried> {
     let scratch = Scratch::new()?;
     let mut muxer = scratch.muxer(wish.container)?;
     let outline = Outline {
@@ -219,7 +217,7 @@ fn attempt(wish: &Wish<'_>, kept: &[Kept], left_out: LeftOut, samples: &Samples)
     let strict = wish.container != "matroska";
     let mut written = Vec::new();
     for (kept, output) in &layout.streams {
-        let packets = if kept.how == How::Copied { samples.of(kept.source) } else { &[] };
+        let packets = if kept.how == How::Copied { wish.samples.of(kept.source) } else { &[] };
         if let (Some(from), false) = (wish.input.stream(kept.source), packets.is_empty()) {
             let base = Rational::new(from.time_base().numerator(), from.time_base().denominator());
             let what = || format!("writing stream {} ({})", kept.source, kept.codec);

@@ -127,7 +127,8 @@ pub fn try_stream(
     }
 }
 
-/// Whether what was read is what was written: packet by packet at the same times, or the same bytes in other pieces.
+/// Returns whether what was read is what was written: packet by packet at the same times, or the same bytes in other
+/// pieces.
 ///
 /// # Errors
 /// What differs, in words.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use ffmpeg_next::Packet;
+use ffmpeg_next::format::context::Input;
 
 use crate::media::assemble_source::read;
 use crate::media::assemble_streams::kind;
@@ -27,11 +28,19 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Reads the beginning of a source. `video`: the stream that is upscaled, of which nothing is needed.
+    /// Reads the beginning of a source that is open, where it has more streams than the one. `video`: the stream that is
+    /// upscaled, of which nothing is needed.
     ///
     /// # Errors
     /// Those of opening and reading it.
-    pub fn read(path: &Path, video: usize) -> Result<Samples> {
+    pub fn of_source(path: &Path, input: &Input, video: usize) -> Result<Samples> {
+        match input.nb_streams() {
+            0 | 1 => Ok(Samples::default()),
+            _ => Samples::read(path, video),
+        }
+    }
+
+    fn read(path: &Path, video: usize) -> Result<Samples> {
         let mut input = late::open_source(path)?;
         let count = input.nb_streams() as usize;
         // Sound and pictures come at once; the others may come late or never.
@@ -74,7 +83,7 @@ impl Samples {
         self.streams.get(stream).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a stream is known to hold no packets at all.
+    /// Returns whether a stream is known to hold no packets at all.
     pub fn is_empty(&self, stream: usize) -> bool {
         self.whole && self.of(stream).is_empty()
     }

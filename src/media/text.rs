@@ -25,7 +25,7 @@ pub fn of(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Whether [`of`] has to guess.
+/// Returns whether [`of`] has to guess.
 pub fn is_guessed(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_err()
 }

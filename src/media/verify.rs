@@ -192,7 +192,7 @@ fn check_header(request: &VerifyRequest<'_>, header: &Header) -> Result<()> {
     Ok(())
 }
 
-/// Whether the container holds the aspect that was wanted: else its loss was told.
+/// Returns whether the container holds the aspect that was wanted: else its loss was told.
 fn told_aspect(request: &VerifyRequest<'_>) -> bool {
     !request.report.losses.iter().any(|loss| loss.contains("sample aspect"))
 }

@@ -97,7 +97,7 @@ impl Compared {
         }
     }
 
-    /// What was found, for people; empty when there was nothing to compare.
+    /// Returns what was found, for people; empty when there was nothing to compare.
     pub fn sentence(&self) -> String {
         let mut words = Vec::new();
         if self.same > 0 {

@@ -41,7 +41,7 @@ impl UserData {
         has_any.then(made)
     }
 
-    /// Whether this can be what a frame says.
+    /// Returns whether this can be what a frame says.
     pub fn is_possible(&self) -> bool {
         self.captions.len().is_multiple_of(TRIPLET)
             && self.captions.len() <= TRIPLETS_MAX * TRIPLET

@@ -84,7 +84,7 @@ fn constants(graph: &GraphProto) -> HashMap<String, i64> {
     names.filter_map(single).collect()
 }
 
-/// How often a `Loop` runs at most.
+/// Returns how often a `Loop` runs at most.
 fn count(node: &NodeProto, outer: &[HashMap<String, i64>]) -> Result<u64, String> {
     let name = node.input.first().map(String::as_str).unwrap_or_default();
     let known = outer.iter().rev().find_map(|constants| constants.get(name)).copied();

@@ -68,7 +68,7 @@ pub struct Downloads {
     records: OwnFolder,
 }
 
-/// Whether a text can be the id of a download.
+/// Returns whether a text can be the id of a download.
 fn is_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= ID_MAX && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
@@ -107,7 +107,7 @@ impl Downloads {
         OwnFolder::made(&self.layout.input().join(FOLDER))?.made_folder(id)
     }
 
-    /// Whether the whole file is there.
+    /// Returns whether the whole file is there.
     ///
     /// # Errors
     /// [`Fault::Config`] where others could have put it there.
@@ -215,7 +215,7 @@ impl Downloads {
     }
 }
 
-/// Whether it is the name of a file of input/ itself, or none yet.
+/// Returns whether it is the name of a file of input/ itself, or none yet.
 fn is_plain(job: &Path) -> bool {
     job.as_os_str().is_empty() || job.file_name() == Some(job.as_os_str())
 }

@@ -117,7 +117,7 @@ pub fn whole_of_format(stem: &OsStr) -> Option<&OsStr> {
     (at > 0 && numbered).then(|| OsStr::from_bytes(&stem.as_bytes()[..at]))
 }
 
-/// Whether the name is that of a subtitle, a note, a playlist, sound, an archive or the like.
+/// Returns whether the name is that of a subtitle, a note, a playlist, sound, an archive or the like.
 pub fn is_sidecar(name: &OsStr) -> bool {
     let extension = Path::new(name).extension().unwrap_or_default().as_bytes();
     let named = SIDECARS
@@ -133,13 +133,13 @@ fn is_volume(extension: &[u8]) -> bool {
     matches!(extension, [kind, a, b] if b"rszRSZ".contains(kind) && a.is_ascii_digit() && b.is_ascii_digit())
 }
 
-/// Whether the folder is kept by a file server or a system.
+/// Returns whether the folder is kept by a file server or a system.
 pub fn is_system_folder(name: &OsStr) -> bool {
     let lower = lower(name);
     SYSTEM_FOLDERS.iter().any(|known| lower == known.as_bytes())
 }
 
-/// Whether the folder holds what is being downloaded or unpacked.
+/// Returns whether the folder holds what is being downloaded or unpacked.
 pub fn is_unfinished_folder(name: &OsStr) -> bool {
     let lower = lower(name);
     lower.starts_with(UNPACKING.as_bytes()) || UNFINISHED_FOLDERS.iter().any(|end| lower.ends_with(end.as_bytes()))

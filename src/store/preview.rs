@@ -52,7 +52,7 @@ impl JobDir {
     }
 }
 
-/// Whether a JPEG file begins and ends as one does, which a torn one does not.
+/// Returns whether a JPEG file begins and ends as one does, which a torn one does not.
 fn is_whole(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0xff, 0xd8]) && bytes.ends_with(&[0xff, 0xd9])
 }

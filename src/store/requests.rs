@@ -129,7 +129,7 @@ pub struct Requests {
     records: OwnFolder,
 }
 
-/// Whether a text can be the key of a request.
+/// Returns whether a text can be the key of a request.
 fn is_key(text: &str) -> bool {
     !text.is_empty() && text.len() <= KEY_MAX && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }

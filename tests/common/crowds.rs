@@ -68,7 +68,7 @@ impl Target<'_> {
         self.ask(&[self.head("POST", path, true, &more).as_bytes(), body].concat())
     }
 
-    /// What a client sends before it stands still.
+    /// Returns what a client sends before it stands still.
     fn begun(&self, stall: Stall, signed: bool) -> Vec<u8> {
         let (path, kind, body, _) = self.post;
         let length = format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());

@@ -32,7 +32,7 @@ fn number(of: &[Element], id: u32) -> Option<u64> {
     find(of, id).map(|content| content.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// What ffprobe complains of when it reads all packets of a file, and what it tells.
+/// Returns what ffprobe complains of when it reads all packets of a file, and what it tells.
 fn probed(root: &Root, file: &str, entries: &str) -> String {
     let out =
         output_of(root, "ffprobe", &["-show_packets", "-show_chapters", "-show_entries", entries, "-of", "json", file]);

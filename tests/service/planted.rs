@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use ureq::Agent;
 
 use crate::common::{ready, within};
-use crate::kit::{Service, clip, clip_bytes};
+use crate::kit::{Answer, Service, clip, clip_bytes};
 
 const SERVICE: u32 = 61_001;
 const MEMBER: u32 = 61_002;
@@ -130,7 +130,7 @@ impl House {
         assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
     }
 
-    /// What the member asks of the service: the answer's text, and the texts of what it links to.
+    /// Returns what the member asks of the service: the answer's text, and the texts of what it links to.
     fn asked(&self, at: &str, url: &str) -> String {
         let body = json!({"video_paths": [url], "scale": 2}).to_string();
         let sent = self.agent.post(format!("{at}/upscale")).header("content-type", "application/json").send(body);
@@ -272,6 +272,15 @@ fn checked(mut value: Value, key: &str) -> Value {
     value
 }
 
+/// Has a clip upscaled; the answer, and the path of its link.
+fn made(service: &Service, bytes: &[u8]) -> (Answer, String) {
+    let answer = service.process_video(Some("SD2HD"), Some(bytes));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let link = answer.header("x-video-url");
+    let path = link[link.find("/files/").expect("a link")..].to_owned();
+    (answer, path)
+}
+
 #[test]
 fn a_result_that_is_not_what_was_made_is_not_served() {
     if !ready("a_result_that_is_not_what_was_made_is_not_served") {
@@ -279,10 +288,7 @@ fn a_result_that_is_not_what_was_made_is_not_served() {
     }
     let mut service = Service::start("");
     let bytes = clip_bytes("64x48", 12);
-    let first = service.process_video(Some("SD2HD"), Some(&bytes));
-    assert_eq!(first.status, 200, "{}", first.text());
-    let link = first.header("x-video-url").to_owned();
-    let path = link[link.find("/files/").expect("a link")..].to_owned();
+    let (first, path) = made(&service, &bytes);
     let linked = |service: &Service| service.get(&format!("{}{path}", service.original));
     assert_eq!(linked(&service).body, first.body);
     let mut outputs = crate::common::disk::all_in(&service.root.output(".requests"));
@@ -326,10 +332,7 @@ fn records_of_an_earlier_version_go_on() {
     }
     let mut service = Service::start("");
     let bytes = clip_bytes("64x48", 12);
-    let first = service.process_video(Some("SD2HD"), Some(&bytes));
-    assert_eq!(first.status, 200, "{}", first.text());
-    let link = first.header("x-video-url").to_owned();
-    let path = link[link.find("/files/").expect("a link")..].to_owned();
+    let (first, path) = made(&service, &bytes);
     let _ = service.child.kill();
     let _ = service.child.wait();
     // As they were kept, and with the modes of a usual umask

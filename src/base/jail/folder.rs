@@ -68,7 +68,7 @@ impl Folder {
         Ok((stat.st_dev, stat.st_ino))
     }
 
-    /// What lies under a name.
+    /// Returns what lies under a name.
     pub fn entry(&self, name: &OsStr) -> io::Result<Option<Entry>> {
         let stat = match fstatat(self.fd(), plain(name)?, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => return Ok(None),

@@ -12,7 +12,7 @@ fn both_ways(test: impl Fn(&Path)) {
     }
 }
 
-/// What is found, by its path; why not, in a letter.
+/// Returns what is found, by its path; why not, in a letter.
 fn told<T>(found: Result<T, Denied>, path: impl Fn(&T) -> PathBuf) -> Result<PathBuf, char> {
     match found {
         Ok(found) => Ok(path(&found)),

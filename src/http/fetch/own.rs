@@ -15,8 +15,8 @@ use super::resolver::Refused;
 /// Any port: nothing is sent to it.
 const PORT: u16 = 9;
 
-/// Whether this machine has the address, on whatever interface. The kernel's own answer, by a socket that sends nothing: it
-/// needs no list of interfaces, which would have to be asked for by AF_NETLINK.
+/// Returns whether this machine has the address, on whatever interface. The kernel's own answer, by a socket that
+/// sends nothing: it needs no list of interfaces, which would have to be asked for by AF_NETLINK.
 pub fn is_own(address: IpAddr) -> bool {
     let any: SocketAddr = match address {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),

@@ -12,7 +12,7 @@ use super::own::is_own;
 #[error("{0} is an address of this machine or of a private network")]
 pub struct Refused(pub String);
 
-/// Whether an address may be connected to.
+/// Returns whether an address may be connected to.
 fn may_lead_to(address: IpAddr, private: bool) -> bool {
     private || is_public(address) && !is_own(address)
 }

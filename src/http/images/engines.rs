@@ -195,7 +195,7 @@ impl Engines {
     }
 }
 
-/// Whether an error of [`Engines::enlarge`] is about a thread that died, so that another one may do it.
+/// Returns whether an error of [`Engines::enlarge`] is about a thread that died, so that another one may do it.
 pub fn is_death(error: &anyhow::Error) -> bool {
     Died::is_cause_of(error)
 }

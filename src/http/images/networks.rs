@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
+use crate::base::counted::Counted;
 use crate::config::settings::JobSettings;
 use crate::config::target::Target;
 use crate::engine::cut::Cut;
@@ -78,7 +79,7 @@ impl Networks {
         self.every.stations.len() - self.count()
     }
 
-    /// Whether pictures of some kind find no engine any more.
+    /// Returns whether pictures of some kind find no engine any more.
     pub fn is_over(&self) -> bool {
         [Some(&self.every), self.deep.as_ref()].into_iter().flatten().any(|stations| !stations.is_alive())
     }
@@ -167,27 +168,11 @@ impl Stations {
         // One that opens its threads again takes pictures only where no other does.
         let load = |station: &&Station| (!station.engine.is_open(), station.busy.load(Ordering::SeqCst));
         let station = self.alive().min_by_key(load).ok_or(Died("all engines have died"))?;
-        let _visit = Visit::begin(&station.busy);
+        let _visit = Counted::one(&station.busy);
         let enlarged = still::enlarge(&station.engine, pin, picture, &|| {});
         // The ladder has told it to the log; nobody else is to be told.
         drop(station.engine.take_words());
         enlarged
-    }
-}
-
-/// A picture in an engine, until dropped.
-struct Visit<'a>(&'a AtomicUsize);
-
-impl<'a> Visit<'a> {
-    fn begin(busy: &'a AtomicUsize) -> Visit<'a> {
-        busy.fetch_add(1, Ordering::SeqCst);
-        Visit(busy)
-    }
-}
-
-impl Drop for Visit<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

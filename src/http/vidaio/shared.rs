@@ -82,7 +82,7 @@ pub fn target(jail: &Jail, path: &Path, named: bool) -> Result<Target, Refused> 
     Ok(Target { path: folder.path().join(name), folder: folder.id().map_err(Denied::from)?, there, named })
 }
 
-/// What a result is called where its client names no path.
+/// Returns what a result is called where its client names no path.
 pub fn default_name(source: &Path, scale: u32) -> OsString {
     file_name::fit(source.file_stem().unwrap_or_default(), OsStr::new(&format!("_upscaled_{scale}x.mp4")))
 }
@@ -94,13 +94,13 @@ pub fn numbered(name: &OsStr, n: u32) -> OsString {
 }
 
 impl Target {
-    /// Whether it leads to a clip, by whatever name.
+    /// Returns whether it leads to a clip, by whatever name.
     pub fn is(&self, source: &Source) -> bool {
         self.path == source.path || self.there == Some(source.id)
     }
 
-    /// Whether both are one place. Names that a client chose may differ in more than the case of their letters: not every
-    /// file system tells those apart.
+    /// Returns whether both are one place. Names that a client chose may differ in more than the case of their
+    /// letters: not every file system tells those apart.
     pub fn is_also(&self, other: &Target) -> bool {
         let name = |target: &Target| target.path.file_name().unwrap_or_default().to_owned();
         let folded = |target: &Target| name(target).to_string_lossy().to_lowercase();

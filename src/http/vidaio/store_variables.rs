@@ -74,7 +74,7 @@ impl StoreVariables {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.0.as_str())
     }
 
-    /// What is set, or what the variables say, as `form` has it.
+    /// Returns what is set, or what the variables say, as `form` has it.
     fn one(
         &self,
         set: Option<String>,

@@ -132,8 +132,8 @@ impl Muxer {
         Ok(self.streams() - 1)
     }
 
-    /// Whether the container lists the codec of a stream among those that it holds. Some are written without being listed;
-    /// and with the tag of another container some are written that no reader knows.
+    /// Returns whether the container lists the codec of a stream among those that it holds. Some are written without
+    /// being listed; and with the tag of another container some are written that no reader knows.
     pub fn lists(&self, stream: &Stream<'_>) -> bool {
         // SAFETY: the context and the stream are alive, and so are format and parameters.
         unsafe {

@@ -41,7 +41,7 @@ pub fn is_damage(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Damage>().is_some()
 }
 
-/// Whether FFmpeg alone is against it: nothing of the disk or of memory has failed.
+/// Returns whether FFmpeg alone is against it: nothing of the disk or of memory has failed.
 pub fn is_refusal(error: &anyhow::Error) -> bool {
     !error.chain().any(|cause| cause.is::<std::io::Error>())
 }
@@ -337,7 +337,7 @@ pub fn trimmed_samples(packet: &Packet) -> (u32, u32) {
     (word(0), word(4))
 }
 
-/// Whether the demuxer marks a packet as there to be decoded but not to be shown (MP4's edit lists).
+/// Returns whether the demuxer marks a packet as there to be decoded but not to be shown (MP4's edit lists).
 pub fn is_discarded(packet: &Packet) -> bool {
     // SAFETY: the packet is alive.
     unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD != 0 }

@@ -66,7 +66,7 @@ impl TrackMending {
         made
     }
 
-    /// What goes into the description of the picture.
+    /// Returns what goes into the description of the picture.
     fn picture(&self) -> Vec<u8> {
         let mut made = Vec::new();
         if self.crop != [0; 4] {

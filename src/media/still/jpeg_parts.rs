@@ -118,7 +118,7 @@ fn marker(file: &mut impl BufRead) -> Result<Option<u8>> {
     }
 }
 
-/// Whether there were enough bytes to fill the buffer.
+/// Returns whether there were enough bytes to fill the buffer.
 fn fill(file: &mut impl Read, into: &mut [u8]) -> Result<bool> {
     match file.read_exact(into) {
         Ok(()) => Ok(true),

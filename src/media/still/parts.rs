@@ -57,7 +57,7 @@ pub fn look(file: &mut (impl BufRead + Seek), format: ImageFormat) -> Result<Par
     Ok(parts)
 }
 
-/// Whether an animation, by its container's name `apng` or `gif`, is played more than once.
+/// Returns whether an animation, by its container's name `apng` or `gif`, is played more than once.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -74,7 +74,7 @@ pub fn repeats(path: &Path, container: &str) -> Result<bool> {
     })
 }
 
-/// Whether a PNG is an animation of more than one frame.
+/// Returns whether a PNG is an animation of more than one frame.
 pub fn is_animated_png(file: &mut (impl BufRead + Seek)) -> Result<bool> {
     let mut parts = Parts { frames: 1, ..Parts::default() };
     png(file, &mut parts)?;
@@ -180,7 +180,7 @@ fn gif_frames(file: &mut (impl BufRead + Seek)) -> Result<u32> {
     Ok(frames.max(1))
 }
 
-/// Whether there were enough bytes to fill the buffer.
+/// Returns whether there were enough bytes to fill the buffer.
 fn some(file: &mut impl Read, into: &mut [u8]) -> Result<bool> {
     match file.read_exact(into) {
         Ok(()) => Ok(true),

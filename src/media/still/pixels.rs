@@ -62,7 +62,7 @@ impl Pixels {
         colours + usize::from(self.alpha)
     }
 
-    /// Whether samples have 16 bits.
+    /// Returns whether samples have 16 bits.
     pub(super) fn is_deep(&self) -> bool {
         self.deep
     }

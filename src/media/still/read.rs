@@ -131,7 +131,7 @@ impl<'a> Opened<'a> {
         Ok(Opened { name: name.to_owned(), format, parts, decoder, orientation })
     }
 
-    /// What is in its file and not in this picture, in words.
+    /// Returns what is in its file and not in this picture, in words.
     pub fn losses(&self) -> Vec<String> {
         let mut losses = self.parts.losses.clone();
         match self.parts.pages.len() {
