@@ -2,7 +2,7 @@
 //! other stream, tag and chapter beside it.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -183,9 +183,10 @@ fn join(
     let copied = interleave(&mut muxer, &mut video, feed, pictures(input, &layout), times.len() as u64, beat)
         .context("writing the output")?;
     let bytes = muxer.finish().context("closing the output")?;
-    complete_languages(request.target, &open_languages(container, input, &layout))?;
-
-    mending.apply(request.target).context("completing the header of the output")?;
+    let made = reopened(request.target)?;
+    quicktime_language::complete(&made, &open_languages(container, input, &layout))
+        .context("writing languages into the header of the output")?;
+    mending.apply(&made).context("completing the header of the output")?;
 
     let written = copied.written();
     let mut report = AssembleReport {
@@ -260,16 +261,11 @@ fn locate(
     Ok(())
 }
 
-/// Writes the languages that the MOV muxer has left open into the file that was just made.
-fn complete_languages(target: &Path, languages: &[(u32, String)]) -> Result<()> {
-    if languages.is_empty() {
-        return Ok(());
-    }
-    // Never through a link that somebody put in its place.
+/// Opens the file that was just made, to complete its header: never through a link that somebody put in its place.
+fn reopened(target: &Path) -> Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(target);
-    let file = file.with_context(|| format!("opening {}", told(target)))?;
-    quicktime_language::complete(&file, languages).context("writing languages into the header of the output")
+    file.with_context(|| format!("opening {}", told(target)))
 }
 
 /// The frame rate to write: the source's where it fits the frame table, else the table's own;

@@ -94,10 +94,6 @@ const LEFT_OUT: [(LeftOut, &str); 6] = {
 pub fn rehearse(wish: &Wish<'_>) -> Result<Rehearsal> {
     let Selection { mut kept, mut losses, mut weight } =
         select(wish.input, wish.info, wish.spec, wish.container, wish.samples)?;
-    let has_sound = wish.input.streams().any(|stream| {
-        let never_comes = late::may_begin_late(wish.input) && late::lacks(&stream);
-        output::facts(&stream).media == Type::Audio && !wish.samples.is_empty(stream.index()) && !never_comes
-    });
     loop {
         let (tried, without) = match attempt(wish, &kept, LeftOut::default()) {
             Ok(tried) => (tried, Without::Nothing),
@@ -111,9 +107,7 @@ pub fn rehearse(wish: &Wish<'_>) -> Result<Rehearsal> {
             }
             Without::Stream(stream, words) => Some((stream, words)),
         };
-        let Some((stream, words)) = lost else {
-            return Ok(Rehearsal { has_sound, ..compared(wish, kept, weight, losses, &tried)? });
-        };
+        let Some((stream, words)) = lost else { return compared(wish, kept, weight, losses, &tried) };
         losses.push(words);
         kept.retain(|kept| kept.source != stream);
         weight += 1;
@@ -254,7 +248,11 @@ fn compared(
         losses.push(format!("timecode stream {number} (from {start}): {container} cannot hold it at this frame rate"));
         kept.retain(|other| other.source != number);
     }
-    let mut made = Rehearsal { kept, left_out: tried.left_out, header, losses, weight, has_sound: false, places };
+    let has_sound = wish.input.streams().any(|stream| {
+        let never_comes = late::may_begin_late(wish.input) && late::lacks(&stream);
+        output::facts(&stream).media == Type::Audio && !wish.samples.is_empty(stream.index()) && !never_comes
+    });
+    let mut made = Rehearsal { kept, left_out: tried.left_out, header, losses, weight, has_sound, places };
     let description = rehearsal_losses::of_streams(wish, &made);
     made.losses.extend(description);
     let video = made.places.iter().find(|(stream, _)| *stream == wish.info.video.stream).and_then(|(_, place)| *place);

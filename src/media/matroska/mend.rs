@@ -1,10 +1,9 @@
 //! The header of a finished Matroska file, mended in place: FFmpeg's muxer was given strings that leave room for what it
 //! does not write, and here that room is used.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
 use crate::media::matroska::ebml::{self, CRC, element, elements, number_element};
 use crate::media::matroska::facts::{CROP, DISPLAY_HEIGHT, DISPLAY_UNIT, DISPLAY_WIDTH};
@@ -132,21 +131,18 @@ impl Mending {
         self.chapters.as_ref().map(|chapters| "x".repeat(chapters.len() + SLACK))
     }
 
-    /// Mends a file that is closed and whole but for this.
+    /// Mends a file, open for reading and writing, that is whole but for this.
     ///
     /// # Errors
     /// When it is not laid out as the muxer does, and those of reading and writing.
-    pub fn apply(&self, path: &Path) -> Result<()> {
+    pub fn apply(&self, mut file: &File) -> Result<()> {
         if self.is_empty() {
             return Ok(());
         }
-        // Through no link that somebody put in its place.
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
         let (mut tracks, mut chapters) = (self.tracks.is_empty(), self.chapters.is_none());
         for (id, at, size) in header(&mut file)? {
             if id == TRACKS && !tracks {
-                let content = self.track_headers(&read(&file, at, size)?)?;
+                let content = self.track_headers(&read(file, at, size)?)?;
                 file.write_all_at(&content, at)?;
                 tracks = true;
             }

@@ -187,7 +187,7 @@ fn headers_are_mended_in_place() {
     let before = file(&[info(), headers, written, cluster]);
     let mut out = tempfile::NamedTempFile::new().unwrap();
     out.write_all(&before).unwrap();
-    wanted.apply(out.path()).unwrap();
+    wanted.apply(out.as_file()).unwrap();
     let after = std::fs::read(out.path()).unwrap();
     assert_eq!(after.len(), before.len());
     let segment = find(&after, scan::SEGMENT).unwrap();
@@ -208,7 +208,7 @@ fn headers_are_mended_in_place() {
     let read = read(&after).chapters.unwrap();
     assert_eq!(read, Chapters::of(&content).unwrap());
     // Once more there is no room to be found.
-    assert!(wanted.apply(out.path()).is_err());
+    assert!(wanted.apply(out.as_file()).is_err());
     // As little room as there may be
     for spare in 0..12usize {
         let plain = TrackMending {
@@ -219,7 +219,7 @@ fn headers_are_mended_in_place() {
         };
         let before = file(&[master(scan::TRACKS, &[entry(2, &plain.room(), &[])])]);
         std::fs::write(out.path(), &before).unwrap();
-        Mending { tracks: vec![plain], chapters: None }.apply(out.path()).unwrap();
+        Mending { tracks: vec![plain], chapters: None }.apply(out.as_file()).unwrap();
         assert_eq!(std::fs::read(out.path()).unwrap().len(), before.len());
     }
 }
