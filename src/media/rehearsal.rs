@@ -249,8 +249,11 @@ fn compared(
         kept.retain(|other| other.source != number);
     }
     let has_sound = wish.input.streams().any(|stream| {
-        let never_comes = late::may_begin_late(wish.input) && late::lacks(&stream);
-        output::facts(&stream).media == Type::Audio && !wish.samples.is_empty(stream.index()) && !never_comes
+        // Packets that no decoder knows (Dolby E) are sound all the same.
+        let comes = !wish.samples.of(stream.index()).is_empty();
+        let may_come = !wish.samples.is_empty(stream.index());
+        let never_seen = late::may_begin_late(wish.input) && late::lacks(&stream);
+        output::facts(&stream).media == Type::Audio && (comes || (may_come && !never_seen))
     });
     let mut made = Rehearsal { kept, left_out: tried.left_out, header, losses, weight, has_sound, places };
     let description = rehearsal_losses::of_streams(wish, &made);
