@@ -88,9 +88,14 @@ impl Service {
 
     /// SIGKILL, and the same daemon anew.
     pub fn kill_and_restart(&mut self) {
+        self.kill_and_restart_with(&[]);
+    }
+
+    /// The same, with these variables.
+    pub fn kill_and_restart_with(&mut self, environment: &[(&str, &str)]) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        (self.child, self.original, self.current) = launch(&self.root, &[], &[]);
+        (self.child, self.original, self.current) = launch(&self.root, &[], environment);
     }
 
     pub fn ask(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {

@@ -86,6 +86,9 @@ impl Wish {
     }
 }
 
+/// Status of a request whose clip came with it and is not kept any more.
+pub(super) const UPLOAD_LOST: StatusCode = StatusCode::GONE;
+
 /// Why a request came to nothing, fit for the client.
 #[derive(Clone, Debug)]
 pub struct Failed {
@@ -170,7 +173,7 @@ impl Service {
                 locked(&self.links).insert(record.secret, record.key);
             } else {
                 tracing::info!("request {}: going on with it", record.key);
-                let _ = self.begin(record.key, None);
+                let _ = self.begin(record.key, &mut None);
             }
         }
         tokio::spawn(async move {
@@ -209,17 +212,26 @@ impl Service {
 
     /// Does what is wanted, or joins those who do; whoever leaves, it goes on.
     pub async fn fulfil(self: &Arc<Self>, wish: Wish) -> Ended {
-        self.must_be_there()?;
-        let mut ended = self.begin(wish.key(), Some(wish))?;
+        let (key, mut wish) = (wish.key(), Some(wish));
         loop {
-            if let Some(ended) = ended.borrow_and_update().clone() {
-                return ended;
+            self.must_be_there()?;
+            let mut ended = self.begin(key.clone(), &mut wish)?;
+            let end = loop {
+                if let Some(end) = ended.borrow_and_update().clone() {
+                    break end;
+                }
+                ended.changed().await.map_err(|_| stopping())?;
+            };
+            match end {
+                // Joined what an earlier process left without its clip, which has come here anew.
+                Err(failed) if failed.status == UPLOAD_LOST && wish.is_some() => {}
+                end => return end,
             }
-            ended.changed().await.map_err(|_| stopping())?;
         }
     }
 
-    fn begin(self: &Arc<Self>, key: String, wish: Option<Wish>) -> Result<watch::Receiver<Option<Ended>>, Failed> {
+    /// Begins a request, which takes the wish with it, or joins those who are at it already.
+    fn begin(self: &Arc<Self>, key: String, wish: &mut Option<Wish>) -> Result<watch::Receiver<Option<Ended>>, Failed> {
         let mut at_work = locked(&self.at_work);
         if let Some(ended) = at_work.get(&key) {
             return Ok(ended.clone());
@@ -227,7 +239,7 @@ impl Service {
         room_beside(at_work.len())?;
         let (tell, ended) = watch::channel(None);
         at_work.insert(key.clone(), ended.clone());
-        let service = self.clone();
+        let (service, wish) = (self.clone(), wish.take());
         tokio::spawn(async move {
             let carried = tokio::spawn({
                 let (service, key) = (service.clone(), key.clone());

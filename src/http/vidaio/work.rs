@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use tokio::time::sleep;
 
 use super::results::hash_of;
-use super::service::{Ended, Failed, Service, Wish, blocking, internal, locked, stopping};
+use super::service::{Ended, Failed, Service, UPLOAD_LOST, Wish, blocking, internal, locked, stopping};
 use super::store::ADDRESS_LIFE;
 use super::{deliver, shared};
 use crate::base::atomic_file;
@@ -24,6 +24,11 @@ use crate::http::fetch::{FetchError, FetchLimits};
 use crate::http::links;
 use crate::store::history::{Ending, Entry};
 use crate::store::requests::{Finished, Origin, PAYLOAD, REQUEST_VERSION, Record, job, key_of, make_result_folder};
+
+/// A clip that came with its request, which an earlier process took, did not outlive that process.
+#[derive(Debug, thiserror::Error)]
+#[error("the upload is not kept any more; send it again")]
+struct UploadLost;
 
 /// Between two looks at the history.
 const LOOK: Duration = Duration::from_millis(50);
@@ -136,6 +141,7 @@ impl Service {
         fetched.map_err(|error| match error.downcast::<FetchError>() {
             Ok(FetchError::Here(error)) => FetchError::Here(folder.named(error)).into(),
             Ok(other) => other.into(),
+            Err(error) if error.is::<UploadLost>() => error,
             Err(error) => folder.named(error),
         })?;
         drop(folder);
@@ -206,7 +212,7 @@ impl Service {
                 let target = payload.to_owned();
                 blocking(move || atomic_file::name(&upload, &target)).await?;
             }
-            Origin::Upload => return Err(Fault::NotFound.because("the upload is not kept any more; send it again")),
+            Origin::Upload => return Err(UploadLost.into()),
         }
         Ok(())
     }
@@ -264,8 +270,8 @@ impl Service {
 
     /// An error as the client is told it; the whole of it in the log.
     fn failed(&self, error: &anyhow::Error) -> Failed {
-        let fault = Fault::of(error);
-        let status = match fault {
+        let status = match Fault::of(error) {
+            _ if error.is::<UploadLost>() => UPLOAD_LOST,
             Fault::BadInput | Fault::Unsupported => StatusCode::BAD_REQUEST,
             Fault::Stopped => return stopping(),
             _ => StatusCode::INTERNAL_SERVER_ERROR,
