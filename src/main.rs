@@ -1,4 +1,4 @@
-//! The `upscaled` program: everything lives in the library.
+//! The `upscaled` program: everything lives in the libraries.
 
 fn main() -> std::process::ExitCode {
     upscaled::cli::main()

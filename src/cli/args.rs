@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::base::fault::Fault;
+use upscaled_core::config::chosen::{self, Chosen};
+use upscaled_core::config::layers::Layer;
+use upscaled_core::config::nearest::nearest;
+use upscaled_core::config::{self, Settings, Sources, keys};
+use upscaled_core::fault::Fault;
+
 use crate::cli::bench::BenchArguments;
 use crate::cli::doctor::Part;
 use crate::cli::manifest::ManifestArguments;
 use crate::cli::model_args::ModelArguments;
 use crate::cli::pictures::ImageArguments;
 use crate::cli::worker::{AccessArguments, WorkerArguments};
-use crate::config::chosen::{self, Chosen};
-use crate::config::keys;
-use crate::config::layers::Layer;
-use crate::config::nearest::nearest;
-use crate::config::{self, Settings, Sources};
 
 const ABOUT: &str = "Upscales the videos dropped into a folder: every frame and stream kept, resumable after any crash";
 const AFTER: &str = "Settings come from flags, then UPSCALED_* variables, then upscaled.toml; docs/settings.md lists them.\n\

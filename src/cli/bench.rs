@@ -4,20 +4,20 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::base::fault::{Fault, one_line};
-use crate::base::logging::{self, Console};
-use crate::base::processors;
-use crate::base::shutdown::Shutdown;
+use upscaled_core::config::settings::{VIDAIO, WORKERS_MAX};
+use upscaled_core::fault::{Fault, one_line};
+use upscaled_core::logging::{self, Console};
+use upscaled_core::shutdown::Shutdown;
+use upscaled_core::sys::processors;
+use upscaled_core::types::progress::Outcome;
+use upscaled_jobs::job::order::JobOrder;
+use upscaled_jobs::job::{bench, planner};
+use upscaled_service::daemon::{Program, side_by_side};
+use upscaled_service::server::vidaio::tasks::{self, Task};
+
 use crate::cli::args::{Place, RunArguments, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{output, run, signals};
-use crate::config::settings::{VIDAIO, WORKERS_MAX};
-use crate::daemon::{Program, side_by_side};
-use crate::http::vidaio::tasks::{self, Task};
-use crate::job::order::JobOrder;
-use crate::job::{bench, planner};
-use crate::media;
-use crate::model::progress::Outcome;
 
 /// A clip of this length, in seconds, has to be done within so many.
 const CLIP: f64 = 10.0;
@@ -88,7 +88,7 @@ pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
     let BenchCommand::Tasks(arguments) = &arguments.command;
     let _log = logging::init(None, Console::Stderr)?;
     let shutdown = signals::shutdown_on_signals()?;
-    media::init();
+    upscaled_media::init();
     let wanted = match arguments.tasks.as_slice() {
         [] => tasks::ALL.iter().collect(),
         named => named.iter().map(|name| named_task(name)).collect::<Result<Vec<_>>>()?,

@@ -4,14 +4,15 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use upscaled_core::config;
+use upscaled_core::config::layers::Layer;
+use upscaled_jobs::state::paths::Layout;
+use upscaled_service::daemon::commands;
+use upscaled_service::daemon::control::{Client, Request, Response};
+use upscaled_service::daemon::state_store::Books;
+
 use crate::cli::args::Place;
 use crate::cli::output;
-use crate::config;
-use crate::config::layers::Layer;
-use crate::daemon::books::Books;
-use crate::daemon::control::{Client, Request, Response};
-use crate::daemon::ops;
-use crate::store::paths::Layout;
 
 /// The daemon of one root folder, or its files.
 pub struct Daemon {
@@ -27,7 +28,7 @@ impl Daemon {
 
     /// A job's name from what a person wrote.
     pub fn job(&self, given: &Path) -> Result<String> {
-        ops::name_of(&self.books, given)
+        commands::name_of(&self.books, given)
     }
 
     /// As [`Daemon::job`], where a job need not be named.
@@ -39,7 +40,7 @@ impl Daemon {
     pub fn ask(&self, request: &Request) -> Result<Response> {
         match Client::connect(&self.books.layout().socket())? {
             Some(mut client) => client.ask(request),
-            None => ops::apply(&self.books, request)?.into_result(),
+            None => commands::apply(&self.books, request)?.into_result(),
         }
     }
 

@@ -5,24 +5,26 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::base::fault::Fault;
-use crate::base::logging::{self, Console, LogFiles};
+use upscaled_core::config::layers::Layer;
+use upscaled_core::config::settings::{JobSettings, VIDAIO};
+use upscaled_core::config::{self, chosen};
+use upscaled_core::fault::Fault;
+use upscaled_core::logging::{self, Console, LogFiles};
+use upscaled_engine::models::registry;
+use upscaled_jobs::job::standby::Standby;
+use upscaled_jobs::state::chosen::of_job;
+use upscaled_jobs::state::downloads::Downloads;
+use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::requests::{self, Requests};
+use upscaled_jobs::state::state_folder::StateFolder;
+use upscaled_service::daemon::{self, Options, Program};
+use upscaled_service::server::kit::auth::Guard;
+use upscaled_service::server::kit::listener::Listener;
+use upscaled_service::server::{control_api, vidaio};
+use upscaled_service::webhooks;
+
 use crate::cli::args::{DaemonArguments, Place};
 use crate::cli::exit::Ended;
-use crate::config::layers::Layer;
-use crate::config::settings::{JobSettings, VIDAIO};
-use crate::config::{self, chosen};
-use crate::daemon::{self, Options, Program};
-use crate::http::guard::Guard;
-use crate::http::server::Listener;
-use crate::http::{control, notices, vidaio};
-use crate::job::standby::Standby;
-use crate::network::library;
-use crate::store::chosen::of_job;
-use crate::store::downloads::Downloads;
-use crate::store::paths::Layout;
-use crate::store::requests::{self, Requests};
-use crate::store::state_folder::StateFolder;
 
 pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let mut flags = Layer::new("flags");
@@ -39,15 +41,15 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let mut fronts = Vec::new();
     if let Some((listener, guard)) = bound(arguments.listen.as_deref(), "--listen", arguments)? {
         let downloads = Downloads::new(layout.clone(), &state)?;
-        let options = control::Options { layout: layout.clone(), downloads, settings: settings.service.clone() };
-        fronts.push(control::front(listener, guard, options));
+        let options = control_api::Options { layout: layout.clone(), downloads, settings: settings.service.clone() };
+        fronts.push(control_api::front(listener, guard, options));
     }
-    let notice = notices::front(layout.clone(), &settings.service)?;
+    let notice = webhooks::front(layout.clone(), &settings.service)?;
     let original = bound(arguments.vidaio.as_deref(), "--vidaio", arguments)?;
     let current = bound(arguments.vidaio_current.as_deref(), "--vidaio-current", arguments)?;
     let serves = original.is_some() || current.is_some();
     let workers = settings.service.vidaio_workers;
-    let model = library::resolve_or_keep(&settings.job.model, Some(&sources.root));
+    let model = registry::resolve_or_keep(&settings.job.model, Some(&sources.root));
     let standby = serves.then(|| Standby {
         settings: JobSettings { profile: Some(VIDAIO.into()), model, ..settings.job.clone() },
         run: settings.run.clone(),
@@ -80,7 +82,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
                 record.apply(&mut job, &mut run);
             }
             // Children know no root: they get a path. What is not found is their complaint.
-            job.model = library::resolve_or_keep(&job.model, Some(&sources.root));
+            job.model = registry::resolve_or_keep(&job.model, Some(&sources.root));
             Ok((job, run))
         }),
         fronts,

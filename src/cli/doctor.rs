@@ -7,15 +7,16 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::base::fault::one_line;
-use crate::base::logging::{self, Console};
+use upscaled_core::config::layers::Layer;
+use upscaled_core::config::{self, Settings};
+use upscaled_core::fault::one_line;
+use upscaled_core::logging::{self, Console};
+use upscaled_engine::models::registry;
+use upscaled_service::daemon::Program;
+
 use crate::cli::args::{DoctorArguments, Place};
 use crate::cli::exit::Ended;
 use crate::cli::{doctor_engine, doctor_folders, doctor_machine, doctor_media, output};
-use crate::config::layers::Layer;
-use crate::config::{self, Settings};
-use crate::daemon::Program;
-use crate::network::library;
 
 /// What is tried in a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -83,7 +84,7 @@ pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
     if let Some(part) = arguments.part {
         let root = settings.as_ref().map(|settings| settings.folders.root.clone());
         let mut job = settings.map(|settings| settings.job).unwrap_or_default();
-        job.model = library::resolve_or_keep(&job.model, root.as_deref());
+        job.model = registry::resolve_or_keep(&job.model, root.as_deref());
         output::json(&match part {
             Part::Media => doctor_media::check(&job),
             Part::Engine => doctor_engine::check(&job),

@@ -5,20 +5,22 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::base::fault::one_line;
-use crate::base::path_text::escape;
+use upscaled_core::config::settings::{JobSettings, RunSettings};
+use upscaled_core::fault::one_line;
+use upscaled_core::path_text::escape;
+use upscaled_core::types::engine::{Precision, Provider};
+use upscaled_core::types::frame::{Frame, PixelFormat};
+use upscaled_core::types::source::Colour;
+use upscaled_engine::diffusion::upscaler::Upscaler;
+use upscaled_engine::models::diffusion::Folder;
+use upscaled_engine::models::model_file::ModelFile;
+use upscaled_engine::planning::{choice, precision, probe};
+use upscaled_engine::runtime::provider::{self, Target};
+use upscaled_engine::runtime::{cache, library};
+use upscaled_jobs::pipeline::still_diffusion;
+use upscaled_jobs::pipeline::upscale::{FrameShape, FrameUpscaler};
+
 use crate::cli::doctor::Finding;
-use crate::config::settings::{JobSettings, RunSettings};
-use crate::engine::diffusion::upscaler::Upscaler;
-use crate::engine::provider::{self, Target};
-use crate::engine::{cache, precision, probe, runtime, tune};
-use crate::model::engine::{Precision, Provider};
-use crate::model::frame::{Frame, PixelFormat};
-use crate::model::source::Colour;
-use crate::network::diffusion::Folder;
-use crate::network::model_file::ModelFile;
-use crate::pipeline::still_diffusion;
-use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 
 /// Size of the frame that is upscaled.
 const SIZE: (u32, u32) = (320, 240);
@@ -26,7 +28,7 @@ const SETUP: &str = "run: make setup; or name the library with ORT_DYLIB_PATH";
 
 pub fn check(job: &JobSettings) -> Vec<Finding> {
     let mut findings = vec![model(job)];
-    match runtime::description() {
+    match library::description() {
         Err(error) => {
             findings.push(Finding::broken("engine", one_line(&error), SETUP));
             return findings;
@@ -46,7 +48,7 @@ pub fn check(job: &JobSettings) -> Vec<Finding> {
         findings.push(short_arithmetic(job));
     }
     for (device, part) in [("tensorrt", "tensorrt"), ("cuda", "cuda"), ("openvino", "openvino"), ("cpu", "")] {
-        if !part.is_empty() && !runtime::has_provider(part) {
+        if !part.is_empty() && !library::has_provider(part) {
             let found = format!("{device}: this ONNX Runtime was built without it");
             findings.push(Finding::missing("device", found, "other devices do the work"));
             continue;
@@ -106,7 +108,7 @@ fn short_arithmetic(job: &JobSettings) -> Finding {
         };
         return Finding::works("precision", format!("{} on this processor: {why}", precision.name()));
     }
-    let target = Target { provider, device: 0, precision, threads: tune::threads(job) };
+    let target = Target { provider, device: 0, precision, threads: choice::threads(job) };
     match precision::psnr(&model, target, &|| {}) {
         Ok(psnr) => {
             let least = precision::PSNR_MIN;
@@ -125,7 +127,7 @@ fn short_arithmetic(job: &JobSettings) -> Finding {
 fn completed(job: &JobSettings) -> Result<ModelFile> {
     let mut model = ModelFile::open(&job.model)?;
     // Without ONNX Runtime nothing can be run; that is another finding.
-    if runtime::description().is_ok() {
+    if library::description().is_ok() {
         probe::complete(&mut model)?;
     }
     Ok(model)
@@ -161,7 +163,7 @@ fn opened(folder: &Path, job: &JobSettings) -> Result<String> {
 fn upscale(settings: &JobSettings) -> Result<String> {
     let format = PixelFormat::YUV420;
     let (width, height) = SIZE;
-    let (pin, _) = tune::choose(settings, width, height, format.depth)?;
+    let (pin, _) = choice::choose(settings, width, height, format.depth)?;
     let scale = pin.model_scale.saturating_pow(pin.passes);
     let colour = Colour { range: 1, primaries: 1, transfer: 1, matrix: 1, chroma_location: 1 };
     let shape = FrameShape { format, width, height, colour };

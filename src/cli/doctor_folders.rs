@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::base::path_text::escape;
+use upscaled_core::config::Settings;
+use upscaled_core::config::settings::{OnSuccess, WatchMode};
+use upscaled_core::path_text::escape;
+use upscaled_jobs::scratch::mount;
+
 use crate::cli::doctor::Finding;
-use crate::config::Settings;
-use crate::config::settings::{OnSuccess, WatchMode};
-use crate::work::mount;
 
 /// File systems on which inotify is silent about what others write.
 const REMOTE: &[&str] =

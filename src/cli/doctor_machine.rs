@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::base::path_text::escape;
-use crate::base::processors;
+use upscaled_core::path_text::escape;
+use upscaled_core::sys::processors;
+
 use crate::cli::doctor::Finding;
 
 /// Where the driver's libraries lie, WSL2's among them.

@@ -1,11 +1,12 @@
 //! Doctor: FFmpeg's libraries, and every encoder really opened.
 
-use crate::base::fault::one_line;
+use upscaled_core::config::settings::JobSettings;
+use upscaled_core::fault::one_line;
+use upscaled_core::types::frame::PixelFormat;
+use upscaled_core::types::source::{Colour, Rational};
+use upscaled_media::encode::encoder;
+
 use crate::cli::doctor::Finding;
-use crate::config::settings::JobSettings;
-use crate::media::{self, encoder};
-use crate::model::frame::PixelFormat;
-use crate::model::source::{Colour, Rational};
 
 /// Size of the trial: large enough for every hardware encoder.
 const SIZE: (u32, u32) = (640, 480);
@@ -15,8 +16,8 @@ const SOFTWARE: &[(&str, &str, bool)] =
     &[("libx264", "H.264", true), ("libx265", "HEVC", true), ("libsvtav1", "AV1", false)];
 
 pub fn check(job: &JobSettings) -> Vec<Finding> {
-    media::init();
-    let mut findings = vec![Finding::works("ffmpeg", media::versions().join(", "))];
+    upscaled_media::init();
+    let mut findings = vec![Finding::works("ffmpeg", upscaled_media::versions().join(", "))];
     for name in HARDWARE {
         findings.push(match try_out(job, name) {
             Ok(()) => Finding::works("encoder", format!("{name} encodes")),

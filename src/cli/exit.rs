@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::base::fault::{Fault, one_line};
+use upscaled_core::fault::{Fault, one_line};
 
 /// How a command ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

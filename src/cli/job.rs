@@ -2,15 +2,16 @@
 
 use anyhow::Result;
 
-use crate::base::fault::{Fault, one_line};
-use crate::base::logging::{self, Console};
+use upscaled_core::fault::{Fault, one_line};
+use upscaled_core::logging::{self, Console};
+use upscaled_core::types::progress::Event;
+use upscaled_jobs::job::order::JobOrder;
+use upscaled_jobs::job::runner;
+use upscaled_jobs::job::standby::{Ready, get_ready};
+use upscaled_service::daemon::supervision::child::{self, EventPipe};
+
 use crate::cli::exit::Ended;
 use crate::cli::signals;
-use crate::daemon::child::{self, EventPipe};
-use crate::job::order::JobOrder;
-use crate::job::runner;
-use crate::job::standby::{Ready, get_ready};
-use crate::model::progress::Event;
 
 /// `standby`: first read settings and get ready for such a job.
 pub fn run(standby: bool) -> Result<Ended> {

@@ -8,24 +8,25 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::base::atomic_file;
-use crate::base::fault::Fault;
-use crate::base::jail::{Denied, Jail};
-use crate::base::path_text::escape;
-use crate::base::shutdown::Shutdown;
+use upscaled_core::atomic_file;
+use upscaled_core::fault::Fault;
+use upscaled_core::jail::{Denied, Jail};
+use upscaled_core::path_text::escape;
+use upscaled_core::shutdown::Shutdown;
+use upscaled_core::types::engine::FRAMES;
+use upscaled_jobs::job::{fingerprint, planner};
+use upscaled_jobs::pipeline::frame_files::FrameWriter;
+use upscaled_jobs::pipeline::upscale::FrameShape;
+use upscaled_jobs::state::manifest;
+use upscaled_media::decode::decoder::{DecodeOptions, Decoder};
+use upscaled_media::probe;
+use upscaled_service::client::{self, Coordinator, Film, Worker};
+
 use crate::cli::args::{Place, RunArguments, SetArguments, here};
 use crate::cli::exit::Ended;
 use crate::cli::show::Show;
 use crate::cli::worker::TokenArguments;
 use crate::cli::{output, run, signals};
-use crate::http::client::{self, Coordinator, Film, Worker};
-use crate::job::{fingerprint, planner};
-use crate::media::decoder::{DecodeOptions, Decoder};
-use crate::media::probe;
-use crate::model::engine::FRAMES;
-use crate::pipeline::frame_files::FrameWriter;
-use crate::pipeline::upscale::FrameShape;
-use crate::store::manifest;
 
 /// Most workers that manifests are made for.
 const WORKERS_MAX: i64 = 256;
@@ -201,7 +202,12 @@ fn share(place: &Place, arguments: &ShareArguments) -> Result<Ended> {
 }
 
 /// Writes all frames of the source as PNGs; how many there are.
-fn extracted(order: &crate::job::order::JobOrder, film: &Film, jail: &Jail, shutdown: &Shutdown) -> Result<u64> {
+fn extracted(
+    order: &upscaled_jobs::job::order::JobOrder,
+    film: &Film,
+    jail: &Jail,
+    shutdown: &Shutdown,
+) -> Result<u64> {
     let print = fingerprint::take(&order.source)?;
     let path = film.base.join(MARKER);
     let source = serde_json::to_string(&print)?;
@@ -234,7 +240,7 @@ fn extracted(order: &crate::job::order::JobOrder, film: &Film, jail: &Jail, shut
         return Err(Fault::Unsupported.because(format!("{} is a picture: `upscaled image` is for those", order.name())));
     }
     let video = &info.video;
-    let threads = crate::base::processors::count();
+    let threads = upscaled_core::sys::processors::count();
     let options = DecodeOptions { threads, deinterlace: planner::deinterlaces(&order.settings, video) };
     let shape = FrameShape { format: video.format, width: video.width, height: video.height, colour: video.colour };
     let input = jail.folder(&film.input()).map_err(|denied| denied.told(&escape(&film.input())))?;

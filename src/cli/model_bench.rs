@@ -6,18 +6,19 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::fault::{Fault, one_line};
-use crate::base::logging::{self, Console};
+use upscaled_core::config::settings::JobSettings;
+use upscaled_core::fault::{Fault, one_line};
+use upscaled_core::logging::{self, Console};
+use upscaled_core::types::engine::Provider;
+use upscaled_engine::models::model_file::ModelFile;
+use upscaled_engine::planning::autotune::{self, Around};
+use upscaled_engine::runtime::provider;
+use upscaled_jobs::pipeline::bench::{self, Agreement, BatchFigure, Figures};
+use upscaled_jobs::scratch::budget;
+
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::output;
-use crate::config::settings::JobSettings;
-use crate::engine::autotune::{self, Around};
-use crate::engine::provider;
-use crate::model::engine::Provider;
-use crate::network::model_file::ModelFile;
-use crate::pipeline::bench::{self, Agreement, BatchFigure, Figures};
-use crate::work::budget;
 
 /// Frame sizes where none is named: 480p and 1080p.
 const SIZES: [(u32, u32); 2] = [(854, 480), (1920, 1080)];

@@ -6,19 +6,19 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::fault::{Fault, one_line};
-use crate::base::path_text::escape;
+use upscaled_core::fault::{Fault, one_line};
+use upscaled_core::path_text::escape;
+use upscaled_engine::diffusion::memory::{Asked, Keep};
+use upscaled_engine::diffusion::upscaler::{Setup, Upscaler};
+use upscaled_engine::models::diffusion::folder::{EXPORT, is_model};
+use upscaled_engine::models::diffusion::original::{self, State};
+use upscaled_engine::models::diffusion::{Folder, Part};
+use upscaled_engine::models::registry;
+use upscaled_jobs::pipeline::still_diffusion;
+
 use crate::cli::args::Place;
 use crate::cli::exit::Ended;
-use crate::cli::model_show;
-use crate::cli::output;
-use crate::engine::diffusion::memory::{Asked, Keep};
-use crate::engine::diffusion::upscaler::{Setup, Upscaler};
-use crate::network::diffusion::folder::{EXPORT, is_model};
-use crate::network::diffusion::original::{self, State};
-use crate::network::diffusion::{Folder, Part};
-use crate::network::library;
-use crate::pipeline::still_diffusion;
+use crate::cli::{model_show, output};
 
 #[derive(Args)]
 pub struct CheckArguments {
@@ -55,7 +55,7 @@ struct Answer {
 
 pub fn run(place: &Place, arguments: &CheckArguments) -> Result<Ended> {
     let root = model_show::root(place)?;
-    let named = || still_diffusion::folder(&library::resolve(arguments.folder.to_str()?, Some(&root)).ok()?);
+    let named = || still_diffusion::folder(&registry::resolve(arguments.folder.to_str()?, Some(&root)).ok()?);
     let named = if arguments.folder.is_dir() { None } else { named() };
     let folder = named.as_ref().unwrap_or(&arguments.folder);
     if !folder.is_dir() {
@@ -143,7 +143,7 @@ fn sources(path: &Path) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::testing::runtime_is_here;
+    use upscaled_engine::test_util::runtime_is_here;
 
     #[test]
     fn whole_damaged_and_empty_folders_are_told_apart() {
@@ -161,7 +161,7 @@ mod tests {
             std::fs::write(&path, &new).unwrap();
             let facts = folder.path().join("model.toml");
             let text = std::fs::read_to_string(&facts).unwrap();
-            let hash = |bytes: &[u8]| crate::network::model_file::sha256(bytes);
+            let hash = |bytes: &[u8]| upscaled_engine::models::model_file::sha256(bytes);
             let changed =
                 text.replace(&hash(&old), &hash(&new)).replace(&format!("bytes = {}", old.len()), "bytes = 100");
             std::fs::write(&facts, changed).unwrap();

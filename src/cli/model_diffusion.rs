@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::base::path_text::escape;
+use upscaled_core::path_text::escape;
+use upscaled_engine::models::diffusion::{Folder, Part};
+
 use crate::cli::output;
-use crate::network::diffusion::{Folder, Part};
 
 #[derive(Serialize)]
 struct Shown {

@@ -5,19 +5,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::base::atomic_file;
-use crate::base::fault::Fault;
-use crate::base::path_text::escape;
+use upscaled_core::atomic_file;
+use upscaled_core::fault::Fault;
+use upscaled_core::path_text::escape;
+use upscaled_engine::models::facts::ModelFacts;
+use upscaled_engine::models::model_file::{self, ModelFile};
+use upscaled_engine::models::overrides::{self, Found, Given, Origin};
+use upscaled_engine::models::{cost, import, registry};
+use upscaled_engine::planning::probe;
+
 use crate::cli::args::Place;
 use crate::cli::exit::Ended;
 use crate::cli::model_args::ImportArguments;
 use crate::cli::{model_show, output};
-use crate::engine::probe;
-use crate::network::facts::ModelFacts;
-use crate::network::library;
-use crate::network::model_file::{self, ModelFile};
-use crate::network::notes::{self, Found, Given, Origin};
-use crate::network::{cost, import};
 
 /// Mode of the models' folder, where it is made.
 const FOLDER: u32 = 0o755;
@@ -51,11 +51,11 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
         seam: Some(shown.seam),
         remarks: shown.remarks.clone(),
     };
-    let beside = notes::text(&model.facts, &model.given.origin, &found)?;
+    let beside = overrides::text(&model.facts, &model.given.origin, &found)?;
     let folder = target.parent().unwrap_or(Path::new("/"));
     atomic_file::create_dirs(folder, FOLDER)?;
     // Facts of another network must never stand beside this one; a person may have written them.
-    let facts = notes::path(&target);
+    let facts = overrides::path(&target);
     if facts.exists() {
         let kept = facts.with_extension("toml.before");
         std::fs::rename(&facts, &kept).with_context(|| format!("keeping {}", escape(&facts)))?;
@@ -141,7 +141,7 @@ fn target(place: &Place, arguments: &ImportArguments) -> Result<PathBuf> {
     let stem = || arguments.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = arguments.name.clone().or_else(stem).unwrap_or_default();
     let name = name.strip_suffix(".onnx").unwrap_or(&name);
-    if !library::is_name(name) {
+    if !registry::is_name(name) {
         let text = escape(Path::new(name));
         let rule = "without slashes, not beginning with a dot, at most 200 bytes";
         let start: String = text.chars().take(40).collect();
@@ -149,14 +149,14 @@ fn target(place: &Place, arguments: &ImportArguments) -> Result<PathBuf> {
             Fault::Config.because(format!("`{start}` cannot be a model's name ({rule}); give another with --name"))
         );
     }
-    if library::builtin(name).is_some() {
+    if registry::builtin(name).is_some() {
         return Err(
             Fault::Config.because(format!("{name} is a model of the program itself; give another name with --name"))
         );
     }
     let folder = match &place.root {
         Some(_) => Some(model_show::root(place)?.join("models")),
-        None => library::own(),
+        None => registry::own(),
     };
     let folder = folder.ok_or_else(|| {
         Fault::Config.because("there is no home folder to put models in; set XDG_DATA_HOME, or name a root with --root")
@@ -167,8 +167,8 @@ fn target(place: &Place, arguments: &ImportArguments) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::testing::runtime_is_here;
-    use crate::network::testing::TestModel;
+    use upscaled_engine::models::testing::TestModel;
+    use upscaled_engine::test_util::runtime_is_here;
 
     fn import(root: &Path, file: &Path, force: bool) -> Result<Ended> {
         let place = Place { root: Some(root.to_owned()), config: None };
@@ -184,7 +184,7 @@ mod tests {
         let file = root.path().join("a b.onnx");
         std::fs::write(&file, TestModel { channels: 3, ..Default::default() }.bytes()).unwrap();
         import(root.path(), &file, false).unwrap();
-        let name = library::resolve("mine", Some(root.path())).unwrap();
+        let name = registry::resolve("mine", Some(root.path())).unwrap();
         let model = ModelFile::open(&name).unwrap();
         assert_eq!((model.facts.halo, model.facts.open, model.given.halo), (3, Default::default(), Some(3)));
         assert_eq!((model.given.origin.file.as_str(), model.given.origin.kind.as_str()), ("a b.onnx", "ONNX"));

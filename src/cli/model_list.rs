@@ -3,15 +3,16 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::base::fault::one_line;
-use crate::base::path_text::escape;
+use upscaled_core::fault::one_line;
+use upscaled_core::path_text::escape;
+use upscaled_engine::models::diffusion::Folder;
+use upscaled_engine::models::model_file::ModelFile;
+use upscaled_engine::models::registry::{self, Entry};
+
 use crate::cli::args::Place;
 use crate::cli::exit::Ended;
 use crate::cli::model_show::root;
 use crate::cli::output;
-use crate::network::diffusion::Folder;
-use crate::network::library::{self, Entry};
-use crate::network::model_file::ModelFile;
 
 #[derive(Serialize)]
 struct Line {
@@ -32,8 +33,8 @@ struct Line {
 }
 
 pub fn run(place: &Place, json: bool) -> Result<Ended> {
-    let folders = library::folders(Some(&root(place)?));
-    let lines: Vec<Line> = library::list(&folders).into_iter().map(line).collect();
+    let folders = registry::folders(Some(&root(place)?));
+    let lines: Vec<Line> = registry::list(&folders).into_iter().map(line).collect();
     if json {
         output::json(&lines)?;
         return Ok(Ended::Done);
@@ -63,16 +64,16 @@ pub fn run(place: &Place, json: bool) -> Result<Ended> {
 fn line(entry: Entry) -> Line {
     let network = |name: &str| ModelFile::open(name).map(|model| Some((model.facts.scale, model.facts.channels)));
     let (place, facts) = match &entry.place {
-        library::Place::Builtin => ("builtin".to_owned(), network(&entry.name)),
-        library::Place::File(path) => (escape(path), network(&escape(path))),
-        library::Place::Folder(path) => (escape(path), Folder::open(path).map(|_| None)),
+        registry::Place::Builtin => ("builtin".to_owned(), network(&entry.name)),
+        registry::Place::File(path) => (escape(path), network(&escape(path))),
+        registry::Place::Folder(path) => (escape(path), Folder::open(path).map(|_| None)),
     };
     let (facts, error) = match facts {
         Ok(facts) => (facts, None),
         Err(error) => (None, Some(one_line(&error))),
     };
     Line {
-        diffusion: matches!(entry.place, library::Place::Folder(_)),
+        diffusion: matches!(entry.place, registry::Place::Folder(_)),
         name: entry.name,
         place,
         hidden: entry.hidden,

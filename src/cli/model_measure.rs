@@ -7,13 +7,14 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
-use crate::base::logging::{self, Console};
-use crate::base::path_text::escape;
+use upscaled_core::logging::{self, Console};
+use upscaled_core::path_text::escape;
+use upscaled_eval::measure::{self, Score};
+use upscaled_eval::ways::Way;
+
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{model_show, output};
-use crate::judge::measure::{self, Score};
-use crate::judge::ways::Way;
 
 #[derive(Args)]
 pub struct MeasureArguments {

@@ -6,17 +6,17 @@ use anyhow::Result;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::base::fault::Fault;
-use crate::base::logging::{self, Console};
-use crate::base::path_text::escape;
+use upscaled_core::fault::Fault;
+use upscaled_core::logging::{self, Console};
+use upscaled_core::path_text::escape;
+use upscaled_eval::sheet::{self, Column};
+use upscaled_eval::ways::{self, Way};
+use upscaled_eval::{frames, scene};
+use upscaled_media::image::png;
+
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{model_show, output};
-use crate::judge::frames;
-use crate::judge::scene;
-use crate::judge::sheet::{self, Column};
-use crate::judge::ways::{self, Way};
-use crate::media::png;
 
 /// Models on one sheet.
 const MODELS_MAX: usize = 30;

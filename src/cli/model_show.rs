@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::base::path_text::{self, escape};
+use upscaled_core::config::layers::Layer;
+use upscaled_core::path_text::{self, escape};
+use upscaled_engine::models::model_file::ModelFile;
+use upscaled_engine::models::overrides::{self, Origin};
+use upscaled_engine::models::{cost, registry};
+use upscaled_engine::planning::probe::{self, Probed};
+use upscaled_jobs::pipeline::still_diffusion;
+
 use crate::cli::args::Place;
 use crate::cli::exit::Ended;
-use crate::cli::model_diffusion;
-use crate::cli::output;
-use crate::config::layers::Layer;
-use crate::engine::probe::{self, Probed};
-use crate::network::model_file::ModelFile;
-use crate::network::notes::{self, Origin};
-use crate::network::{cost, library};
-use crate::pipeline::still_diffusion;
+use crate::cli::{model_diffusion, output};
 
 /// What is shown of a model.
 #[derive(Serialize)]
@@ -58,7 +58,7 @@ pub struct Shown {
 }
 
 pub fn run(place: &Place, name: &str, json: bool) -> Result<Ended> {
-    let resolved = library::resolve(name, Some(&root(place)?))?;
+    let resolved = registry::resolve(name, Some(&root(place)?))?;
     if let Some(folder) = still_diffusion::folder(&resolved) {
         model_diffusion::show(&folder, json)?;
         return Ok(Ended::Done);
@@ -82,7 +82,7 @@ pub fn root(place: &Place) -> Result<PathBuf> {
 /// The names of models as those that can be opened: a file of `models/` in the root by its path.
 pub fn resolved(place: &Place, names: &[String]) -> Result<Vec<String>> {
     let root = root(place)?;
-    names.iter().map(|name| library::resolve(name, Some(&root))).collect()
+    names.iter().map(|name| registry::resolve(name, Some(&root))).collect()
 }
 
 pub fn shown(model: &ModelFile, probed: &Probed) -> Shown {
@@ -111,14 +111,14 @@ pub fn shown(model: &ModelFile, probed: &Probed) -> Shown {
         seam: (probed.seam * 1e4).round() / 1e4,
         unlike: (probed.unlike * 1e6).round() / 1e6,
         origin: model.given.origin.clone(),
-        card: library::builtin(&model.name).map(|builtin| builtin.card),
+        card: registry::builtin(&model.name).map(|builtin| builtin.card),
         remarks,
     }
 }
 
 fn facts_file(name: &str) -> Option<String> {
-    let file = notes::path(&path_text::unescape(name)?);
-    (library::builtin(name).is_none() && file.is_file()).then(|| escape(&file))
+    let file = overrides::path(&path_text::unescape(name)?);
+    (registry::builtin(name).is_none() && file.is_file()).then(|| escape(&file))
 }
 
 pub fn print(shown: &Shown) -> Result<()> {

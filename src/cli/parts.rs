@@ -2,12 +2,13 @@
 
 use anyhow::{Context, Result};
 
-use crate::base::logging::{self, Console};
+use upscaled_core::logging::{self, Console};
+use upscaled_jobs::job::{parts, planner};
+use upscaled_jobs::scratch::area::WorkArea;
+
 use crate::cli::args::{PartsArguments, Place, RunArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{output, run};
-use crate::job::{parts, planner};
-use crate::work::area::WorkArea;
 
 pub fn run(place: &Place, arguments: &PartsArguments) -> Result<Ended> {
     let _log = logging::init(None, Console::Child)?;

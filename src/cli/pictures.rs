@@ -7,16 +7,17 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use crate::base::fault::{Fault, one_line};
-use crate::base::logging::{self, Console};
-use crate::base::path_text::escape;
-use crate::base::shutdown::Shutdown;
-use crate::base::{atomic_file, file_name};
+use upscaled_core::fault::{Fault, one_line};
+use upscaled_core::logging::{self, Console};
+use upscaled_core::path_text::escape;
+use upscaled_core::shutdown::Shutdown;
+use upscaled_core::{atomic_file, file_name};
+use upscaled_service::client::{self, Fleet, Outcome, Wish, Worker};
+use upscaled_service::server::kit::limits::Limits;
+
 use crate::cli::exit::Ended;
 use crate::cli::worker::TokenArguments;
 use crate::cli::{output, pictures_batch, signals};
-use crate::http::client::{self, Fleet, Outcome, Wish, Worker};
-use crate::http::limits::Limits;
 
 /// What stands behind the stem of an enlarged picture's name.
 pub const UPSCALED: &str = "_upscaled";

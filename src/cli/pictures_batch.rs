@@ -11,13 +11,14 @@ use anyhow::{Context, Result};
 use glob::Pattern;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::base::fault::{Fault, one_line};
-use crate::base::logging::{self, Console};
-use crate::base::path_text::escape;
+use upscaled_core::fault::{Fault, one_line};
+use upscaled_core::logging::{self, Console};
+use upscaled_core::path_text::escape;
+use upscaled_service::client::Fleet;
+
 use crate::cli::exit::Ended;
 use crate::cli::pictures::{self, BatchArguments, UPSCALED};
 use crate::cli::{output, signals};
-use crate::http::client::Fleet;
 
 const BAR: &str = "{wide_bar} {pos}/{len}  {per_sec}  ETA {eta}";
 /// Most pictures of a folder.

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::base::fault::{Fault, one_line};
-use crate::base::logging::{self, Console};
-use crate::base::path_text;
+use upscaled_core::fault::{Fault, one_line};
+use upscaled_core::logging::{self, Console};
+use upscaled_core::path_text;
+use upscaled_service::daemon::intake::probe::Answer;
+use upscaled_service::daemon::supervision::child;
+
 use crate::cli::exit::Ended;
 use crate::cli::output;
-use crate::daemon::{child, probe::Answer};
-use crate::media;
 
 /// Why a file does not open.
 #[derive(serde::Serialize)]
@@ -24,8 +25,8 @@ struct Refusal {
 pub fn run(file: &Path) -> Result<Ended> {
     child::guard()?;
     let _log = logging::init(None, Console::Child)?;
-    media::init();
-    match media::probe::probe(file) {
+    upscaled_media::init();
+    match upscaled_media::probe::probe(file) {
         Ok(info) => {
             let text = serde_json::to_string(&info)?;
             output::line(&text)?;
@@ -40,10 +41,10 @@ pub fn run(file: &Path) -> Result<Ended> {
 }
 
 fn look(path: &Path) -> Answer {
-    let Err(error) = media::probe::probe(path) else {
+    let Err(error) = upscaled_media::probe::probe(path) else {
         return Answer { opens: true, reason: None, no_picture: false };
     };
-    let no_picture = Fault::of(&error) == Fault::BadInput && media::probe::has_no_picture(path);
+    let no_picture = Fault::of(&error) == Fault::BadInput && upscaled_media::probe::has_no_picture(path);
     Answer { opens: false, reason: Some(one_line(&error)), no_picture }
 }
 
@@ -51,7 +52,7 @@ fn look(path: &Path) -> Answer {
 pub fn serve() -> Result<Ended> {
     child::guard()?;
     let _log = logging::init(None, Console::Child)?;
-    media::init();
+    upscaled_media::init();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let answer = match path_text::unescape(&line) {

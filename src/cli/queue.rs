@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
+use upscaled_service::daemon::control::Request;
+
 use crate::cli::args::{AddArguments, Place, QueueAction, QueueArguments};
 use crate::cli::client::Daemon;
 use crate::cli::exit::Ended;
 use crate::cli::{output, status};
-use crate::daemon::control::Request;
 
 pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;

@@ -4,27 +4,28 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::base::fault::{Fault, one_line};
-use crate::base::logging::{self, Console, LogGuard};
-use crate::base::path_text::escape;
-use crate::base::shutdown::Shutdown;
+use upscaled_core::config;
+use upscaled_core::config::layers::Layer;
+use upscaled_core::config::settings::OnSuccess;
+use upscaled_core::fault::{Fault, one_line};
+use upscaled_core::logging::{self, Console, LogGuard};
+use upscaled_core::path_text::escape;
+use upscaled_core::shutdown::Shutdown;
+use upscaled_engine::models::registry;
+use upscaled_jobs::job::order::JobOrder;
+use upscaled_jobs::job::standby::Ready;
+use upscaled_jobs::job::{finish, planner, runner};
+use upscaled_jobs::scratch::area;
+use upscaled_jobs::state::job_dir::JobDir;
+use upscaled_jobs::state::paths;
+use upscaled_media::image::still::{self, StillKind};
+use upscaled_media::mux::container;
+use upscaled_service::daemon::progress_log;
+
 use crate::cli::args::{Place, RunArguments, here};
 use crate::cli::exit::Ended;
 use crate::cli::show::Show;
 use crate::cli::{output, signals};
-use crate::config;
-use crate::config::layers::Layer;
-use crate::config::settings::OnSuccess;
-use crate::daemon::progress_log;
-use crate::job::order::JobOrder;
-use crate::job::standby::Ready;
-use crate::job::{finish, planner, runner};
-use crate::media::container;
-use crate::media::still::{self, StillKind};
-use crate::network::library;
-use crate::store::job_dir::JobDir;
-use crate::store::paths;
-use crate::work::area;
 
 pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
     let shutdown = signals::shutdown_on_signals()?;
@@ -63,7 +64,7 @@ pub fn perform(order: &JobOrder, arguments: &RunArguments, show: &Show, shutdown
     };
     finish::drop_folder(order)?;
     if arguments.json {
-        output::line(&serde_json::to_string(&crate::model::progress::Event::Done(outcome))?)?;
+        output::line(&serde_json::to_string(&upscaled_core::types::progress::Event::Done(outcome))?)?;
     } else {
         output::line(&progress_log::summary(&order.name(), &outcome))?;
     }
@@ -179,7 +180,7 @@ pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
         Ok(relative) => config::resolve_job(&sources, &settings.folders, relative)?,
         Err(_) => (settings.job, settings.run),
     };
-    job.model = library::resolve(&job.model, Some(&sources.root))?;
+    job.model = registry::resolve(&job.model, Some(&sources.root))?;
     // What becomes of the source is for the daemon's input folder; here it is a person's file.
     run.on_success = OnSuccess::Keep;
     let order = JobOrder {

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::base::logging::LineSink;
+use upscaled_core::logging::LineSink;
+use upscaled_core::types::progress::{Event, Phase, Progress};
+use upscaled_service::daemon::progress_log::{self, ProgressLog};
+
 use crate::cli::output;
-use crate::daemon::progress_log::{self, ProgressLog};
-use crate::model::progress::{Event, Phase, Progress};
 
 const BAR: &str = "{prefix}  {wide_bar} {percent:>3} %\n{msg}";
 const NO_LENGTH: &str = "{prefix}  {spinner}\n{msg}";

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::base::shutdown::Shutdown;
+use upscaled_core::shutdown::Shutdown;
 
 /// Exit status of a program that was interrupted and did not wait for its work to stop.
 const INTERRUPTED: i32 = 130;

@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 
+use upscaled_core::types::status::State;
+use upscaled_service::daemon::control::{DaemonView, JobView, Request};
+
 use crate::cli::args::{JobArguments, Place};
 use crate::cli::client::Daemon;
 use crate::cli::exit::Ended;
 use crate::cli::output;
-use crate::daemon::control::{DaemonView, JobView, Request};
-use crate::model::status::State;
 
 pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;

@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
+use upscaled_service::daemon::commands;
+use upscaled_service::daemon::control::Request;
+
 use crate::cli::args::{JobArguments, OneJobArguments, Place, RetryArguments};
 use crate::cli::client::Daemon;
 use crate::cli::exit::Ended;
-use crate::daemon::control::Request;
-use crate::daemon::ops;
 
 pub fn pause(place: &Place, arguments: &JobArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;
@@ -34,7 +35,7 @@ pub fn retry(place: &Place, arguments: &RetryArguments) -> Result<Ended> {
     let daemon = Daemon::of(place)?;
     let job = daemon.maybe_job(arguments.job.as_deref())?;
     // A span is one before this moment, not before the daemon's answer.
-    let since = arguments.since.as_deref().map(ops::since).transpose()?;
+    let since = arguments.since.as_deref().map(commands::since).transpose()?;
     let request = Request::Retry { job, fresh: arguments.fresh, removed: arguments.removed, since };
     daemon.tell(&request, arguments.json)?;
     Ok(Ended::Done)

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::base::fault::Fault;
-use crate::base::logging::{self, Console, LogFiles};
-use crate::base::path_text::escape;
+use upscaled_core::fault::Fault;
+use upscaled_core::logging::{self, Console, LogFiles};
+use upscaled_core::path_text::escape;
+use upscaled_engine::models::registry;
+use upscaled_service::server::image_api::{self, Defaults, Options};
+
 use crate::cli::args::{Place, SetArguments};
 use crate::cli::exit::Ended;
 use crate::cli::{model_show, signals};
-use crate::http::images::{self, Defaults, Options};
-use crate::network::library;
 
 /// Where a token may stand, if no flag names one.
 const TOKEN: &str = "UPSCALED_TOKEN";
@@ -111,7 +112,7 @@ pub fn run(place: &Place, arguments: &WorkerArguments) -> Result<Ended> {
     let settings = arguments.set.resolve(place, &flags)?;
     let token = arguments.access.token.read()?;
     let mut job = settings.job;
-    job.model = library::resolve(&job.model, Some(&model_show::root(place)?))?;
+    job.model = registry::resolve(&job.model, Some(&model_show::root(place)?))?;
     let name = format!("worker-{}", arguments.port);
     let files = LogFiles { folder: &settings.folders.logs, name: &name, days: settings.daemon.log_days };
     // Kept to the end: what is still to be logged is written when it goes.
@@ -131,6 +132,6 @@ pub fn run(place: &Place, arguments: &WorkerArguments) -> Result<Ended> {
         insecure: arguments.access.insecure,
         shared: arguments.shared.clone(),
     };
-    images::run(options, &shutdown)?;
+    image_api::run(options, &shutdown)?;
     Ok(Ended::Done)
 }

@@ -298,7 +298,7 @@ fn a_newer_plan_is_refused_and_kept_and_an_unreadable_one_begun_anew() {
     let fields = value.as_object_mut().expect("an object");
     fields.remove("batches");
     fields.remove("key");
-    let key = upscaled::store::versions::value_hash(&value);
+    let key = upscaled_jobs::state::versions::value_hash(&value);
     value["key"] = key.into();
     fs::write(&plan, serde_json::to_vec_pretty(&value).expect("JSON")).expect("a plan");
     assert_eq!(start(&stage).unwrap().0, 0, "{}", stage.root.console());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use upscaled::base::failpoint;
+use upscaled_core::failpoint;
 
 use crate::common::ready;
 use crate::everything;

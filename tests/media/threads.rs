@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use upscaled::media::decoder::{DecodeOptions, Decoder};
-use upscaled::media::{decoder_threads, probe};
+use upscaled_media::decode::decoder::{DecodeOptions, Decoder};
+use upscaled_media::decode::threads;
+use upscaled_media::probe;
 
 use crate::common::{Root, ready, times};
 use crate::kit::{at, ffmpeg, output_of, run};
@@ -33,7 +34,7 @@ fn every_codec_decodes_alike_with_one_and_with_many_threads() {
     if !ready("every_codec_decodes_alike_with_one_and_with_many_threads") {
         return;
     }
-    upscaled::media::init();
+    upscaled_media::init();
     let root = Root::new("");
     let mut codecs = Vec::new();
     for encoder in encoders(&root) {
@@ -53,7 +54,7 @@ fn every_codec_decodes_alike_with_one_and_with_many_threads() {
         let codec = probe::probe(&path).unwrap().video.codec;
         let one = decoded(&path, 1);
         assert!(!one.is_empty(), "{encoder}");
-        let many = decoded(&path, decoder_threads::of(&codec, 5));
+        let many = decoded(&path, threads::of(&codec, 5));
         assert!(many == one, "{encoder}: several threads decode {codec} differently");
         fs::remove_file(path).unwrap();
         codecs.push(codec);
@@ -76,14 +77,10 @@ fn linked_theora_is_whole_with_many_threads() {
     }
     let source = at(&root, "in.ogv");
     fs::write(&source, joined).unwrap();
-    upscaled::media::init();
+    upscaled_media::init();
     let codec = probe::probe(&source).unwrap().video.codec;
     let one = decoded(&source, 1);
-    assert!(
-        one.len() == frames && decoded(&source, decoder_threads::of(&codec, 8)) == one,
-        "{} of {frames}",
-        one.len()
-    );
+    assert!(one.len() == frames && decoded(&source, threads::of(&codec, 8)) == one, "{} of {frames}", one.len());
     run(&root, &source, &at(&root, "out.mkv"), &[]).done();
     assert_eq!(times(&at(&root, "out.mkv")).len(), frames);
 }

@@ -1,0 +1,442 @@
+//! Every setting by name: where it belongs, what values it takes, and how text becomes one.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::config::patterns::Patterns;
+use crate::config::{settings, target};
+use crate::path_text;
+use crate::types::engine::FRAMES;
+
+/// Which struct of [`crate::config::settings`] a setting is a field of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Folders,
+    Job,
+    Run,
+    Daemon,
+    Service,
+}
+
+/// What a setting's value must be.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// A whole number in this range, both ends included.
+    Whole(u64, u64),
+    /// A number above 0 up to this.
+    Positive(f64),
+    Switch,
+    Choice(&'static [&'static str]),
+    /// `auto`, or a provider with or without the number of its device.
+    Device,
+    /// Text that passes a check, and the check in words.
+    Text(fn(&str) -> bool, &'static str),
+    /// A path; a relative one starts at the folder of the file it is written in.
+    Path,
+    /// A model's name, or a path as above.
+    Model,
+    /// `240x216`: width and height from 16 up to this.
+    Size(u32),
+    /// A list of [`Patterns`]; with commas between them where it is text.
+    Patterns,
+}
+
+/// One setting.
+pub struct Key {
+    pub name: &'static str,
+    pub group: Group,
+    pub kind: Kind,
+    /// The word that stands for "not set", where there is such a state.
+    pub unset: Option<&'static str>,
+}
+
+const fn key(group: Group, name: &'static str, kind: Kind) -> Key {
+    Key { name, group, kind, unset: None }
+}
+
+const fn optional(group: Group, name: &'static str, kind: Kind, unset: &'static str) -> Key {
+    Key { name, group, kind, unset: Some(unset) }
+}
+
+const FORMATS: &[&str] = &["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"];
+const MAX_MB: u64 = 1 << 30;
+/// Narrowest and lowest part of a frame that a person can ask for, and the widest and highest
+/// that is ever computed at once, in source pixels.
+pub const TILE_MIN: u32 = 16;
+pub const TILE_MAX: u32 = 1920;
+/// Sides of outputs, in pixels.
+const SIDE_MAX: u32 = 16384;
+const DAY: u64 = 86_400;
+
+/// All settings, in the order of docs/settings.md.
+pub const KEYS: &[Key] = &[
+    key(Group::Folders, "input", Kind::Path),
+    key(Group::Folders, "output", Kind::Path),
+    key(Group::Folders, "logs", Kind::Path),
+    key(Group::Job, "scale", Kind::Whole(2, target::FACTOR_MAX as u64)),
+    optional(Group::Job, "size", Kind::Size(SIDE_MAX), "none"),
+    optional(Group::Job, "height", Kind::Whole(2, SIDE_MAX as u64), "none"),
+    optional(Group::Job, "task", Kind::Choice(target::TASK_NAMES), "none"),
+    optional(Group::Job, "profile", Kind::Choice(&[settings::VIDAIO]), "none"),
+    key(Group::Job, "model", Kind::Model),
+    key(Group::Job, "device", Kind::Device),
+    key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16", "f16"])),
+    key(Group::Job, "codec", Kind::Choice(&["auto", "h264", "hevc", "av1"])),
+    optional(Group::Job, "encoder", Kind::Text(is_name, "an FFmpeg encoder's name, such as libx264"), "auto"),
+    optional(Group::Job, "crf", Kind::Whole(0, 63), "auto"),
+    optional(Group::Job, "cq", Kind::Whole(0, 63), "auto"),
+    optional(Group::Job, "preset", Kind::Text(is_name, "a preset of the encoder, such as fast, p5 or 8"), "auto"),
+    optional(Group::Job, "pixel_format", Kind::Choice(FORMATS), "auto"),
+    optional(Group::Job, "max_size_mb", Kind::Whole(1, MAX_MB), "none"),
+    key(Group::Job, "deinterlace", Kind::Choice(&["auto", "on", "off"])),
+    key(Group::Job, "eta_frames", Kind::Whole(1, 10_000)),
+    key(Group::Job, "batch_frames", Kind::Whole(1, 100_000)),
+    key(Group::Job, "drop_audio", Kind::Switch),
+    key(Group::Job, "verify", Kind::Choice(&["normal", "full"])),
+    key(Group::Job, "reuse", Kind::Switch),
+    key(Group::Job, "threads", Kind::Whole(0, 256)),
+    key(Group::Job, "autotune", Kind::Switch),
+    optional(Group::Job, "tile", Kind::Size(TILE_MAX), "auto"),
+    key(Group::Job, "process_size", Kind::Whole(16, 4096)),
+    key(Group::Job, "seed", Kind::Whole(0, 1 << 53)),
+    key(Group::Job, "latent", Kind::Choice(&["sample", "mean"])),
+    key(Group::Job, "colour_fix", Kind::Choice(&["wavelet", "adain", "none"])),
+    key(Group::Job, "device_memory_mb", Kind::Whole(256, MAX_MB)),
+    optional(Group::Job, "max_job_hours", Kind::Positive(100_000.0), "none"),
+    key(Group::Run, "checkpoint_seconds", Kind::Whole(1, DAY)),
+    key(Group::Run, "memory_limit_mb", Kind::Whole(0, MAX_MB)),
+    key(Group::Run, "ramdisk_limit_mb", Kind::Whole(0, MAX_MB)),
+    optional(Group::Run, "work_area", Kind::Path, "auto"),
+    key(Group::Run, "nice", Kind::Whole(0, 19)),
+    key(Group::Run, "keep_job_folder", Kind::Switch),
+    key(Group::Run, "on_success", Kind::Choice(&["keep", "move", "delete"])),
+    optional(Group::Run, "move_to", Kind::Path, "none"),
+    key(Group::Run, "min_free_mb", Kind::Whole(0, MAX_MB)),
+    key(Group::Run, "model_parts", Kind::Choice(&["auto", "together", "one_by_one"])),
+    key(Group::Daemon, "watch", Kind::Choice(&["auto", "notify", "poll"])),
+    key(Group::Daemon, "rescan_seconds", Kind::Whole(1, DAY)),
+    key(Group::Daemon, "settle_ms", Kind::Whole(100, 600_000)),
+    key(Group::Daemon, "unreadable_seconds", Kind::Whole(1, DAY)),
+    key(Group::Daemon, "follow_symlinks", Kind::Switch),
+    key(Group::Daemon, "images", Kind::Switch),
+    key(Group::Daemon, "ignore", Kind::Patterns),
+    key(Group::Daemon, "stall_timeout", Kind::Whole(1, DAY)),
+    key(Group::Daemon, "attempts_max", Kind::Whole(1, 1000)),
+    optional(Group::Daemon, "work_between", Kind::Text(is_hours, "two times of day, such as 22:00-07:00"), "none"),
+    key(Group::Daemon, "log_days", Kind::Whole(1, 3650)),
+    key(Group::Daemon, "retry_days", Kind::Whole(1, 3650)),
+    key(Group::Service, "vidaio_workers", Kind::Whole(1, settings::WORKERS_MAX as u64)),
+    optional(Group::Service, "public_url", Kind::Text(is_base_url, "a URL such as https://films.example"), "none"),
+    optional(Group::Service, "shared_folder", Kind::Path, "none"),
+    key(Group::Service, "result_seconds", Kind::Whole(1, 365 * DAY)),
+    key(Group::Service, "fetch_max_mb", Kind::Whole(1, MAX_MB)),
+    key(Group::Service, "fetch_seconds", Kind::Whole(1, DAY)),
+    key(Group::Service, "fetch_private", Kind::Switch),
+    optional(Group::Service, "store_bucket", Kind::Text(is_plain, PLAIN), "none"),
+    optional(Group::Service, "store_endpoint", Kind::Text(is_plain, "an address, such as minio.example:9000"), "none"),
+    key(Group::Service, "store_region", Kind::Text(is_plain, PLAIN)),
+    optional(Group::Service, "store_access_key", Kind::Text(is_plain, PLAIN), "none"),
+    optional(Group::Service, "store_secret_key", Kind::Text(is_plain, PLAIN), "none"),
+    optional(Group::Service, "notify_url", Kind::Text(is_hook, "a URL such as https://films.example/done"), "none"),
+    optional(Group::Service, "notify_secret", Kind::Text(is_plain, PLAIN), "none"),
+    key(Group::Service, "notify_private", Kind::Switch),
+];
+
+/// The setting of that name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+impl Key {
+    /// A value as messages show it.
+    pub fn shown<'a>(&self, value: &'a str) -> &'a str {
+        if self.name.ends_with("_key") || self.name.ends_with("_secret") { "(secret)" } else { value }
+    }
+
+    /// What the value must be, in words, for messages.
+    pub fn wanted(&self) -> String {
+        let mut words = match self.kind {
+            Kind::Whole(min, max) => format!("a whole number from {min} to {max}"),
+            Kind::Positive(max) => format!("a number above 0, up to {max}"),
+            Kind::Switch => "true or false".into(),
+            Kind::Choice(all) => format!("one of {}", all.join(", ")),
+            Kind::Device => "auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N".into(),
+            Kind::Text(_, words) => words.into(),
+            Kind::Path => "a path".into(),
+            Kind::Model => "a model's name, such as fast, or the path of an ONNX file".into(),
+            Kind::Size(max) => {
+                let example = if max == TILE_MAX { "240x216" } else { "3840x2160" };
+                format!("a width and height in pixels from 16 to {max}, such as {example}")
+            }
+            Kind::Patterns => "a list of patterns, such as [\"*.sample.*\", \"Extras\"]".into(),
+        };
+        if let Some(unset) = self.unset {
+            words.push_str(&format!(", or {unset}"));
+        }
+        words
+    }
+
+    /// The value that TOML holds, as the settings' own JSON; `None` when it is not [`Key::wanted`].
+    /// `base`: absolute folder at which relative paths start.
+    pub fn read_toml(&self, value: &toml::Value, base: &Path) -> Option<Value> {
+        match value {
+            toml::Value::Integer(n) => match self.kind {
+                Kind::Text(..) | Kind::Whole(..) | Kind::Positive(_) => self.read_text(&n.to_string(), base),
+                _ => None,
+            },
+            toml::Value::Float(n) if matches!(self.kind, Kind::Positive(_)) => self.read_text(&n.to_string(), base),
+            toml::Value::Boolean(b) if matches!(self.kind, Kind::Switch) => Some(Value::Bool(*b)),
+            toml::Value::String(text) => match self.kind {
+                Kind::Whole(..) | Kind::Positive(_) if self.unset != Some(text) => None,
+                Kind::Switch => None,
+                _ => self.read_text(text, base),
+            },
+            toml::Value::Array(all) if matches!(self.kind, Kind::Patterns) => {
+                let texts: Vec<&str> = all.iter().map(toml::Value::as_str).collect::<Option<_>>()?;
+                Patterns::new(&texts).map(|_| texts.into())
+            }
+            _ => None,
+        }
+    }
+
+    /// The value a flag or the environment gives, which may hold a path that is not UTF-8.
+    pub fn read_os(&self, value: &OsStr, base: &Path) -> Option<Value> {
+        match self.kind {
+            Kind::Path if value.is_empty() => None,
+            Kind::Path if self.unset.is_some_and(|unset| value == unset) => Some(Value::Null),
+            Kind::Path => Some(path_value(base, Path::new(value))),
+            Kind::Model if is_model_path(value.as_bytes()) => Some(model_path(base, Path::new(value))),
+            _ => self.read_text(value.to_str()?, base),
+        }
+    }
+
+    fn read_text(&self, text: &str, base: &Path) -> Option<Value> {
+        if self.unset == Some(text) {
+            return Some(Value::Null);
+        }
+        match self.kind {
+            Kind::Whole(min, max) => text.parse().ok().filter(|n| (min..=max).contains(n)).map(Value::from),
+            Kind::Positive(max) => text.parse().ok().filter(|n: &f64| *n > 0.0 && *n <= max).map(Value::from),
+            Kind::Switch => match text {
+                "true" | "1" | "on" | "yes" => Some(Value::Bool(true)),
+                "false" | "0" | "off" | "no" => Some(Value::Bool(false)),
+                _ => None,
+            },
+            Kind::Choice(all) => {
+                all.iter().find(|choice| choice.eq_ignore_ascii_case(text)).map(|&choice| choice.into())
+            }
+            Kind::Device => is_device(&text.to_ascii_lowercase()).then(|| text.to_ascii_lowercase().into()),
+            Kind::Text(check, _) => check(text).then(|| text.into()),
+            Kind::Path if text.is_empty() => None,
+            Kind::Path => Some(path_value(base, &path_text::unescape(text)?)),
+            Kind::Model if is_model_path(text.as_bytes()) => Some(model_path(base, &path_text::unescape(text)?)),
+            Kind::Model => is_model_name(text).then(|| text.into()),
+            Kind::Size(max) => {
+                let (width, height) = text.split_once('x')?;
+                let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=max).contains(n));
+                Some(Value::from(vec![side(width)?, side(height)?]))
+            }
+            Kind::Patterns => {
+                let texts: Vec<&str> = text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+                Patterns::new(&texts).map(|_| texts.into())
+            }
+        }
+    }
+}
+
+/// Minutes since midnight at which `22:00-07:00` begins and ends; `None` when malformed or empty.
+pub fn parse_hours(text: &str) -> Option<(u32, u32)> {
+    let minutes = |text: &str| {
+        let (hours, minutes) = text.trim().split_once(':')?;
+        let digits = |text: &str| text.len() <= 2 && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(hours) || minutes.len() != 2 || !digits(minutes) {
+            return None;
+        }
+        let (hours, minutes): (u32, u32) = (hours.parse().ok()?, minutes.parse().ok()?);
+        ((hours < 24 && minutes < 60) || (hours == 24 && minutes == 0)).then_some(hours * 60 + minutes)
+    };
+    let (from, to) = text.split_once('-')?;
+    let (from, to) = (minutes(from)?, minutes(to)?);
+    (from != to && from < 24 * 60).then_some((from, to))
+}
+
+fn path_value(base: &Path, path: &Path) -> Value {
+    path_text::escape(&tidy(&base.join(path))).into()
+}
+
+/// The path of a model, or of a folder with frames behind [`FRAMES`].
+fn model_path(base: &Path, path: &Path) -> Value {
+    match path.as_os_str().as_bytes().strip_prefix(FRAMES.as_bytes()) {
+        Some(folder) => format!("{FRAMES}{}", path_text::escape(&tidy(&base.join(OsStr::from_bytes(folder))))).into(),
+        None => path_value(base, path),
+    }
+}
+
+/// The path without `.` and repeated slashes; `..` stays, for a link may stand before it.
+fn tidy(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+fn is_model_path(value: &[u8]) -> bool {
+    value.contains(&b'/') || value.ends_with(b".onnx")
+}
+
+/// Longest name of a model, in bytes.
+const MODEL_NAME_MAX: usize = 128;
+
+/// Whether a text can be a model's name: a file name without a path. Which ones there are is
+/// seen when it is used.
+pub fn is_model_name(text: &str) -> bool {
+    let odd = |c: char| c == '/' || c == '\\' || c.is_control();
+    !text.is_empty() && text.len() <= MODEL_NAME_MAX && !text.starts_with('.') && !text.contains(odd)
+}
+
+fn is_device(text: &str) -> bool {
+    match text.split_once(':') {
+        None => ["auto", "cpu", "openvino", "cuda", "tensorrt"].contains(&text),
+        Some((name, number)) => {
+            ["cuda", "tensorrt"].contains(&name)
+                && number.len() <= 3
+                && !number.is_empty()
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Words of [`is_plain`].
+const PLAIN: &str = "a word of printable characters without blanks";
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 1024 && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn is_base_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    is_plain(text) && rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['?', '#', '@', '"']))
+}
+
+fn is_hook(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    is_plain(text) && rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+}
+
+fn is_hours(text: &str) -> bool {
+    parse_hours(text).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings, ServiceSettings};
+    use std::collections::BTreeSet;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn every_field_has_its_key() {
+        let root = PathBuf::from("/");
+        let folders = Folders { root: root.clone(), input: root.clone(), output: root.clone(), logs: root };
+        for (group, value) in [
+            (Group::Folders, serde_json::to_value(folders).unwrap()),
+            (Group::Job, serde_json::to_value(JobSettings::default()).unwrap()),
+            (Group::Run, serde_json::to_value(RunSettings::default()).unwrap()),
+            (Group::Daemon, serde_json::to_value(DaemonSettings::default()).unwrap()),
+            (Group::Service, serde_json::to_value(ServiceSettings::default()).unwrap()),
+        ] {
+            let fields: BTreeSet<_> = value.as_object().unwrap().keys().filter(|k| *k != "root").cloned().collect();
+            let keys: BTreeSet<_> = KEYS.iter().filter(|k| k.group == group).map(|k| k.name.to_string()).collect();
+            assert_eq!(fields, keys);
+            for key in KEYS.iter().filter(|k| k.group == group) {
+                assert_eq!(value[key.name].is_null(), key.unset.is_some(), "{}", key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_tells_every_setting() {
+        let rows: Vec<Vec<&str>> = include_str!("../../../../docs/settings.md")
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect())
+            .collect();
+        assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), KEYS.iter().map(|k| k.name).collect::<Vec<_>>());
+        let mut defaults = serde_json::Map::new();
+        for value in [
+            serde_json::to_value(JobSettings::default()).unwrap(),
+            serde_json::to_value(RunSettings::default()).unwrap(),
+            serde_json::to_value(DaemonSettings::default()).unwrap(),
+            serde_json::to_value(ServiceSettings::default()).unwrap(),
+        ] {
+            defaults.extend(value.as_object().unwrap().clone());
+        }
+        for (key, row) in KEYS.iter().zip(rows) {
+            let default = match (defaults.get(key.name), key.unset) {
+                (Some(Value::Null), Some(unset)) => unset.into(),
+                (Some(Value::String(text)), _) => text.clone(),
+                (Some(value), _) => value.to_string(),
+                (None, _) => key.name.to_string(),
+            };
+            assert_eq!((row[1], row[2]), (default.as_str(), key.wanted().as_str()), "{}", key.name);
+            assert!(row.len() == 4 && row[3].len() > 5, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn values_of_text() {
+        let base = Path::new("/b");
+        let text = |name: &str, value: &str| find(name).unwrap().read_os(OsStr::new(value), base);
+        assert_eq!(text("scale", "3"), Some(3.into()));
+        for bad in ["0", "9", "-1", "2.5", "", "two"] {
+            assert_eq!(text("scale", bad), None, "{bad}");
+        }
+        assert_eq!(text("crf", "auto"), Some(Value::Null));
+        assert_eq!(text("tile", "240x216"), Some(vec![240, 216].into()));
+        assert_eq!(text("tile", "240x8"), None);
+        assert_eq!(text("size", "3840x2160"), Some(vec![3840, 2160].into()));
+        assert_eq!((text("size", "3840"), text("size", "none")), (None, Some(Value::Null)));
+        assert_eq!((text("task", "sd24k"), text("task", "SD28K")), (Some("SD24K".into()), None));
+        assert_eq!(text("reuse", "off"), Some(false.into()));
+        assert_eq!(text("device", "CUDA:1"), Some("cuda:1".into()));
+        for bad in ["cuda:", "cpu:0", "gpu", "cuda:x"] {
+            assert_eq!(text("device", bad), None, "{bad}");
+        }
+        assert_eq!(text("model", "fast"), Some("fast".into()));
+        assert_eq!(text("model", "nets/a.onnx"), Some("/b/nets/a.onnx".into()));
+        assert_eq!(text("model", "quick"), Some("quick".into()));
+        assert_eq!(text("model", ""), None);
+        assert_eq!(text("input", "./in//x"), Some("/b/in/x".into()));
+        assert_eq!(text("input", ""), None);
+        assert_eq!(text("max_job_hours", "0.5"), Some(0.5.into()));
+        assert_eq!(text("max_job_hours", "NaN"), None);
+        let odd = std::ffi::OsString::from_vec(b"\xff\\".to_vec());
+        assert_eq!(find("input").unwrap().read_os(&odd, base), Some("/b/\\xff\\\\".into()));
+    }
+
+    #[test]
+    fn toml_types_are_strict() {
+        let base = Path::new("/b");
+        let read = |name: &str, value: toml::Value| find(name).unwrap().read_toml(&value, base);
+        assert_eq!(read("scale", 4.into()), Some(4.into()));
+        assert_eq!(read("scale", "4".into()), None);
+        assert_eq!(read("crf", "auto".into()), Some(Value::Null));
+        assert_eq!(read("preset", 8.into()), Some("8".into()));
+        assert_eq!(read("reuse", "yes".into()), None);
+        assert_eq!(read("codec", 4.into()), None);
+        assert_eq!(read("input", "\\xff".into()), Some("/b/\\xff".into()));
+    }
+
+    #[test]
+    fn hours() {
+        assert_eq!(parse_hours("22:00-07:30"), Some((1320, 450)));
+        assert_eq!(parse_hours("0:00-24:00"), Some((0, 1440)));
+        for bad in ["", "22-7", "22:00", "25:00-01:00", "10:60-11:00", "10:00-10:00", "24:00-01:00", "+1:00-02:00"] {
+            assert_eq!(parse_hours(bad), None, "{bad}");
+        }
+    }
+}

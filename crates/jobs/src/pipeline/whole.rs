@@ -1,0 +1,50 @@
+//! What makes whole pictures larger in place of an engine's tiles.
+
+use anyhow::Result;
+
+use upscaled_core::types::engine::EnginePin;
+
+use crate::pipeline::frame_diffusion::FrameModel;
+use crate::pipeline::frame_files::{self, FrameFiles};
+
+/// A maker of whole pictures.
+pub enum Whole {
+    Model(Box<FrameModel>),
+    Files(FrameFiles),
+}
+
+impl Whole {
+    /// That of a pin; `None` where its network works on tiles.
+    pub fn open(pin: &EnginePin, frame: (u32, u32)) -> Result<Option<Whole>> {
+        if let Some(own) = &pin.diffusion {
+            return FrameModel::open(pin, own, frame).map(|model| Some(Whole::Model(Box::new(model))));
+        }
+        let files = frame_files::folder(&pin.model).map(|folder| FrameFiles::open(pin, &folder, frame));
+        Ok(files.transpose()?.map(Whole::Files))
+    }
+
+    /// Tiles that a picture counts for.
+    pub fn tiles(&self) -> u64 {
+        match self {
+            Whole::Model(model) => model.tiles(),
+            Whole::Files(_) => 1,
+        }
+    }
+
+    /// Words for people, once.
+    pub fn take_words(&mut self) -> Option<String> {
+        match self {
+            Whole::Model(model) => model.take_words(),
+            Whole::Files(_) => None,
+        }
+    }
+
+    /// The enlarged picture of a frame. It and `rgb`, which is asked where the picture is made here, are planes of
+    /// R, G and B coded as [`Coding::RGB`](upscaled_engine::pixels::sample::Coding::RGB).
+    pub fn planes(&mut self, index: u64, rgb: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+        match self {
+            Whole::Model(model) => model.planes(&rgb()?),
+            Whole::Files(files) => files.planes(index),
+        }
+    }
+}

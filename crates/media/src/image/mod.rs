@@ -1,0 +1,5 @@
+//! Still pictures read and written.
+
+pub mod jpeg;
+pub mod png;
+pub mod still;

@@ -1,0 +1,3 @@
+//! What comes from elsewhere to be upscaled.
+
+pub mod fetch;

@@ -1,0 +1,68 @@
+//! `/api/downloads`: what is on its way from elsewhere, and `POST /api/jobs` with a URL.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderName, StatusCode};
+use serde::Serialize;
+
+use upscaled_core::fault::Fault;
+
+use super::{View, Wish};
+use crate::ingest::fetch::FetchError;
+use crate::server::control_api::Control;
+use crate::server::control_api::jobs::Done;
+use crate::server::kit::error::ApiError;
+
+/// What has been begun.
+#[derive(Serialize)]
+pub struct Accepted {
+    message: String,
+    download: View,
+}
+
+#[derive(Serialize)]
+pub struct All {
+    downloads: Vec<View>,
+}
+
+pub type Begun = (StatusCode, [(HeaderName, String); 1], Json<Accepted>);
+
+/// Begins a download, and answers at once.
+pub async fn fetch(control: &Control, wish: Wish) -> Result<Begun, ApiError> {
+    control.must_be_there()?;
+    let downloads = control.downloads.clone();
+    let download = off_the_loop(control, move || downloads.add(wish)).await?;
+    let message = format!("{} is being downloaded from {}", download.name, download.host);
+    let place = [(LOCATION, format!("/api/downloads/{}", download.id))];
+    Ok((StatusCode::ACCEPTED, place, Json(Accepted { message, download })))
+}
+
+pub async fn all(State(control): State<Control>) -> Json<All> {
+    Json(All { downloads: control.downloads.all() })
+}
+
+pub async fn one(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<View>, ApiError> {
+    let none = || ApiError::new(StatusCode::NOT_FOUND, "There is no such download");
+    control.downloads.one(&id).map(Json).ok_or_else(none)
+}
+
+pub async fn cancel(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Done>, ApiError> {
+    let downloads = control.downloads.clone();
+    off_the_loop(&control, move || downloads.cancel(&id)).await?;
+    Ok(Json(Done { message: "the download is cancelled".into() }))
+}
+
+/// Work on the records, which may have to wait for the disk.
+async fn off_the_loop<T: Send + 'static>(
+    control: &Control,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.unwrap_or_else(|_| Err(Fault::Internal.because("work on a download was given up")));
+    done.map_err(|error| match error.downcast_ref() {
+        Some(FetchError::Forbidden(_)) => ApiError::new(StatusCode::FORBIDDEN, error.to_string()),
+        Some(FetchError::Address(_)) => ApiError::new(StatusCode::BAD_REQUEST, error.to_string()),
+        _ => control.refusal(&error),
+    })
+}
