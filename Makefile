@@ -31,7 +31,7 @@ gpu-check: build ## the checks that need an NVIDIA device; figures in gpu-check/
 	@scripts/gpu_check.sh
 
 build: setup     ## the release binary, target/release/upscaled
-	@$(CARGO) build --release --locked
+	@$(CARGO) build --release --locked -p upscaled
 
 demo: build      ## upscale a sample with the real daemon; VIDEO=film.mkv takes another
 	@VIDEO="$(VIDEO)" scripts/demo.sh
@@ -40,11 +40,11 @@ run: build       ## the daemon, on input/ and output/ of this folder, until Ctrl
 	@target/release/upscaled daemon
 
 test: setup      ## the tests
-	@$(CARGO) test --locked
+	@$(CARGO) test --workspace --locked
 
 lint: setup      ## formatting and lints, warnings are errors
 	@$(CARGO) fmt --check
-	@$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	@$(CARGO) clippy --workspace --locked --all-targets --all-features -- -D warnings
 
 media: build     ## every video of a folder through the daemon, compared with ffprobe; MEDIA=folder
 	@scripts/media_check.py --bin target/release/upscaled "$(MEDIA)"

@@ -65,7 +65,7 @@ finished() {
   tail -n "+$((seen + 1))" "$history" | NAME=$name python3 -c '
 import json, os, re, sys
 
-def path(text):  # as src/base/path_text.rs writes it
+def path(text):  # as crates/core/src/path_text.rs writes it
     escape = rb"\\\\|\\x([0-9a-f]{2})"
     return re.sub(escape, lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", text.encode())
 

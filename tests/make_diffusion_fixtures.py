@@ -6,7 +6,7 @@ training/export_tsdsr.py, and what the algorithm makes of pictures with it in Py
 
 Needs training/requirements-tsdsr.txt; the tests themselves need none of it. The algorithm is
 written here from its description (github.com/Microtreei/TSD-SR, test/test_tsdsr.py and utils/),
-with sizes in multiples of 16 pixels where a picture is no more than a tile, noise from the generator of src/engine/diffusion/noise.rs and
+with sizes in multiples of 16 pixels where a picture is no more than a tile, noise from the generator of crates/engine/src/diffusion/noise.rs and
 this program's own tiles for the VAE.
 
     model/              the exported folder

@@ -4,7 +4,7 @@ and what PyTorch makes of it. Needs PyTorch only (CPU); the tests themselves do 
 
     python3 tests/make_fixtures.py [folder]
 
-The networks are written from their published formulas (see src/network/import/*.rs). Each case
+The networks are written from their published formulas (see crates/engine/src/models/import/*.rs). Each case
 is a file of weights and NAME.io: eight u32 (dimensions of input and output), then both as f32,
 all little endian. Same seed, same numbers; the bytes of .pth files may differ between versions
 of PyTorch.

@@ -100,7 +100,7 @@ pub enum Event {
 /// What a finished job can say of itself: the summary in log and history.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Path of the output as `base::path_text`.
+    /// Path of the output as `core::path_text`.
     pub output: String,
     pub frames: u64,
     pub seconds: f64,

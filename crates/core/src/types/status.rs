@@ -37,7 +37,7 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: u32,
-    /// Source path relative to input/, as `base::path_text`.
+    /// Source path relative to input/, as `core::path_text`.
     pub job: String,
     pub state: State,
     /// What it is doing, in words (`upscaling`, `waiting for space on ..`).

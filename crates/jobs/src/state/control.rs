@@ -23,7 +23,7 @@ pub struct Control {
     version: u32,
     /// No job is worked on.
     pub paused_all: bool,
-    /// Jobs that are passed over, as `base::path_text`.
+    /// Jobs that are passed over, as `core::path_text`.
     paused: BTreeSet<String>,
 }
 

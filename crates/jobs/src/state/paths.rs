@@ -57,7 +57,7 @@ impl Layout {
         self.folders.root.join(".upscaled.sock")
     }
 
-    /// Pause marks (`store::control`).
+    /// Pause marks (`jobs::state::control`).
     pub fn control_file(&self) -> PathBuf {
         self.folders.root.join(".upscaled-state.json")
     }

@@ -31,7 +31,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Longest path of a socket's address (`sun_path` less its final zero).
 const ADDRESS_MAX: usize = 107;
 
-/// What can be asked of a daemon. Jobs are paths relative to input/, as `base::path_text`.
+/// What can be asked of a daemon. Jobs are paths relative to input/, as `core::path_text`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -187,7 +187,7 @@ pub struct JobView {
     pub progress: Option<Progress>,
     /// Its status.json; left out of a glance, but for running jobs.
     pub status: Option<Status>,
-    /// The finished file, as `base::path_text`.
+    /// The finished file, as `core::path_text`.
     pub output: Option<String>,
     /// Those that were chosen for it alone; left out of a glance, but for the running job and those that ended.
     #[serde(default, skip_serializing_if = "Chosen::is_empty")]

@@ -15,7 +15,7 @@ use super::{MARKER, is_key, is_ours, remove};
 /// An area without a marker may be in the making by a process that lives: it is left for so long.
 const IN_THE_MAKING: Duration = Duration::from_secs(60);
 
-/// Removes the areas of an installation (`scope`: see `store::paths::Layout::scope`) whose jobs are not
+/// Removes the areas of an installation (`scope`: see `jobs::state::paths::Layout::scope`) whose jobs are not
 /// in `keep` and that nobody holds. Returns what went or would not go, in words. For the installation's one daemon.
 pub fn remove_stale(settings: &RunSettings, scope: &str, keep: &[String]) -> Vec<String> {
     let stale = |key: &str| !keep.iter().any(|k| k == key);

@@ -14,7 +14,7 @@ const QUOTES: [char; 3] = ['"', '\'', '`'];
 /// The folders of an installation, and what clients call them.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// As `base::path_text`, the longest first.
+    /// As `core::path_text`, the longest first.
     folders: Vec<(String, &'static str)>,
 }
 
@@ -38,7 +38,7 @@ impl Shown {
         without_paths(&inside)
     }
 
-    /// The path of a file, as `base::path_text`.
+    /// The path of a file, as `core::path_text`.
     pub fn path(&self, path: &str) -> String {
         let inside = self.folders.iter().find_map(|(folder, name)| {
             let rest = path.strip_prefix(folder.as_str())?.strip_prefix('/')?;
