@@ -13,7 +13,7 @@ use upscaled_core::config::{self, Settings, Sources, keys};
 use upscaled_core::fault::Fault;
 
 use crate::cli::bench::BenchArguments;
-use crate::cli::doctor::Part;
+use crate::cli::doctor::DoctorProbe;
 use crate::cli::manifest::ManifestArguments;
 use crate::cli::model_args::ModelArguments;
 use crate::cli::pictures::ImageArguments;
@@ -27,14 +27,14 @@ const AFTER: &str = "Settings come from flags, then UPSCALED_* variables, then u
 #[command(name = "upscaled", version, about = ABOUT, after_help = AFTER, max_term_width = 100)]
 pub struct Arguments {
     #[command(flatten)]
-    pub place: Place,
+    pub place: DaemonLocation,
     #[command(subcommand)]
     pub command: Command,
 }
 
 /// Which daemon is meant.
 #[derive(Args)]
-pub struct Place {
+pub struct DaemonLocation {
     /// Folder that holds upscaled.toml, queue.txt, input/, output/ and logs/ [default: the current folder]
     #[arg(long, value_name = "DIR", global = true)]
     pub root: Option<PathBuf>,
@@ -245,7 +245,7 @@ pub struct DoctorArguments {
     pub json: bool,
     /// Only this part, as JSON
     #[arg(long, hide = true)]
-    pub part: Option<Part>,
+    pub part: Option<DoctorProbe>,
 }
 
 /// Returns the folder that relative paths begin at; nothing when it has been removed, in which case only whole paths
@@ -254,7 +254,7 @@ pub fn here() -> PathBuf {
     std::env::current_dir().unwrap_or_default()
 }
 
-impl Place {
+impl DaemonLocation {
     /// Where settings come from, with these flags on top.
     pub fn sources(&self, flags: Layer) -> Result<Sources> {
         Sources::new(self.root.clone(), self.config.clone(), flags)
@@ -292,7 +292,7 @@ impl SetArguments {
     }
 
     /// The settings at a place with these on top, and above all the `flags` that are given.
-    pub fn resolve(&self, place: &Place, flags: &[(&str, Option<&OsString>)]) -> Result<Settings> {
+    pub fn resolve(&self, place: &DaemonLocation, flags: &[(&str, Option<&OsString>)]) -> Result<Settings> {
         let mut layer = Layer::new("flags");
         self.apply(&mut layer)?;
         let here = here();

@@ -9,14 +9,14 @@ use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::logging::{self, Console};
 use upscaled_core::shutdown::Shutdown;
 use upscaled_core::sys::processors;
-use upscaled_core::types::progress::Outcome;
+use upscaled_core::types::progress::JobOutcome;
 use upscaled_jobs::job::order::JobOrder;
 use upscaled_jobs::job::{bench, planner};
 use upscaled_service::daemon::{Program, side_by_side};
-use upscaled_service::server::vidaio::tasks::{self, Task};
+use upscaled_service::server::vidaio::tasks::{self, VidaioTask};
 
-use crate::cli::args::{Place, RunArguments, SetArguments};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, RunArguments, SetArguments};
+use crate::cli::exit::CommandEnd;
 use crate::cli::{output, run, signals};
 
 /// A clip of this length, in seconds, has to be done within so many.
@@ -57,7 +57,7 @@ pub struct TasksArguments {
 
 /// As many clips at the same time as there are workers.
 #[derive(Clone, Default, Serialize)]
-struct Tried {
+struct ParallelTrial {
     workers: u32,
     /// Frames a second of all of them together, from the start of the first to the last published file.
     fps: Option<f64>,
@@ -71,20 +71,20 @@ struct Tried {
 
 /// One line of the table.
 #[derive(Serialize)]
-struct Row {
+struct BenchRow {
     task: &'static str,
     payload: (u32, u32),
     output: (u32, u32),
     /// The number of workers that is best, with its figures.
     #[serde(flatten)]
-    chosen: Tried,
+    chosen: ParallelTrial,
     encoder: String,
     device: String,
     /// All that were tried.
-    tried: Vec<Tried>,
+    tried: Vec<ParallelTrial>,
 }
 
-pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &BenchArguments) -> Result<CommandEnd> {
     let BenchCommand::Tasks(arguments) = &arguments.command;
     let _log = logging::init(None, Console::Stderr)?;
     let shutdown = signals::shutdown_on_signals()?;
@@ -98,8 +98,8 @@ pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
         match measure(place, arguments, task, &shutdown) {
             Err(error) if Fault::of(&error) == Fault::Stopped => return Err(error),
             Err(error) => {
-                let chosen = Tried { error: Some(one_line(&error)), ..Tried::default() };
-                rows.push(Row { chosen, ..empty(task) });
+                let chosen = ParallelTrial { error: Some(one_line(&error)), ..ParallelTrial::default() };
+                rows.push(BenchRow { chosen, ..empty(task) });
             }
             Ok(row) => rows.push(row),
         }
@@ -110,27 +110,32 @@ pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
     } else {
         tell(&rows)?;
     }
-    Ok(if failed { Ended::SomeFailed } else { Ended::Done })
+    Ok(if failed { CommandEnd::SomeFailed } else { CommandEnd::Done })
 }
 
-fn named_task(name: &str) -> Result<&'static Task> {
+fn named_task(name: &str) -> Result<&'static VidaioTask> {
     tasks::find(&name.to_ascii_uppercase()).ok_or_else(|| Fault::Config.because(tasks::unknown()))
 }
 
-fn empty(task: &Task) -> Row {
+fn empty(task: &VidaioTask) -> BenchRow {
     let scale = task.scale();
-    Row {
+    BenchRow {
         task: task.name,
         payload: task.from,
         output: (task.from.0 * scale, task.from.1 * scale),
-        chosen: Tried::default(),
+        chosen: ParallelTrial::default(),
         encoder: String::new(),
         device: String::new(),
         tried: Vec::new(),
     }
 }
 
-fn measure(place: &Place, arguments: &TasksArguments, task: &'static Task, shutdown: &Shutdown) -> Result<Row> {
+fn measure(
+    place: &DaemonLocation,
+    arguments: &TasksArguments,
+    task: &'static VidaioTask,
+    shutdown: &Shutdown,
+) -> Result<BenchRow> {
     let folder = tempfile::tempdir().context("making a temporary folder; set TMPDIR to another one")?;
     let source = folder.path().join("payload.nut");
     let frames = arguments.seconds * bench::RATE;
@@ -152,13 +157,13 @@ fn measure(place: &Place, arguments: &TasksArguments, task: &'static Task, shutd
         shutdown.check()?;
         tried.push(match done {
             Ok(outcomes) => figures(workers, &outcomes, arguments.seconds),
-            Err(error) => Tried { workers, error: Some(one_line(&error)), ..Tried::default() },
+            Err(error) => ParallelTrial { workers, error: Some(one_line(&error)), ..ParallelTrial::default() },
         });
         orders.iter().for_each(|order| drop(std::fs::remove_file(&order.target_file)));
     }
     let encoder = plan.encoder.specs.first().map(|spec| spec.name.clone()).unwrap_or_default();
     let chosen = best(&tried).cloned().unwrap_or_default();
-    Ok(Row { chosen, tried, encoder, device: plan.engine.label(), ..empty(task) })
+    Ok(BenchRow { chosen, tried, encoder, device: plan.engine.label(), ..empty(task) })
 }
 
 /// The numbers to be tried, each once, the least first.
@@ -173,14 +178,14 @@ fn numbers(asked: &[u32]) -> Vec<u32> {
     numbers
 }
 
-fn figures(workers: u32, outcomes: &[Outcome], clip: u32) -> Tried {
+fn figures(workers: u32, outcomes: &[JobOutcome], clip: u32) -> ParallelTrial {
     let times = CLIP / f64::from(clip);
     // They begin together: the last to be done tells how long all of them take.
     let longest = outcomes.iter().map(|outcome| outcome.seconds).fold(0.0, f64::max);
     let frames: u64 = outcomes.iter().map(|outcome| outcome.frames).sum();
     let bytes = outcomes.iter().map(|outcome| outcome.output_bytes).max().unwrap_or_default();
     let seconds = longest * times;
-    Tried {
+    ParallelTrial {
         workers,
         fps: Some(frames as f64 / longest.max(f64::MIN_POSITIVE)),
         mib: Some(bytes as f64 * times / f64::from(1 << 20)),
@@ -192,8 +197,8 @@ fn figures(workers: u32, outcomes: &[Outcome], clip: u32) -> Tried {
 
 /// The number that does most frames a second of those that are in time; where none is, the one whose clips are done
 /// first. More workers have to be worth it.
-fn best(tried: &[Tried]) -> Option<&Tried> {
-    let mut best: Option<&Tried> = None;
+fn best(tried: &[ParallelTrial]) -> Option<&ParallelTrial> {
+    let mut best: Option<&ParallelTrial> = None;
     for one in tried {
         let better = match best {
             None => true,
@@ -212,7 +217,7 @@ fn best(tried: &[Tried]) -> Option<&Tried> {
     best
 }
 
-fn tell(rows: &[Row]) -> Result<()> {
+fn tell(rows: &[BenchRow]) -> Result<()> {
     let size = |(width, height): (u32, u32)| format!("{width}x{height}");
     let figure = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
     let heads = ["task", "payload", "output", "workers", "fps", "MiB", "10 s clip", "in 40 s"];
@@ -253,14 +258,20 @@ fn tell(rows: &[Row]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn tried(workers: u32, fps: f64, seconds: f64) -> Tried {
-        Tried { workers, fps: Some(fps), seconds: Some(seconds), in_time: seconds <= LIMIT, ..Tried::default() }
+    fn tried(workers: u32, fps: f64, seconds: f64) -> ParallelTrial {
+        ParallelTrial {
+            workers,
+            fps: Some(fps),
+            seconds: Some(seconds),
+            in_time: seconds <= LIMIT,
+            ..ParallelTrial::default()
+        }
     }
 
     #[test]
     fn the_best_number_of_workers() {
-        let failed = |workers| Tried { workers, error: Some("no memory".into()), ..Tried::default() };
-        let of = |tried: &[Tried]| best(tried).map(|best| best.workers);
+        let failed = |workers| ParallelTrial { workers, error: Some("no memory".into()), ..ParallelTrial::default() };
+        let of = |tried: &[ParallelTrial]| best(tried).map(|best| best.workers);
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[tried(1, 10.0, 25.0), tried(2, 14.0, 36.0), tried(4, 15.0, 66.0)]), Some(2));
         assert_eq!(of(&[tried(1, 10.0, 25.0), tried(2, 10.1, 49.0)]), Some(1));
@@ -272,7 +283,7 @@ mod tests {
 
     #[test]
     fn figures_are_of_all_clips_together() {
-        let outcome = |seconds, output_bytes| Outcome { frames: 50, seconds, output_bytes, ..Outcome::default() };
+        let outcome = |seconds, output_bytes| JobOutcome { frames: 50, seconds, output_bytes, ..JobOutcome::default() };
         let told = figures(2, &[outcome(4.0, 1 << 20), outcome(5.0, 2 << 20)], 2);
         assert_eq!((told.fps, told.mib, told.seconds, told.in_time), (Some(20.0), Some(10.0), Some(25.0), true));
         assert!(!figures(2, &[outcome(9.0, 1)], 2).in_time);

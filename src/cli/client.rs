@@ -6,24 +6,24 @@ use anyhow::Result;
 
 use upscaled_core::config;
 use upscaled_core::config::layers::Layer;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 use upscaled_service::daemon::commands;
 use upscaled_service::daemon::control::{Client, Request, Response};
 use upscaled_service::daemon::state_store::Books;
 
-use crate::cli::args::Place;
+use crate::cli::args::DaemonLocation;
 use crate::cli::output;
 
 /// The daemon of one root folder, or its files.
-pub struct Daemon {
+pub struct DaemonClient {
     books: Books,
 }
 
-impl Daemon {
+impl DaemonClient {
     /// The one that `--root` and `--config` mean.
-    pub fn of(place: &Place) -> Result<Daemon> {
+    pub fn of(place: &DaemonLocation) -> Result<DaemonClient> {
         let settings = config::resolve(&place.sources(Layer::default())?)?;
-        Ok(Daemon { books: Books::open(Layout::new(&settings.folders))? })
+        Ok(DaemonClient { books: Books::open(RootLayout::new(&settings.folders))? })
     }
 
     /// A job's name from what a person wrote.
@@ -31,7 +31,7 @@ impl Daemon {
         commands::name_of(&self.books, given)
     }
 
-    /// As [`Daemon::job`], where a job need not be named.
+    /// As [`DaemonClient::job`], where a job need not be named.
     pub fn maybe_job(&self, given: Option<&Path>) -> Result<Option<String>> {
         given.map(|given| self.job(given)).transpose()
     }

@@ -13,20 +13,20 @@ use upscaled_core::logging::{self, Console, LogFiles};
 use upscaled_engine::models::registry;
 use upscaled_jobs::job::standby::Standby;
 use upscaled_jobs::state::chosen::of_job;
-use upscaled_jobs::state::downloads::Downloads;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::downloads::DownloadStore;
+use upscaled_jobs::state::paths::RootLayout;
 use upscaled_jobs::state::requests::{self, Requests};
 use upscaled_jobs::state::state_folder::StateFolder;
-use upscaled_service::daemon::{self, Options, Program};
+use upscaled_service::daemon::{self, DaemonOptions, Program};
 use upscaled_service::server::kit::auth::Guard;
 use upscaled_service::server::kit::listener::Listener;
 use upscaled_service::server::{control_api, vidaio};
 use upscaled_service::webhooks;
 
-use crate::cli::args::{DaemonArguments, Place};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonArguments, DaemonLocation};
+use crate::cli::exit::CommandEnd;
 
-pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &DaemonArguments) -> Result<CommandEnd> {
     let mut flags = Layer::new("flags");
     arguments.set.apply(&mut flags)?;
     let sources = place.sources(flags)?;
@@ -35,13 +35,14 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     let files = LogFiles { folder: &settings.folders.logs, name: "upscaled", days: settings.daemon.log_days };
     let _log = logging::init(Some(files), Console::Stderr)?;
     let folders = settings.folders.clone();
-    let layout = Layout::new(&folders);
+    let layout = RootLayout::new(&folders);
     let state = StateFolder::open(&layout)?;
     let requests = Requests::new(layout.clone(), &state)?;
     let mut fronts = Vec::new();
     if let Some((listener, guard)) = bound(arguments.listen.as_deref(), "--listen", arguments)? {
-        let downloads = Downloads::new(layout.clone(), &state)?;
-        let options = control_api::Options { layout: layout.clone(), downloads, settings: settings.service.clone() };
+        let downloads = DownloadStore::new(layout.clone(), &state)?;
+        let options =
+            control_api::ControlApiOptions { layout: layout.clone(), downloads, settings: settings.service.clone() };
         fronts.push(control_api::front(listener, guard, options));
     }
     let notice = webhooks::front(layout.clone(), &settings.service)?;
@@ -56,7 +57,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
         together: workers,
     });
     if serves {
-        fronts.push(vidaio::front(vidaio::Options {
+        fronts.push(vidaio::front(vidaio::VidaioOptions {
             layout: layout.clone(),
             requests: requests.clone(),
             settings: settings.service,
@@ -69,7 +70,7 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
     if let Some(front) = notice {
         fronts.push(front);
     }
-    let summary = daemon::run(Options {
+    let summary = daemon::run(DaemonOptions {
         folders: settings.folders,
         state,
         settings: settings.daemon,
@@ -92,9 +93,9 @@ pub fn run(place: &Place, arguments: &DaemonArguments) -> Result<Ended> {
         program: Program::this()?,
     })?;
     Ok(match summary.exit_code(arguments.once) {
-        0 => Ended::Done,
-        3 => Ended::SomeFailed,
-        _ => Ended::Told(Fault::Stopped),
+        0 => CommandEnd::Done,
+        3 => CommandEnd::SomeFailed,
+        _ => CommandEnd::Told(Fault::Stopped),
     })
 }
 

@@ -14,22 +14,22 @@ use upscaled_core::logging::{self, Console};
 use upscaled_engine::models::registry;
 use upscaled_service::daemon::Program;
 
-use crate::cli::args::{DoctorArguments, Place};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, DoctorArguments};
+use crate::cli::exit::CommandEnd;
 use crate::cli::{doctor_engine, doctor_folders, doctor_machine, doctor_media, output};
 
 /// What is tried in a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Part {
+pub enum DoctorProbe {
     Media,
     Engine,
 }
 
-impl Part {
+impl DoctorProbe {
     fn subject(self) -> &'static str {
         match self {
-            Part::Media => "ffmpeg",
-            Part::Engine => "engine",
+            DoctorProbe::Media => "ffmpeg",
+            DoctorProbe::Engine => "engine",
         }
     }
 }
@@ -77,7 +77,7 @@ impl Finding {
     }
 }
 
-pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &DoctorArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Child)?;
     let mut findings = Vec::new();
     let settings = settings(place, &mut findings);
@@ -86,17 +86,17 @@ pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
         let mut job = settings.map(|settings| settings.job).unwrap_or_default();
         job.model = registry::resolve_or_keep(&job.model, root.as_deref());
         output::json(&match part {
-            Part::Media => doctor_media::check(&job),
-            Part::Engine => doctor_engine::check(&job),
+            DoctorProbe::Media => doctor_media::check(&job),
+            DoctorProbe::Engine => doctor_engine::check(&job),
         })?;
-        return Ok(Ended::Done);
+        return Ok(CommandEnd::Done);
     }
     if let Some(settings) = &settings {
         findings.extend(presets(place, settings));
         findings.extend(doctor_folders::check(settings));
     }
     findings.extend(doctor_machine::check());
-    for part in [Part::Media, Part::Engine] {
+    for part in [DoctorProbe::Media, DoctorProbe::Engine] {
         findings.extend(in_child(place, part));
     }
     let well = findings.iter().all(|finding| finding.works || !finding.needed);
@@ -112,12 +112,12 @@ pub fn run(place: &Place, arguments: &DoctorArguments) -> Result<Ended> {
             "upscaled cannot work here yet: see the lines with !!"
         })?;
     }
-    Ok(if well { Ended::Done } else { Ended::Wanting })
+    Ok(if well { CommandEnd::Done } else { CommandEnd::Wanting })
 }
 
 /// Tries one part in a process of its own: a driver may crash, and some libraries write to the
 /// terminal as they like.
-fn in_child(place: &Place, part: Part) -> Vec<Finding> {
+fn in_child(place: &DaemonLocation, part: DoctorProbe) -> Vec<Finding> {
     let name = part.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
     let told = || -> Result<Vec<Finding>> {
         let mut child = Command::new(Program::this()?.path);
@@ -137,7 +137,7 @@ fn in_child(place: &Place, part: Part) -> Vec<Finding> {
     })
 }
 
-fn settings(place: &Place, findings: &mut Vec<Finding>) -> Option<Settings> {
+fn settings(place: &DaemonLocation, findings: &mut Vec<Finding>) -> Option<Settings> {
     match place.sources(Layer::default()).and_then(|sources| config::resolve(&sources)) {
         Ok(settings) => {
             findings.push(Finding::works("settings", "every setting is understood"));
@@ -151,7 +151,7 @@ fn settings(place: &Place, findings: &mut Vec<Finding>) -> Option<Settings> {
 }
 
 /// The presets in input/ that cannot be: the jobs of their folders would fail.
-fn presets(place: &Place, settings: &Settings) -> Vec<Finding> {
+fn presets(place: &DaemonLocation, settings: &Settings) -> Vec<Finding> {
     let Ok(sources) = place.sources(Layer::default()) else { return Vec::new() };
     let input = &settings.folders.input;
     let with_preset = |folder: &PathBuf| folder.join("upscaled.toml").exists();

@@ -12,10 +12,10 @@ use upscaled_core::types::engine::{Precision, Provider};
 use upscaled_core::types::frame::{Frame, PixelFormat};
 use upscaled_core::types::source::Colour;
 use upscaled_engine::diffusion::upscaler::Upscaler;
-use upscaled_engine::models::diffusion::Folder;
+use upscaled_engine::models::diffusion::DiffusionFolder;
 use upscaled_engine::models::model_file::ModelFile;
 use upscaled_engine::planning::{choice, precision, probe};
-use upscaled_engine::runtime::provider::{self, Target};
+use upscaled_engine::runtime::provider::{self, SessionTarget};
 use upscaled_engine::runtime::{cache, library};
 use upscaled_jobs::pipeline::still_diffusion;
 use upscaled_jobs::pipeline::upscale::{FrameShape, FrameUpscaler};
@@ -108,7 +108,7 @@ fn short_arithmetic(job: &JobSettings) -> Finding {
         };
         return Finding::works("precision", format!("{} on this processor: {why}", precision.name()));
     }
-    let target = Target { provider, device: 0, precision, threads: choice::threads(job) };
+    let target = SessionTarget { provider, device: 0, precision, threads: choice::threads(job) };
     match precision::psnr(&model, target, &|| {}) {
         Ok(psnr) => {
             let least = precision::PSNR_MIN;
@@ -136,7 +136,7 @@ fn completed(job: &JobSettings) -> Result<ModelFile> {
 fn model(job: &JobSettings) -> Finding {
     if let Some(folder) = still_diffusion::folder(&job.model) {
         let name = escape(&folder);
-        return match Folder::open(&folder) {
+        return match DiffusionFolder::open(&folder) {
             Ok(model) => Finding::works("model", format!("{name}: a diffusion model in {}", model.precision)),
             Err(error) => Finding::broken("model", one_line(&error), "`upscaled model check` says more"),
         };

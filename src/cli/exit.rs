@@ -6,7 +6,7 @@ use upscaled_core::fault::{Fault, one_line};
 
 /// How a command ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum CommandEnd {
     Done,
     /// The command did its work and found that something needed does not work.
     Wanting,
@@ -17,12 +17,12 @@ pub enum Ended {
 }
 
 /// The exit code, after the reason was written to standard error.
-pub fn code(result: anyhow::Result<Ended>) -> ExitCode {
+pub fn code(result: anyhow::Result<CommandEnd>) -> ExitCode {
     let number = match result {
-        Ok(Ended::Done) => 0,
-        Ok(Ended::Wanting) => 1,
-        Ok(Ended::SomeFailed) => 3,
-        Ok(Ended::Told(fault)) => of_fault(fault),
+        Ok(CommandEnd::Done) => 0,
+        Ok(CommandEnd::Wanting) => 1,
+        Ok(CommandEnd::SomeFailed) => 3,
+        Ok(CommandEnd::Told(fault)) => of_fault(fault),
         // Whoever read our output has enough of it (`upscaled status | head -1`).
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {

@@ -10,11 +10,11 @@ use upscaled_jobs::job::runner;
 use upscaled_jobs::job::standby::{Ready, get_ready};
 use upscaled_service::daemon::supervision::child::{self, EventPipe};
 
-use crate::cli::exit::Ended;
+use crate::cli::exit::CommandEnd;
 use crate::cli::signals;
 
 /// `standby`: first read settings and get ready for such a job.
-pub fn run(standby: bool) -> Result<Ended> {
+pub fn run(standby: bool) -> Result<CommandEnd> {
     child::guard()?;
     let shutdown = signals::shutdown_on_signals()?;
     // Kept to the end: what is still to be logged is written when it goes.
@@ -26,12 +26,12 @@ pub fn run(standby: bool) -> Result<Ended> {
     match runner::run(&order, &ready, &|event| pipe.send(&event), &shutdown) {
         Ok(outcome) => {
             pipe.send(&Event::Done(outcome));
-            Ok(Ended::Done)
+            Ok(CommandEnd::Done)
         }
         Err(error) => {
             let fault = Fault::of(&error);
             pipe.send(&Event::Failed { fault, reason: one_line(&error) });
-            Ok(Ended::Told(fault))
+            Ok(CommandEnd::Told(fault))
         }
     }
 }

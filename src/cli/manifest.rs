@@ -20,10 +20,10 @@ use upscaled_jobs::pipeline::upscale::FrameShape;
 use upscaled_jobs::state::manifest;
 use upscaled_media::decode::decoder::{DecodeOptions, Decoder};
 use upscaled_media::probe;
-use upscaled_service::client::{self, Coordinator, Film, Worker};
+use upscaled_service::client::{self, Coordinator, Film, WorkerClient};
 
-use crate::cli::args::{Place, RunArguments, SetArguments, here};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, RunArguments, SetArguments, here};
+use crate::cli::exit::CommandEnd;
 use crate::cli::show::Show;
 use crate::cli::worker::TokenArguments;
 use crate::cli::{output, run, signals};
@@ -94,7 +94,7 @@ pub struct ShareArguments {
     pub set: SetArguments,
 }
 
-pub fn run(place: &Place, arguments: &ManifestArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &ManifestArguments) -> Result<CommandEnd> {
     match &arguments.command {
         ManifestCommand::Make(arguments) => make(arguments),
         ManifestCommand::Run(arguments) => share(place, arguments),
@@ -113,7 +113,7 @@ fn folders(film: &Film, jail: &Jail, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn make(arguments: &MakeArguments) -> Result<Ended> {
+fn make(arguments: &MakeArguments) -> Result<CommandEnd> {
     let input = std::path::absolute(&arguments.input).context("the current folder cannot be found")?;
     if !input.is_dir() {
         return Err(Fault::NotFound.because(format!("there is no folder {}", escape(&input))));
@@ -143,23 +143,23 @@ fn make(arguments: &MakeArguments) -> Result<Ended> {
         jail.write(&film.status(worker), &serde_json::to_vec_pretty(&idle)?)?;
         output::line(&format!("{}  {count} batches", escape(&path)))?;
     }
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
 /// What a film's folder was begun with.
 #[derive(PartialEq, Serialize, Deserialize)]
-struct Marker {
+struct FilmMarker {
     source: String,
     scale: u32,
     /// Once they are all written.
     frames: Option<u64>,
 }
 
-fn share(place: &Place, arguments: &ShareArguments) -> Result<Ended> {
+fn share(place: &DaemonLocation, arguments: &ShareArguments) -> Result<CommandEnd> {
     let shutdown = signals::shutdown_on_signals()?;
     let token = arguments.token.read()?;
     let places = arguments.workers.iter().map(|address| client::place(address)).collect::<Result<Vec<_>>>()?;
-    let workers: Vec<Worker> = places.iter().map(|place| Worker::new(place, token.clone())).collect();
+    let workers: Vec<WorkerClient> = places.iter().map(|place| WorkerClient::new(place, token.clone())).collect();
     let here = here();
     let mut beside = arguments.output.clone().into_os_string();
     beside.push(".frames");
@@ -213,7 +213,7 @@ fn extracted(
     let source = serde_json::to_string(&print)?;
     let marker = match jail.file(&path) {
         Ok(found) => {
-            let marker = serde_json::from_reader::<_, Marker>(found.file.take(MARKER_BYTES_MAX));
+            let marker = serde_json::from_reader::<_, FilmMarker>(found.file.take(MARKER_BYTES_MAX));
             Some(marker.with_context(|| format!("reading {}", escape(&path)))?)
         }
         Err(Denied::Missing) => None,
@@ -231,7 +231,7 @@ fn extracted(
         return Ok(frames);
     }
     let keep = |frames| -> Result<()> {
-        let marker = Marker { source: source.clone(), scale: film.scale, frames };
+        let marker = FilmMarker { source: source.clone(), scale: film.scale, frames };
         jail.write(&path, &serde_json::to_vec(&marker)?)
     };
     keep(None)?;

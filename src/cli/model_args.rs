@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::model_bench::BenchArguments;
+use crate::cli::model_bench::ModelBenchArguments;
 use crate::cli::model_check::CheckArguments;
 use crate::cli::model_measure::MeasureArguments;
 use crate::cli::model_sheet::SheetArguments;
@@ -36,7 +36,7 @@ pub enum ModelCommand {
     /// Check the files of a diffusion model, or of those that one is made from
     Check(CheckArguments),
     /// Measure how fast models run here, on every device
-    Bench(BenchArguments),
+    Bench(ModelBenchArguments),
     /// Tell how close models come to pictures that were made half as large
     Measure(MeasureArguments),
     /// Show a picture or frame made larger in several ways, side by side

@@ -16,8 +16,8 @@ use upscaled_engine::runtime::provider;
 use upscaled_jobs::pipeline::bench::{self, Agreement, BatchFigure, Figures};
 use upscaled_jobs::scratch::budget;
 
-use crate::cli::args::{Place, SetArguments};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, SetArguments};
+use crate::cli::exit::CommandEnd;
 use crate::cli::output;
 
 /// Frame sizes where none is named: 480p and 1080p.
@@ -26,7 +26,7 @@ const SIZES: [(u32, u32); 2] = [(854, 480), (1920, 1080)];
 const SIDES: std::ops::RangeInclusive<u32> = 16..=8192;
 
 #[derive(Args)]
-pub struct BenchArguments {
+pub struct ModelBenchArguments {
     /// Models: names or files [default: that of the settings]
     pub models: Vec<OsString>,
     /// Size of the frames [default: 854x480 and 1920x1080]
@@ -50,7 +50,7 @@ pub struct BenchArguments {
 
 /// One line of the table.
 #[derive(Serialize)]
-struct Row {
+struct ModelBenchRow {
     model: String,
     /// As it was asked for.
     device: String,
@@ -64,10 +64,10 @@ struct Row {
     error: Option<String>,
 }
 
-pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &ModelBenchArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Stderr)?;
     let mut rows = Vec::new();
-    let mut worst = Ended::Done;
+    let mut worst = CommandEnd::Done;
     let models: Vec<Option<&OsString>> =
         if arguments.models.is_empty() { vec![None] } else { arguments.models.iter().map(Some).collect() };
     for model in models {
@@ -79,10 +79,10 @@ pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
                 let settings = JobSettings { device: device.clone(), ..settings.clone() };
                 let row = measure(&settings, (width, height), memory, arguments.check);
                 let row = row.unwrap_or_else(|error| {
-                    worst = Ended::SomeFailed;
+                    worst = CommandEnd::SomeFailed;
                     let (model, error) = (settings.model.clone(), Some(one_line(&error)));
                     let (figures, agreement, batches) = (None, None, None);
-                    Row { model, device: device.clone(), width, height, figures, agreement, batches, error }
+                    ModelBenchRow { model, device: device.clone(), width, height, figures, agreement, batches, error }
                 });
                 if !arguments.json {
                     tell(&row, arguments.verbose)?;
@@ -98,13 +98,17 @@ pub fn run(place: &Place, arguments: &BenchArguments) -> Result<Ended> {
 }
 
 /// The settings of jobs here, with the flags on top, and memory for the engine.
-fn settings(place: &Place, arguments: &BenchArguments, model: Option<&OsString>) -> Result<(JobSettings, u64)> {
+fn settings(
+    place: &DaemonLocation,
+    arguments: &ModelBenchArguments,
+    model: Option<&OsString>,
+) -> Result<(JobSettings, u64)> {
     let settings = arguments.set.resolve(place, &[("model", model), ("device", arguments.device.as_ref())])?;
     Ok((settings.job, budget::engine_bytes(&settings.run)))
 }
 
 /// The devices to measure: the one that was named, else all whose part lies beside the library.
-fn devices(arguments: &BenchArguments) -> Vec<String> {
+fn devices(arguments: &ModelBenchArguments) -> Vec<String> {
     if let Some(device) = &arguments.device {
         return vec![device.to_string_lossy().into_owned()];
     }
@@ -117,7 +121,7 @@ fn devices(arguments: &BenchArguments) -> Vec<String> {
     all.into_iter().filter(|(provider, _)| provider::is_here(*provider)).map(|(_, name)| name.into()).collect()
 }
 
-fn sizes(arguments: &BenchArguments) -> Result<Vec<(u32, u32)>> {
+fn sizes(arguments: &ModelBenchArguments) -> Result<Vec<(u32, u32)>> {
     let Some(text) = &arguments.size else { return Ok(SIZES.to_vec()) };
     let side = |text: &str| text.parse().ok().filter(|side| SIDES.contains(side));
     let size = text.split_once('x').and_then(|(width, height)| side(width).zip(side(height)));
@@ -126,12 +130,12 @@ fn sizes(arguments: &BenchArguments) -> Result<Vec<(u32, u32)>> {
     size.map(|size| vec![size]).ok_or_else(wrong)
 }
 
-fn measure(settings: &JobSettings, frame: (u32, u32), memory: u64, check: bool) -> Result<Row> {
+fn measure(settings: &JobSettings, frame: (u32, u32), memory: u64, check: bool) -> Result<ModelBenchRow> {
     let around = Around { settings, frame, depth: 8, memory, beat: &|| {} };
     let (pin, tuned, notes) = bench::pin(&around)?;
     let figures = Figures { tuned, notes, ..bench::speed(&pin, frame)? };
     let (width, height) = frame;
-    Ok(Row {
+    Ok(ModelBenchRow {
         model: pin.model.clone(),
         device: settings.device.clone(),
         width,
@@ -144,8 +148,8 @@ fn measure(settings: &JobSettings, frame: (u32, u32), memory: u64, check: bool) 
 }
 
 /// A row for people.
-fn tell(row: &Row, verbose: bool) -> Result<()> {
-    let Row { model, width, height, device, .. } = row;
+fn tell(row: &ModelBenchRow, verbose: bool) -> Result<()> {
+    let ModelBenchRow { model, width, height, device, .. } = row;
     let Some(figures) = &row.figures else {
         let error = row.error.as_deref().unwrap_or("not measured");
         return output::line(&format!("{model}  {width}x{height}  {device}  {error}"));
@@ -191,10 +195,10 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        bench: BenchArguments,
+        bench: ModelBenchArguments,
     }
 
-    fn parsed(line: &[&str]) -> BenchArguments {
+    fn parsed(line: &[&str]) -> ModelBenchArguments {
         Line::try_parse_from(std::iter::once(&"bench").chain(line)).unwrap().bench
     }
 

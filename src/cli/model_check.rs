@@ -8,16 +8,16 @@ use serde::Serialize;
 
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::path_text::escape;
-use upscaled_engine::diffusion::memory::{Asked, Keep};
+use upscaled_engine::diffusion::memory::{Keep, TileOverride};
 use upscaled_engine::diffusion::upscaler::{Setup, Upscaler};
 use upscaled_engine::models::diffusion::folder::{EXPORT, is_model};
-use upscaled_engine::models::diffusion::original::{self, State};
-use upscaled_engine::models::diffusion::{Folder, Part};
+use upscaled_engine::models::diffusion::original::{self, ExportState};
+use upscaled_engine::models::diffusion::{DiffusionFolder, DiffusionPart};
 use upscaled_engine::models::registry;
 use upscaled_jobs::pipeline::still_diffusion;
 
-use crate::cli::args::Place;
-use crate::cli::exit::Ended;
+use crate::cli::args::DaemonLocation;
+use crate::cli::exit::CommandEnd;
 use crate::cli::{model_show, output};
 
 #[derive(Args)]
@@ -34,7 +34,7 @@ pub struct CheckArguments {
 
 /// A line of the answer.
 #[derive(Serialize)]
-struct Line {
+struct CheckLine {
     file: String,
     /// `right`, `wrong`, `missing`.
     state: &'static str,
@@ -42,18 +42,18 @@ struct Line {
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct CheckReport {
     folder: String,
     /// `exported`, `original`.
     kind: &'static str,
     /// Everything is there and right.
     right: bool,
-    files: Vec<Line>,
+    files: Vec<CheckLine>,
     /// What to do next.
     next: String,
 }
 
-pub fn run(place: &Place, arguments: &CheckArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &CheckArguments) -> Result<CommandEnd> {
     let root = model_show::root(place)?;
     let named = || still_diffusion::folder(&registry::resolve(arguments.folder.to_str()?, Some(&root)).ok()?);
     let named = if arguments.folder.is_dir() { None } else { named() };
@@ -65,23 +65,23 @@ pub fn run(place: &Place, arguments: &CheckArguments) -> Result<Ended> {
     if arguments.json {
         output::json(&answer)?;
     } else {
-        let row = |line: &Line| vec![line.state.to_owned(), line.file.clone(), line.words.clone()];
+        let row = |line: &CheckLine| vec![line.state.to_owned(), line.file.clone(), line.words.clone()];
         let rows: Vec<Vec<String>> = answer.files.iter().map(row).collect();
         for row in output::table(&rows) {
             output::line(&row)?;
         }
         output::line(&answer.next)?;
     }
-    Ok(if answer.right { Ended::Done } else { Ended::Wanting })
+    Ok(if answer.right { CommandEnd::Done } else { CommandEnd::Wanting })
 }
 
-fn line(file: &str, state: &'static str, words: impl Into<String>) -> Line {
-    Line { file: file.into(), state, words: words.into() }
+fn line(file: &str, state: &'static str, words: impl Into<String>) -> CheckLine {
+    CheckLine { file: file.into(), state, words: words.into() }
 }
 
 /// Every file against its hash, then each part loaded, one by one.
-fn exported(path: &Path, device: &str) -> Result<Answer> {
-    let folder = Folder::read(path)?;
+fn exported(path: &Path, device: &str) -> Result<CheckReport> {
+    let folder = DiffusionFolder::read(path)?;
     let mut files = Vec::new();
     for file in &folder.files {
         files.push(match folder.verify(file) {
@@ -91,7 +91,7 @@ fn exported(path: &Path, device: &str) -> Result<Answer> {
         });
     }
     if files.iter().all(|file| file.state == "right") {
-        for part in Part::ALL {
+        for part in DiffusionPart::ALL {
             let loaded = load(path, part, device);
             files.push(match loaded {
                 Ok(words) => line(part.file(), "right", words),
@@ -105,25 +105,25 @@ fn exported(path: &Path, device: &str) -> Result<Answer> {
         true => format!("{name} is a whole model: use it as `--model {name}`"),
         false => format!("{name} cannot be used: copy the folder again, or make it anew with {EXPORT}"),
     };
-    Ok(Answer { folder: name, kind: "exported", right, files, next })
+    Ok(CheckReport { folder: name, kind: "exported", right, files, next })
 }
 
-fn load(path: &Path, part: Part, device: &str) -> Result<String> {
-    let setup = Setup { device: device.into(), keep: Keep::One, asked: Asked::default(), ..Setup::default() };
+fn load(path: &Path, part: DiffusionPart, device: &str) -> Result<String> {
+    let setup = Setup { device: device.into(), keep: Keep::One, asked: TileOverride::default(), ..Setup::default() };
     let mut model = Upscaler::open(path, &setup)?;
     model.load_part(part)?;
     Ok(format!("loads on {}", model.label()))
 }
 
 /// The files that the export reads, and whose they are.
-fn sources(path: &Path) -> Answer {
+fn sources(path: &Path) -> CheckReport {
     let looked = original::look(path);
-    let files: Vec<Line> = looked
+    let files: Vec<CheckLine> = looked
         .iter()
         .map(|file| match &file.state {
-            State::Right(words) => line(&file.file, "right", words.clone()),
-            State::Wrong(words) => line(&file.file, "wrong", format!("{words}; it comes from {}", file.from)),
-            State::Missing => line(&file.file, "missing", format!("it comes from {}", file.from)),
+            ExportState::Right(words) => line(&file.file, "right", words.clone()),
+            ExportState::Wrong(words) => line(&file.file, "wrong", format!("{words}; it comes from {}", file.from)),
+            ExportState::Missing => line(&file.file, "missing", format!("it comes from {}", file.from)),
         })
         .collect();
     let right = files.iter().all(|file| file.state == "right");
@@ -137,7 +137,7 @@ fn sources(path: &Path) -> Answer {
     } else {
         format!("{name} has no exported model, and not all that one is made from; docs/diffusion.md has the way")
     };
-    Answer { folder: name, kind: "original", right, files, next }
+    CheckReport { folder: name, kind: "original", right, files, next }
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use anyhow::Result;
 use serde::Serialize;
 
 use upscaled_core::path_text::escape;
-use upscaled_engine::models::diffusion::{Folder, Part};
+use upscaled_engine::models::diffusion::{DiffusionFolder, DiffusionPart};
 
 use crate::cli::output;
 
 #[derive(Serialize)]
-struct Shown {
+struct DiffusionDetails {
     name: String,
     /// SHA-256 of the list of files with theirs.
     sha256: String,
@@ -30,14 +30,14 @@ struct Shown {
 
 /// Prints the facts of a model's folder.
 pub fn show(path: &Path, json: bool) -> Result<()> {
-    let folder = Folder::open(path)?;
+    let folder = DiffusionFolder::open(path)?;
     let latent = &folder.latent;
-    let shown = Shown {
+    let shown = DiffusionDetails {
         name: escape(path),
         sha256: folder.hash.clone(),
         diffusion: true,
         precision: folder.precision.clone(),
-        parts: Part::ALL.map(|part| (part.name(), folder.bytes_of(part))).to_vec(),
+        parts: DiffusionPart::ALL.map(|part| (part.name(), folder.bytes_of(part))).to_vec(),
         tile: latent.tile * latent.factor,
         overlap: latent.overlap * latent.factor,
         multiple: latent.factor * latent.patch,

@@ -10,12 +10,12 @@ use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
 use upscaled_engine::models::facts::ModelFacts;
 use upscaled_engine::models::model_file::{self, ModelFile};
-use upscaled_engine::models::overrides::{self, Found, Given, Origin};
+use upscaled_engine::models::overrides::{self, Given, MeasuredFacts, ModelOrigin};
 use upscaled_engine::models::{cost, import, registry};
 use upscaled_engine::planning::probe;
 
-use crate::cli::args::Place;
-use crate::cli::exit::Ended;
+use crate::cli::args::DaemonLocation;
+use crate::cli::exit::CommandEnd;
 use crate::cli::model_args::ImportArguments;
 use crate::cli::{model_show, output};
 
@@ -24,7 +24,7 @@ const FOLDER: u32 = 0o755;
 /// First bytes of a file that tell what it is.
 const HEAD: usize = 1024;
 
-pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &ImportArguments) -> Result<CommandEnd> {
     let target = target(place, arguments)?;
     if target.exists() && !arguments.force {
         let text = escape(&target);
@@ -45,7 +45,7 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
         remarks.push("it does not enlarge: no job can use it".into());
     }
     shown.remarks = remarks;
-    let found = Found {
+    let found = MeasuredFacts {
         parameters: Some(cost::of(&model).parameters),
         receptive_field: shown.reach.or(shown.reach_seen),
         seam: Some(shown.seam),
@@ -70,7 +70,7 @@ pub fn run(place: &Place, arguments: &ImportArguments) -> Result<Ended> {
         model_show::print(&shown)?;
         output::line(&format!("written to {}, with its facts beside it", escape(&target)))?;
     }
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
 /// What a file gave.
@@ -112,7 +112,8 @@ fn network(file: &Path, text: &str) -> Result<Taken> {
     let mut head = Vec::with_capacity(HEAD);
     opened.by_ref().take(HEAD as u64).read_to_end(&mut head).with_context(|| format!("reading {text}"))?;
     let name = file.file_name().map(|name| escape(Path::new(name))).unwrap_or_default();
-    let origin = |sha256: String, kind: String| Origin { file: name.clone(), sha256, kind, licence: "unknown".into() };
+    let origin =
+        |sha256: String, kind: String| ModelOrigin { file: name.clone(), sha256, kind, licence: "unknown".into() };
     if import::is_weights(&head) {
         let sum = model_file::sha256_of(file).with_context(|| format!("reading {text}"))?;
         let imported = import::read(file)?;
@@ -137,7 +138,7 @@ fn network(file: &Path, text: &str) -> Result<Taken> {
 }
 
 /// Where the model goes: `<root>/models` where a root is named, else the user's own folder.
-fn target(place: &Place, arguments: &ImportArguments) -> Result<PathBuf> {
+fn target(place: &DaemonLocation, arguments: &ImportArguments) -> Result<PathBuf> {
     let stem = || arguments.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = arguments.name.clone().or_else(stem).unwrap_or_default();
     let name = name.strip_suffix(".onnx").unwrap_or(&name);
@@ -170,8 +171,8 @@ mod tests {
     use upscaled_engine::models::testing::TestModel;
     use upscaled_engine::test_util::runtime_is_here;
 
-    fn import(root: &Path, file: &Path, force: bool) -> Result<Ended> {
-        let place = Place { root: Some(root.to_owned()), config: None };
+    fn import(root: &Path, file: &Path, force: bool) -> Result<CommandEnd> {
+        let place = DaemonLocation { root: Some(root.to_owned()), config: None };
         run(&place, &ImportArguments { file: file.to_owned(), name: Some("mine.onnx".into()), force, json: true })
     }
 
@@ -229,7 +230,7 @@ mod tests {
         assert!(import(root.path(), &root.path().join("none.onnx"), false).is_err());
         assert!(!root.path().join("models").exists());
         for name in ["fast", "../up", ".hidden", ""] {
-            let place = Place { root: Some(root.path().to_owned()), config: None };
+            let place = DaemonLocation { root: Some(root.path().to_owned()), config: None };
             let arguments = ImportArguments { file: file.clone(), name: Some(name.into()), force: true, json: false };
             assert_eq!(Fault::of(&target(&place, &arguments).unwrap_err()), Fault::Config, "{name}");
         }

@@ -5,17 +5,17 @@ use serde::Serialize;
 
 use upscaled_core::fault::one_line;
 use upscaled_core::path_text::escape;
-use upscaled_engine::models::diffusion::Folder;
+use upscaled_engine::models::diffusion::DiffusionFolder;
 use upscaled_engine::models::model_file::ModelFile;
-use upscaled_engine::models::registry::{self, Entry};
+use upscaled_engine::models::registry::{self, RegistryEntry};
 
-use crate::cli::args::Place;
-use crate::cli::exit::Ended;
+use crate::cli::args::DaemonLocation;
+use crate::cli::exit::CommandEnd;
 use crate::cli::model_show::root;
 use crate::cli::output;
 
 #[derive(Serialize)]
-struct Line {
+struct ListRow {
     name: String,
     /// `builtin`, or the file.
     place: String,
@@ -32,12 +32,12 @@ struct Line {
     error: Option<String>,
 }
 
-pub fn run(place: &Place, json: bool) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, json: bool) -> Result<CommandEnd> {
     let folders = registry::folders(Some(&root(place)?));
-    let lines: Vec<Line> = registry::list(&folders).into_iter().map(line).collect();
+    let lines: Vec<ListRow> = registry::list(&folders).into_iter().map(line).collect();
     if json {
         output::json(&lines)?;
-        return Ok(Ended::Done);
+        return Ok(CommandEnd::Done);
     }
     let rows: Vec<Vec<String>> = lines
         .iter()
@@ -58,22 +58,22 @@ pub fn run(place: &Place, json: bool) -> Result<Ended> {
     for row in output::table(&rows) {
         output::line(&row)?;
     }
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
-fn line(entry: Entry) -> Line {
+fn line(entry: RegistryEntry) -> ListRow {
     let network = |name: &str| ModelFile::open(name).map(|model| Some((model.facts.scale, model.facts.channels)));
     let (place, facts) = match &entry.place {
-        registry::Place::Builtin => ("builtin".to_owned(), network(&entry.name)),
-        registry::Place::File(path) => (escape(path), network(&escape(path))),
-        registry::Place::Folder(path) => (escape(path), Folder::open(path).map(|_| None)),
+        registry::ModelLocation::Builtin => ("builtin".to_owned(), network(&entry.name)),
+        registry::ModelLocation::File(path) => (escape(path), network(&escape(path))),
+        registry::ModelLocation::Folder(path) => (escape(path), DiffusionFolder::open(path).map(|_| None)),
     };
     let (facts, error) = match facts {
         Ok(facts) => (facts, None),
         Err(error) => (None, Some(one_line(&error))),
     };
-    Line {
-        diffusion: matches!(entry.place, registry::Place::Folder(_)),
+    ListRow {
+        diffusion: matches!(entry.place, registry::ModelLocation::Folder(_)),
         name: entry.name,
         place,
         hidden: entry.hidden,

@@ -10,10 +10,10 @@ use serde::Serialize;
 use upscaled_core::logging::{self, Console};
 use upscaled_core::path_text::escape;
 use upscaled_eval::measure::{self, Score};
-use upscaled_eval::ways::Way;
+use upscaled_eval::ways::UpscaleMethod;
 
-use crate::cli::args::{Place, SetArguments};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, SetArguments};
+use crate::cli::exit::CommandEnd;
 use crate::cli::{model_show, output};
 
 #[derive(Args)]
@@ -37,11 +37,11 @@ struct Measured {
     scores: Vec<Score>,
 }
 
-pub fn run(place: &Place, arguments: &MeasureArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &MeasureArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Stderr)?;
     let settings = arguments.set.resolve(place, &[])?.job;
     let models = model_show::resolved(place, &arguments.models)?;
-    let ways = Way::with_models(&[Way::Bicubic, Way::Lanczos], &models);
+    let ways = UpscaleMethod::with_models(&[UpscaleMethod::Bicubic, UpscaleMethod::Lanczos], &models);
     let mut all = Vec::new();
     for folder in &arguments.folders {
         let name = escape(folder);
@@ -52,7 +52,7 @@ pub fn run(place: &Place, arguments: &MeasureArguments) -> Result<Ended> {
     }
     if arguments.json {
         output::json(&all)?;
-        return Ok(Ended::Done);
+        return Ok(CommandEnd::Done);
     }
     let mut rows = vec![["folder", "way", "pictures", "luma PSNR, dB", "SSIM"].map(String::from).to_vec()];
     for measured in &all {
@@ -63,5 +63,5 @@ pub fn run(place: &Place, arguments: &MeasureArguments) -> Result<Ended> {
         }
     }
     output::table(&rows).iter().try_for_each(|row| output::line(row))?;
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }

@@ -10,12 +10,12 @@ use upscaled_core::fault::Fault;
 use upscaled_core::logging::{self, Console};
 use upscaled_core::path_text::escape;
 use upscaled_eval::sheet::{self, Column};
-use upscaled_eval::ways::{self, Way};
+use upscaled_eval::ways::{self, UpscaleMethod};
 use upscaled_eval::{frames, scene};
 use upscaled_media::image::png;
 
-use crate::cli::args::{Place, SetArguments};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, SetArguments};
+use crate::cli::exit::CommandEnd;
 use crate::cli::{model_show, output};
 
 /// Models on one sheet.
@@ -51,7 +51,7 @@ fn seconds(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|at: &f64| at.is_finite() && *at >= 0.0).ok_or_else(wrong)
 }
 
-pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &SheetArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Stderr)?;
     let out = match &arguments.out {
         Some(out) => out.clone(),
@@ -75,14 +75,14 @@ pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
     let scene = scene::read(&arguments.input, arguments.at)?;
     let (width, height) = (scene.frame.width, scene.frame.height);
     let mut columns = Vec::new();
-    for way in Way::with_models(&[Way::Nearest, Way::Bicubic], &models) {
+    for way in UpscaleMethod::with_models(&[UpscaleMethod::Nearest, UpscaleMethod::Bicubic], &models) {
         let made = ways::enlarge(&way, &scene.frame, &scene.colour, &settings, true)?;
         let remark = match (&made.speed, &way) {
             (Some((fps, device)), _) => {
                 let reduced = made.reduced_from.map_or(String::new(), |scale| format!(", {scale}x reduced"));
                 format!("{} {device}{reduced}", rate(*fps))
             }
-            (None, Way::Nearest) => format!("{width}x{height}, every pixel repeated"),
+            (None, UpscaleMethod::Nearest) => format!("{width}x{height}, every pixel repeated"),
             (None, _) => String::new(),
         };
         output::complain(&format!("{}: {}x{} {remark}", way.title(), made.frame.width, made.frame.height));
@@ -104,7 +104,7 @@ pub fn run(place: &Place, arguments: &SheetArguments) -> Result<Ended> {
     let sheet = sheet::draw(&title, &columns, detail);
     png::write_rgb(&out, sheet.width as u32, sheet.height as u32, &sheet.data)?;
     output::line(&escape(&out))?;
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
 fn rate(fps: f64) -> String {

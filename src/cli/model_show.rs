@@ -8,18 +8,18 @@ use serde::Serialize;
 use upscaled_core::config::layers::Layer;
 use upscaled_core::path_text::{self, escape};
 use upscaled_engine::models::model_file::ModelFile;
-use upscaled_engine::models::overrides::{self, Origin};
+use upscaled_engine::models::overrides::{self, ModelOrigin};
 use upscaled_engine::models::{cost, registry};
-use upscaled_engine::planning::probe::{self, Probed};
+use upscaled_engine::planning::probe::{self, ProbeResult};
 use upscaled_jobs::pipeline::still_diffusion;
 
-use crate::cli::args::Place;
-use crate::cli::exit::Ended;
+use crate::cli::args::DaemonLocation;
+use crate::cli::exit::CommandEnd;
 use crate::cli::{model_diffusion, output};
 
 /// What is shown of a model.
 #[derive(Serialize)]
-pub struct Shown {
+pub struct ModelDetails {
     pub name: String,
     pub sha256: String,
     pub channels: u32,
@@ -50,18 +50,18 @@ pub struct Shown {
     pub seam: f64,
     /// How far a smooth picture comes out from itself, enlarged, of white.
     pub unlike: f64,
-    pub origin: Origin,
+    pub origin: ModelOrigin,
     /// Of models in the program: what their card says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub card: Option<&'static str>,
     pub remarks: Vec<String>,
 }
 
-pub fn run(place: &Place, name: &str, json: bool) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, name: &str, json: bool) -> Result<CommandEnd> {
     let resolved = registry::resolve(name, Some(&root(place)?))?;
     if let Some(folder) = still_diffusion::folder(&resolved) {
         model_diffusion::show(&folder, json)?;
-        return Ok(Ended::Done);
+        return Ok(CommandEnd::Done);
     }
     let mut model = ModelFile::open(&resolved)?;
     let probed = probe::examine(&mut model)?;
@@ -71,25 +71,25 @@ pub fn run(place: &Place, name: &str, json: bool) -> Result<Ended> {
     } else {
         print(&shown)?
     }
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
 /// The folder whose `models/` is looked through.
-pub fn root(place: &Place) -> Result<PathBuf> {
+pub fn root(place: &DaemonLocation) -> Result<PathBuf> {
     Ok(place.sources(Layer::default())?.root)
 }
 
 /// The names of models as those that can be opened: a file of `models/` in the root by its path.
-pub fn resolved(place: &Place, names: &[String]) -> Result<Vec<String>> {
+pub fn resolved(place: &DaemonLocation, names: &[String]) -> Result<Vec<String>> {
     let root = root(place)?;
     names.iter().map(|name| registry::resolve(name, Some(&root))).collect()
 }
 
-pub fn shown(model: &ModelFile, probed: &Probed) -> Shown {
+pub fn shown(model: &ModelFile, probed: &ProbeResult) -> ModelDetails {
     let (facts, cost) = (&model.facts, cost::of(model));
     let mut remarks = facts.remarks.clone();
     remarks.extend(probed.remarks.iter().cloned());
-    Shown {
+    ModelDetails {
         name: model.name.clone(),
         sha256: model.hash.clone(),
         channels: facts.channels,
@@ -121,7 +121,7 @@ fn facts_file(name: &str) -> Option<String> {
     (registry::builtin(name).is_none() && file.is_file()).then(|| escape(&file))
 }
 
-pub fn print(shown: &Shown) -> Result<()> {
+pub fn print(shown: &ModelDetails) -> Result<()> {
     let side = |fixed: Option<usize>| fixed.map_or("any".to_owned(), |size| size.to_string());
     let pixels = |n: Option<u32>| n.map_or("not known".to_owned(), |n| format!("{n} pixels"));
     let planes = if shown.channels == 1 { "1 (luma)" } else { "3 (RGB)" };

@@ -6,21 +6,21 @@ use upscaled_core::logging::{self, Console};
 use upscaled_jobs::job::{parts, planner};
 use upscaled_jobs::scratch::area::WorkArea;
 
-use crate::cli::args::{PartsArguments, Place, RunArguments};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, PartsArguments, RunArguments};
+use crate::cli::exit::CommandEnd;
 use crate::cli::{output, run};
 
-pub fn run(place: &Place, arguments: &PartsArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &PartsArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Child)?;
     let scratch = std::env::temp_dir().join(format!("upscaled-parts-{}", std::process::id()));
     std::fs::create_dir(&scratch).context("making a folder to measure in")?;
     let measured = measure(place, arguments, &scratch);
     std::fs::remove_dir_all(&scratch).context("removing the folder of the measurement")?;
     output::line(&serde_json::to_string(&measured?)?)?;
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
-fn measure(place: &Place, arguments: &PartsArguments, scratch: &std::path::Path) -> Result<parts::Parts> {
+fn measure(place: &DaemonLocation, arguments: &PartsArguments, scratch: &std::path::Path) -> Result<parts::StageCosts> {
     let target = scratch.join("parts.mkv");
     let asked = RunArguments::for_file(arguments.input.clone(), target, arguments.set.clone());
     let order = run::order(place, &asked)?;

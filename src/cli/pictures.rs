@@ -12,10 +12,10 @@ use upscaled_core::logging::{self, Console};
 use upscaled_core::path_text::escape;
 use upscaled_core::shutdown::Shutdown;
 use upscaled_core::{atomic_file, file_name};
-use upscaled_service::client::{self, Fleet, Outcome, Wish, Worker};
+use upscaled_service::client::{self, PictureOutcome, PictureRequest, WorkerClient, WorkerPool};
 use upscaled_service::server::kit::limits::Limits;
 
-use crate::cli::exit::Ended;
+use crate::cli::exit::CommandEnd;
 use crate::cli::worker::TokenArguments;
 use crate::cli::{output, pictures_batch, signals};
 
@@ -116,20 +116,20 @@ pub struct AskArguments {
 }
 
 impl WorkersArguments {
-    pub fn workers(&self) -> Result<Vec<Worker>> {
+    pub fn workers(&self) -> Result<Vec<WorkerClient>> {
         let token = self.token.read()?;
         let places = client::places(&self.host, &self.port)?;
-        Ok(places.iter().map(|place| Worker::new(place, token.clone())).collect())
+        Ok(places.iter().map(|place| WorkerClient::new(place, token.clone())).collect())
     }
 }
 
 impl WishArguments {
-    pub fn wish(&self) -> Wish {
-        Wish { upscale: if self.upscale == "4" { 4 } else { 2 }, process_size: self.process_size }
+    pub fn wish(&self) -> PictureRequest {
+        PictureRequest { upscale: if self.upscale == "4" { 4 } else { 2 }, process_size: self.process_size }
     }
 }
 
-pub fn run(arguments: &ImageArguments) -> Result<Ended> {
+pub fn run(arguments: &ImageArguments) -> Result<CommandEnd> {
     match &arguments.command {
         ImageCommand::Upscale(arguments) => upscale(arguments),
         ImageCommand::Batch(arguments) => pictures_batch::run(arguments),
@@ -163,17 +163,17 @@ pub fn as_python_has_it(arguments: impl Iterator<Item = OsString>) -> Vec<OsStri
     words
 }
 
-fn upscale(arguments: &UpscaleArguments) -> Result<Ended> {
+fn upscale(arguments: &UpscaleArguments) -> Result<CommandEnd> {
     let shutdown = signals::shutdown_on_signals()?;
     let _log = logging::init(None, Console::Stderr)?;
     let target = match &arguments.output {
         Some(target) => target.clone(),
         None => beside(&arguments.input)?,
     };
-    let fleet = Fleet::new(arguments.wish.workers.workers()?, 1, shutdown);
+    let fleet = WorkerPool::new(arguments.wish.workers.workers()?, 1, shutdown);
     let picture = send(&fleet, &arguments.input, &target, arguments.wish.wish())?;
     output::line(&format!("{}  {}", escape(&target), picture.size.as_deref().unwrap_or("written")))?;
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
 /// `<stem>_upscaled<suffix>` beside a picture.
@@ -195,7 +195,7 @@ pub fn upscaled_name(picture: &Path) -> Result<OsString> {
 }
 
 /// Sends a picture and writes what comes back, as it is.
-pub fn send(fleet: &Fleet, source: &Path, target: &Path, wish: Wish) -> Result<client::Picture> {
+pub fn send(fleet: &WorkerPool, source: &Path, target: &Path, wish: PictureRequest) -> Result<client::ReceivedPicture> {
     let name = escape(source);
     let about = std::fs::metadata(source).with_context(|| format!("opening {name}"))?;
     if !about.is_file() {
@@ -210,20 +210,20 @@ pub fn send(fleet: &Fleet, source: &Path, target: &Path, wish: Wish) -> Result<c
     let bytes = std::fs::read(source).with_context(|| format!("reading {name}"))?;
     let plain = source.file_name().unwrap_or_default().to_string_lossy();
     match fleet.upscale(&bytes, &plain, wish) {
-        Outcome::Done(picture) => {
+        PictureOutcome::Done(picture) => {
             atomic_file::write(target, &picture.bytes)?;
             if let Some(words) = &picture.not_kept {
                 tracing::warn!("{name}: not kept: {words}");
             }
             Ok(picture)
         }
-        Outcome::Failed(words) => Err(Fault::BadInput.because(format!("{name}: {words}"))),
-        Outcome::Stopped => Err(Fault::Stopped.because("stopped")),
+        PictureOutcome::Failed(words) => Err(Fault::BadInput.because(format!("{name}: {words}"))),
+        PictureOutcome::Stopped => Err(Fault::Stopped.because("stopped")),
     }
 }
 
 /// One line a worker; done where all are ready.
-fn health(arguments: &AskArguments) -> Result<Ended> {
+fn health(arguments: &AskArguments) -> Result<CommandEnd> {
     let workers = arguments.workers.workers()?;
     let mut answers = Vec::new();
     let mut ready = 0;
@@ -245,7 +245,7 @@ fn health(arguments: &AskArguments) -> Result<Ended> {
 }
 
 /// The answers as JSON: of one worker as it is, of several by their places.
-fn ask(arguments: &AskArguments, path: &str) -> Result<Ended> {
+fn ask(arguments: &AskArguments, path: &str) -> Result<CommandEnd> {
     let workers = arguments.workers.workers()?;
     if let [worker] = &workers[..] {
         let (good, answer) = worker.ask(path)?;
@@ -254,7 +254,7 @@ fn ask(arguments: &AskArguments, path: &str) -> Result<Ended> {
             return Err(Fault::Unsupported.because(format!("{} does not tell: {words}", worker.place)));
         }
         output::json(&answer)?;
-        return Ok(Ended::Done);
+        return Ok(CommandEnd::Done);
     }
     let mut answers = serde_json::Map::new();
     let mut good = 0;
@@ -273,11 +273,11 @@ fn ask(arguments: &AskArguments, path: &str) -> Result<Ended> {
     Ok(how_many(good, workers.len()))
 }
 
-fn how_many(good: usize, all: usize) -> Ended {
+fn how_many(good: usize, all: usize) -> CommandEnd {
     match good {
-        0 => Ended::Wanting,
-        good if good < all => Ended::SomeFailed,
-        _ => Ended::Done,
+        0 => CommandEnd::Wanting,
+        good if good < all => CommandEnd::SomeFailed,
+        _ => CommandEnd::Done,
     }
 }
 

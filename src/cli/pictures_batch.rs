@@ -14,9 +14,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::logging::{self, Console};
 use upscaled_core::path_text::escape;
-use upscaled_service::client::Fleet;
+use upscaled_service::client::WorkerPool;
 
-use crate::cli::exit::Ended;
+use crate::cli::exit::CommandEnd;
 use crate::cli::pictures::{self, BatchArguments, UPSCALED};
 use crate::cli::{output, signals};
 
@@ -30,12 +30,12 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// A picture and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Item {
+struct BatchItem {
     source: PathBuf,
     target: PathBuf,
 }
 
-pub fn run(arguments: &BatchArguments) -> Result<Ended> {
+pub fn run(arguments: &BatchArguments) -> Result<CommandEnd> {
     let shutdown = signals::shutdown_on_signals()?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let shown = bar.clone();
@@ -44,17 +44,17 @@ pub fn run(arguments: &BatchArguments) -> Result<Ended> {
     let (items, skipped) = items(arguments)?;
     let workers = arguments.wish.workers.workers()?;
     let count = workers.len();
-    let fleet = Fleet::new(workers, arguments.parallel as usize, shutdown.clone());
+    let fleet = WorkerPool::new(workers, arguments.parallel as usize, shutdown.clone());
     if items.is_empty() {
         output::line(&format!("nothing to do: {skipped} pictures are done already"))?;
-        return Ok(Ended::Done);
+        return Ok(CommandEnd::Done);
     }
     let missing = fleet.muster();
     missing.iter().for_each(|words| tracing::warn!("{words}"));
     if missing.len() == count {
         return Err(Fault::NotFound.because("no worker answers; start one with `upscaled worker`, or correct --port"));
     }
-    let progress = Progress::new(bar, items.len() as u64);
+    let progress = BatchProgress::new(bar, items.len() as u64);
     let tally = work(&fleet, items, arguments, &progress);
     progress.bar.finish_and_clear();
     let (done, failed) = (tally.done, tally.failed);
@@ -62,14 +62,14 @@ pub fn run(arguments: &BatchArguments) -> Result<Ended> {
     output::line(&format!("{done} pictures made larger{already}, {failed} failed"))?;
     pictures::stopped(&shutdown)?;
     Ok(match (done, failed) {
-        (_, 0) => Ended::Done,
-        (0, _) if skipped == 0 => Ended::Told(Fault::BadInput),
-        _ => Ended::SomeFailed,
+        (_, 0) => CommandEnd::Done,
+        (0, _) if skipped == 0 => CommandEnd::Told(Fault::BadInput),
+        _ => CommandEnd::SomeFailed,
     })
 }
 
 /// What is to be done, in the order of names, and how much is done already.
-fn items(arguments: &BatchArguments) -> Result<(Vec<Item>, usize)> {
+fn items(arguments: &BatchArguments) -> Result<(Vec<BatchItem>, usize)> {
     let folder = arguments.folder.as_ref().or(arguments.batch.as_ref());
     let folder = folder.ok_or_else(|| Fault::Config.because("name the folder with the pictures"))?;
     let pattern = Pattern::new(&arguments.pattern).map_err(|error| {
@@ -107,7 +107,7 @@ fn items(arguments: &BatchArguments) -> Result<(Vec<Item>, usize)> {
         let target = into.join(named);
         match target.symlink_metadata() {
             Ok(_) => skipped += 1,
-            Err(_) => items.push(Item { source, target }),
+            Err(_) => items.push(BatchItem { source, target }),
         }
     }
     if items.is_empty() && skipped == 0 {
@@ -134,7 +134,7 @@ struct Tally {
 }
 
 /// Sends all items, as many at a time as the fleet takes.
-fn work(fleet: &Fleet, items: Vec<Item>, arguments: &BatchArguments, progress: &Progress) -> Tally {
+fn work(fleet: &WorkerPool, items: Vec<BatchItem>, arguments: &BatchArguments, progress: &BatchProgress) -> Tally {
     let threads = fleet.at_once().min(items.len()).min(THREADS_MAX);
     let queue = Mutex::new(VecDeque::from(items));
     let tally = Mutex::new(Tally::default());
@@ -161,22 +161,22 @@ fn work(fleet: &Fleet, items: Vec<Item>, arguments: &BatchArguments, progress: &
 }
 
 /// A bar on a terminal, else a line once in a while.
-struct Progress {
+struct BatchProgress {
     bar: ProgressBar,
     all: u64,
     start: Instant,
     told: Mutex<Instant>,
 }
 
-impl Progress {
-    fn new(bar: ProgressBar, all: u64) -> Progress {
+impl BatchProgress {
+    fn new(bar: ProgressBar, all: u64) -> BatchProgress {
         bar.set_length(all);
         if std::io::stderr().is_terminal() {
             let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style);
             bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        Progress { bar, all, start: Instant::now(), told: Mutex::new(Instant::now()) }
+        BatchProgress { bar, all, start: Instant::now(), told: Mutex::new(Instant::now()) }
     }
 
     fn step(&self, tally: Tally) {
@@ -199,13 +199,13 @@ mod tests {
     use clap::Parser;
 
     #[derive(Parser)]
-    struct Line {
+    struct BatchLine {
         #[command(flatten)]
         batch: BatchArguments,
     }
 
     fn found(line: &[&str]) -> Result<(Vec<String>, usize)> {
-        let arguments = Line::try_parse_from(std::iter::once(&"batch").chain(line)).unwrap().batch;
+        let arguments = BatchLine::try_parse_from(std::iter::once(&"batch").chain(line)).unwrap().batch;
         let (items, skipped) = items(&arguments)?;
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
         Ok((items.iter().map(|i| format!("{}>{}", name(&i.source), name(&i.target))).collect(), skipped))

@@ -9,10 +9,10 @@ use anyhow::Result;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::logging::{self, Console};
 use upscaled_core::path_text;
-use upscaled_service::daemon::intake::probe::Answer;
+use upscaled_service::daemon::intake::probe::ProbeReply;
 use upscaled_service::daemon::supervision::child;
 
-use crate::cli::exit::Ended;
+use crate::cli::exit::CommandEnd;
 use crate::cli::output;
 
 /// Why a file does not open.
@@ -22,7 +22,7 @@ struct Refusal {
     reason: String,
 }
 
-pub fn run(file: &Path) -> Result<Ended> {
+pub fn run(file: &Path) -> Result<CommandEnd> {
     child::guard()?;
     let _log = logging::init(None, Console::Child)?;
     upscaled_media::init();
@@ -30,26 +30,26 @@ pub fn run(file: &Path) -> Result<Ended> {
         Ok(info) => {
             let text = serde_json::to_string(&info)?;
             output::line(&text)?;
-            Ok(Ended::Done)
+            Ok(CommandEnd::Done)
         }
         Err(error) => {
             let refusal = Refusal { fault: Fault::of(&error), reason: one_line(&error) };
             output::line(&serde_json::to_string(&refusal)?)?;
-            Ok(Ended::Told(refusal.fault))
+            Ok(CommandEnd::Told(refusal.fault))
         }
     }
 }
 
-fn look(path: &Path) -> Answer {
+fn look(path: &Path) -> ProbeReply {
     let Err(error) = upscaled_media::probe::probe(path) else {
-        return Answer { opens: true, reason: None, no_picture: false };
+        return ProbeReply { opens: true, reason: None, no_picture: false };
     };
     let no_picture = Fault::of(&error) == Fault::BadInput && upscaled_media::probe::has_no_picture(path);
-    Answer { opens: false, reason: Some(one_line(&error)), no_picture }
+    ProbeReply { opens: false, reason: Some(one_line(&error)), no_picture }
 }
 
 /// Reads a path a line, escaped as in queue.txt, and answers each with one line, until standard input ends.
-pub fn serve() -> Result<Ended> {
+pub fn serve() -> Result<CommandEnd> {
     child::guard()?;
     let _log = logging::init(None, Console::Child)?;
     upscaled_media::init();
@@ -57,9 +57,9 @@ pub fn serve() -> Result<Ended> {
         let line = line?;
         let answer = match path_text::unescape(&line) {
             Some(path) => look(&path),
-            None => Answer { opens: false, reason: Some("its name could not be read".into()), no_picture: false },
+            None => ProbeReply { opens: false, reason: Some("its name could not be read".into()), no_picture: false },
         };
         output::line(&serde_json::to_string(&answer)?)?;
     }
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }

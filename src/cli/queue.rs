@@ -4,13 +4,13 @@ use anyhow::Result;
 
 use upscaled_service::daemon::control::Request;
 
-use crate::cli::args::{AddArguments, Place, QueueAction, QueueArguments};
-use crate::cli::client::Daemon;
-use crate::cli::exit::Ended;
+use crate::cli::args::{AddArguments, DaemonLocation, QueueAction, QueueArguments};
+use crate::cli::client::DaemonClient;
+use crate::cli::exit::CommandEnd;
 use crate::cli::{output, status};
 
-pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
-    let daemon = Daemon::of(place)?;
+pub fn run(place: &DaemonLocation, arguments: &QueueArguments) -> Result<CommandEnd> {
+    let daemon = DaemonClient::of(place)?;
     let request = match &arguments.action {
         None | Some(QueueAction::List) => {
             // Of the daemon's memory, however long it is.
@@ -24,7 +24,7 @@ pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
             } else {
                 status::print_jobs(&response.jobs)?;
             }
-            return Ok(Ended::Done);
+            return Ok(CommandEnd::Done);
         }
         Some(QueueAction::Add(arguments)) => return add(place, arguments),
         Some(QueueAction::Move { job, place }) => {
@@ -33,14 +33,14 @@ pub fn run(place: &Place, arguments: &QueueArguments) -> Result<Ended> {
         Some(QueueAction::Remove { job }) => Request::Remove { job: daemon.job(job)? },
     };
     daemon.tell(&request, arguments.json)?;
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
 /// `upscaled add`, and `upscaled queue add`.
-pub fn add(place: &Place, arguments: &AddArguments) -> Result<Ended> {
-    let daemon = Daemon::of(place)?;
+pub fn add(place: &DaemonLocation, arguments: &AddArguments) -> Result<CommandEnd> {
+    let daemon = DaemonClient::of(place)?;
     let jobs = arguments.jobs.iter().map(|job| daemon.job(job)).collect::<Result<_>>()?;
     let settings = arguments.set.chosen()?;
     daemon.tell(&Request::Add { jobs, settings }, arguments.json)?;
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }

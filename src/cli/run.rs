@@ -22,12 +22,12 @@ use upscaled_media::image::still::{self, StillKind};
 use upscaled_media::mux::container;
 use upscaled_service::daemon::progress_log;
 
-use crate::cli::args::{Place, RunArguments, here};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, RunArguments, here};
+use crate::cli::exit::CommandEnd;
 use crate::cli::show::Show;
 use crate::cli::{output, signals};
 
-pub fn run(place: &Place, arguments: &RunArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &RunArguments) -> Result<CommandEnd> {
     let shutdown = signals::shutdown_on_signals()?;
     let order = order(place, arguments)?;
     let show = Show::new(&order.name(), arguments.json);
@@ -41,7 +41,7 @@ pub fn log(show: &Show) -> Result<LogGuard> {
 }
 
 /// Does the job of an order made from these arguments.
-pub fn perform(order: &JobOrder, arguments: &RunArguments, show: &Show, shutdown: &Shutdown) -> Result<Ended> {
+pub fn perform(order: &JobOrder, arguments: &RunArguments, show: &Show, shutdown: &Shutdown) -> Result<CommandEnd> {
     if arguments.no_resume {
         anew(order)?;
     } else {
@@ -68,7 +68,7 @@ pub fn perform(order: &JobOrder, arguments: &RunArguments, show: &Show, shutdown
     } else {
         output::line(&progress_log::summary(&order.name(), &outcome))?;
     }
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
 /// The output's extension says what is to be written; what is not written here is refused at once.
@@ -145,7 +145,7 @@ fn drop_hopeless(order: &JobOrder, fault: Fault) {
 }
 
 /// The job that these arguments mean, if it can be. Its folder stands beside the output.
-pub fn order(place: &Place, arguments: &RunArguments) -> Result<JobOrder> {
+pub fn order(place: &DaemonLocation, arguments: &RunArguments) -> Result<JobOrder> {
     let here = here();
     if here.as_os_str().is_empty() && (arguments.input.is_relative() || arguments.output.is_relative()) {
         return Err(Fault::NotFound.because(

@@ -18,10 +18,10 @@ const NO_LENGTH: &str = "{prefix}  {spinner}\n{msg}";
 /// One foreground job's display.
 pub struct Show {
     name: String,
-    way: Way,
+    way: ShownAs,
 }
 
-enum Way {
+enum ShownAs {
     Bar(ProgressBar),
     Lines { log: Mutex<ProgressLog>, start: Instant },
     Json,
@@ -31,14 +31,14 @@ impl Show {
     /// `json`: events on standard output, one a line. Else a bar where standard error is a terminal.
     pub fn new(name: &str, json: bool) -> Self {
         let way = if json {
-            Way::Json
+            ShownAs::Json
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(style(NO_LENGTH));
             bar.set_prefix(name.to_string());
-            Way::Bar(bar)
+            ShownAs::Bar(bar)
         } else {
-            Way::Lines { log: Mutex::default(), start: Instant::now() }
+            ShownAs::Lines { log: Mutex::default(), start: Instant::now() }
         };
         Show { name: name.into(), way }
     }
@@ -46,16 +46,16 @@ impl Show {
     /// Where log lines go, so that they do not tear the bar.
     pub fn sink(&self) -> LineSink {
         match &self.way {
-            Way::Bar(bar) => {
+            ShownAs::Bar(bar) => {
                 let bar = bar.clone();
                 Arc::new(move |line: &str| bar.suspend(|| output::complain(line)))
             }
-            Way::Lines { .. } | Way::Json => Arc::new(output::complain),
+            ShownAs::Lines { .. } | ShownAs::Json => Arc::new(output::complain),
         }
     }
 
     pub fn event(&self, event: &Event) {
-        if let Way::Json = self.way {
+        if let ShownAs::Json = self.way {
             // The last event is written by the command itself, after the job folder is gone.
             if let (false, Ok(text)) = (matches!(event, Event::Done(_)), serde_json::to_string(event)) {
                 // A reader that has gone away does not end the work.
@@ -73,7 +73,7 @@ impl Show {
 
     fn progress(&self, progress: &Progress) {
         match &self.way {
-            Way::Bar(bar) => {
+            ShownAs::Bar(bar) => {
                 if progress.frames > 0 {
                     if bar.length() != Some(progress.frames) {
                         bar.set_style(style(BAR));
@@ -86,20 +86,20 @@ impl Show {
                     phase => phase.words().to_string(),
                 });
             }
-            Way::Lines { log, start } => {
+            ShownAs::Lines { log, start } => {
                 let line =
                     log.lock().unwrap_or_else(PoisonError::into_inner).line(&self.name, progress, start.elapsed());
                 if let Some(line) = line {
                     output::complain(&line);
                 }
             }
-            Way::Json => {}
+            ShownAs::Json => {}
         }
     }
 
     /// Takes the bar away.
     pub fn end(&self) {
-        if let Way::Bar(bar) = &self.way {
+        if let ShownAs::Bar(bar) = &self.way {
             bar.finish_and_clear();
         }
     }

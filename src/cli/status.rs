@@ -2,16 +2,16 @@
 
 use anyhow::Result;
 
-use upscaled_core::types::status::State;
+use upscaled_core::types::status::JobState;
 use upscaled_service::daemon::control::{DaemonView, JobView, Request};
 
-use crate::cli::args::{JobArguments, Place};
-use crate::cli::client::Daemon;
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, JobArguments};
+use crate::cli::client::DaemonClient;
+use crate::cli::exit::CommandEnd;
 use crate::cli::output;
 
-pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
-    let daemon = Daemon::of(place)?;
+pub fn run(place: &DaemonLocation, arguments: &JobArguments) -> Result<CommandEnd> {
+    let daemon = DaemonClient::of(place)?;
     let request = match daemon.maybe_job(arguments.job.as_deref())? {
         Some(job) => Request::Status { job },
         None => Request::first_page(),
@@ -19,7 +19,7 @@ pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
     let response = daemon.ask(&request)?;
     if arguments.json {
         output::json(&response)?;
-        return Ok(Ended::Done);
+        return Ok(CommandEnd::Done);
     }
     output::line(&daemon_line(response.daemon.as_ref(), &response.message))?;
     print_jobs(&response.jobs)?;
@@ -33,7 +33,7 @@ pub fn run(place: &Place, arguments: &JobArguments) -> Result<Ended> {
     if let (Some(_), [job]) = (&arguments.job, response.jobs.as_slice()) {
         print_details(job)?;
     }
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }
 
 /// `message`: what was said in the place of a daemon.
@@ -66,7 +66,7 @@ fn row(job: &JobView) -> Vec<String> {
     let place = job.place.map(|n| n.to_string()).unwrap_or_default();
     let state = job.state.words();
     let words = match &job.output {
-        Some(output) if job.state == State::Done => output.as_str(),
+        Some(output) if job.state == JobState::Done => output.as_str(),
         _ if job.activity == state => "",
         _ => job.activity.as_str(),
     };
@@ -99,12 +99,12 @@ fn print_details(job: &JobView) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn job(state: State, activity: &str, output: Option<&str>) -> JobView {
+    fn job(state: JobState, activity: &str, output: Option<&str>) -> JobView {
         JobView {
             job: "a.mkv".into(),
             state,
             activity: activity.into(),
-            place: (state == State::Queued).then_some(2),
+            place: (state == JobState::Queued).then_some(2),
             progress: None,
             status: None,
             output: output.map(str::to_string),
@@ -114,10 +114,10 @@ mod tests {
 
     #[test]
     fn rows() {
-        assert_eq!(row(&job(State::Queued, "waits", None)), ["2", "a.mkv", "queued", "waits"]);
-        assert_eq!(row(&job(State::Failed, "no video stream", None)), ["", "a.mkv", "failed", "no video stream"]);
-        assert_eq!(row(&job(State::Paused, "paused", None)), ["", "a.mkv", "paused", ""]);
-        assert_eq!(row(&job(State::Done, "done", Some("/o/a.mkv"))), ["", "a.mkv", "done", "/o/a.mkv"]);
+        assert_eq!(row(&job(JobState::Queued, "waits", None)), ["2", "a.mkv", "queued", "waits"]);
+        assert_eq!(row(&job(JobState::Failed, "no video stream", None)), ["", "a.mkv", "failed", "no video stream"]);
+        assert_eq!(row(&job(JobState::Paused, "paused", None)), ["", "a.mkv", "paused", ""]);
+        assert_eq!(row(&job(JobState::Done, "done", Some("/o/a.mkv"))), ["", "a.mkv", "done", "/o/a.mkv"]);
     }
 
     #[test]

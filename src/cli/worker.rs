@@ -10,10 +10,10 @@ use upscaled_core::fault::Fault;
 use upscaled_core::logging::{self, Console, LogFiles};
 use upscaled_core::path_text::escape;
 use upscaled_engine::models::registry;
-use upscaled_service::server::image_api::{self, Defaults, Options};
+use upscaled_service::server::image_api::{self, Defaults, WorkerOptions};
 
-use crate::cli::args::{Place, SetArguments};
-use crate::cli::exit::Ended;
+use crate::cli::args::{DaemonLocation, SetArguments};
+use crate::cli::exit::CommandEnd;
 use crate::cli::{model_show, signals};
 
 /// Where a token may stand, if no flag names one.
@@ -106,7 +106,7 @@ fn of_file(file: &Path) -> Result<String> {
     }
 }
 
-pub fn run(place: &Place, arguments: &WorkerArguments) -> Result<Ended> {
+pub fn run(place: &DaemonLocation, arguments: &WorkerArguments) -> Result<CommandEnd> {
     let shutdown = signals::shutdown_on_signals()?;
     let flags = [("model", arguments.model.as_ref()), ("device", arguments.device.as_ref())];
     let settings = arguments.set.resolve(place, &flags)?;
@@ -117,7 +117,7 @@ pub fn run(place: &Place, arguments: &WorkerArguments) -> Result<Ended> {
     let files = LogFiles { folder: &settings.folders.logs, name: &name, days: settings.daemon.log_days };
     // Kept to the end: what is still to be logged is written when it goes.
     let _log = logging::init(Some(files), Console::Stderr)?;
-    let options = Options {
+    let options = WorkerOptions {
         host: arguments.host.clone(),
         port: arguments.port,
         workers: arguments.workers,
@@ -133,5 +133,5 @@ pub fn run(place: &Place, arguments: &WorkerArguments) -> Result<Ended> {
         shared: arguments.shared.clone(),
     };
     image_api::run(options, &shutdown)?;
-    Ok(Ended::Done)
+    Ok(CommandEnd::Done)
 }

@@ -18,7 +18,7 @@ use crate::path_text::escape;
 
 mod folder;
 
-pub use folder::{Entry, Folder, Part};
+pub use folder::{JailEntry, JailFolder, PartFile};
 
 /// How often a path is resolved anew while folders on it are being moved.
 const MOVED_MAX: usize = 64;
@@ -68,14 +68,14 @@ impl From<io::Error> for Denied {
 /// A folder and all that lies in it.
 #[derive(Clone, Debug)]
 pub struct Jail {
-    root: Folder,
+    root: JailFolder,
     /// As it was named.
     given: PathBuf,
 }
 
 /// A plain file, with its own path: links on the way are resolved.
 #[derive(Debug)]
-pub struct Found {
+pub struct JailFile {
     pub file: File,
     pub path: PathBuf,
 }
@@ -88,30 +88,30 @@ impl Jail {
         if !file.metadata()?.is_dir() {
             return Err(Errno::ENOTDIR.into());
         }
-        Ok(Jail { root: Folder::new(file.into())?, given })
+        Ok(Jail { root: JailFolder::new(file.into())?, given })
     }
 
     /// The folder itself.
-    pub fn root(&self) -> &Folder {
+    pub fn root(&self) -> &JailFolder {
         &self.root
     }
 
     /// Opens a plain file, for reading.
-    pub fn file(&self, path: &Path) -> Result<Found, Denied> {
+    pub fn file(&self, path: &Path) -> Result<JailFile, Denied> {
         let file = File::from(self.leads(path, FILE)?);
         match file.metadata()?.is_file() {
-            true => Ok(Found { path: path_of(&file)?, file }),
+            true => Ok(JailFile { path: path_of(&file)?, file }),
             false => Err(Denied::Missing),
         }
     }
 
     /// Opens a folder.
-    pub fn folder(&self, path: &Path) -> Result<Folder, Denied> {
-        Ok(Folder::new(self.leads(path, FOLDER)?)?)
+    pub fn folder(&self, path: &Path) -> Result<JailFolder, Denied> {
+        Ok(JailFolder::new(self.leads(path, FOLDER)?)?)
     }
 
     /// Opens a folder that is made, durably, with all that is missing above it.
-    pub fn made_folder(&self, path: &Path, mode: u32) -> Result<Folder, Denied> {
+    pub fn made_folder(&self, path: &Path, mode: u32) -> Result<JailFolder, Denied> {
         let opened = self.folder(path);
         let is_there = matches!(opened, Ok(_) | Err(Denied::Failed(_)));
         let Some(names) = self.straight(path).filter(|_| !is_there) else { return opened };
@@ -183,14 +183,14 @@ fn path_of(descriptor: &impl AsRawFd) -> io::Result<PathBuf> {
 }
 
 /// Makes a folder in another one and opens it.
-fn made(above: &Folder, name: &OsStr, mode: u32) -> Result<Folder, Denied> {
+fn made(above: &JailFolder, name: &OsStr, mode: u32) -> Result<JailFolder, Denied> {
     failpoint::hit("atomic_file.mkdir")?;
     match mkdirat(above.fd(), name, Mode::from_bits_truncate(mode)) {
         Ok(()) => above.sync()?,
         Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
-    Ok(Folder::new(openat(above.fd(), name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty())?)?)
+    Ok(JailFolder::new(openat(above.fd(), name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty())?)?)
 }
 
 /// Opens what a relative path leads to, which lies beneath the folder.

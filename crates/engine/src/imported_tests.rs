@@ -5,10 +5,10 @@ use std::path::Path;
 use upscaled_core::types::engine::{Precision, Provider};
 
 use crate::models::import::{self, testing};
-use crate::models::model_file::{ModelFile, Network, bytes_of};
+use crate::models::model_file::{ModelFile, ShapedNetwork, bytes_of};
 use crate::models::onnx::ModelProto;
-use crate::models::prelu::{self, Form};
-use crate::runtime::provider::{self, Target};
+use crate::models::prelu::{self, PreluForm};
+use crate::runtime::provider::{self, SessionTarget};
 use crate::runtime::session::Net;
 use crate::test_util::runtime_is_here;
 
@@ -16,17 +16,17 @@ use crate::test_util::runtime_is_here;
 const AGREEMENT: f32 = 1e-5;
 
 /// Providers to compare on.
-fn targets() -> Vec<Target> {
+fn targets() -> Vec<SessionTarget> {
     let all = [Provider::Cpu, Provider::Openvino].into_iter().filter(|p| provider::is_here(*p));
-    all.map(|provider| Target { provider, device: 0, precision: Precision::F32, threads: 1 }).collect()
+    all.map(|provider| SessionTarget { provider, device: 0, precision: Precision::F32, threads: 1 }).collect()
 }
 
 /// The network as it is, its PReLUs included.
-fn open(network: &Network, target: Target) -> Net {
-    Net::over(provider::open_with(network, target, Form::Kept).unwrap(), network, target).unwrap()
+fn open(network: &ShapedNetwork, target: SessionTarget) -> Net {
+    Net::over(provider::open_with(network, target, PreluForm::Kept).unwrap(), network, target).unwrap()
 }
 
-fn run(network: &Network, target: Target, input: &[f32]) -> Vec<f32> {
+fn run(network: &ShapedNetwork, target: SessionTarget, input: &[f32]) -> Vec<f32> {
     let mut net = open(network, target);
     net.input().copy_from_slice(input);
     net.run(|_, output| output.to_vec()).unwrap()
@@ -101,10 +101,10 @@ fn every_form_of_prelu_is_the_same() {
     let case = testing::cases().into_iter().find(|case| case.path.ends_with("compact-x4.pth")).unwrap();
     let model = import::read(&case.path).unwrap().model;
     for target in targets() {
-        let outputs = [Form::Kept, Form::Max, Form::Split, Form::Convolutions].map(|form| {
+        let outputs = [PreluForm::Kept, PreluForm::Max, PreluForm::Split, PreluForm::Convolutions].map(|form| {
             let mut model = model.clone();
             let changed = prelu::rewrite(model.graph.as_mut().unwrap(), form);
-            assert_eq!(changed, if form == Form::Kept { 0 } else { 3 });
+            assert_eq!(changed, if form == PreluForm::Kept { 0 } else { 3 });
             run(&testing::runnable(&model, case.input_dims, case.output_dims), target, &case.input)
         });
         let network = testing::runnable(&model, case.input_dims, case.output_dims);
@@ -142,11 +142,17 @@ fn prelu_timing() {
                 .iter()
                 .find(|t| t.provider == Provider::Openvino)
                 .copied()
-                .map(|t| Target { precision: Precision::Bf16, ..t }),
+                .map(|t| SessionTarget { precision: Precision::Bf16, ..t }),
         );
         for target in targets {
             let mut nets = Vec::new();
-            for form in [Some(Form::Kept), Some(Form::Max), Some(Form::Split), Some(Form::Convolutions), None] {
+            for form in [
+                Some(PreluForm::Kept),
+                Some(PreluForm::Max),
+                Some(PreluForm::Split),
+                Some(PreluForm::Convolutions),
+                None,
+            ] {
                 let mut model = model.clone();
                 let graph = model.graph.as_mut().unwrap();
                 match form {

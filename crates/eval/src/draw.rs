@@ -15,7 +15,7 @@ const LETTER: usize = 10;
 
 /// A picture of 8-bit RGB, row after row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
+pub struct Canvas {
     pub width: usize,
     pub height: usize,
     /// `3 * width * height` bytes.
@@ -31,10 +31,10 @@ pub struct Area {
     pub height: usize,
 }
 
-impl Picture {
+impl Canvas {
     /// A picture of one colour.
-    pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Picture {
-        Picture { width, height, data: colour.repeat(width * height) }
+    pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Canvas {
+        Canvas { width, height, data: colour.repeat(width * height) }
     }
 
     fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
@@ -43,18 +43,18 @@ impl Picture {
     }
 
     /// The part of a picture, each pixel repeated `times` across and down.
-    pub fn magnified(&self, area: Area, times: usize) -> Picture {
+    pub fn magnified(&self, area: Area, times: usize) -> Canvas {
         let mut data = Vec::with_capacity(3 * area.width * area.height * times * times);
         for y in 0..area.height {
             let row: Vec<u8> = (0..area.width).flat_map(|x| self.pixel(area.x + x, area.y + y).repeat(times)).collect();
             (0..times).for_each(|_| data.extend_from_slice(&row));
         }
-        Picture { width: area.width * times, height: area.height * times, data }
+        Canvas { width: area.width * times, height: area.height * times, data }
     }
 
     /// The picture made smaller to `width` pixels across: each pixel the mean of those it
     /// stands for. A picture that is narrower stays as it is.
-    pub fn shrunk(&self, width: usize) -> Picture {
+    pub fn shrunk(&self, width: usize) -> Canvas {
         if width == 0 || width >= self.width {
             return self.clone();
         }
@@ -72,11 +72,11 @@ impl Picture {
                 data.extend(sum.map(|s| ((s + count / 2) / count) as u8));
             }
         }
-        Picture { width, height, data }
+        Canvas { width, height, data }
     }
 
     /// Puts a picture with its upper left corner at a place; what lies outside is left away.
-    pub fn put(&mut self, other: &Picture, x: usize, y: usize) {
+    pub fn put(&mut self, other: &Canvas, x: usize, y: usize) {
         let width = other.width.min(self.width.saturating_sub(x));
         for row in 0..other.height.min(self.height.saturating_sub(y)) {
             let to = 3 * ((y + row) * self.width + x);
@@ -102,13 +102,13 @@ impl Picture {
     }
 }
 
-impl OriginDimensions for Picture {
+impl OriginDimensions for Canvas {
     fn size(&self) -> Size {
         Size::new(self.width as u32, self.height as u32)
     }
 }
 
-impl DrawTarget for Picture {
+impl DrawTarget for Canvas {
     type Color = Rgb888;
     type Error = Infallible;
 
@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn parts_are_magnified_and_shrunk() {
-        let mut picture = Picture::filled(4, 2, [10, 20, 30]);
-        picture.put(&Picture::filled(2, 2, [50, 60, 70]), 2, 0);
+        let mut picture = Canvas::filled(4, 2, [10, 20, 30]);
+        picture.put(&Canvas::filled(2, 2, [50, 60, 70]), 2, 0);
         let big = picture.magnified(Area { x: 1, y: 0, width: 2, height: 1 }, 2);
         let want = [[10, 20, 30].repeat(2), [50, 60, 70].repeat(2)].concat();
         assert_eq!((big.width, big.height, big.data), (4, 2, want.repeat(2)));
@@ -144,11 +144,11 @@ mod tests {
 
     #[test]
     fn nothing_is_drawn_outside() {
-        let mut picture = Picture::filled(12, 22, [0; 3]);
+        let mut picture = Canvas::filled(12, 22, [0; 3]);
         picture.write("A\u{e9}", 1, 1, 30);
         assert!(picture.data.contains(&255));
         picture.outline(Area { x: 8, y: 8, width: 40, height: 40 });
-        picture.put(&Picture::filled(30, 30, [7; 3]), 11, 21);
+        picture.put(&Canvas::filled(30, 30, [7; 3]), 11, 21);
         assert_eq!(picture.data.len(), 3 * 12 * 22);
         assert_eq!(picture.data[3 * (22 * 12 - 1)..], [7, 7, 7]);
     }

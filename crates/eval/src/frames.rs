@@ -3,12 +3,12 @@
 use upscaled_core::types::frame::{Chroma, Frame, PixelFormat};
 use upscaled_core::types::source::Colour;
 use upscaled_engine::pixels::kernel::Filter;
-use upscaled_engine::pixels::resample::{Resampler, Scratch, resized};
+use upscaled_engine::pixels::resample::{ResampleScratch, Resampler, resized};
 use upscaled_engine::pixels::sample::{self, Coding};
 use upscaled_jobs::pipeline::rgb8::{axes, rgb8};
 use upscaled_media::image::still::{self, Still};
 
-use crate::draw::Picture;
+use crate::draw::Canvas;
 
 /// The colour of frames made from stills: BT.601, limited range, as measurements in the
 /// literature have it.
@@ -69,7 +69,7 @@ pub fn half(still: &Still) -> Still {
 /// A frame brought to another size by a plain filter, every plane as it is sited.
 pub fn resize(frame: &Frame, colour: &Colour, (width, height): (u32, u32), filter: Filter) -> Frame {
     let mut out = Frame::new(frame.format, width, height);
-    let mut scratch = Scratch::default();
+    let mut scratch = ResampleScratch::default();
     for plane in 0..3 {
         let from = axes(frame.format, plane, colour, (frame.width, frame.height));
         let to = axes(frame.format, plane, colour, (width, height));
@@ -104,8 +104,8 @@ pub fn repeated(frame: &Frame, times: usize) -> Frame {
 }
 
 /// A frame as 8-bit RGB.
-pub fn picture(frame: &Frame, colour: &Colour) -> Picture {
-    Picture { width: frame.width as usize, height: frame.height as usize, data: rgb8(frame, colour) }
+pub fn picture(frame: &Frame, colour: &Colour) -> Canvas {
+    Canvas { width: frame.width as usize, height: frame.height as usize, data: rgb8(frame, colour) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use upscaled_media::image::still;
 
 use crate::frames::{self, STILL_COLOUR};
 use crate::quality::{self, Plane};
-use crate::ways::{self, Way};
+use crate::ways::{self, UpscaleMethod};
 
 /// Pixels left out at every side, as the literature does for 2x.
 const BORDER: usize = 2;
@@ -43,7 +43,12 @@ pub struct Score {
 ///
 /// # Errors
 /// A folder without pictures, a picture that cannot be read, a model that does not run.
-pub fn folder(folder: &Path, ways: &[Way], settings: &JobSettings, done: &mut dyn FnMut(&str)) -> Result<Vec<Score>> {
+pub fn folder(
+    folder: &Path,
+    ways: &[UpscaleMethod],
+    settings: &JobSettings,
+    done: &mut dyn FnMut(&str),
+) -> Result<Vec<Score>> {
     let settings = JobSettings { scale: SCALE, ..settings.clone() };
     let mut scores: Vec<Score> =
         ways.iter().map(|way| Score { way: way.title(), pictures: 0, psnr: 0.0, ssim: 0.0 }).collect();
@@ -98,7 +103,7 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draw::Picture;
+    use crate::draw::Canvas;
     use upscaled_media::image::png;
 
     #[test]
@@ -109,11 +114,11 @@ mod tests {
             let v = 128.0 + 60.0 * (x * 0.35 + y * 0.15).sin() + 40.0 * (y * 0.4).cos();
             [v as u8, v as u8, 128]
         });
-        let picture = Picture { width: 64, height: 48, data: data.collect() };
+        let picture = Canvas { width: 64, height: 48, data: data.collect() };
         png::write_rgb(&folder.path().join("a.png"), 64, 48, &picture.data).unwrap();
         std::fs::write(folder.path().join("notes.txt"), "not a picture").unwrap();
         let mut heard = 0;
-        let ways = [Way::Nearest, Way::Bicubic, Way::Lanczos];
+        let ways = [UpscaleMethod::Nearest, UpscaleMethod::Bicubic, UpscaleMethod::Lanczos];
         let scores = super::folder(folder.path(), &ways, &JobSettings::default(), &mut |_| heard += 1).unwrap();
         assert_eq!((heard, scores[0].pictures), (3, 1));
         let [nearest, bicubic, lanczos] = [0, 1, 2].map(|n: usize| (scores[n].psnr, scores[n].ssim));
@@ -125,10 +130,12 @@ mod tests {
     fn an_empty_folder_and_a_broken_picture_are_told() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("broken.PNG"), "text").unwrap();
-        let error = super::folder(folder.path(), &[Way::Bicubic], &JobSettings::default(), &mut |_| ()).unwrap_err();
+        let error =
+            super::folder(folder.path(), &[UpscaleMethod::Bicubic], &JobSettings::default(), &mut |_| ()).unwrap_err();
         assert!(format!("{error:#}").contains("broken.PNG"), "{error:#}");
         std::fs::remove_file(folder.path().join("broken.PNG")).unwrap();
-        let error = super::folder(folder.path(), &[Way::Bicubic], &JobSettings::default(), &mut |_| ()).unwrap_err();
+        let error =
+            super::folder(folder.path(), &[UpscaleMethod::Bicubic], &JobSettings::default(), &mut |_| ()).unwrap_err();
         assert_eq!(Fault::of(&error), Fault::NotFound);
     }
 }

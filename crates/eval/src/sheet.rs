@@ -1,6 +1,6 @@
 //! A sheet: one picture made larger in several ways, side by side, whole and in detail.
 
-use crate::draw::{Area, LINE, Picture};
+use crate::draw::{Area, Canvas, LINE};
 
 /// Width of a column, in pixels, and how many stand beside each other before a new row begins.
 const COLUMN: usize = 480;
@@ -18,19 +18,19 @@ pub struct Column {
     pub title: String,
     pub remark: String,
     /// The enlarged picture; all columns' have one size.
-    pub picture: Picture,
+    pub picture: Canvas,
 }
 
 /// Draws the sheet: its title, and for each column its name, the whole picture and the magnified detail, which
 /// is outlined in the whole. `detail` lies within the pictures.
-pub fn draw(title: &str, columns: &[Column], detail: Area) -> Picture {
-    let cells: Vec<Picture> = columns.iter().map(|column| cell(column, detail)).collect();
+pub fn draw(title: &str, columns: &[Column], detail: Area) -> Canvas {
+    let cells: Vec<Canvas> = columns.iter().map(|column| cell(column, detail)).collect();
     // Rows of about the same length.
     let across = cells.len().div_ceil(cells.len().div_ceil(COLUMNS_MAX).max(1)).max(1);
     let heights: Vec<usize> =
         cells.chunks(across).map(|row| row.iter().map(|c| c.height).max().unwrap_or(0) + GAP).collect();
     let head = 2 * GAP + LINE;
-    let mut sheet = Picture::filled(across * (COLUMN + GAP) + GAP, head + heights.iter().sum::<usize>(), PAPER);
+    let mut sheet = Canvas::filled(across * (COLUMN + GAP) + GAP, head + heights.iter().sum::<usize>(), PAPER);
     sheet.write(title, GAP, GAP, sheet.width - 2 * GAP);
     let mut y = head;
     for (row, height) in cells.chunks(across).zip(heights) {
@@ -42,7 +42,7 @@ pub fn draw(title: &str, columns: &[Column], detail: Area) -> Picture {
     sheet
 }
 
-fn cell(column: &Column, detail: Area) -> Picture {
+fn cell(column: &Column, detail: Area) -> Canvas {
     let picture = &column.picture;
     let (width, height) = (picture.width.max(1), picture.height.max(1));
     // A small picture fills its column too.
@@ -60,7 +60,7 @@ fn cell(column: &Column, detail: Area) -> Picture {
     whole.outline(outline);
     let close = picture.magnified(detail, ZOOM);
     let head = 2 * LINE + GAP;
-    let mut cell = Picture::filled(COLUMN, head + whole.height + GAP + close.height, PAPER);
+    let mut cell = Canvas::filled(COLUMN, head + whole.height + GAP + close.height, PAPER);
     cell.write(&column.title, 0, 0, COLUMN);
     cell.write(&column.remark, 0, LINE, COLUMN);
     cell.put(&whole, 0, head);
@@ -70,7 +70,7 @@ fn cell(column: &Column, detail: Area) -> Picture {
 
 /// The part of an enlarged picture with the most in it, of the size that fills a column when
 /// magnified: a place where the ways differ.
-pub fn busiest(picture: &Picture) -> Area {
+pub fn busiest(picture: &Canvas) -> Area {
     let (width, height) = ((COLUMN / ZOOM).min(picture.width), (COLUMN / ZOOM * 3 / 4).min(picture.height));
     let luma = |x: usize, y: usize| {
         let at = 3 * (y * picture.width + x);
@@ -103,10 +103,10 @@ pub fn busiest(picture: &Picture) -> Area {
 mod tests {
     use super::*;
 
-    fn picture() -> Picture {
-        let mut picture = Picture::filled(1000, 600, [90, 90, 90]);
+    fn picture() -> Canvas {
+        let mut picture = Canvas::filled(1000, 600, [90, 90, 90]);
         for n in 0..20 {
-            picture.put(&Picture::filled(3, 80, [250, 250, 250]), 700 + 6 * n, 400);
+            picture.put(&Canvas::filled(3, 80, [250, 250, 250]), 700 + 6 * n, 400);
         }
         picture
     }
@@ -119,7 +119,7 @@ mod tests {
             area.x <= 700 && area.x + area.width >= 817 && area.y <= 400 && area.y + area.height >= 480,
             "{area:?}"
         );
-        let tiny = busiest(&Picture::filled(5, 1, [1, 2, 3]));
+        let tiny = busiest(&Canvas::filled(5, 1, [1, 2, 3]));
         assert_eq!(tiny, Area { x: 0, y: 0, width: 5, height: 1 });
     }
 

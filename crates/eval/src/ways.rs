@@ -15,7 +15,7 @@ use upscaled_jobs::pipeline::upscale::{FrameShape, FrameUpscaler};
 use crate::frames;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum UpscaleMethod {
     /// Every pixel repeated: the source as it is.
     Nearest,
     /// Cubic, a = -1/2.
@@ -25,25 +25,25 @@ pub enum Way {
     Model(String),
 }
 
-impl Way {
+impl UpscaleMethod {
     /// The plain ways that networks are compared with, then the networks.
-    pub fn with_models(plain: &[Way], models: &[String]) -> Vec<Way> {
-        plain.iter().cloned().chain(models.iter().cloned().map(Way::Model)).collect()
+    pub fn with_models(plain: &[UpscaleMethod], models: &[String]) -> Vec<UpscaleMethod> {
+        plain.iter().cloned().chain(models.iter().cloned().map(UpscaleMethod::Model)).collect()
     }
 
     /// Its name for people.
     pub fn title(&self) -> String {
         match self {
-            Way::Nearest => "source".into(),
-            Way::Bicubic => "bicubic".into(),
-            Way::Lanczos => "Lanczos".into(),
-            Way::Model(name) => registry::title(name),
+            UpscaleMethod::Nearest => "source".into(),
+            UpscaleMethod::Bicubic => "bicubic".into(),
+            UpscaleMethod::Lanczos => "Lanczos".into(),
+            UpscaleMethod::Model(name) => registry::title(name),
         }
     }
 }
 
 /// A frame made larger.
-pub struct Enlarged {
+pub struct UpscaledFrame {
     pub frame: Frame,
     /// Frames a second and where, of a network whose speed was asked for.
     pub speed: Option<(f64, String)>,
@@ -53,22 +53,34 @@ pub struct Enlarged {
 
 /// Makes a frame of this colour larger by `settings.scale`; with `timed`, a network's speed is
 /// measured too.
-pub fn enlarge(way: &Way, frame: &Frame, colour: &Colour, settings: &JobSettings, timed: bool) -> Result<Enlarged> {
+pub fn enlarge(
+    way: &UpscaleMethod,
+    frame: &Frame,
+    colour: &Colour,
+    settings: &JobSettings,
+    timed: bool,
+) -> Result<UpscaledFrame> {
     let scale = settings.scale;
     let size = (frame.width * scale, frame.height * scale);
-    let plain = |frame| Ok(Enlarged { frame, speed: None, reduced_from: None });
+    let plain = |frame| Ok(UpscaledFrame { frame, speed: None, reduced_from: None });
     match way {
-        Way::Nearest => plain(frames::repeated(frame, scale as usize)),
-        Way::Bicubic => plain(frames::resize(frame, colour, size, Filter::CatmullRom)),
-        Way::Lanczos => plain(frames::resize(frame, colour, size, Filter::Lanczos3)),
-        Way::Model(name) => {
+        UpscaleMethod::Nearest => plain(frames::repeated(frame, scale as usize)),
+        UpscaleMethod::Bicubic => plain(frames::resize(frame, colour, size, Filter::CatmullRom)),
+        UpscaleMethod::Lanczos => plain(frames::resize(frame, colour, size, Filter::Lanczos3)),
+        UpscaleMethod::Model(name) => {
             let settings = JobSettings { model: name.clone(), reuse: false, ..settings.clone() };
             network(&settings, frame, colour, size, timed).with_context(|| format!("model {name}"))
         }
     }
 }
 
-fn network(settings: &JobSettings, frame: &Frame, colour: &Colour, size: (u32, u32), timed: bool) -> Result<Enlarged> {
+fn network(
+    settings: &JobSettings,
+    frame: &Frame,
+    colour: &Colour,
+    size: (u32, u32),
+    timed: bool,
+) -> Result<UpscaledFrame> {
     let (mut pin, notes) = choice::choose(settings, frame.width, frame.height, frame.format.depth)?;
     cascade::reach(&mut pin, (frame.width, frame.height), size)?;
     notes.iter().for_each(|note| tracing::debug!("{note}"));
@@ -81,5 +93,5 @@ fn network(settings: &JobSettings, frame: &Frame, colour: &Colour, size: (u32, u
         false => None,
     };
     let reduced_from = pin.picture.map(|_| pin.model_scale.saturating_pow(pin.passes));
-    Ok(Enlarged { frame: out, speed, reduced_from })
+    Ok(UpscaledFrame { frame: out, speed, reduced_from })
 }

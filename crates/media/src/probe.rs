@@ -11,7 +11,7 @@ use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
 use upscaled_core::types::source::{Rational, SourceInfo, StreamInfo, StreamKind, VideoInfo};
 
-use crate::decode::feed::{self, Feed};
+use crate::decode::feed::{self, FrameReader};
 use crate::decode::frame_data::FirstFrames;
 use crate::decode::{convert, seek, side_data};
 use crate::demux::{SIDE_MAX, appended, late, streams};
@@ -74,7 +74,7 @@ pub fn probe(path: &Path) -> Result<SourceInfo> {
     let counted = counted_frames(&input, stream);
 
     // From here on the input belongs to the decoder.
-    let mut feed = Feed::new(path, input, stream, 1)?;
+    let mut feed = FrameReader::new(path, input, stream, 1)?;
     let FirstLook { first, interlaced, said } = first_frames(&mut feed, &name)?;
     let source = feed.source_stream().ok_or_else(|| Fault::Internal.because("the chosen stream is gone"))?;
     let pixel = picture::frame_facts(&first).ok_or_else(|| Fault::Internal.because("a frame without a format"))?;
@@ -174,7 +174,7 @@ fn file_size(path: &Path, name: &str) -> Result<u64> {
 
 /// What the chosen stream says of itself before anything is decoded.
 struct Examined {
-    stream: input::StreamFacts,
+    stream: input::ExtraStreamFacts,
     losses: Vec<String>,
     alpha_mode: bool,
     dolby_vision: Option<u8>,
@@ -231,7 +231,7 @@ struct FirstLook {
     said: FirstFrames,
 }
 
-fn first_frames(feed: &mut Feed, name: &str) -> Result<FirstLook> {
+fn first_frames(feed: &mut FrameReader, name: &str) -> Result<FirstLook> {
     let mut first: Option<frame::Video> = None;
     let mut interlaced = false;
     let stream = feed.source_stream().ok_or_else(|| Fault::Internal.because("the chosen stream is gone"))?;

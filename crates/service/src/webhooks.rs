@@ -14,13 +14,13 @@ use upscaled_core::clock::unix_now;
 use upscaled_core::config::settings::ServiceSettings;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::path_text::escape;
-use upscaled_jobs::state::history::{Ending, Entry};
+use upscaled_jobs::state::history::{Ending, HistoryEntry};
 use upscaled_jobs::state::notices::{Notice, Notices};
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 
-use crate::daemon::Front;
+use crate::daemon::Frontend;
 use crate::ingest::fetch::{Fetcher, place};
-use crate::server::kit::shown::Shown;
+use crate::server::kit::shown::ClientPaths;
 
 /// Between two looks at the history.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,8 +34,8 @@ const PATIENCE: u64 = 3 * 86_400;
 
 /// Sends notices.
 struct Notifier {
-    layout: Layout,
-    shown: Shown,
+    layout: RootLayout,
+    shown: ClientPaths,
     fetcher: Fetcher,
     url: Url,
     secret: String,
@@ -45,7 +45,7 @@ struct Notifier {
 ///
 /// # Errors
 /// [`Fault::Config`] for an address that cannot be, or may not be asked for, and without a secret.
-pub fn front(layout: Layout, settings: &ServiceSettings) -> Result<Option<Front>> {
+pub fn front(layout: RootLayout, settings: &ServiceSettings) -> Result<Option<Frontend>> {
     let Some(url) = &settings.notify_url else { return Ok(None) };
     let secret = settings.notify_secret.as_ref().map(|secret| secret.0.clone());
     let secret =
@@ -54,7 +54,7 @@ pub fn front(layout: Layout, settings: &ServiceSettings) -> Result<Option<Front>
     let url = fetcher.check(url).map_err(|error| {
         Fault::Config.because(format!("notify_url: {error}; notify_private = true allows private addresses"))
     })?;
-    let notifier = Arc::new(Notifier { shown: Shown::new(&layout), layout, fetcher, url, secret });
+    let notifier = Arc::new(Notifier { shown: ClientPaths::new(&layout), layout, fetcher, url, secret });
     Ok(Some(Box::new(move |_| Box::pin(async move { notifier.run().await }))))
 }
 
@@ -139,7 +139,7 @@ impl Notifier {
     }
 
     fn body(&self, notice: &Notice) -> Value {
-        let Entry { job, state, at, fault, reason, outcome, .. } = &notice.entry;
+        let HistoryEntry { job, state, at, fault, reason, outcome, .. } = &notice.entry;
         let mut body = json!({
             "id": notice.id,
             "event": if *state == Ending::Done { "done" } else { "failed" },
@@ -220,9 +220,9 @@ mod tests {
         (port, heard)
     }
 
-    fn layout(root: &Path) -> Layout {
+    fn layout(root: &Path) -> RootLayout {
         let at = |name: &str| root.join(name);
-        Layout::new(&Folders { root: at(""), input: at("i"), output: at("o"), logs: at("l") })
+        RootLayout::new(&Folders { root: at(""), input: at("i"), output: at("o"), logs: at("l") })
     }
 
     fn settings(url: String, private: bool) -> ServiceSettings {
@@ -230,8 +230,8 @@ mod tests {
         ServiceSettings { notify_url, notify_secret, notify_private: private, ..ServiceSettings::default() }
     }
 
-    fn end(layout: &Layout, job: &str, state: Ending) {
-        let mut entry = Entry::new(Path::new(job), state, 1, 2);
+    fn end(layout: &RootLayout, job: &str, state: Ending) {
+        let mut entry = HistoryEntry::new(Path::new(job), state, 1, 2);
         entry.reason = (state == Ending::Failed).then(|| format!("{}/i/x is broken", layout.root().display()));
         History::open(&layout.history()).unwrap().append(&entry).unwrap();
     }

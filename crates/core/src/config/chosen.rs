@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::config::keys::{self, Kind};
+use crate::config::keys::{self, ValueKind};
 use crate::config::layers::Layer;
 use crate::config::nearest::nearest;
 use crate::fault::Fault;
@@ -58,9 +58,9 @@ pub fn layer(chosen: &Chosen) -> Result<Layer> {
         })?;
         let read = toml::Value::try_from(value).ok().and_then(|value| key.read_toml(&value, Path::new("/")));
         let is_path = |read: &Value| read.as_str().is_some_and(|text| text.contains('/') || text.starts_with(FRAMES));
-        let read = read.filter(|read| !matches!(key.kind, Kind::Model) || !is_path(read)).ok_or_else(|| {
+        let read = read.filter(|read| !matches!(key.kind, ValueKind::Model) || !is_path(read)).ok_or_else(|| {
             let wanted = match key.kind {
-                Kind::Model => "the name of a model, such as fast (`upscaled model list` shows all)".into(),
+                ValueKind::Model => "the name of a model, such as fast (`upscaled model list` shows all)".into(),
                 _ => key.wanted(),
             };
             Fault::Config.because(format!("{name} = {value}: it must be {wanted}"))
@@ -111,7 +111,7 @@ mod tests {
     fn only_settings_of_a_job_that_name_no_path() {
         for name in NAMES {
             let key = keys::find(name).unwrap();
-            assert!(key.group == Group::Job && !matches!(key.kind, Kind::Path | Kind::Device), "{name}");
+            assert!(key.group == Group::Job && !matches!(key.kind, ValueKind::Path | ValueKind::Device), "{name}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::config::keys::{self, Group, KEYS, Kind};
+use crate::config::keys::{self, Group, KEYS, ValueKind};
 use crate::config::layers::Layer;
 use crate::config::nearest::nearest;
 use crate::fault::Fault;
@@ -26,7 +26,7 @@ const TABLES: &[&str] = &["notify", "vidaio"];
 
 /// What may stand in a settings file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum FileScope {
     /// Everything.
     Root,
     /// What concerns a job alone: the file of a folder in input/.
@@ -35,7 +35,7 @@ pub enum Scope {
 
 /// Reads a settings file; `None` when there is none. Every complaint is a [`Fault::Config`]
 /// naming file, line or key, and what to write instead. `root`: whose owner may set everything, whoever this program runs as.
-pub fn read(path: &Path, scope: Scope, root: &Path) -> Result<Option<Layer>> {
+pub fn read(path: &Path, scope: FileScope, root: &Path) -> Result<Option<Layer>> {
     let complain = |words: String| Fault::Config.because(format!("{}: {words}", escape(path)));
     let found = match std::fs::symlink_metadata(path) {
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
@@ -45,7 +45,7 @@ pub fn read(path: &Path, scope: Scope, root: &Path) -> Result<Option<Layer>> {
     };
     let base = path.parent().unwrap_or(Path::new("/"));
     let stranger = (!is_trusted(&found, base, root)).then(|| found.uid());
-    if let Some(uid) = stranger.filter(|_| scope == Scope::Root || found.is_symlink()) {
+    if let Some(uid) = stranger.filter(|_| scope == FileScope::Root || found.is_symlink()) {
         return Err(complain(format!(
             "belongs to user {uid}, and so says nothing here: only the user that this program runs as, the owner of {} \
              and root may write it; give it to one of them, or remove it",
@@ -88,9 +88,9 @@ fn leaves(layer: &Layer, base: &Path) -> Option<&'static str> {
         let path = unescape(text).unwrap_or_default();
         path.starts_with(base) && path.components().all(|part| part != Component::ParentDir)
     };
-    let leads_away = |kind: Kind, value: &Value| match kind {
-        Kind::Path => !value.is_null(),
-        Kind::Model => {
+    let leads_away = |kind: ValueKind, value: &Value| match kind {
+        ValueKind::Path => !value.is_null(),
+        ValueKind::Model => {
             value.as_str().is_some_and(|text| (text.contains('/') || text.starts_with(FRAMES)) && !inside(text))
         }
         _ => false,
@@ -102,7 +102,7 @@ fn leaves(layer: &Layer, base: &Path) -> Option<&'static str> {
 }
 
 /// The layer a settings text holds. `base`: where relative paths start; `origin`: for messages.
-pub fn parse(text: &str, base: &Path, scope: Scope, origin: &str) -> Result<Layer> {
+pub fn parse(text: &str, base: &Path, scope: FileScope, origin: &str) -> Result<Layer> {
     let complain = |words: String| Fault::Config.because(format!("{origin}: {words}"));
     let table: toml::Table = toml::from_str(text).map_err(|e| {
         let line = e.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
@@ -113,7 +113,7 @@ pub fn parse(text: &str, base: &Path, scope: Scope, origin: &str) -> Result<Laye
     for (name, value) in flat(&table) {
         let name = name.as_str();
         let Some(key) = keys::find(name) else { return Err(complain(unknown(name, scope))) };
-        if scope == Scope::Preset && matches!(key.group, Group::Folders | Group::Daemon | Group::Service) {
+        if scope == FileScope::Preset && matches!(key.group, Group::Folders | Group::Daemon | Group::Service) {
             return Err(complain(format!(
                 "{name} concerns the whole daemon; move it to {FILE_NAME} in the root folder"
             )));
@@ -140,8 +140,8 @@ fn flat(table: &toml::Table) -> Vec<(String, &toml::Value)> {
     all
 }
 
-fn unknown(name: &str, scope: Scope) -> String {
-    let known = KEYS.iter().filter(|k| scope == Scope::Root || matches!(k.group, Group::Job | Group::Run));
+fn unknown(name: &str, scope: FileScope) -> String {
+    let known = KEYS.iter().filter(|k| scope == FileScope::Root || matches!(k.group, Group::Job | Group::Run));
     match nearest(&name.to_lowercase(), known.map(|k| k.name)) {
         Some(near) => format!("unknown setting {name}; did you mean {near}?"),
         None => format!("unknown setting {name}; docs/settings.md lists all"),
@@ -152,7 +152,7 @@ fn unknown(name: &str, scope: Scope) -> String {
 mod tests {
     use super::*;
 
-    fn complaint(text: &str, scope: Scope) -> String {
+    fn complaint(text: &str, scope: FileScope) -> String {
         let error = parse(text, Path::new("/r"), scope, "f").unwrap_err();
         assert_eq!(Fault::of(&error), Fault::Config);
         format!("{error:#}")
@@ -170,12 +170,12 @@ mod tests {
             ("codec = \"vp9\"", "f: codec = \"vp9\": it must be one of auto, h264, hevc, av1"),
             ("crf = -1", "f: crf = -1: it must be a whole number from 0 to 63, or auto"),
         ] {
-            assert_eq!(complaint(text, Scope::Root), words);
+            assert_eq!(complaint(text, FileScope::Root), words);
         }
-        assert!(complaint("scale = 2\ncrf =\n", Scope::Root).starts_with("f: line 2: "));
-        assert!(complaint("scale = 2\nscale = 3", Scope::Root).starts_with("f: line 2: duplicate key"));
+        assert!(complaint("scale = 2\ncrf =\n", FileScope::Root).starts_with("f: line 2: "));
+        assert!(complaint("scale = 2\nscale = 3", FileScope::Root).starts_with("f: line 2: duplicate key"));
         assert_eq!(
-            complaint("watch = \"poll\"", Scope::Preset),
+            complaint("watch = \"poll\"", FileScope::Preset),
             "f: watch concerns the whole daemon; move it to upscaled.toml in the root folder"
         );
     }
@@ -184,18 +184,20 @@ mod tests {
     fn files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
-        assert!(read(&path, Scope::Root, dir.path()).unwrap().is_none());
+        assert!(read(&path, FileScope::Root, dir.path()).unwrap().is_none());
         std::fs::write(&path, b"\xff").unwrap();
-        assert!(format!("{:#}", read(&path, Scope::Root, dir.path()).err().unwrap()).ends_with("is not UTF-8 text"));
-        assert!(read(dir.path(), Scope::Root, dir.path()).is_err());
+        assert!(
+            format!("{:#}", read(&path, FileScope::Root, dir.path()).err().unwrap()).ends_with("is not UTF-8 text")
+        );
+        assert!(read(dir.path(), FileScope::Root, dir.path()).is_err());
         std::fs::write(&path, "# nothing\n").unwrap();
-        assert!(read(&path, Scope::Root, dir.path()).unwrap().is_some());
+        assert!(read(&path, FileScope::Root, dir.path()).unwrap().is_some());
     }
 
     #[test]
     fn what_a_stranger_may_set() {
         let base = Path::new("/in/anime");
-        let leads = |text: &str| leaves(&parse(text, base, Scope::Preset, "f").unwrap(), base);
+        let leads = |text: &str| leaves(&parse(text, base, FileScope::Preset, "f").unwrap(), base);
         for text in
             ["scale = 3\non_success = \"delete\"", "model = \"fast\"", "model = \"nets/a.onnx\"", "move_to = \"none\""]
         {
@@ -218,24 +220,24 @@ mod tests {
         let path = dir.path().join(FILE_NAME);
         let words = |scope| read(&path, scope, dir.path()).err().map(|error| error.to_string()).unwrap_or_default();
         std::fs::write(&path, "scale = 3\nmove_to = \"/x\"").unwrap();
-        assert_eq!((words(Scope::Root), words(Scope::Preset)), (String::new(), String::new()));
+        assert_eq!((words(FileScope::Root), words(FileScope::Preset)), (String::new(), String::new()));
         std::os::unix::fs::chown(&path, Some(61_002), None).unwrap();
         assert!(
-            words(Scope::Root).contains("belongs to user 61002, and so says nothing here"),
+            words(FileScope::Root).contains("belongs to user 61002, and so says nothing here"),
             "{}",
-            words(Scope::Root)
+            words(FileScope::Root)
         );
-        assert!(words(Scope::Preset).contains("move_to names a path, and the file belongs to user 61002"));
+        assert!(words(FileScope::Preset).contains("move_to names a path, and the file belongs to user 61002"));
         std::fs::write(&path, "scale = 3").unwrap();
-        assert_eq!(words(Scope::Preset), "");
+        assert_eq!(words(FileScope::Preset), "");
         // Who owns the root has all that is in it.
         std::os::unix::fs::chown(dir.path(), Some(61_002), None).unwrap();
-        assert_eq!(words(Scope::Root), "");
+        assert_eq!(words(FileScope::Root), "");
         std::os::unix::fs::chown(dir.path(), Some(0), None).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::write(dir.path().join("secret"), "key = 1").unwrap();
         std::os::unix::fs::symlink("secret", &path).unwrap();
         std::os::unix::fs::lchown(&path, Some(61_002), None).unwrap();
-        assert!(words(Scope::Preset).contains("says nothing here"));
+        assert!(words(FileScope::Preset).contains("says nothing here"));
     }
 }

@@ -23,7 +23,7 @@ pub enum Group {
 
 /// What a setting's value must be.
 #[derive(Clone, Copy)]
-pub enum Kind {
+pub enum ValueKind {
     /// A whole number in this range, both ends included.
     Whole(u64, u64),
     /// A number above 0 up to this.
@@ -45,20 +45,20 @@ pub enum Kind {
 }
 
 /// One setting.
-pub struct Key {
+pub struct SettingKey {
     pub name: &'static str,
     pub group: Group,
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// The word that stands for "not set", where there is such a state.
     pub unset: Option<&'static str>,
 }
 
-const fn key(group: Group, name: &'static str, kind: Kind) -> Key {
-    Key { name, group, kind, unset: None }
+const fn key(group: Group, name: &'static str, kind: ValueKind) -> SettingKey {
+    SettingKey { name, group, kind, unset: None }
 }
 
-const fn optional(group: Group, name: &'static str, kind: Kind, unset: &'static str) -> Key {
-    Key { name, group, kind, unset: Some(unset) }
+const fn optional(group: Group, name: &'static str, kind: ValueKind, unset: &'static str) -> SettingKey {
+    SettingKey { name, group, kind, unset: Some(unset) }
 }
 
 const FORMATS: &[&str] = &["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"];
@@ -72,85 +72,95 @@ const SIDE_MAX: u32 = 16384;
 const DAY: u64 = 86_400;
 
 /// All settings, in the order of docs/settings.md.
-pub const KEYS: &[Key] = &[
-    key(Group::Folders, "input", Kind::Path),
-    key(Group::Folders, "output", Kind::Path),
-    key(Group::Folders, "logs", Kind::Path),
-    key(Group::Job, "scale", Kind::Whole(2, target::FACTOR_MAX as u64)),
-    optional(Group::Job, "size", Kind::Size(SIDE_MAX), "none"),
-    optional(Group::Job, "height", Kind::Whole(2, SIDE_MAX as u64), "none"),
-    optional(Group::Job, "task", Kind::Choice(target::TASK_NAMES), "none"),
-    optional(Group::Job, "profile", Kind::Choice(&[settings::VIDAIO]), "none"),
-    key(Group::Job, "model", Kind::Model),
-    key(Group::Job, "device", Kind::Device),
-    key(Group::Job, "precision", Kind::Choice(&["auto", "f32", "bf16", "f16"])),
-    key(Group::Job, "codec", Kind::Choice(&["auto", "h264", "hevc", "av1"])),
-    optional(Group::Job, "encoder", Kind::Text(is_name, "an FFmpeg encoder's name, such as libx264"), "auto"),
-    optional(Group::Job, "crf", Kind::Whole(0, 63), "auto"),
-    optional(Group::Job, "cq", Kind::Whole(0, 63), "auto"),
-    optional(Group::Job, "preset", Kind::Text(is_name, "a preset of the encoder, such as fast, p5 or 8"), "auto"),
-    optional(Group::Job, "pixel_format", Kind::Choice(FORMATS), "auto"),
-    optional(Group::Job, "max_size_mb", Kind::Whole(1, MAX_MB), "none"),
-    key(Group::Job, "deinterlace", Kind::Choice(&["auto", "on", "off"])),
-    key(Group::Job, "eta_frames", Kind::Whole(1, 10_000)),
-    key(Group::Job, "batch_frames", Kind::Whole(1, 100_000)),
-    key(Group::Job, "drop_audio", Kind::Switch),
-    key(Group::Job, "verify", Kind::Choice(&["normal", "full"])),
-    key(Group::Job, "reuse", Kind::Switch),
-    key(Group::Job, "threads", Kind::Whole(0, 256)),
-    key(Group::Job, "autotune", Kind::Switch),
-    optional(Group::Job, "tile", Kind::Size(TILE_MAX), "auto"),
-    key(Group::Job, "process_size", Kind::Whole(16, 4096)),
-    key(Group::Job, "seed", Kind::Whole(0, 1 << 53)),
-    key(Group::Job, "latent", Kind::Choice(&["sample", "mean"])),
-    key(Group::Job, "colour_fix", Kind::Choice(&["wavelet", "adain", "none"])),
-    key(Group::Job, "device_memory_mb", Kind::Whole(256, MAX_MB)),
-    optional(Group::Job, "max_job_hours", Kind::Positive(100_000.0), "none"),
-    key(Group::Run, "checkpoint_seconds", Kind::Whole(1, DAY)),
-    key(Group::Run, "memory_limit_mb", Kind::Whole(0, MAX_MB)),
-    key(Group::Run, "ramdisk_limit_mb", Kind::Whole(0, MAX_MB)),
-    optional(Group::Run, "work_area", Kind::Path, "auto"),
-    key(Group::Run, "nice", Kind::Whole(0, 19)),
-    key(Group::Run, "keep_job_folder", Kind::Switch),
-    key(Group::Run, "on_success", Kind::Choice(&["keep", "move", "delete"])),
-    optional(Group::Run, "move_to", Kind::Path, "none"),
-    key(Group::Run, "min_free_mb", Kind::Whole(0, MAX_MB)),
-    key(Group::Run, "model_parts", Kind::Choice(&["auto", "together", "one_by_one"])),
-    key(Group::Daemon, "watch", Kind::Choice(&["auto", "notify", "poll"])),
-    key(Group::Daemon, "rescan_seconds", Kind::Whole(1, DAY)),
-    key(Group::Daemon, "settle_ms", Kind::Whole(100, 600_000)),
-    key(Group::Daemon, "unreadable_seconds", Kind::Whole(1, DAY)),
-    key(Group::Daemon, "follow_symlinks", Kind::Switch),
-    key(Group::Daemon, "images", Kind::Switch),
-    key(Group::Daemon, "ignore", Kind::Patterns),
-    key(Group::Daemon, "stall_timeout", Kind::Whole(1, DAY)),
-    key(Group::Daemon, "attempts_max", Kind::Whole(1, 1000)),
-    optional(Group::Daemon, "work_between", Kind::Text(is_hours, "two times of day, such as 22:00-07:00"), "none"),
-    key(Group::Daemon, "log_days", Kind::Whole(1, 3650)),
-    key(Group::Daemon, "retry_days", Kind::Whole(1, 3650)),
-    key(Group::Service, "vidaio_workers", Kind::Whole(1, settings::WORKERS_MAX as u64)),
-    optional(Group::Service, "public_url", Kind::Text(is_base_url, "a URL such as https://films.example"), "none"),
-    optional(Group::Service, "shared_folder", Kind::Path, "none"),
-    key(Group::Service, "result_seconds", Kind::Whole(1, 365 * DAY)),
-    key(Group::Service, "fetch_max_mb", Kind::Whole(1, MAX_MB)),
-    key(Group::Service, "fetch_seconds", Kind::Whole(1, DAY)),
-    key(Group::Service, "fetch_private", Kind::Switch),
-    optional(Group::Service, "store_bucket", Kind::Text(is_plain, PLAIN), "none"),
-    optional(Group::Service, "store_endpoint", Kind::Text(is_plain, "an address, such as minio.example:9000"), "none"),
-    key(Group::Service, "store_region", Kind::Text(is_plain, PLAIN)),
-    optional(Group::Service, "store_access_key", Kind::Text(is_plain, PLAIN), "none"),
-    optional(Group::Service, "store_secret_key", Kind::Text(is_plain, PLAIN), "none"),
-    optional(Group::Service, "notify_url", Kind::Text(is_hook, "a URL such as https://films.example/done"), "none"),
-    optional(Group::Service, "notify_secret", Kind::Text(is_plain, PLAIN), "none"),
-    key(Group::Service, "notify_private", Kind::Switch),
+pub const KEYS: &[SettingKey] = &[
+    key(Group::Folders, "input", ValueKind::Path),
+    key(Group::Folders, "output", ValueKind::Path),
+    key(Group::Folders, "logs", ValueKind::Path),
+    key(Group::Job, "scale", ValueKind::Whole(2, target::FACTOR_MAX as u64)),
+    optional(Group::Job, "size", ValueKind::Size(SIDE_MAX), "none"),
+    optional(Group::Job, "height", ValueKind::Whole(2, SIDE_MAX as u64), "none"),
+    optional(Group::Job, "task", ValueKind::Choice(target::TASK_NAMES), "none"),
+    optional(Group::Job, "profile", ValueKind::Choice(&[settings::VIDAIO]), "none"),
+    key(Group::Job, "model", ValueKind::Model),
+    key(Group::Job, "device", ValueKind::Device),
+    key(Group::Job, "precision", ValueKind::Choice(&["auto", "f32", "bf16", "f16"])),
+    key(Group::Job, "codec", ValueKind::Choice(&["auto", "h264", "hevc", "av1"])),
+    optional(Group::Job, "encoder", ValueKind::Text(is_name, "an FFmpeg encoder's name, such as libx264"), "auto"),
+    optional(Group::Job, "crf", ValueKind::Whole(0, 63), "auto"),
+    optional(Group::Job, "cq", ValueKind::Whole(0, 63), "auto"),
+    optional(Group::Job, "preset", ValueKind::Text(is_name, "a preset of the encoder, such as fast, p5 or 8"), "auto"),
+    optional(Group::Job, "pixel_format", ValueKind::Choice(FORMATS), "auto"),
+    optional(Group::Job, "max_size_mb", ValueKind::Whole(1, MAX_MB), "none"),
+    key(Group::Job, "deinterlace", ValueKind::Choice(&["auto", "on", "off"])),
+    key(Group::Job, "eta_frames", ValueKind::Whole(1, 10_000)),
+    key(Group::Job, "batch_frames", ValueKind::Whole(1, 100_000)),
+    key(Group::Job, "drop_audio", ValueKind::Switch),
+    key(Group::Job, "verify", ValueKind::Choice(&["normal", "full"])),
+    key(Group::Job, "reuse", ValueKind::Switch),
+    key(Group::Job, "threads", ValueKind::Whole(0, 256)),
+    key(Group::Job, "autotune", ValueKind::Switch),
+    optional(Group::Job, "tile", ValueKind::Size(TILE_MAX), "auto"),
+    key(Group::Job, "process_size", ValueKind::Whole(16, 4096)),
+    key(Group::Job, "seed", ValueKind::Whole(0, 1 << 53)),
+    key(Group::Job, "latent", ValueKind::Choice(&["sample", "mean"])),
+    key(Group::Job, "colour_fix", ValueKind::Choice(&["wavelet", "adain", "none"])),
+    key(Group::Job, "device_memory_mb", ValueKind::Whole(256, MAX_MB)),
+    optional(Group::Job, "max_job_hours", ValueKind::Positive(100_000.0), "none"),
+    key(Group::Run, "checkpoint_seconds", ValueKind::Whole(1, DAY)),
+    key(Group::Run, "memory_limit_mb", ValueKind::Whole(0, MAX_MB)),
+    key(Group::Run, "ramdisk_limit_mb", ValueKind::Whole(0, MAX_MB)),
+    optional(Group::Run, "work_area", ValueKind::Path, "auto"),
+    key(Group::Run, "nice", ValueKind::Whole(0, 19)),
+    key(Group::Run, "keep_job_folder", ValueKind::Switch),
+    key(Group::Run, "on_success", ValueKind::Choice(&["keep", "move", "delete"])),
+    optional(Group::Run, "move_to", ValueKind::Path, "none"),
+    key(Group::Run, "min_free_mb", ValueKind::Whole(0, MAX_MB)),
+    key(Group::Run, "model_parts", ValueKind::Choice(&["auto", "together", "one_by_one"])),
+    key(Group::Daemon, "watch", ValueKind::Choice(&["auto", "notify", "poll"])),
+    key(Group::Daemon, "rescan_seconds", ValueKind::Whole(1, DAY)),
+    key(Group::Daemon, "settle_ms", ValueKind::Whole(100, 600_000)),
+    key(Group::Daemon, "unreadable_seconds", ValueKind::Whole(1, DAY)),
+    key(Group::Daemon, "follow_symlinks", ValueKind::Switch),
+    key(Group::Daemon, "images", ValueKind::Switch),
+    key(Group::Daemon, "ignore", ValueKind::Patterns),
+    key(Group::Daemon, "stall_timeout", ValueKind::Whole(1, DAY)),
+    key(Group::Daemon, "attempts_max", ValueKind::Whole(1, 1000)),
+    optional(Group::Daemon, "work_between", ValueKind::Text(is_hours, "two times of day, such as 22:00-07:00"), "none"),
+    key(Group::Daemon, "log_days", ValueKind::Whole(1, 3650)),
+    key(Group::Daemon, "retry_days", ValueKind::Whole(1, 3650)),
+    key(Group::Service, "vidaio_workers", ValueKind::Whole(1, settings::WORKERS_MAX as u64)),
+    optional(Group::Service, "public_url", ValueKind::Text(is_base_url, "a URL such as https://films.example"), "none"),
+    optional(Group::Service, "shared_folder", ValueKind::Path, "none"),
+    key(Group::Service, "result_seconds", ValueKind::Whole(1, 365 * DAY)),
+    key(Group::Service, "fetch_max_mb", ValueKind::Whole(1, MAX_MB)),
+    key(Group::Service, "fetch_seconds", ValueKind::Whole(1, DAY)),
+    key(Group::Service, "fetch_private", ValueKind::Switch),
+    optional(Group::Service, "store_bucket", ValueKind::Text(is_plain, PLAIN), "none"),
+    optional(
+        Group::Service,
+        "store_endpoint",
+        ValueKind::Text(is_plain, "an address, such as minio.example:9000"),
+        "none",
+    ),
+    key(Group::Service, "store_region", ValueKind::Text(is_plain, PLAIN)),
+    optional(Group::Service, "store_access_key", ValueKind::Text(is_plain, PLAIN), "none"),
+    optional(Group::Service, "store_secret_key", ValueKind::Text(is_plain, PLAIN), "none"),
+    optional(
+        Group::Service,
+        "notify_url",
+        ValueKind::Text(is_hook, "a URL such as https://films.example/done"),
+        "none",
+    ),
+    optional(Group::Service, "notify_secret", ValueKind::Text(is_plain, PLAIN), "none"),
+    key(Group::Service, "notify_private", ValueKind::Switch),
 ];
 
 /// The setting of that name.
-pub fn find(name: &str) -> Option<&'static Key> {
+pub fn find(name: &str) -> Option<&'static SettingKey> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-impl Key {
+impl SettingKey {
     /// A value as messages show it.
     pub fn shown<'a>(&self, value: &'a str) -> &'a str {
         if self.name.ends_with("_key") || self.name.ends_with("_secret") { "(secret)" } else { value }
@@ -159,19 +169,19 @@ impl Key {
     /// What the value must be, in words, for messages.
     pub fn wanted(&self) -> String {
         let mut words = match self.kind {
-            Kind::Whole(min, max) => format!("a whole number from {min} to {max}"),
-            Kind::Positive(max) => format!("a number above 0, up to {max}"),
-            Kind::Switch => "true or false".into(),
-            Kind::Choice(all) => format!("one of {}", all.join(", ")),
-            Kind::Device => "auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N".into(),
-            Kind::Text(_, words) => words.into(),
-            Kind::Path => "a path".into(),
-            Kind::Model => "a model's name, such as fast, or the path of an ONNX file".into(),
-            Kind::Size(max) => {
+            ValueKind::Whole(min, max) => format!("a whole number from {min} to {max}"),
+            ValueKind::Positive(max) => format!("a number above 0, up to {max}"),
+            ValueKind::Switch => "true or false".into(),
+            ValueKind::Choice(all) => format!("one of {}", all.join(", ")),
+            ValueKind::Device => "auto, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N".into(),
+            ValueKind::Text(_, words) => words.into(),
+            ValueKind::Path => "a path".into(),
+            ValueKind::Model => "a model's name, such as fast, or the path of an ONNX file".into(),
+            ValueKind::Size(max) => {
                 let example = if max == TILE_MAX { "240x216" } else { "3840x2160" };
                 format!("a width and height in pixels from 16 to {max}, such as {example}")
             }
-            Kind::Patterns => "a list of patterns, such as [\"*.sample.*\", \"Extras\"]".into(),
+            ValueKind::Patterns => "a list of patterns, such as [\"*.sample.*\", \"Extras\"]".into(),
         };
         if let Some(unset) = self.unset {
             words.push_str(&format!(", or {unset}"));
@@ -179,22 +189,26 @@ impl Key {
         words
     }
 
-    /// The value that TOML holds, as the settings' own JSON; `None` when it is not [`Key::wanted`].
+    /// The value that TOML holds, as the settings' own JSON; `None` when it is not [`SettingKey::wanted`].
     /// `base`: absolute folder at which relative paths start.
     pub fn read_toml(&self, value: &toml::Value, base: &Path) -> Option<Value> {
         match value {
             toml::Value::Integer(n) => match self.kind {
-                Kind::Text(..) | Kind::Whole(..) | Kind::Positive(_) => self.read_text(&n.to_string(), base),
+                ValueKind::Text(..) | ValueKind::Whole(..) | ValueKind::Positive(_) => {
+                    self.read_text(&n.to_string(), base)
+                }
                 _ => None,
             },
-            toml::Value::Float(n) if matches!(self.kind, Kind::Positive(_)) => self.read_text(&n.to_string(), base),
-            toml::Value::Boolean(b) if matches!(self.kind, Kind::Switch) => Some(Value::Bool(*b)),
+            toml::Value::Float(n) if matches!(self.kind, ValueKind::Positive(_)) => {
+                self.read_text(&n.to_string(), base)
+            }
+            toml::Value::Boolean(b) if matches!(self.kind, ValueKind::Switch) => Some(Value::Bool(*b)),
             toml::Value::String(text) => match self.kind {
-                Kind::Whole(..) | Kind::Positive(_) if self.unset != Some(text) => None,
-                Kind::Switch => None,
+                ValueKind::Whole(..) | ValueKind::Positive(_) if self.unset != Some(text) => None,
+                ValueKind::Switch => None,
                 _ => self.read_text(text, base),
             },
-            toml::Value::Array(all) if matches!(self.kind, Kind::Patterns) => {
+            toml::Value::Array(all) if matches!(self.kind, ValueKind::Patterns) => {
                 let texts: Vec<&str> = all.iter().map(toml::Value::as_str).collect::<Option<_>>()?;
                 Patterns::new(&texts).map(|_| texts.into())
             }
@@ -205,10 +219,10 @@ impl Key {
     /// The value a flag or the environment gives, which may hold a path that is not UTF-8.
     pub fn read_os(&self, value: &OsStr, base: &Path) -> Option<Value> {
         match self.kind {
-            Kind::Path if value.is_empty() => None,
-            Kind::Path if self.unset.is_some_and(|unset| value == unset) => Some(Value::Null),
-            Kind::Path => Some(path_value(base, Path::new(value))),
-            Kind::Model if is_model_path(value.as_bytes()) => Some(model_path(base, Path::new(value))),
+            ValueKind::Path if value.is_empty() => None,
+            ValueKind::Path if self.unset.is_some_and(|unset| value == unset) => Some(Value::Null),
+            ValueKind::Path => Some(path_value(base, Path::new(value))),
+            ValueKind::Model if is_model_path(value.as_bytes()) => Some(model_path(base, Path::new(value))),
             _ => self.read_text(value.to_str()?, base),
         }
     }
@@ -218,28 +232,28 @@ impl Key {
             return Some(Value::Null);
         }
         match self.kind {
-            Kind::Whole(min, max) => text.parse().ok().filter(|n| (min..=max).contains(n)).map(Value::from),
-            Kind::Positive(max) => text.parse().ok().filter(|n: &f64| *n > 0.0 && *n <= max).map(Value::from),
-            Kind::Switch => match text {
+            ValueKind::Whole(min, max) => text.parse().ok().filter(|n| (min..=max).contains(n)).map(Value::from),
+            ValueKind::Positive(max) => text.parse().ok().filter(|n: &f64| *n > 0.0 && *n <= max).map(Value::from),
+            ValueKind::Switch => match text {
                 "true" | "1" | "on" | "yes" => Some(Value::Bool(true)),
                 "false" | "0" | "off" | "no" => Some(Value::Bool(false)),
                 _ => None,
             },
-            Kind::Choice(all) => {
+            ValueKind::Choice(all) => {
                 all.iter().find(|choice| choice.eq_ignore_ascii_case(text)).map(|&choice| choice.into())
             }
-            Kind::Device => is_device(&text.to_ascii_lowercase()).then(|| text.to_ascii_lowercase().into()),
-            Kind::Text(check, _) => check(text).then(|| text.into()),
-            Kind::Path if text.is_empty() => None,
-            Kind::Path => Some(path_value(base, &path_text::unescape(text)?)),
-            Kind::Model if is_model_path(text.as_bytes()) => Some(model_path(base, &path_text::unescape(text)?)),
-            Kind::Model => is_model_name(text).then(|| text.into()),
-            Kind::Size(max) => {
+            ValueKind::Device => is_device(&text.to_ascii_lowercase()).then(|| text.to_ascii_lowercase().into()),
+            ValueKind::Text(check, _) => check(text).then(|| text.into()),
+            ValueKind::Path if text.is_empty() => None,
+            ValueKind::Path => Some(path_value(base, &path_text::unescape(text)?)),
+            ValueKind::Model if is_model_path(text.as_bytes()) => Some(model_path(base, &path_text::unescape(text)?)),
+            ValueKind::Model => is_model_name(text).then(|| text.into()),
+            ValueKind::Size(max) => {
                 let (width, height) = text.split_once('x')?;
                 let side = |text: &str| text.parse::<u32>().ok().filter(|n| (16..=max).contains(n));
                 Some(Value::from(vec![side(width)?, side(height)?]))
             }
-            Kind::Patterns => {
+            ValueKind::Patterns => {
                 let texts: Vec<&str> = text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
                 Patterns::new(&texts).map(|_| texts.into())
             }

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::file::{self, FILE_NAME, Scope};
-use crate::config::keys::{self, Group, KEYS, Key};
+use crate::config::file::{self, FILE_NAME, FileScope};
+use crate::config::keys::{self, Group, KEYS, SettingKey};
 use crate::config::nearest::nearest;
 use crate::config::settings::{DaemonSettings, Folders, JobSettings, OnSuccess, RunSettings, ServiceSettings};
 use crate::config::target;
@@ -40,7 +40,7 @@ impl Layer {
         Layer { origin: origin.into(), values: BTreeMap::new() }
     }
 
-    pub(crate) fn set(&mut self, key: &'static Key, value: Value) {
+    pub(crate) fn set(&mut self, key: &'static SettingKey, value: Value) {
         self.values.insert(key.name, value);
     }
 
@@ -196,7 +196,7 @@ pub fn resolve_chosen(
         let path = folders.input.join(folder).join(FILE_NAME);
         // The input folder may be the root itself: its file has been read.
         if path != sources.file {
-            layers.extend(file::read(&path, Scope::Preset, &sources.root)?);
+            layers.extend(file::read(&path, FileScope::Preset, &sources.root)?);
         }
     }
     let mut layers: Vec<&Layer> = layers.iter().collect();
@@ -211,7 +211,7 @@ fn root_layer(sources: &Sources) -> Result<Layer> {
     // One that a person names on the command line is that person's to know.
     let root = sources.root.as_path();
     let folder = sources.file.parent().filter(|_| sources.file_named).unwrap_or(root);
-    match file::read(&sources.file, Scope::Root, folder)? {
+    match file::read(&sources.file, FileScope::Root, folder)? {
         Some(layer) => Ok(layer),
         None if sources.file_named => {
             let path = escape(&sources.file);

@@ -51,12 +51,12 @@ pub struct Carried(Arc<Mutex<Local>>);
 struct Local {
     rules: Vec<Rule>,
     #[cfg(any(test, feature = "test-util"))]
-    calls: Vec<Call>,
+    calls: Vec<ScheduledCall>,
 }
 
 /// To be done at one hit of a point; hits still to pass before it.
 #[cfg(any(test, feature = "test-util"))]
-struct Call {
+struct ScheduledCall {
     name: &'static str,
     skip: u64,
     act: Option<Box<dyn FnOnce() + Send>>,
@@ -235,23 +235,23 @@ fn parse_rule(text: &str) -> Option<Rule> {
 
 /// Rules for the calling thread and those that carry its plans, until the guard is dropped.
 #[cfg(any(test, feature = "test-util"))]
-pub fn scoped(text: &str) -> Scope {
+pub fn scoped(text: &str) -> FailpointScope {
     let rules = parse(text).expect("a well-formed rule");
     for rule in &rules {
         assert!(super::NAMES.contains(&rule.name.as_str()), "no fault point is named {}", rule.name);
     }
     SCOPED.with_borrow(|local| local.0.lock().unwrap_or_else(PoisonError::into_inner).rules.extend(rules));
-    Scope
+    FailpointScope
 }
 
 /// Calls `act` at the Nth hit (from 1) of a point by the calling thread or one that carries its plans, until the
 /// guard is dropped.
 #[cfg(any(test, feature = "test-util"))]
-pub fn at(name: &'static str, nth: u64, act: impl FnOnce() + Send + 'static) -> Scope {
+pub fn at(name: &'static str, nth: u64, act: impl FnOnce() + Send + 'static) -> FailpointScope {
     assert!(super::NAMES.contains(&name), "no fault point is named {name}");
-    let call = Call { name, skip: nth - 1, act: Some(Box::new(act)) };
+    let call = ScheduledCall { name, skip: nth - 1, act: Some(Box::new(act)) };
     SCOPED.with_borrow(|local| local.0.lock().unwrap_or_else(PoisonError::into_inner).calls.push(call));
-    Scope
+    FailpointScope
 }
 
 /// Runs `work` while every hit of a point by this thread calls `act`: what others do in that moment.
@@ -264,10 +264,10 @@ pub fn during<T>(name: &'static str, act: impl FnMut() + 'static, work: impl FnO
 }
 
 #[cfg(any(test, feature = "test-util"))]
-pub struct Scope;
+pub struct FailpointScope;
 
 #[cfg(any(test, feature = "test-util"))]
-impl Drop for Scope {
+impl Drop for FailpointScope {
     fn drop(&mut self) {
         SCOPED.set(Carried::default());
     }

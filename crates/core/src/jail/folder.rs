@@ -21,14 +21,14 @@ use crate::{atomic_file, failpoint};
 
 /// A folder that stays the same one whatever becomes of its name.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub struct JailFolder {
     fd: Arc<OwnedFd>,
     path: PathBuf,
 }
 
 /// What lies under a name; a link is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct JailEntry {
     /// File system and inode.
     pub id: (u64, u64),
     pub bytes: u64,
@@ -40,16 +40,16 @@ pub struct Entry {
 
 /// A file on its way into a folder, under a name of its own; removed unless it gets its true one.
 #[derive(Debug)]
-pub struct Part {
-    folder: Folder,
+pub struct PartFile {
+    folder: JailFolder,
     name: OsString,
     placed: bool,
     pub file: File,
 }
 
-impl Folder {
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Folder> {
-        Ok(Folder { path: path_of(&fd)?, fd: Arc::new(fd) })
+impl JailFolder {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<JailFolder> {
+        Ok(JailFolder { path: path_of(&fd)?, fd: Arc::new(fd) })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -68,12 +68,12 @@ impl Folder {
     }
 
     /// Returns what lies under a name.
-    pub fn entry(&self, name: &OsStr) -> io::Result<Option<Entry>> {
+    pub fn entry(&self, name: &OsStr) -> io::Result<Option<JailEntry>> {
         let stat = match fstatat(self.fd(), plain(name)?, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => return Ok(None),
             stat => stat?,
         };
-        Ok(Some(Entry {
+        Ok(Some(JailEntry {
             id: (stat.st_dev, stat.st_ino),
             bytes: u64::try_from(stat.st_size).unwrap_or(0),
             plain: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
@@ -114,7 +114,7 @@ impl Folder {
     }
 
     /// Begins a file under a name that is ours alone; what an earlier attempt left there goes.
-    pub fn part(&self, name: &OsStr, mode: u32) -> Result<Part> {
+    pub fn part(&self, name: &OsStr, mode: u32) -> Result<PartFile> {
         failpoint::hit("atomic_file.create")?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let name = plain(name)?;
@@ -126,7 +126,7 @@ impl Folder {
             }
             created => created?,
         };
-        Ok(Part { folder: self.clone(), name: name.to_owned(), placed: false, file: file.into() })
+        Ok(PartFile { folder: self.clone(), name: name.to_owned(), placed: false, file: file.into() })
     }
 
     /// Removes a file; nothing happens when it is absent.
@@ -146,7 +146,7 @@ impl Folder {
     }
 }
 
-impl Part {
+impl PartFile {
     /// Makes the content durable. When that fails it must be made anew.
     pub fn sync(&self) -> Result<()> {
         failpoint::hit("atomic_file.fsync")?;
@@ -201,7 +201,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for PartFile {
     fn drop(&mut self) {
         if !self.placed {
             let _ = unlinkat(self.folder.fd(), self.name.as_os_str(), UnlinkatFlags::NoRemoveDir);

@@ -201,7 +201,7 @@ fn a_name_that_is_taken_stays() {
     let at = |name: &str| dir.path().join(name);
     let names = || fs::read_dir(dir.path()).unwrap().count();
     for links in [false, true] {
-        let place = |part: &mut Part, name: &str| match links {
+        let place = |part: &mut PartFile, name: &str| match links {
             false => part.place_new(OsStr::new(name)).unwrap(),
             true => part.link(OsStr::new(name)).unwrap(),
         };

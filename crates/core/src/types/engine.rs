@@ -39,7 +39,7 @@ impl Precision {
 
 /// Everything a frame's pixels depend on, besides the source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnginePin {
+pub struct EngineSpec {
     /// `builtin:fast` or a path.
     pub model: String,
     /// SHA-256 of the model file, hex.
@@ -113,22 +113,22 @@ pub const FRAMES: &str = "frames:";
 
 /// What a job may take of the machine. No pixel depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct ResourceShare {
     /// Jobs that run at the same time: each takes its part of processors and memory.
     pub together: u32,
     /// Steps down in memory.
     pub lean: u32,
 }
 
-impl Share {
+impl ResourceShare {
     /// All of it.
-    pub const WHOLE: Share = Share { together: 1, lean: 0 };
+    pub const WHOLE: ResourceShare = ResourceShare { together: 1, lean: 0 };
 }
 
-impl EnginePin {
+impl EngineSpec {
     /// Whether sessions that were opened for one serve the other: they differ in what is done with them at most.
-    pub fn opens_as(&self, other: &EnginePin) -> bool {
-        let plain = |pin: &EnginePin| EnginePin { passes: 1, picture: None, reuse: false, ..pin.clone() };
+    pub fn opens_as(&self, other: &EngineSpec) -> bool {
+        let plain = |pin: &EngineSpec| EngineSpec { passes: 1, picture: None, reuse: false, ..pin.clone() };
         plain(self) == plain(other)
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::types::encoder::EncoderChoice;
-use crate::types::engine::EnginePin;
+use crate::types::engine::EngineSpec;
 use crate::types::frame::PixelFormat;
 use crate::types::source::{Rational, SourceInfo};
 
@@ -64,7 +64,7 @@ impl BatchRule {
 
 /// The rules of the profile `vidaio` in figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rules {
+pub struct OutputConstraints {
     /// The output is exactly so many times as wide and high as the source, as coded.
     pub scale: u32,
     /// Bytes of the output, at most.
@@ -93,13 +93,13 @@ pub struct Plan {
     /// Threads of the source's decoder (it can change what damaged streams decode to).
     pub decoder_threads: u32,
     pub deinterlace: bool,
-    pub engine: EnginePin,
+    pub engine: EngineSpec,
     pub encoder: EncoderChoice,
     /// Keep every frame losslessly until the output fits in this many MiB.
     pub max_size_mb: Option<u64>,
     /// What the output must be beyond that, where the job's profile says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rules: Option<Rules>,
+    pub rules: Option<OutputConstraints>,
     /// The settings that the job began with, as the order had them; null in plans of programs
     /// that did not keep them.
     #[serde(default)]

@@ -90,7 +90,7 @@ pub enum Event {
         frames: u64,
     },
     /// The output is published.
-    Done(Outcome),
+    Done(JobOutcome),
     Failed {
         fault: Fault,
         reason: String,
@@ -99,7 +99,7 @@ pub enum Event {
 
 /// What a finished job can say of itself: the summary in log and history.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct JobOutcome {
     /// Path of the output as `core::path_text`.
     pub output: String,
     pub frames: u64,

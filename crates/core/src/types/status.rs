@@ -9,7 +9,7 @@ pub const STATUS_VERSION: u32 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum JobState {
     Queued,
     Running,
     Paused,
@@ -19,27 +19,27 @@ pub enum State {
     Cancelled,
 }
 
-impl State {
+impl JobState {
     /// The word for people.
     pub fn words(self) -> &'static str {
         match self {
-            State::Queued => "queued",
-            State::Running => "running",
-            State::Paused => "paused",
-            State::Waiting => "waiting",
-            State::Done => "done",
-            State::Failed => "failed",
-            State::Cancelled => "cancelled",
+            JobState::Queued => "queued",
+            JobState::Running => "running",
+            JobState::Paused => "paused",
+            JobState::Waiting => "waiting",
+            JobState::Done => "done",
+            JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct JobStatus {
     pub version: u32,
     /// Source path relative to input/, as `core::path_text`.
     pub job: String,
-    pub state: State,
+    pub state: JobState,
     /// What it is doing, in words (`upscaling`, `waiting for space on ..`).
     pub activity: String,
     /// RFC 3339.
@@ -61,10 +61,10 @@ pub struct Status {
     pub remarks: Vec<String>,
 }
 
-impl Status {
+impl JobStatus {
     /// Of a job of which nothing is known yet.
-    pub fn new(job: String, state: State) -> Status {
-        Status {
+    pub fn new(job: String, state: JobState) -> JobStatus {
+        JobStatus {
             version: STATUS_VERSION,
             job,
             state,

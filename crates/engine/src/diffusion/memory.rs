@@ -4,7 +4,7 @@
 //! The VAE's tiles follow from the budget, the kind of device and the model alone, not from what is free: they show in
 //! the last digits of the pixels. How many tiles go in a call does not.
 
-use crate::models::diffusion::{Folder, Part};
+use crate::models::diffusion::{DiffusionFolder, DiffusionPart};
 
 /// Device memory that is reckoned with where nobody says otherwise, bytes.
 pub const BUDGET: u64 = 8 << 30;
@@ -50,7 +50,7 @@ impl Keep {
 
 /// What a person or test asks for in place of the plan's own; in latents.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Asked {
+pub struct TileOverride {
     pub encode_tile: Option<usize>,
     pub decode_tile: Option<usize>,
     pub vae_overlap: Option<usize>,
@@ -61,7 +61,7 @@ pub struct Asked {
 
 /// Tiles and calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct TilingPlan {
     /// Sides of the VAE's tiles, in latents.
     pub encode_tile: usize,
     pub decode_tile: usize,
@@ -87,9 +87,9 @@ struct Model {
     tokens: u64,
 }
 
-impl Plan {
+impl TilingPlan {
     /// `gpu`: it runs on a graphics device. `budget`: bytes of its memory.
-    pub fn new(folder: &Folder, gpu: bool, budget: u64, keep: Keep, asked: Asked) -> Plan {
+    pub fn new(folder: &DiffusionFolder, gpu: bool, budget: u64, keep: Keep, asked: TileOverride) -> TilingPlan {
         let model = Model {
             sample: if folder.precision == "f16" { 2 } else { 4 },
             factor: folder.latent.factor as u64,
@@ -99,9 +99,9 @@ impl Plan {
             width: folder.size.width as u64,
             tokens: folder.size.tokens as u64,
         };
-        let weights = Part::ALL.map(|part| folder.bytes_of(part));
+        let weights = DiffusionPart::ALL.map(|part| folder.bytes_of(part));
         let (all, largest) = (weights.iter().sum::<u64>(), weights.iter().copied().max().unwrap_or(0));
-        let least = model.bytes(Part::Decoder, VAE_TILES[2], VAE_TILES[2]);
+        let least = model.bytes(DiffusionPart::Decoder, VAE_TILES[2], VAE_TILES[2]);
         let short = all.saturating_add(least) > budget;
         let one_by_one = match keep {
             Keep::One => true,
@@ -110,14 +110,14 @@ impl Plan {
         };
         // Not by what is kept: that may be changed at any time, and pixels must not.
         let room = budget.saturating_sub(if short { largest } else { all });
-        let vae = |part: Part, own: u64| {
+        let vae = |part: DiffusionPart, own: u64| {
             let room = if short { budget.saturating_sub(own) } else { room };
             let fits = |tile: &usize| (gpu || *tile <= PROCESSOR_TILE) && model.bytes(part, *tile, *tile) <= room;
             VAE_TILES.into_iter().find(fits).unwrap_or(VAE_TILES[VAE_TILES.len() - 1])
         };
-        Plan {
-            encode_tile: asked.encode_tile.unwrap_or_else(|| vae(Part::Encoder, weights[0])),
-            decode_tile: asked.decode_tile.unwrap_or_else(|| vae(Part::Decoder, weights[2])),
+        TilingPlan {
+            encode_tile: asked.encode_tile.unwrap_or_else(|| vae(DiffusionPart::Encoder, weights[0])),
+            decode_tile: asked.decode_tile.unwrap_or_else(|| vae(DiffusionPart::Decoder, weights[2])),
             overlap: asked.vae_overlap,
             batch: asked.batch.or((!gpu).then_some(1)),
             pinned: asked.pinned,
@@ -134,7 +134,7 @@ impl Plan {
     }
 
     /// Tiles of `width` x `height` latents in a call of a part.
-    pub fn batch(&self, part: Part, (width, height): (usize, usize)) -> usize {
+    pub fn batch(&self, part: DiffusionPart, (width, height): (usize, usize)) -> usize {
         let most = self.batch.unwrap_or(BATCH_MAX).max(1) as u64;
         let fit = (self.room / self.model.bytes(part, width, height).max(1)).clamp(1, most);
         (fit >> self.halved[part as usize]).max(1) as usize
@@ -142,7 +142,7 @@ impl Plan {
 
     /// A step down for a part whose call of `batch` tiles found no memory; words about it.
     /// `None` at the bottom.
-    pub fn lower(&mut self, part: Part, batch: usize, others_loaded: bool) -> Option<String> {
+    pub fn lower(&mut self, part: DiffusionPart, batch: usize, others_loaded: bool) -> Option<String> {
         if others_loaded {
             self.one_by_one = true;
             return Some("the other parts of the model are unloaded meanwhile".into());
@@ -153,10 +153,10 @@ impl Plan {
         }
         let tile = match part {
             _ if self.pinned => return None,
-            Part::Encoder => &mut self.encode_tile,
-            Part::Decoder => &mut self.decode_tile,
+            DiffusionPart::Encoder => &mut self.encode_tile,
+            DiffusionPart::Decoder => &mut self.decode_tile,
             // Its tile is the size that it was trained for.
-            Part::Transformer => return None,
+            DiffusionPart::Transformer => return None,
         };
         let half = *tile / 2;
         (half >= TILE_MIN).then(|| {
@@ -166,13 +166,13 @@ impl Plan {
     }
 
     /// Bytes that a call of one tile is reckoned to need beside the weights.
-    pub fn bytes(&self, part: Part, (width, height): (usize, usize)) -> u64 {
+    pub fn bytes(&self, part: DiffusionPart, (width, height): (usize, usize)) -> u64 {
         self.model.bytes(part, width, height)
     }
 }
 
 impl Model {
-    fn bytes(&self, part: Part, width: usize, height: usize) -> u64 {
+    fn bytes(&self, part: DiffusionPart, width: usize, height: usize) -> u64 {
         let area = width as u64 * height as u64;
         let squared = |tokens: u64| tokens.saturating_mul(tokens).saturating_mul(self.sample);
         let vae = |(layers, scores): (u64, u64)| {
@@ -180,9 +180,9 @@ impl Model {
             layer.saturating_mul(layers).saturating_add(squared(area).saturating_mul(scores))
         };
         match part {
-            Part::Encoder => vae(ENCODER),
-            Part::Decoder => vae(DECODER),
-            Part::Transformer => {
+            DiffusionPart::Encoder => vae(ENCODER),
+            DiffusionPart::Decoder => vae(DECODER),
+            DiffusionPart::Transformer => {
                 let tokens = area / (self.patch * self.patch) + self.tokens;
                 let scores = squared(tokens).saturating_mul(self.heads * TRANSFORMER.0);
                 scores.saturating_add(tokens * self.width * self.sample * TRANSFORMER.1)
@@ -199,9 +199,9 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     /// A folder with the sizes of Stable Diffusion 3 medium.
-    fn folder(precision: &str) -> Folder {
+    fn folder(precision: &str) -> DiffusionFolder {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion/model");
-        let mut folder = Folder::read(&path).unwrap();
+        let mut folder = DiffusionFolder::read(&path).unwrap();
         let bytes = if precision == "f16" { 2 } else { 4 };
         folder.precision = precision.into();
         (folder.latent.tile, folder.latent.side_max) = (64, 384);
@@ -220,9 +220,10 @@ mod tests {
 
     #[test]
     fn tiles_follow_from_the_budget_and_not_from_what_is_kept() {
-        let plan =
-            |precision: &str, gpu, budget, keep| Plan::new(&folder(precision), gpu, budget, keep, Asked::default());
-        let tiles = |plan: &Plan| (plan.encode_tile, plan.decode_tile, plan.one_by_one);
+        let plan = |precision: &str, gpu, budget, keep| {
+            TilingPlan::new(&folder(precision), gpu, budget, keep, TileOverride::default())
+        };
+        let tiles = |plan: &TilingPlan| (plan.encode_tile, plan.decode_tile, plan.one_by_one);
         let half = plan("f16", true, 8 * GIB, Keep::Auto);
         assert_eq!(tiles(&half), (128, 128, false));
         assert_eq!(tiles(&plan("f16", true, 8 * GIB, Keep::One)), (128, 128, true));
@@ -234,29 +235,40 @@ mod tests {
         // The processor's calls are short.
         let processor = plan("f32", false, 24 * GIB, Keep::Auto);
         assert_eq!(tiles(&processor), (64, 64, false));
-        assert_eq!(processor.batch(Part::Transformer, (64, 64)), 1);
-        let batch = half.batch(Part::Transformer, (64, 64));
+        assert_eq!(processor.batch(DiffusionPart::Transformer, (64, 64)), 1);
+        let batch = half.batch(DiffusionPart::Transformer, (64, 64));
         assert!((8..=16).contains(&batch), "{batch}");
-        assert!(half.batch(Part::Transformer, (16, 16)) >= batch && half.batch(Part::Decoder, (128, 128)) == 1);
+        assert!(
+            half.batch(DiffusionPart::Transformer, (16, 16)) >= batch
+                && half.batch(DiffusionPart::Decoder, (128, 128)) == 1
+        );
         // As docs/diffusion.md says it.
         let gib = |part, side| processor.bytes(part, (side, side)) as f64 / GIB as f64;
-        assert!((gib(Part::Decoder, 64) - 1.25).abs() < 0.05 && (gib(Part::Transformer, 64) - 0.45).abs() < 0.05);
+        assert!(
+            (gib(DiffusionPart::Decoder, 64) - 1.25).abs() < 0.05
+                && (gib(DiffusionPart::Transformer, 64) - 0.45).abs() < 0.05
+        );
     }
 
     #[test]
     fn the_way_down_ends() {
-        let mut plan = Plan::new(&folder("f16"), true, 8 * GIB, Keep::Auto, Asked::default());
-        assert!(plan.lower(Part::Decoder, 4, true).unwrap().contains("unloaded") && plan.one_by_one);
-        let before = plan.batch(Part::Decoder, (32, 32));
-        assert!(plan.lower(Part::Decoder, before, false).is_some());
-        assert_eq!(plan.batch(Part::Decoder, (32, 32)), (before / 2).max(1));
+        let mut plan = TilingPlan::new(&folder("f16"), true, 8 * GIB, Keep::Auto, TileOverride::default());
+        assert!(plan.lower(DiffusionPart::Decoder, 4, true).unwrap().contains("unloaded") && plan.one_by_one);
+        let before = plan.batch(DiffusionPart::Decoder, (32, 32));
+        assert!(plan.lower(DiffusionPart::Decoder, before, false).is_some());
+        assert_eq!(plan.batch(DiffusionPart::Decoder, (32, 32)), (before / 2).max(1));
         let sides: Vec<usize> =
-            std::iter::from_fn(|| plan.lower(Part::Decoder, 1, false).map(|_| plan.decode_tile)).collect();
+            std::iter::from_fn(|| plan.lower(DiffusionPart::Decoder, 1, false).map(|_| plan.decode_tile)).collect();
         assert_eq!(sides, [64, 32, 16]);
-        assert_eq!((plan.encode_tile, plan.lower(Part::Transformer, 1, false)), (128, None));
-        let mut pinned =
-            Plan::new(&folder("f16"), true, 8 * GIB, Keep::Auto, Asked { pinned: true, ..Asked::default() });
-        assert!(pinned.lower(Part::Decoder, 2, false).is_some());
-        assert_eq!(pinned.lower(Part::Decoder, 1, false), None);
+        assert_eq!((plan.encode_tile, plan.lower(DiffusionPart::Transformer, 1, false)), (128, None));
+        let mut pinned = TilingPlan::new(
+            &folder("f16"),
+            true,
+            8 * GIB,
+            Keep::Auto,
+            TileOverride { pinned: true, ..TileOverride::default() },
+        );
+        assert!(pinned.lower(DiffusionPart::Decoder, 2, false).is_some());
+        assert_eq!(pinned.lower(DiffusionPart::Decoder, 1, false), None);
     }
 }

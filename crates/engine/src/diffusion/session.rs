@@ -11,8 +11,8 @@ use upscaled_core::failpoint;
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
 
-use crate::models::diffusion::{Folder, Part};
-use crate::runtime::provider::{self, Target};
+use crate::models::diffusion::{DiffusionFolder, DiffusionPart};
+use crate::runtime::provider::{self, SessionTarget};
 use crate::runtime::session::{Opening, count};
 
 /// An input: its name, its shape, its numbers.
@@ -20,15 +20,15 @@ pub type Input<'a> = (&'static str, Vec<usize>, &'a [f32]);
 
 /// A part, loaded or not.
 pub struct PartSession {
-    pub part: Part,
+    pub part: DiffusionPart,
     path: PathBuf,
-    target: Target,
+    target: SessionTarget,
     session: Option<Session>,
     verified: bool,
 }
 
 impl PartSession {
-    pub fn new(folder: &Folder, part: Part, target: Target) -> PartSession {
+    pub fn new(folder: &DiffusionFolder, part: DiffusionPart, target: SessionTarget) -> PartSession {
         PartSession { part, path: folder.path.join(part.file()), target, session: None, verified: false }
     }
 
@@ -37,7 +37,7 @@ impl PartSession {
     }
 
     /// Loads the part, if it is not; the first time its bytes are compared with their hashes.
-    pub fn load(&mut self, folder: &Folder) -> Result<()> {
+    pub fn load(&mut self, folder: &DiffusionFolder) -> Result<()> {
         if self.session.is_some() {
             return Ok(());
         }

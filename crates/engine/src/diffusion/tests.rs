@@ -10,9 +10,9 @@ use upscaled_core::fault::Fault;
 use super::colour_fix::{self, ColourFix};
 use super::encode::Latent;
 use super::field::Field;
-use super::memory::{Asked, Keep};
+use super::memory::{Keep, TileOverride};
 use super::noise;
-use super::upscaler::{Options, Setup, Upscaler};
+use super::upscaler::{DiffusionOptions, Setup, Upscaler};
 use crate::pixels::kernel::Filter;
 use crate::pixels::resample::resized;
 use crate::test_util::runtime_is_here;
@@ -37,9 +37,9 @@ struct Case {
 }
 
 impl Case {
-    fn options(&self, colours: ColourFix) -> Options {
+    fn options(&self, colours: ColourFix) -> DiffusionOptions {
         let latent = Latent::of(&self.latent).unwrap();
-        Options { scale: self.scale, process: self.process, seed: self.seed, latent, colours, odd_sides: true }
+        DiffusionOptions { scale: self.scale, process: self.process, seed: self.seed, latent, colours, odd_sides: true }
     }
 
     /// The picture, then what PyTorch made of it, bytes: without colour fix, wavelet, AdaIN; and
@@ -79,7 +79,7 @@ fn cases() -> Vec<Case> {
 /// On the processor, everything in one tile of the VAE where nothing else is asked, and several
 /// tiles in a call.
 fn setup() -> Setup {
-    let asked = Asked { batch: Some(16), ..Asked::default() };
+    let asked = TileOverride { batch: Some(16), ..TileOverride::default() };
     Setup { device: "cpu".into(), threads: 1, asked, ..Setup::default() }
 }
 
@@ -87,7 +87,7 @@ fn open(setup: &Setup) -> Upscaler {
     Upscaler::open(&folder().join("model"), setup).unwrap()
 }
 
-fn made(model: &mut Upscaler, pictures: &[Field], options: &Options) -> Vec<Field> {
+fn made(model: &mut Upscaler, pictures: &[Field], options: &DiffusionOptions) -> Vec<Field> {
     model.upscale(pictures, options, &mut |_| Ok(())).unwrap()
 }
 
@@ -105,12 +105,12 @@ fn the_same_pixels_as_pytorch() {
         return;
     }
     for case in cases() {
-        let asked = Asked {
+        let asked = TileOverride {
             encode_tile: case.encode_tile,
             decode_tile: case.decode_tile,
             vae_overlap: case.vae_overlap,
             batch: Some(4),
-            ..Asked::default()
+            ..TileOverride::default()
         };
         let mut model = open(&Setup { asked, ..setup() });
         let (source, wanted) = case.pictures();
@@ -186,7 +186,7 @@ fn a_batch_is_its_pictures_one_by_one() {
         return;
     }
     let cases: Vec<Case> = cases().into_iter().filter(|case| case.every.is_none()).collect();
-    let options = Options { process: 64, scale: 2, ..Options::default() };
+    let options = DiffusionOptions { process: 64, scale: 2, ..DiffusionOptions::default() };
     let mut model = open(&setup());
     let mut pictures: Vec<Field> = cases.iter().map(|case| case.pictures().0).collect();
     pictures.push(pictures[2].clone());
@@ -207,10 +207,13 @@ fn a_batch_is_its_pictures_one_by_one() {
     println!("{} pictures together {:?}, one by one {:?}", pictures.len(), times[0][1], times[1][1]);
     assert_eq!(pictures.len(), 8);
     // The seed tells, and the mean has none.
-    let other = Options { seed: 1, ..options };
+    let other = DiffusionOptions { seed: 1, ..options };
     assert!(made(&mut model, &pictures[..1], &other) != alone[..1]);
-    let mean = Options { latent: Latent::Mean, ..options };
-    assert!(made(&mut model, &pictures[..1], &mean) == made(&mut model, &pictures[..1], &Options { seed: 1, ..mean }));
+    let mean = DiffusionOptions { latent: Latent::Mean, ..options };
+    assert!(
+        made(&mut model, &pictures[..1], &mean)
+            == made(&mut model, &pictures[..1], &DiffusionOptions { seed: 1, ..mean })
+    );
 }
 
 #[test]
@@ -220,7 +223,7 @@ fn parts_go_one_by_one_and_memory_that_runs_out_changes_no_pixel() {
     }
     let source = cases()[2].pictures().0;
     let pictures = [source.clone(), source];
-    let options = Options { process: 64, scale: 2, ..Options::default() };
+    let options = DiffusionOptions { process: 64, scale: 2, ..DiffusionOptions::default() };
     let mut model = open(&setup());
     let want = made(&mut model, &pictures, &options);
     assert!(model.loaded().iter().all(|(_, loaded)| *loaded) && model.take_words().is_empty());
@@ -258,7 +261,7 @@ fn it_can_be_stopped_and_says_how_far_it_is() {
         Ok(())
     };
     model.upscale(std::slice::from_ref(&source), &options, beat).unwrap();
-    for (part, count) in crate::models::diffusion::Part::ALL.into_iter().zip(tiles) {
+    for (part, count) in crate::models::diffusion::DiffusionPart::ALL.into_iter().zip(tiles) {
         let last = seen.iter().rev().find(|done| done.part == part).unwrap();
         assert_eq!((last.tiles, last.of), (count, count));
     }
@@ -277,11 +280,11 @@ fn blended_tiles_of_the_vae_are_nearer_to_the_whole() {
         return;
     }
     let source = cases()[4].pictures().0;
-    let options = Options { process: 64, scale: 4, ..Options::default() };
+    let options = DiffusionOptions { process: 64, scale: 4, ..DiffusionOptions::default() };
     let with = |decode_tile: Option<usize>, overlap, colours| {
-        let asked = Asked { decode_tile, vae_overlap: Some(overlap), ..Asked::default() };
+        let asked = TileOverride { decode_tile, vae_overlap: Some(overlap), ..TileOverride::default() };
         let mut model = open(&Setup { asked, ..setup() });
-        made(&mut model, std::slice::from_ref(&source), &Options { colours, ..options }).remove(0)
+        made(&mut model, std::slice::from_ref(&source), &DiffusionOptions { colours, ..options }).remove(0)
     };
     for colours in [ColourFix::None, ColourFix::Wavelet] {
         let whole = with(None, 4, colours);

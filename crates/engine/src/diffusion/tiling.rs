@@ -16,7 +16,7 @@ const WEIGHT_MIN: f64 = 1e-3;
 
 /// The size of a result against what it is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Growth {
+pub enum FieldScale {
     Same,
     /// So many times as wide and high.
     Times(usize),
@@ -24,20 +24,20 @@ pub enum Growth {
     Part(usize),
 }
 
-impl Growth {
+impl FieldScale {
     /// A length after it.
     pub fn of(self, length: usize) -> usize {
         match self {
-            Growth::Same => length,
-            Growth::Times(n) => length * n,
-            Growth::Part(n) => length / n,
+            FieldScale::Same => length,
+            FieldScale::Times(n) => length * n,
+            FieldScale::Part(n) => length / n,
         }
     }
 }
 
 /// A tile along one axis.
 #[derive(Clone, Debug, PartialEq)]
-struct Span {
+struct TileSpan {
     start: usize,
     length: usize,
     /// One for each sample of the result.
@@ -47,16 +47,16 @@ struct Span {
 /// The tiles of a field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tiling {
-    columns: Vec<Span>,
-    rows: Vec<Span>,
-    growth: Growth,
+    columns: Vec<TileSpan>,
+    rows: Vec<TileSpan>,
+    growth: FieldScale,
 }
 
 impl Tiling {
     /// The transformer's, in latents. `side_max`: the longest side that it takes.
     pub fn of_latent((width, height): (usize, usize), tile: usize, overlap: usize, side_max: usize) -> Tiling {
         if width * height <= tile * tile && width.max(height) <= side_max {
-            return Tiling::whole((width, height), Growth::Same);
+            return Tiling::whole((width, height), FieldScale::Same);
         }
         let side = tile.min(width).min(height);
         // Narrow pictures: tiles must still go on.
@@ -68,19 +68,19 @@ impl Tiling {
             };
             (0..side).map(weight).collect()
         };
-        let spans = |length: usize, middle: f64| -> Vec<Span> {
+        let spans = |length: usize, middle: f64| -> Vec<TileSpan> {
             let last = length - side;
             let starts = (0..last).step_by(step).chain([last]);
-            starts.map(|start| Span { start, length: side, weights: gaussian(middle) }).collect()
+            starts.map(|start| TileSpan { start, length: side, weights: gaussian(middle) }).collect()
         };
         let columns = spans(width, (side as f64 - 1.0) / 2.0);
-        Tiling { columns, rows: spans(height, side as f64 / 2.0), growth: Growth::Same }
+        Tiling { columns, rows: spans(height, side as f64 / 2.0), growth: FieldScale::Same }
     }
 
     /// The VAE's, in samples of what it is given; tiles begin at multiples of what it reduces by.
-    pub fn of_vae((width, height): (usize, usize), tile: usize, overlap: usize, growth: Growth) -> Tiling {
-        let unit = if let Growth::Part(n) = growth { n } else { 1 };
-        let spans = |length: usize| -> Vec<Span> {
+    pub fn of_vae((width, height): (usize, usize), tile: usize, overlap: usize, growth: FieldScale) -> Tiling {
+        let unit = if let FieldScale::Part(n) = growth { n } else { 1 };
+        let spans = |length: usize| -> Vec<TileSpan> {
             let side = tile.min(length);
             let count = if length <= side { 1 } else { (length - overlap).div_ceil(side - overlap) };
             let (last, gaps) = ((length - side) / unit, (count - 1).max(1));
@@ -90,8 +90,8 @@ impl Tiling {
         Tiling { columns: spans(width), rows: spans(height), growth }
     }
 
-    fn whole((width, height): (usize, usize), growth: Growth) -> Tiling {
-        let one = |length: usize| vec![Span { start: 0, length, weights: vec![1.0; growth.of(length)] }];
+    fn whole((width, height): (usize, usize), growth: FieldScale) -> Tiling {
+        let one = |length: usize| vec![TileSpan { start: 0, length, weights: vec![1.0; growth.of(length)] }];
         Tiling { columns: one(width), rows: one(height), growth }
     }
 
@@ -113,7 +113,7 @@ impl Tiling {
 }
 
 /// Weights that rise after the left end and fall before the right end, but not at the picture's.
-fn span(start: usize, side: usize, length: usize, overlap: usize, growth: Growth) -> Span {
+fn span(start: usize, side: usize, length: usize, overlap: usize, growth: FieldScale) -> TileSpan {
     let out = growth.of(side);
     let (cut, slope) = (overlap as f64 / 4.0, overlap as f64 / 2.0);
     let rise = |distance: f64| ((distance - cut) / slope).clamp(WEIGHT_MIN, 1.0);
@@ -123,7 +123,7 @@ fn span(start: usize, side: usize, length: usize, overlap: usize, growth: Growth
         let right = if start + side < length { rise(out as f64 - at) } else { 1.0 };
         left * right
     };
-    Span { start, length: side, weights: (0..out).map(weight).collect() }
+    TileSpan { start, length: side, weights: (0..out).map(weight).collect() }
 }
 
 /// The part of a field that a tile is.
@@ -136,17 +136,17 @@ pub fn cut(field: &Field, tile: Tile, into: &mut Vec<f32>) {
 }
 
 /// Puts the results of a field's tiles together.
-pub struct Blend {
+pub struct TileBlender {
     tiling: Tiling,
     size: (usize, usize),
     sum: Option<Field>,
 }
 
-impl Blend {
+impl TileBlender {
     /// `size`: of the field that the tiles are cut from.
-    pub fn new(tiling: Tiling, (width, height): (usize, usize)) -> Blend {
+    pub fn new(tiling: Tiling, (width, height): (usize, usize)) -> TileBlender {
         let size = (tiling.growth.of(width), tiling.growth.of(height));
-        Blend { tiling, size, sum: None }
+        TileBlender { tiling, size, sum: None }
     }
 
     /// Adds the result of tile `n`: some channels, planes without padding.
@@ -180,7 +180,7 @@ impl Blend {
         if self.tiling.count() > 1 {
             let growth = self.tiling.growth;
             // Weights are products of an axis' each: so are their sums.
-            let total = |spans: &[Span], length: usize| {
+            let total = |spans: &[TileSpan], length: usize| {
                 let mut total = vec![0.0; length];
                 for span in spans {
                     let to = &mut total[growth.of(span.start)..];
@@ -208,16 +208,16 @@ mod tests {
     fn back(tiling: &Tiling, (width, height): (usize, usize)) -> Field {
         let growth = tiling.growth;
         let field = Field::new(1, width, height, (0..width * height).map(|n| n as f32).collect()).unwrap();
-        let mut blend = Blend::new(tiling.clone(), (width, height));
+        let mut blend = TileBlender::new(tiling.clone(), (width, height));
         for n in 0..tiling.count() {
             let tile = tiling.tile(n);
             let mut part = Vec::new();
             cut(&field, tile, &mut part);
             let (w, h) = (growth.of(tile.width), growth.of(tile.height));
             let near = |y: usize, x: usize| match growth {
-                Growth::Same => part[y * tile.width + x],
-                Growth::Times(n) => part[y / n * tile.width + x / n],
-                Growth::Part(n) => part[y * n * tile.width + x * n],
+                FieldScale::Same => part[y * tile.width + x],
+                FieldScale::Times(n) => part[y / n * tile.width + x / n],
+                FieldScale::Part(n) => part[y * n * tile.width + x * n],
             };
             let result: Vec<f32> = (0..h * w).map(|i| near(i / w, i % w)).collect();
             blend.add(n, &result);
@@ -234,8 +234,8 @@ mod tests {
                 prop_assert!((v - n as f32).abs() <= 1e-3 * n as f32, "{} of {}", v, n);
             }
             let overlap = overlap.min(tile - 1);
-            for growth in [Growth::Times(3), Growth::Part(4)] {
-                let unit = if growth == Growth::Part(4) { 4 } else { 1 };
+            for growth in [FieldScale::Times(3), FieldScale::Part(4)] {
+                let unit = if growth == FieldScale::Part(4) { 4 } else { 1 };
                 let size = (width * unit, height * unit);
                 let tiling = Tiling::of_vae(size, tile * unit, overlap * unit, growth);
                 prop_assert!((0..tiling.count()).all(|n| [tiling.tile(n).x, tiling.tile(n).y].iter().all(|at| at.is_multiple_of(unit))));
@@ -244,7 +244,7 @@ mod tests {
                 for (n, v) in whole.data.iter().enumerate() {
                     let (x, y) = (n % whole.width, n / whole.width);
                     let at = match growth {
-                        Growth::Times(n) => (y / n) * size.0 + x / n,
+                        FieldScale::Times(n) => (y / n) * size.0 + x / n,
                         _ => y * 4 * size.0 + x * 4,
                     };
                     prop_assert!((v - at as f32).abs() <= 1e-3 * at as f32 + 1e-3, "{} of {}", v, at);
@@ -274,8 +274,8 @@ mod tests {
     #[test]
     fn neither_tones_nor_ends_of_tiles_make_a_step() {
         let (size, overlap) = ((40, 12), 6);
-        let tiling = Tiling::of_vae(size, 16, overlap, Growth::Times(8));
-        let mut blend = Blend::new(tiling.clone(), size);
+        let tiling = Tiling::of_vae(size, 16, overlap, FieldScale::Times(8));
+        let mut blend = TileBlender::new(tiling.clone(), size);
         let side = 16 * 8;
         for n in 0..tiling.count() {
             let tone = if n % 2 == 0 { 0.4 } else { 0.6 };

@@ -12,14 +12,14 @@ use crate::diffusion::colour_fix::ColourFix;
 use crate::diffusion::encode::{self, Latent};
 use crate::diffusion::field::Field;
 use crate::diffusion::finish;
-use crate::diffusion::memory::{Asked, BUDGET, Keep, Plan};
+use crate::diffusion::memory::{BUDGET, Keep, TileOverride, TilingPlan};
 use crate::diffusion::prepare::{self, Units};
 use crate::diffusion::session::{Input, PartSession};
-use crate::diffusion::tiling::{self, Blend, Growth, Tiling};
+use crate::diffusion::tiling::{self, FieldScale, TileBlender, Tiling};
 use crate::models::diffusion::folder::Embeddings;
-use crate::models::diffusion::{Folder, Part};
+use crate::models::diffusion::{DiffusionFolder, DiffusionPart};
 use crate::planning::choice;
-use crate::runtime::provider::{self, Target};
+use crate::runtime::provider::{self, SessionTarget};
 
 /// Largest scale.
 pub const SCALE_MAX: usize = 8;
@@ -38,19 +38,19 @@ pub struct Setup {
     /// Memory of the device that the plan reckons with, bytes.
     pub memory: u64,
     pub keep: Keep,
-    pub asked: Asked,
+    pub asked: TileOverride,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         let threads = upscaled_core::sys::processors::count();
-        Setup { device: "auto".into(), threads, memory: BUDGET, keep: Keep::Auto, asked: Asked::default() }
+        Setup { device: "auto".into(), threads, memory: BUDGET, keep: Keep::Auto, asked: TileOverride::default() }
     }
 }
 
 /// What is made of the pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct DiffusionOptions {
     /// How many times as wide and high, 1 to [`SCALE_MAX`].
     pub scale: usize,
     /// Smaller pictures are enlarged until the shorter side of the result has this length inside
@@ -64,17 +64,17 @@ pub struct Options {
     pub odd_sides: bool,
 }
 
-impl Default for Options {
-    fn default() -> Options {
+impl Default for DiffusionOptions {
+    fn default() -> DiffusionOptions {
         let (latent, colours) = (Latent::default(), ColourFix::default());
-        Options { scale: 4, process: PROCESS, seed: 0, latent, colours, odd_sides: true }
+        DiffusionOptions { scale: 4, process: PROCESS, seed: 0, latent, colours, odd_sides: true }
     }
 }
 
 /// How far a call of [`Upscaler::upscale`] has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Done {
-    pub part: Part,
+pub struct DiffusionProgress {
+    pub part: DiffusionPart,
     /// Tiles of this part, of all pictures.
     pub tiles: usize,
     pub of: usize,
@@ -82,10 +82,10 @@ pub struct Done {
 
 /// A model that is at hand.
 pub struct Upscaler {
-    folder: Folder,
+    folder: DiffusionFolder,
     embeddings: Embeddings,
-    plan: Plan,
-    target: Target,
+    plan: TilingPlan,
+    target: SessionTarget,
     parts: [PartSession; 3],
     words: Vec<String>,
 }
@@ -94,47 +94,47 @@ impl Upscaler {
     /// Opens an exported folder; parts are loaded when they are first needed.
     ///
     /// # Errors
-    /// Those of [`Folder::open`], and [`Fault::Config`] for a device that is none.
+    /// Those of [`DiffusionFolder::open`], and [`Fault::Config`] for a device that is none.
     pub fn open(path: &Path, setup: &Setup) -> Result<Upscaler> {
-        let folder = Folder::open(path)?;
+        let folder = DiffusionFolder::open(path)?;
         let embeddings = folder.embeddings()?;
         let (target, parts, words) = choose(&folder, setup)?;
-        let plan = Plan::new(&folder, target.provider.is_gpu(), setup.memory, setup.keep, setup.asked);
+        let plan = TilingPlan::new(&folder, target.provider.is_gpu(), setup.memory, setup.keep, setup.asked);
         Ok(Upscaler { folder, embeddings, plan, target, parts, words })
     }
 
-    pub fn folder(&self) -> &Folder {
+    pub fn folder(&self) -> &DiffusionFolder {
         &self.folder
     }
 
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &TilingPlan {
         &self.plan
     }
 
     /// What it runs on.
-    pub fn target(&self) -> Target {
+    pub fn target(&self) -> SessionTarget {
         self.target
     }
 
     /// Which parts are in memory.
-    pub fn loaded(&self) -> [(Part, bool); 3] {
+    pub fn loaded(&self) -> [(DiffusionPart, bool); 3] {
         std::array::from_fn(|n| (self.parts[n].part, self.parts[n].is_loaded()))
     }
 
     /// Loads all parts that the plan keeps, so that the first picture need not wait for it.
     pub fn load(&mut self) -> Result<()> {
-        let parts = if self.plan.one_by_one { &Part::ALL[..1] } else { &Part::ALL };
+        let parts = if self.plan.one_by_one { &DiffusionPart::ALL[..1] } else { &DiffusionPart::ALL };
         parts.iter().try_for_each(|&part| self.ready(part))
     }
 
     /// Loads one part, as its turn would.
-    pub fn load_part(&mut self, part: Part) -> Result<()> {
+    pub fn load_part(&mut self, part: DiffusionPart) -> Result<()> {
         self.ready(part)
     }
 
     /// Device and precision for people: `cpu/f32`, `cuda:0/f16`.
     pub fn label(&self) -> String {
-        let Target { provider, device, .. } = self.target;
+        let SessionTarget { provider, device, .. } = self.target;
         let device = match provider {
             Provider::Cuda => format!("cuda:{device}"),
             Provider::Tensorrt => format!("tensorrt:{device}"),
@@ -155,11 +155,13 @@ impl Upscaler {
     }
 
     /// Tiles that pictures of a size need, by part: the time is their sum, each times the time of one.
-    pub fn tiles(&self, size: (usize, usize), options: &Options) -> [usize; 3] {
+    pub fn tiles(&self, size: (usize, usize), options: &DiffusionOptions) -> [usize; 3] {
         let (width, height) = self.working_size(size, options);
         let factor = self.folder.latent.factor;
         let latent = (width / factor, height / factor);
-        Part::ALL.map(|part| self.tiling(part, if part == Part::Encoder { (width, height) } else { latent }).count())
+        DiffusionPart::ALL.map(|part| {
+            self.tiling(part, if part == DiffusionPart::Encoder { (width, height) } else { latent }).count()
+        })
     }
 
     /// Upscales pictures (three channels, red, green, blue, 0..1), of any sizes, at once.
@@ -175,8 +177,8 @@ impl Upscaler {
     pub fn upscale(
         &mut self,
         pictures: &[Field],
-        options: &Options,
-        beat: &mut dyn FnMut(Done) -> Result<()>,
+        options: &DiffusionOptions,
+        beat: &mut dyn FnMut(DiffusionProgress) -> Result<()>,
     ) -> Result<Vec<Field>> {
         if !(1..=SCALE_MAX).contains(&options.scale) || options.process == 0 {
             let words = format!("scale {} is not from 1 to {SCALE_MAX}, or there is no process size", options.scale);
@@ -188,13 +190,13 @@ impl Upscaler {
         let size = |picture: &Field| (picture.width, picture.height);
         let prepared: Vec<Field> =
             pictures.iter().map(|p| prepare::enlarged(p, self.working_size(size(p), options))).collect();
-        let moments = self.through(Part::Encoder, &prepared, beat)?;
+        let moments = self.through(DiffusionPart::Encoder, &prepared, beat)?;
         drop(prepared);
         let facts = self.folder.latent.clone();
         let latents: Result<Vec<Field>> =
             moments.into_iter().map(|m| encode::latent(m, &facts, options.latent, options.seed)).collect();
         let mut latents = latents?;
-        let velocities = self.through(Part::Transformer, &latents, beat)?;
+        let velocities = self.through(DiffusionPart::Transformer, &latents, beat)?;
         for (latent, velocity) in latents.iter_mut().zip(&velocities) {
             if latent.data.len() != velocity.data.len() {
                 return Err(Fault::Unsupported.because("the transformer gave other channels than it was given"));
@@ -204,7 +206,7 @@ impl Upscaler {
         }
         drop(velocities);
         let latents: Vec<Field> = latents.into_iter().map(|z| encode::unscaled(z, &facts)).collect();
-        let decoded = self.through(Part::Decoder, &latents, beat)?;
+        let decoded = self.through(DiffusionPart::Decoder, &latents, beat)?;
         drop(latents);
         let finished = |(decoded, picture): (Field, &Field)| {
             let to = (picture.width * options.scale, picture.height * options.scale);
@@ -216,37 +218,37 @@ impl Upscaler {
         Ok(decoded.into_iter().zip(pictures).map(finished).collect())
     }
 
-    fn working_size(&self, size: (usize, usize), options: &Options) -> (usize, usize) {
+    fn working_size(&self, size: (usize, usize), options: &DiffusionOptions) -> (usize, usize) {
         let latent = &self.folder.latent;
         let tile = options.odd_sides.then_some(latent.tile);
         let units = Units { factor: latent.factor, patch: latent.patch, tile };
         prepare::working_size(size, options.scale, options.process, units)
     }
 
-    fn growth(&self, part: Part) -> Growth {
+    fn growth(&self, part: DiffusionPart) -> FieldScale {
         match part {
-            Part::Encoder => Growth::Part(self.folder.latent.factor),
-            Part::Transformer => Growth::Same,
-            Part::Decoder => Growth::Times(self.folder.latent.factor),
+            DiffusionPart::Encoder => FieldScale::Part(self.folder.latent.factor),
+            DiffusionPart::Transformer => FieldScale::Same,
+            DiffusionPart::Decoder => FieldScale::Times(self.folder.latent.factor),
         }
     }
 
-    fn tiling(&self, part: Part, size: (usize, usize)) -> Tiling {
+    fn tiling(&self, part: DiffusionPart, size: (usize, usize)) -> Tiling {
         let (latent, plan, growth) = (&self.folder.latent, &self.plan, self.growth(part));
         let vae = |tile: usize, unit: usize| Tiling::of_vae(size, tile * unit, plan.overlap(tile) * unit, growth);
         match part {
-            Part::Encoder => vae(plan.encode_tile, latent.factor),
-            Part::Transformer => Tiling::of_latent(size, latent.tile, latent.overlap, latent.side_max),
-            Part::Decoder => vae(plan.decode_tile, 1),
+            DiffusionPart::Encoder => vae(plan.encode_tile, latent.factor),
+            DiffusionPart::Transformer => Tiling::of_latent(size, latent.tile, latent.overlap, latent.side_max),
+            DiffusionPart::Decoder => vae(plan.decode_tile, 1),
         }
     }
 
     /// Fields through a part, with smaller calls, then tiles, where memory runs out.
     fn through(
         &mut self,
-        part: Part,
+        part: DiffusionPart,
         fields: &[Field],
-        beat: &mut dyn FnMut(Done) -> Result<()>,
+        beat: &mut dyn FnMut(DiffusionProgress) -> Result<()>,
     ) -> Result<Vec<Field>> {
         loop {
             let mut batch = 1;
@@ -279,7 +281,7 @@ impl Upscaler {
     }
 
     /// Loads a part, and unloads the others where they are to go one by one.
-    fn ready(&mut self, part: Part) -> Result<()> {
+    fn ready(&mut self, part: DiffusionPart) -> Result<()> {
         if self.plan.one_by_one {
             self.parts.iter_mut().filter(|other| other.part != part).for_each(PartSession::unload);
         }
@@ -289,22 +291,22 @@ impl Upscaler {
     /// Fields through a part; `batch` is the number of tiles in the call that was made last.
     fn pass(
         &mut self,
-        part: Part,
+        part: DiffusionPart,
         fields: &[Field],
         batch: &mut usize,
-        beat: &mut dyn FnMut(Done) -> Result<()>,
+        beat: &mut dyn FnMut(DiffusionProgress) -> Result<()>,
     ) -> Result<Vec<Field>> {
         let tilings: Vec<Tiling> = fields.iter().map(|f| self.tiling(part, (f.width, f.height))).collect();
         let mut shapes: Vec<(usize, usize)> = Vec::new();
-        let mut blends: Vec<Blend> = Vec::new();
+        let mut blends: Vec<TileBlender> = Vec::new();
         for (tiling, field) in tilings.iter().zip(fields) {
             if !shapes.contains(&tiling.shape()) {
                 shapes.push(tiling.shape());
             }
-            blends.push(Blend::new(tiling.clone(), (field.width, field.height)));
+            blends.push(TileBlender::new(tiling.clone(), (field.width, field.height)));
         }
-        let mut done = Done { part, tiles: 0, of: tilings.iter().map(Tiling::count).sum() };
-        let unit = if part == Part::Encoder { self.folder.latent.factor } else { 1 };
+        let mut done = DiffusionProgress { part, tiles: 0, of: tilings.iter().map(Tiling::count).sum() };
+        let unit = if part == DiffusionPart::Encoder { self.folder.latent.factor } else { 1 };
         let growth = self.growth(part);
         for (width, height) in shapes {
             let mut tiles = Vec::new();
@@ -331,18 +333,19 @@ impl Upscaler {
                 beat(done)?;
             }
         }
-        let whole = |blend: Blend| blend.finish().ok_or_else(|| Fault::Internal.because("a picture without tiles"));
+        let whole =
+            |blend: TileBlender| blend.finish().ok_or_else(|| Fault::Internal.because("a picture without tiles"));
         blends.into_iter().map(whole).collect()
     }
 
     /// One call of a part.
-    fn run(&mut self, part: Part, shape: Vec<usize>, input: &[f32]) -> Result<([usize; 4], Vec<f32>)> {
+    fn run(&mut self, part: DiffusionPart, shape: Vec<usize>, input: &[f32]) -> Result<([usize; 4], Vec<f32>)> {
         let (prompt, pooled) = (&self.embeddings.prompt, &self.embeddings.pooled);
         let timestep = [self.folder.step.timestep];
         let inputs: Vec<Input> = match part {
-            Part::Encoder => vec![("image", shape, input)],
-            Part::Decoder => vec![("latent", shape, input)],
-            Part::Transformer => vec![
+            DiffusionPart::Encoder => vec![("image", shape, input)],
+            DiffusionPart::Decoder => vec![("latent", shape, input)],
+            DiffusionPart::Transformer => vec![
                 ("latent", shape, input),
                 ("timestep", vec![1], &timestep),
                 ("prompt", prompt.1.clone(), &prompt.0),
@@ -354,7 +357,7 @@ impl Upscaler {
 }
 
 /// The device: the first that loads the encoder, of those asked for. Words about others.
-fn choose(folder: &Folder, setup: &Setup) -> Result<(Target, [PartSession; 3], Vec<String>)> {
+fn choose(folder: &DiffusionFolder, setup: &Setup) -> Result<(SessionTarget, [PartSession; 3], Vec<String>)> {
     let asked = setup.device != "auto";
     let mut words = Vec::new();
     let mut last = None;
@@ -369,8 +372,8 @@ fn choose(folder: &Folder, setup: &Setup) -> Result<(Target, [PartSession; 3], V
         if !known || (!asked && !provider::is_here(provider)) {
             continue;
         }
-        let target = Target { provider, device, precision: Precision::F32, threads: setup.threads };
-        let mut parts = Part::ALL.map(|part| PartSession::new(folder, part, target));
+        let target = SessionTarget { provider, device, precision: Precision::F32, threads: setup.threads };
+        let mut parts = DiffusionPart::ALL.map(|part| PartSession::new(folder, part, target));
         match parts[0].load(folder) {
             Ok(()) => return Ok((target, parts, words)),
             Err(error) if asked || provider == Provider::Cpu => return Err(error),

@@ -8,7 +8,7 @@ use prost::Message;
 
 use upscaled_core::fault::Fault;
 
-use crate::models::index::Index;
+use crate::models::index::GraphIndex;
 use crate::models::onnx::{AttributeProto, FLOAT, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::models::values::{BFLOAT16, DOUBLE, FLOAT16, UINT8};
 
@@ -292,7 +292,7 @@ fn whole(name: &str, value: i64) -> AttributeProto {
 
 /// A name that the graph does not have yet.
 fn fresh(graph: &GraphProto, wish: &str) -> String {
-    let index = Index::new(graph);
+    let index = GraphIndex::new(graph);
     let taken = |name: &str| {
         let ends = graph.input.iter().chain(&graph.output).any(|i| i.name.as_deref() == Some(name));
         ends || index.maker(name).is_some() || index.constant(name).is_some() || index.uses(name) > 0

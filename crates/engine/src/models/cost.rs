@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::models::index::Index;
+use crate::models::index::GraphIndex;
 use crate::models::model_file::ModelFile;
 use crate::models::onnx::FLOAT;
 use crate::models::shapes::Shapes;
@@ -10,22 +10,22 @@ use crate::models::shapes::Shapes;
 /// Parameters, and multiply-adds of convolutions and matrices a source pixel (0 where sizes do
 /// not follow from the graph).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Cost {
+pub struct NetworkCost {
     pub parameters: u64,
     pub multiply_adds: f64,
 }
 
 /// The cost of a model.
-pub fn of(model: &ModelFile) -> Cost {
+pub fn of(model: &ModelFile) -> NetworkCost {
     let (graph, facts) = (model.graph(), &model.facts);
-    let index = Index::new(graph);
+    let index = GraphIndex::new(graph);
     let side = 32 * i64::from(facts.multiple.max(1));
     let size = |fixed: Option<usize>| fixed.map_or(side, |size| size as i64);
     let (h, w) = (size(facts.fixed[0]), size(facts.fixed[1]));
     let batch = facts.batch.unwrap_or(1) as i64;
     let shapes = Shapes::find(&index, &facts.input, [batch, i64::from(facts.channels), h, w]);
     let count = |dims: &[i64]| dims.iter().map(|&d| d as f64).product::<f64>();
-    let mut cost = Cost::default();
+    let mut cost = NetworkCost::default();
     // Factors and bounds are no parameters.
     let settings = ["Resize", "Upsample", "Clip"];
     let set: HashSet<&String> =

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use upscaled_core::fault::Fault;
 
-use crate::models::index::Index;
+use crate::models::index::GraphIndex;
 use crate::models::onnx::GraphProto;
 use crate::models::output_head::{self, Tail};
 use crate::models::overrides::Given;
@@ -48,14 +48,14 @@ pub struct ModelFacts {
     /// Where the graph can be cut before its pixel shuffle.
     pub tail: Option<Tail>,
     /// What running the network must still tell.
-    pub open: Open,
+    pub open: OpenFacts,
     /// For people: what is unusual.
     pub remarks: Vec<String>,
 }
 
 /// Facts that the graph does not hold; the values in their places are preliminary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenFacts {
     pub scale: bool,
     pub white: bool,
     pub halo: bool,
@@ -63,7 +63,7 @@ pub struct Open {
 
 /// How sizes change from input to output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Growth {
+pub struct SizeGrowth {
     pub scale: u32,
     pub multiple: u32,
     /// Output pixels missing on each axis: `scale * size - lost`.
@@ -72,8 +72,8 @@ pub struct Growth {
 
 /// How sizes change; `None` where the graph does not tell. An error in words where the output
 /// is no enlarged picture.
-pub fn growth(graph: &GraphProto) -> Result<Option<Growth>, String> {
-    let index = Index::new(graph);
+pub fn growth(graph: &GraphProto) -> Result<Option<SizeGrowth>, String> {
+    let index = GraphIndex::new(graph);
     let (Some(input), Some(output)) = (graph.input.first(), graph.output.first()) else { return Ok(None) };
     let dims = input.dims();
     let names = (input.name.as_deref().unwrap_or_default(), output.name.as_deref().unwrap_or_default());
@@ -107,7 +107,7 @@ pub fn growth(graph: &GraphProto) -> Result<Option<Growth>, String> {
             return Err(format!("it makes {ow}x{oh} pixels of {w}x{h}: not a whole number of times more"));
         }
         let multiple = if dims[2].is_some() || dims[3].is_some() { 1 } else { multiple };
-        let growth = Growth { scale: scale as u32, multiple: multiple as u32, lost };
+        let growth = SizeGrowth { scale: scale as u32, multiple: multiple as u32, lost };
         if lost == 0 {
             return Ok(Some(growth));
         }
@@ -159,7 +159,7 @@ pub fn read(graph: &GraphProto, name: &str, white: Option<u32>, given: &Given) -
         batch: dims[0],
         tile: given.tile,
         tail: None,
-        open: Open { scale: scale == 0, white: given.white.or(white).is_none(), halo: true },
+        open: OpenFacts { scale: scale == 0, white: given.white.or(white).is_none(), halo: true },
         remarks: Vec::new(),
         input,
         output,
@@ -180,7 +180,7 @@ pub fn read(graph: &GraphProto, name: &str, white: Option<u32>, given: &Given) -
 
 /// Planes that the first convolution takes, where that is a number of channels.
 fn first_planes(graph: &GraphProto) -> Option<u32> {
-    let index = Index::new(graph);
+    let index = GraphIndex::new(graph);
     let input = graph.input.first()?.name.as_ref()?;
     let first = graph.node.iter().find(|n| n.operation() == "Conv" && n.input.first() == Some(input))?;
     let planes = index.constant(first.input.get(1)?)?.dims.get(1)?.checked_mul(first.int("group", 1))?;
@@ -189,7 +189,7 @@ fn first_planes(graph: &GraphProto) -> Option<u32> {
 
 /// Finds reach and halo by following the graph backwards.
 fn look_back(graph: &GraphProto, facts: &mut ModelFacts) {
-    let index = Index::new(graph);
+    let index = GraphIndex::new(graph);
     let multiple = i64::from(facts.multiple);
     let size = |fixed: Option<usize>| fixed.map_or(61 * multiple, |size| size as i64);
     let dims = [facts.batch.unwrap_or(1) as i64, i64::from(facts.channels), size(facts.fixed[0]), size(facts.fixed[1])];

@@ -219,7 +219,7 @@ fn what_doubles_at_every_step_is_left_unknown() {
         let nodes: Vec<NodeProto> = (0..60).map(step).chain([node("Relu", &["in"], "out", vec![])]).collect();
         let bytes = model(nodes, &[], &[("list", &[2, 3])]);
         let file = ModelFile::parse("m", &bytes).unwrap();
-        let index = Index::new(file.graph());
+        let index = GraphIndex::new(file.graph());
         let shapes = Shapes::find(&index, "in", [1, 1, 8, 8]);
         let known = (0..60).filter(|n| shapes.dims(&format!("t{n}")).is_some()).count();
         let probe = |name: String| node("Relu", &[&name], "r", vec![]);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use crate::models::index::Index;
-use crate::models::model_file::Network;
+use crate::models::index::GraphIndex;
+use crate::models::model_file::ShapedNetwork;
 use crate::models::onnx::{GraphProto, ModelProto, NodeProto};
 
 /// A runtime needs more than the tensors: packed layouts, work space, unused gaps.
@@ -15,7 +15,7 @@ const FLOAT: f64 = 4.0;
 
 /// Bytes that one session of this network will need for its tensors and weights, estimated.
 /// Shapes that cannot be told are taken to be those of the input of their node.
-pub fn bytes(network: &Network) -> u64 {
+pub fn bytes(network: &ShapedNetwork) -> u64 {
     let Some(graph) = ModelProto::decode(&network.bytes[..]).ok().and_then(|model| model.graph) else {
         return 0;
     };
@@ -33,10 +33,10 @@ struct Size {
 }
 
 /// Most numbers alive at once, in the order in which the nodes stand.
-fn peak(graph: &GraphProto, network: &Network) -> f64 {
+fn peak(graph: &GraphProto, network: &ShapedNetwork) -> f64 {
     let [n, c, h, w] = network.input_dims.map(|d| d as f64);
     let mut sizes = HashMap::from([(network.input.as_str(), Size { channels: n * c, area: h * w })]);
-    let index = Index::new(graph);
+    let index = GraphIndex::new(graph);
     let mut last_use: HashMap<&str, usize> = HashMap::new();
     for (at, node) in graph.node.iter().enumerate() {
         last_use.extend(node.input.iter().map(|name| (name.as_str(), at)));
@@ -72,7 +72,7 @@ fn is_pointwise(node: &NodeProto) -> bool {
 }
 
 /// The size of a node's output; `None` for nodes that work on constants only.
-fn output(node: &NodeProto, inputs: &[Size], index: &Index, n: f64, network: &Network) -> Option<Size> {
+fn output(node: &NodeProto, inputs: &[Size], index: &GraphIndex, n: f64, network: &ShapedNetwork) -> Option<Size> {
     let first = *inputs.first()?;
     let largest =
         inputs.iter().copied().fold(first, |a, b| if b.channels * b.area > a.channels * a.area { b } else { a });

@@ -6,16 +6,16 @@ use crate::models::onnx::{GraphProto, NodeProto, TensorProto};
 
 /// Names of a graph, resolved. Later makers of a name win; files that hold two are refused
 /// by the runtime.
-pub struct Index<'a> {
+pub struct GraphIndex<'a> {
     pub graph: &'a GraphProto,
     makers: HashMap<&'a str, usize>,
     users: HashMap<&'a str, Vec<usize>>,
     constants: HashMap<&'a str, &'a TensorProto>,
 }
 
-impl<'a> Index<'a> {
-    pub fn new(graph: &'a GraphProto) -> Index<'a> {
-        let mut index = Index { graph, makers: HashMap::new(), users: HashMap::new(), constants: HashMap::new() };
+impl<'a> GraphIndex<'a> {
+    pub fn new(graph: &'a GraphProto) -> GraphIndex<'a> {
+        let mut index = GraphIndex { graph, makers: HashMap::new(), users: HashMap::new(), constants: HashMap::new() };
         for tensor in &graph.initializer {
             index.constants.insert(tensor.name.as_deref().unwrap_or_default(), tensor);
         }

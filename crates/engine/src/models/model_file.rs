@@ -9,14 +9,14 @@ use prost::Message;
 
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text;
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 
-use crate::models::diffusion::Folder;
-use crate::models::facts::{self, ModelFacts, Open};
+use crate::models::diffusion::DiffusionFolder;
+use crate::models::facts::{self, ModelFacts, OpenFacts};
 use crate::models::onnx::{GraphProto, ModelProto, ValueInfoProto};
 use crate::models::overrides::{self, Given};
 use crate::models::{canonical, output_head, registry, subgraphs};
-use crate::pixels::stitch::Layout;
+use crate::pixels::stitch::OutputLayout;
 
 /// Largest model file read, in bytes.
 pub const MAX_BYTES: u64 = 2 << 30;
@@ -36,7 +36,7 @@ pub struct ModelFile {
 
 /// A network at a fixed shape, as bytes for a session.
 #[derive(Clone, Debug)]
-pub struct Network {
+pub struct ShapedNetwork {
     pub bytes: Vec<u8>,
     pub input: String,
     pub output: String,
@@ -45,7 +45,7 @@ pub struct Network {
     /// `[n, channels * s * s, height, width]` (plane = c * s * s + dy * s + dx), or
     /// `[n, channels, s * height, s * width]`; `layout` tells which.
     pub output_dims: [usize; 4],
-    pub layout: Layout,
+    pub layout: OutputLayout,
     /// The output is a difference: input channel c is to be added to each of its phases.
     pub residual: bool,
 }
@@ -67,7 +67,7 @@ impl ModelFile {
     ///
     /// # Errors
     /// [`Fault::ModelChanged`] for a different or missing file.
-    pub fn open_pinned(pin: &EnginePin) -> Result<ModelFile> {
+    pub fn open_pinned(pin: &EngineSpec) -> Result<ModelFile> {
         let changed = |what: &str| {
             let name = &pin.model;
             let next =
@@ -91,7 +91,7 @@ impl ModelFile {
             ..Given::default()
         };
         let mut model = ModelFile::parse_with(&file.name, &file.bytes, given)?;
-        model.facts.open = Open::default();
+        model.facts.open = OpenFacts::default();
         Ok(model)
     }
 
@@ -151,7 +151,7 @@ impl ModelFile {
 
     /// The whole network, with nothing cut off, for inputs of `[batch, channels, height, width]`,
     /// its output's size left to the runtime: for finding out about it.
-    pub fn whole(&self, batch: usize, height: usize, width: usize) -> Network {
+    pub fn whole(&self, batch: usize, height: usize, width: usize) -> ShapedNetwork {
         let facts = &self.facts;
         let (channels, scale) = (facts.channels as usize, facts.scale as usize);
         let input_dims = [batch, channels, height, width];
@@ -159,20 +159,20 @@ impl ModelFile {
         let graph = model.graph.get_or_insert_default();
         graph.input = vec![ValueInfoProto::float_tensor(&facts.input, input_dims)];
         graph.output = vec![ValueInfoProto::free_floats(&facts.output)];
-        Network {
+        ShapedNetwork {
             bytes: model.encode_to_vec(),
             input: facts.input.clone(),
             output: facts.output.clone(),
             input_dims,
             output_dims: [batch, channels, height * scale, width * scale],
-            layout: Layout::Plane,
+            layout: OutputLayout::Plane,
             residual: false,
         }
     }
 
     /// The network for inputs of `[batch, channels, height, width]`, its pixel shuffle cut off
     /// where the facts allow it.
-    pub fn network(&self, batch: usize, height: usize, width: usize) -> Result<Network> {
+    pub fn network(&self, batch: usize, height: usize, width: usize) -> Result<ShapedNetwork> {
         let facts = &self.facts;
         if facts.batch.is_some_and(|n| n != batch) {
             let message = format!("model {}: takes {} pictures a call only", self.name, facts.batch.unwrap_or(1));
@@ -222,13 +222,13 @@ impl ModelFile {
         graph.node = kept;
         graph.initializer.retain(|t| t.name.as_ref().is_some_and(|n| wanted.contains(n)));
         graph.input.retain(|i| i.name.as_ref().is_some_and(|n| wanted.contains(n)));
-        Ok(Network {
+        Ok(ShapedNetwork {
             bytes: model.encode_to_vec(),
             input: facts.input.clone(),
             output: output.clone(),
             input_dims,
             output_dims,
-            layout: if facts.tail.is_some() { Layout::Phases } else { Layout::Plane },
+            layout: if facts.tail.is_some() { OutputLayout::Phases } else { OutputLayout::Plane },
             residual: facts.tail.as_ref().is_some_and(|t| t.residual),
         })
     }
@@ -261,7 +261,7 @@ fn load(name: &str) -> Result<Loaded> {
             // What it lacks to be one, or that it is one.
             let words = "is a diffusion model, of which `upscaled model check` says more; it cannot be used here";
             let whole = |_| Fault::Unsupported.because(format!("model {text} {words}"));
-            return Err(Folder::open(&path).map_or_else(|error| error, whole));
+            return Err(DiffusionFolder::open(&path).map_or_else(|error| error, whole));
         }
         Ok(_) => return Err(Fault::BadInput.because(format!("model {text}: is not a file"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -278,7 +278,7 @@ fn load(name: &str) -> Result<Loaded> {
 }
 
 /// What the sizes of a pin's tiles are all multiples of: what its network needs, or more.
-fn multiple_of(pin: &EnginePin) -> u32 {
+fn multiple_of(pin: &EngineSpec) -> u32 {
     let common = |a: u32, b: u32| {
         let (mut a, mut b) = (a, b);
         while b != 0 {
@@ -289,12 +289,12 @@ fn multiple_of(pin: &EnginePin) -> u32 {
     [pin.tile_height, pin.halo].into_iter().fold(pin.tile_width, common).max(1)
 }
 
-impl Network {
+impl ShapedNetwork {
     /// The same network in 16-bit floats inside, its input and output still f32.
-    pub fn half(&self) -> Result<Network> {
+    pub fn half(&self) -> Result<ShapedNetwork> {
         let mut model = ModelProto::decode(&self.bytes[..]).context("reading a network of ours")?;
         canonical::half(&mut model);
-        Ok(Network { bytes: model.encode_to_vec(), ..self.clone() })
+        Ok(ShapedNetwork { bytes: model.encode_to_vec(), ..self.clone() })
     }
 }
 
@@ -347,7 +347,7 @@ mod tests {
         let cut = ModelProto::decode(&network.bytes[..]).unwrap().graph.unwrap();
         assert!(cut.node.iter().all(|n| !["Add", "DepthToSpace"].contains(&n.operation())));
         assert_eq!(cut.output[0].dims(), [Some(2), Some(4), Some(30), Some(40)]);
-        assert!(file.facts.fixed == [None, None] && network.residual && network.layout == Layout::Phases);
+        assert!(file.facts.fixed == [None, None] && network.residual && network.layout == OutputLayout::Phases);
     }
 
     #[test]
@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn rgb_is_cut_before_the_shuffle_and_its_planes_put_in_order() {
-        let weights = |network: &Network| {
+        let weights = |network: &ShapedNetwork| {
             let graph = ModelProto::decode(&network.bytes[..]).unwrap().graph.unwrap();
             graph.initializer.iter().find(|t| t.name.as_deref() == Some("w2")).unwrap().floats().unwrap()
         };
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!((file.facts.channels, file.facts.scale, file.facts.halo), (3, 2, 3));
         let crd = file.network(2, 9, 7).unwrap();
         assert_eq!((crd.input_dims, crd.output_dims), ([2, 3, 9, 7], [2, 12, 9, 7]));
-        assert!(crd.residual && crd.layout == Layout::Phases);
+        assert!(crd.residual && crd.layout == OutputLayout::Phases);
         let file = ModelFile::parse("m", &TestModel { dcr: true, ..model }.bytes()).unwrap();
         let dcr = file.network(2, 9, 7).unwrap();
         assert!(dcr.residual && dcr.output_dims == crd.output_dims);

@@ -1,6 +1,6 @@
 //! The end of a graph that is done by us, in f32: last sum, pixel shuffle, clipping.
 
-use crate::models::index::Index;
+use crate::models::index::GraphIndex;
 use crate::models::onnx::{GraphProto, NodeProto, TensorProto};
 
 /// Where a graph can be cut before its pixel shuffle, and what has been left out.
@@ -24,7 +24,7 @@ const PER_SAMPLE: &[&str] =
 /// [Clip to 0..white]` at the end of the graph. The clip goes too: code values are clamped
 /// anyway.
 pub fn find(graph: &GraphProto, input: &str, output: &str, scale: u32, channels: u32, white: u32) -> Option<Tail> {
-    let index = Index::new(graph);
+    let index = GraphIndex::new(graph);
     let mut name = unclipped(&index, output, white);
     let mut residual = false;
     if let Some(add) = index.maker(name).filter(|n| n.operation() == "Add")
@@ -84,7 +84,7 @@ pub fn find(graph: &GraphProto, input: &str, output: &str, scale: u32, channels:
 }
 
 /// The name before a clip to the range of code values, or the name itself.
-fn unclipped<'a>(index: &Index<'a>, name: &'a str, white: u32) -> &'a str {
+fn unclipped<'a>(index: &GraphIndex<'a>, name: &'a str, white: u32) -> &'a str {
     let Some(clip) = index.maker(name).filter(|n| n.operation() == "Clip") else { return name };
     let bound =
         |at: usize, attribute: &str| index.one_float(clip, at).or_else(|| clip.attribute(attribute).and_then(|a| a.f));
@@ -96,7 +96,7 @@ fn unclipped<'a>(index: &Index<'a>, name: &'a str, white: u32) -> &'a str {
 }
 
 /// Whether a node does the same to every sample: one input, all others single numbers.
-fn is_pointwise(index: &Index, node: &NodeProto) -> bool {
+fn is_pointwise(index: &GraphIndex, node: &NodeProto) -> bool {
     let pictures = node.input.iter().filter(|i| !i.is_empty() && index.constant(i).is_none()).count();
     let single = |name: &String| index.constant(name).is_none_or(|t| t.count() == Some(1) && t.dims.len() <= 4);
     PER_SAMPLE.contains(&node.operation()) && pictures == 1 && node.input.iter().all(single)
@@ -104,7 +104,7 @@ fn is_pointwise(index: &Index, node: &NodeProto) -> bool {
 
 /// Whether a tensor is straight from a convolution with this many planes whose weights are
 /// stored and used once.
-fn makes_planes(index: &Index, name: &str, planes: i64) -> bool {
+fn makes_planes(index: &GraphIndex, name: &str, planes: i64) -> bool {
     let Some(node) = index.maker(name).filter(|n| n.operation() == "Conv" && n.int("group", 1) == 1) else {
         return false;
     };
@@ -116,7 +116,7 @@ fn makes_planes(index: &Index, name: &str, planes: i64) -> bool {
 }
 
 /// Whether a tensor is the input with each pixel repeated `scale` times in both directions.
-fn repeats(index: &Index, name: &str, input: &str, scale: u32) -> bool {
+fn repeats(index: &GraphIndex, name: &str, input: &str, scale: u32) -> bool {
     let Some(node) = index.maker(name) else { return false };
     if !matches!(node.operation(), "Resize" | "Upsample") || node.input.first().map(String::as_str) != Some(input) {
         return false;
@@ -159,7 +159,7 @@ pub fn reorder(graph: &mut GraphProto, made: &str, scale: usize, channels: usize
     let names: Vec<String> = node.input.iter().skip(1).filter(|i| !i.is_empty()).cloned().collect();
     for name in names {
         let moved = {
-            let tensor = Index::new(graph).constant(&name)?;
+            let tensor = GraphIndex::new(graph).constant(&name)?;
             let values = tensor.floats()?;
             let plane = values.len() / (scale * scale * channels);
             let from = |to: usize| (to % (scale * scale)) * channels + to / (scale * scale);

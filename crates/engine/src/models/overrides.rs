@@ -29,13 +29,13 @@ pub struct Given {
     pub halo: Option<u32>,
     pub multiple: Option<u32>,
     pub tile: Option<(u32, u32)>,
-    pub origin: Origin,
+    pub origin: ModelOrigin,
 }
 
 /// Where a model came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Origin {
+pub struct ModelOrigin {
     /// The file that was imported.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub file: String,
@@ -115,7 +115,7 @@ pub fn parse(text: &str, name: &str) -> Result<Given> {
         }
     };
     let origin = match table.get("origin") {
-        None => Origin::default(),
+        None => ModelOrigin::default(),
         Some(origin) => origin.clone().try_into().map_err(|error| bad(format!("origin: {error}")))?,
     };
     Ok(Given {
@@ -131,7 +131,7 @@ pub fn parse(text: &str, name: &str) -> Result<Given> {
 
 /// What running the network has shown, for people.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Found {
+pub struct MeasuredFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<u64>,
     /// Source pixels around a pixel that its output was seen to depend on.
@@ -145,19 +145,19 @@ pub struct Found {
 }
 
 /// The text of the file for a model.
-pub fn text(facts: &ModelFacts, origin: &Origin, found: &Found) -> Result<String> {
+pub fn text(facts: &ModelFacts, origin: &ModelOrigin, found: &MeasuredFacts) -> Result<String> {
     #[derive(Serialize)]
-    struct Whole<'a> {
+    struct OverridesFile<'a> {
         version: i64,
         channels: u32,
         white: u32,
         scale: u32,
         halo: u32,
         multiple: u32,
-        origin: &'a Origin,
-        found: &'a Found,
+        origin: &'a ModelOrigin,
+        found: &'a MeasuredFacts,
     }
-    let whole = Whole {
+    let whole = OverridesFile {
         version: VERSION,
         channels: facts.channels,
         white: facts.white,
@@ -198,8 +198,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let facts = crate::models::model_file::ModelFile::open("fast").unwrap().facts;
-        let origin = Origin { file: "a \"b\".pth".into(), kind: "SRVGGNetCompact".into(), ..Default::default() };
-        let found = Found { seam: Some(0.25), remarks: vec!["one".into()], ..Default::default() };
+        let origin = ModelOrigin { file: "a \"b\".pth".into(), kind: "SRVGGNetCompact".into(), ..Default::default() };
+        let found = MeasuredFacts { seam: Some(0.25), remarks: vec!["one".into()], ..Default::default() };
         let given = parse(&text(&facts, &origin, &found).unwrap(), "m").unwrap();
         assert_eq!((given.halo, given.scale, given.white), (Some(facts.halo), Some(facts.scale), Some(1)));
         assert_eq!((given.origin, given.tile), (origin, None));

@@ -14,7 +14,7 @@ use crate::models::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, Ten
 
 /// How PReLU is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum PreluForm {
     /// As the operation PRelu.
     Kept,
     /// `Max(x, slope * x)`, where no slope is above 1.
@@ -26,21 +26,21 @@ pub enum Form {
     Convolutions,
 }
 
-impl Form {
+impl PreluForm {
     /// The fastest form measured on a provider; PRelu itself where none was measured.
-    pub fn of(provider: Provider) -> Form {
+    pub fn of(provider: Provider) -> PreluForm {
         match provider {
-            Provider::Cpu => Form::Convolutions,
-            Provider::Openvino => Form::Max,
-            Provider::Cuda | Provider::Tensorrt => Form::Kept,
+            Provider::Cpu => PreluForm::Convolutions,
+            Provider::Openvino => PreluForm::Max,
+            Provider::Cuda | Provider::Tensorrt => PreluForm::Kept,
         }
     }
 }
 
 /// A network's file with its PReLUs in a form; as it is where nothing changes.
-pub fn written(file: &[u8], form: Form) -> Cow<'_, [u8]> {
+pub fn written(file: &[u8], form: PreluForm) -> Cow<'_, [u8]> {
     let mut model = match ModelProto::decode(file) {
-        Ok(model) if form != Form::Kept => model,
+        Ok(model) if form != PreluForm::Kept => model,
         _ => return Cow::Borrowed(file),
     };
     match model.graph.as_mut().map_or(0, |graph| rewrite(graph, form)) {
@@ -51,7 +51,7 @@ pub fn written(file: &[u8], form: Form) -> Cow<'_, [u8]> {
 
 /// Rewrites every PReLU of known slopes, and those of one slope for all channels as LeakyRelu,
 /// whatever the form. Returns how many were changed.
-pub fn rewrite(graph: &mut GraphProto, form: Form) -> usize {
+pub fn rewrite(graph: &mut GraphProto, form: PreluForm) -> usize {
     let mut changed = 0;
     let mut nodes = Vec::with_capacity(graph.node.len());
     for node in std::mem::take(&mut graph.node) {
@@ -82,7 +82,7 @@ fn slopes(graph: &GraphProto, node: &NodeProto) -> Option<Vec<f32>> {
 }
 
 /// The nodes in place of one, or `None` to keep it.
-fn replacement(graph: &mut GraphProto, node: &NodeProto, slopes: &[f32], form: Form) -> Option<Vec<NodeProto>> {
+fn replacement(graph: &mut GraphProto, node: &NodeProto, slopes: &[f32], form: PreluForm) -> Option<Vec<NodeProto>> {
     let (x, out) = (node.input.first()?.clone(), node.output.first()?.clone());
     if slopes.iter().all(|slope| *slope == slopes[0]) {
         let alpha =
@@ -92,16 +92,16 @@ fn replacement(graph: &mut GraphProto, node: &NodeProto, slopes: &[f32], form: F
     let name = |part: &str| format!("{out}/prelu/{part}");
     let channels = slopes.len();
     match form {
-        Form::Kept => None,
-        Form::Max if slopes.iter().any(|slope| *slope > 1.0) => replacement(graph, node, slopes, Form::Split),
-        Form::Max => {
+        PreluForm::Kept => None,
+        PreluForm::Max if slopes.iter().any(|slope| *slope > 1.0) => replacement(graph, node, slopes, PreluForm::Split),
+        PreluForm::Max => {
             let below = name("below");
             Some(vec![
                 operation("Mul", &[&x, &node.input[1]], &below, vec![]),
                 operation("Max", &[&x, &below], &out, vec![]),
             ])
         }
-        Form::Split => {
+        PreluForm::Split => {
             let (zero, above, below, scaled) = (name("zero"), name("above"), name("min"), name("below"));
             graph.initializer.push(constant(&zero, &[], &[0.0]));
             Some(vec![
@@ -111,7 +111,7 @@ fn replacement(graph: &mut GraphProto, node: &NodeProto, slopes: &[f32], form: F
                 operation("Add", &[&above, &scaled], &out, vec![]),
             ])
         }
-        Form::Convolutions => {
+        PreluForm::Convolutions => {
             let (minus, weights) = (name("minus"), name("slopes"));
             graph.initializer.push(constant(&minus, &[channels, 1, 1, 1], &vec![-1.0; channels]));
             let negated: Vec<f32> = slopes.iter().map(|slope| -slope).collect();
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::models::import::testing::compact;
 
-    fn operations(form: Form, change: impl Fn(&mut TensorProto)) -> Vec<String> {
+    fn operations(form: PreluForm, change: impl Fn(&mut TensorProto)) -> Vec<String> {
         let mut graph = compact(1, 4, 0, 2).graph.unwrap();
         graph.initializer.iter_mut().filter(|t| t.dims.len() == 3).for_each(change);
         rewrite(&mut graph, form);
@@ -178,12 +178,12 @@ mod tests {
             }
         };
         let mixed = slopes([0.1, -0.5, 1.0, 0.0]);
-        assert_eq!(operations(Form::Kept, mixed), ["PRelu", "Conv"]);
-        assert_eq!(operations(Form::Max, mixed), ["Mul", "Max", "Conv"]);
-        assert_eq!(operations(Form::Split, mixed), ["Relu", "Min", "Mul", "Add", "Conv"]);
-        assert_eq!(operations(Form::Convolutions, mixed), ["Relu", "Conv", "Relu", "Conv", "Add", "Conv"]);
+        assert_eq!(operations(PreluForm::Kept, mixed), ["PRelu", "Conv"]);
+        assert_eq!(operations(PreluForm::Max, mixed), ["Mul", "Max", "Conv"]);
+        assert_eq!(operations(PreluForm::Split, mixed), ["Relu", "Min", "Mul", "Add", "Conv"]);
+        assert_eq!(operations(PreluForm::Convolutions, mixed), ["Relu", "Conv", "Relu", "Conv", "Add", "Conv"]);
         // Max is wrong above 1; one slope for all is LeakyRelu everywhere.
-        assert_eq!(operations(Form::Max, slopes([0.1, 0.2, 1.1, 0.0]))[0], "Relu");
-        assert_eq!(operations(Form::Kept, slopes([0.3; 4])), ["LeakyRelu", "Conv"]);
+        assert_eq!(operations(PreluForm::Max, slopes([0.1, 0.2, 1.1, 0.0]))[0], "Relu");
+        assert_eq!(operations(PreluForm::Kept, slopes([0.3; 4])), ["LeakyRelu", "Conv"]);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::models::index::Index;
+use crate::models::index::GraphIndex;
 use crate::models::onnx::NodeProto;
 use crate::models::shapes::{POINTWISE, Shapes, axis, number, slice_edge};
 use crate::models::window::{STEP_MAX, Window};
@@ -35,7 +35,7 @@ pub struct Reach {
 /// Follows `output` back to `input`, for the output of one block of `multiple` source pixels
 /// that starts at source pixel `start`. `scale`: output pixels per source pixel.
 pub fn follow(
-    index: &Index,
+    index: &GraphIndex,
     shapes: &Shapes,
     input: &str,
     output: &str,
@@ -71,7 +71,7 @@ pub fn follow(
                 continue;
             }
             match back(node, at, range, index, shapes, &mut reach) {
-                Step::Range(mut before) => {
+                InputNeed::Range(mut before) => {
                     for (axis, range) in before.iter_mut().enumerate() {
                         *range = (number(range.0), number(range.1));
                         if dims.len() == 4 && dims[2 + axis] == 1 {
@@ -80,8 +80,8 @@ pub fn follow(
                     }
                     needed.entry(name).and_modify(|r| *r = union(*r, before)).or_insert(before);
                 }
-                Step::Whole => note(&mut reach.global, node, index, name),
-                Step::Unknown => note(&mut reach.unknown, node, index, name),
+                InputNeed::Whole => note(&mut reach.global, node, index, name),
+                InputNeed::Unknown => note(&mut reach.unknown, node, index, name),
             }
         }
     }
@@ -97,14 +97,14 @@ pub fn follow(
 }
 
 /// What a node needs of one of its inputs.
-enum Step {
+enum InputNeed {
     Range(Range),
     /// All of it.
     Whole,
     Unknown,
 }
 
-fn note(list: &mut Vec<String>, node: &NodeProto, index: &Index, name: &str) {
+fn note(list: &mut Vec<String>, node: &NodeProto, index: &GraphIndex, name: &str) {
     let constant = name.is_empty() || index.constant(name).is_some();
     if !constant && list.len() < NAMED_MAX && !list.iter().any(|o| o == node.operation()) {
         list.push(node.operation().to_owned());
@@ -115,39 +115,47 @@ fn union(a: Range, b: Range) -> Range {
     [0, 1].map(|axis| (a[axis].0.min(b[axis].0), a[axis].1.max(b[axis].1)))
 }
 
-fn back(node: &NodeProto, at: usize, range: Range, index: &Index, shapes: &Shapes, reach: &mut Reach) -> Step {
-    let each =
-        |step: &dyn Fn(usize, i64, i64) -> (i64, i64)| Step::Range([0, 1].map(|a| step(a, range[a].0, range[a].1)));
+fn back(
+    node: &NodeProto,
+    at: usize,
+    range: Range,
+    index: &GraphIndex,
+    shapes: &Shapes,
+    reach: &mut Reach,
+) -> InputNeed {
+    let each = |step: &dyn Fn(usize, i64, i64) -> (i64, i64)| {
+        InputNeed::Range([0, 1].map(|a| step(a, range[a].0, range[a].1)))
+    };
     let dims = |name: Option<&String>| shapes.dims(name.map_or("", String::as_str)).unwrap_or_default();
     let from = dims(node.input.get(at));
     let picture = from.len() == 4;
     match node.operation() {
         "Softmax" | "LogSoftmax" => match axis(node.int("axis", 1), from.len()) {
-            Some(1) if picture => Step::Range(range),
-            _ => Step::Whole,
+            Some(1) if picture => InputNeed::Range(range),
+            _ => InputNeed::Whole,
         },
         // Their mean and spread are those of the whole picture.
-        "InstanceNormalization" | "GroupNormalization" => Step::Whole,
-        "LayerNormalization" => Step::Unknown,
+        "InstanceNormalization" | "GroupNormalization" => InputNeed::Whole,
+        "LayerNormalization" => InputNeed::Unknown,
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Sum" | "Mean" | "PRelu" | "Where" | "Equal"
         | "Greater" | "Less"
             if picture || from.is_empty() =>
         {
-            Step::Range(range)
+            InputNeed::Range(range)
         }
-        operation if POINTWISE.contains(&operation) => Step::Range(range),
-        "Concat" | "Split" if picture && axis(node.int("axis", 1), 4) == Some(1) => Step::Range(range),
+        operation if POINTWISE.contains(&operation) => InputNeed::Range(range),
+        "Concat" | "Split" if picture && axis(node.int("axis", 1), 4) == Some(1) => InputNeed::Range(range),
         "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceSum" | "ReduceL2" | "ReduceSumSquare" if picture => {
             let given = index.integers(node, 1).unwrap_or_else(|| node.ints("axes").to_vec());
             let planes_only = given.iter().all(|&a| axis(a, 4) == Some(1)) && !given.is_empty();
-            if planes_only && node.int("keepdims", 1) == 1 { Step::Range(range) } else { Step::Whole }
+            if planes_only && node.int("keepdims", 1) == 1 { InputNeed::Range(range) } else { InputNeed::Whole }
         }
-        "GlobalAveragePool" | "GlobalMaxPool" => Step::Whole,
+        "GlobalAveragePool" | "GlobalMaxPool" => InputNeed::Whole,
         "Conv" | "MaxPool" | "AveragePool" | "LpPool" => match Window::of(node, dims(node.input.get(1))) {
             Some(w) => each(&|axis, a, b| {
                 (a * w.stride[axis] - w.before[axis], b * w.stride[axis] - w.before[axis] + w.span[axis])
             }),
-            None => Step::Unknown,
+            None => InputNeed::Unknown,
         },
         "ConvTranspose" => match Window::of(node, dims(node.input.get(1))) {
             Some(w) => each(&|axis, a, b| {
@@ -158,7 +166,7 @@ fn back(node: &NodeProto, at: usize, range: Range, index: &Index, shapes: &Shape
                     (b + w.before[axis]).div_euclid(stride),
                 )
             }),
-            None => Step::Unknown,
+            None => InputNeed::Unknown,
         },
         "DepthToSpace" => {
             let block = node.int("blocksize", 1).clamp(1, STEP_MAX);
@@ -173,7 +181,7 @@ fn back(node: &NodeProto, at: usize, range: Range, index: &Index, shapes: &Shape
                 shapes.integers(node, 1).unwrap_or_else(|| node.ints("pads").iter().map(|&i| number(i)).collect());
             match given.as_slice() {
                 &[0, 0, top, left, 0, 0, _, _] => each(&|axis, a, b| (a - [top, left][axis], b - [top, left][axis])),
-                _ => Step::Unknown,
+                _ => InputNeed::Unknown,
             }
         }
         "Slice" if picture => {
@@ -184,29 +192,29 @@ fn back(node: &NodeProto, at: usize, range: Range, index: &Index, shapes: &Shape
             let mut before = range;
             for (at, &a) in axes.iter().enumerate() {
                 let (Some(axis), Some(&start), Some(&step)) = (axis(a, 4), starts.get(at), steps.get(at)) else {
-                    return Step::Unknown;
+                    return InputNeed::Unknown;
                 };
                 if !(1..=STEP_MAX).contains(&step) {
-                    return Step::Unknown;
+                    return InputNeed::Unknown;
                 }
                 if axis >= 2 {
                     let (first, (a, b)) = (slice_edge(start, from[axis]), before[axis - 2]);
                     before[axis - 2] = (a * step + first, b * step + first);
                 }
             }
-            Step::Range(before)
+            InputNeed::Range(before)
         }
         "Resize" | "Upsample" if picture => {
             let to = dims(node.output.first());
             match resize(node, index, shapes, from, to, reach) {
                 Some(taps) => each(&|axis, a, b| (taps.of(axis, a).0, taps.of(axis, b).1)),
-                None => Step::Unknown,
+                None => InputNeed::Unknown,
             }
         }
         "MatMul" | "Gemm" if index.constant(node.input.get(1 - at.min(1)).map_or("", String::as_str)).is_none() => {
-            Step::Whole
+            InputNeed::Whole
         }
-        _ => Step::Unknown,
+        _ => InputNeed::Unknown,
     }
 }
 
@@ -238,7 +246,7 @@ impl Taps {
 
 fn resize(
     node: &NodeProto,
-    index: &Index,
+    index: &GraphIndex,
     shapes: &Shapes,
     from: &[i64],
     to: &[i64],
@@ -302,7 +310,7 @@ impl Shuffle<'_> {
     }
 }
 
-fn shuffles<'a>(index: &Index<'a>, shapes: &Shapes) -> Vec<Shuffle<'a>> {
+fn shuffles<'a>(index: &GraphIndex<'a>, shapes: &Shapes) -> Vec<Shuffle<'a>> {
     let flat = |n: &NodeProto| ["Reshape", "Squeeze", "Unsqueeze"].contains(&n.operation());
     let find = |turn: &'a NodeProto| -> Option<Shuffle<'a>> {
         // Back and forth over what only changes the number of axes, to the pictures there.

@@ -57,7 +57,7 @@ const FILES_MAX: usize = 4096;
 
 /// Where a model lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ModelLocation {
     Builtin,
     File(PathBuf),
     /// Of a diffusion model.
@@ -66,9 +66,9 @@ pub enum Place {
 
 /// A model that has a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct RegistryEntry {
     pub name: String,
-    pub place: Place,
+    pub place: ModelLocation,
     /// Another one of that name comes first.
     pub hidden: bool,
 }
@@ -116,28 +116,28 @@ pub fn own() -> Option<PathBuf> {
 }
 
 /// All models that have a name, in the order in which they are found.
-pub fn list(folders: &[PathBuf]) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::new();
-    let own = BUILTINS.iter().map(|b| (b.name.to_owned(), Place::Builtin));
+pub fn list(folders: &[PathBuf]) -> Vec<RegistryEntry> {
+    let mut entries: Vec<RegistryEntry> = Vec::new();
+    let own = BUILTINS.iter().map(|b| (b.name.to_owned(), ModelLocation::Builtin));
     let files = folders.iter().flat_map(|folder| files(folder));
     for (name, place) in own.chain(files) {
         let hidden = entries.iter().any(|e| e.name == name);
-        entries.push(Entry { name, place, hidden });
+        entries.push(RegistryEntry { name, place, hidden });
     }
     entries
 }
 
 /// Models of a folder by name, sorted.
-fn files(folder: &Path) -> Vec<(String, Place)> {
+fn files(folder: &Path) -> Vec<(String, ModelLocation)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().take(FILES_MAX);
     let mut found: Vec<_> = entries
         .filter_map(|entry| {
             let (file, path) = (entry.file_name().into_string().ok()?, entry.path());
             if folder::is_model(&path) {
-                return Some((file, Place::Folder(path)));
+                return Some((file, ModelLocation::Folder(path)));
             }
             let name = file.strip_suffix(ENDING).filter(|name| !name.is_empty())?;
-            path.is_file().then(|| (name.to_owned(), Place::File(path)))
+            path.is_file().then(|| (name.to_owned(), ModelLocation::File(path)))
         })
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -193,8 +193,8 @@ pub fn known(name: &str, folders: &[PathBuf]) -> Result<String> {
     let entries = if is_name(plain) { list(folders) } else { Vec::new() };
     if let Some(entry) = entries.iter().find(|entry| entry.name == plain && !entry.hidden) {
         return Ok(match &entry.place {
-            Place::Builtin => format!("{BUILTIN}{plain}"),
-            Place::File(path) | Place::Folder(path) => {
+            ModelLocation::Builtin => format!("{BUILTIN}{plain}"),
+            ModelLocation::File(path) | ModelLocation::Folder(path) => {
                 path_text::escape(&std::path::absolute(path).unwrap_or_else(|_| path.clone()))
             }
         });

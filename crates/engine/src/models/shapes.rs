@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::models::index::Index;
+use crate::models::index::GraphIndex;
 use crate::models::onnx::{NodeProto, TensorProto};
 use crate::models::values::{DOUBLE, FLOAT16};
 use crate::models::window::{STEP_MAX, Window};
@@ -21,7 +21,7 @@ const NUMBER_MAX: i64 = 1 << 40;
 
 /// What is known of a tensor.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Known {
+pub struct KnownTensor {
     pub dims: Vec<i64>,
     /// Its values, of tensors that do not depend on the picture's content.
     pub values: Option<Vec<f64>>,
@@ -29,39 +29,40 @@ pub struct Known {
     whole: bool,
 }
 
-impl Known {
-    fn shaped(dims: Vec<i64>) -> Known {
-        Known { dims, values: None, whole: false }
+impl KnownTensor {
+    fn shaped(dims: Vec<i64>) -> KnownTensor {
+        KnownTensor { dims, values: None, whole: false }
     }
 
-    fn list(values: Vec<f64>, whole: bool) -> Known {
-        Known { dims: vec![values.len() as i64], values: Some(values), whole }
+    fn list(values: Vec<f64>, whole: bool) -> KnownTensor {
+        KnownTensor { dims: vec![values.len() as i64], values: Some(values), whole }
     }
 
-    fn of(tensor: &TensorProto) -> Known {
+    fn of(tensor: &TensorProto) -> KnownTensor {
         let small = tensor.count().is_some_and(|n| n <= VALUES_MAX);
         let whole = tensor.integers().filter(|_| small).map(|v| v.iter().map(|&v| v as f64).collect::<Vec<_>>());
         let is_whole = whole.is_some();
         let values = whole.or_else(|| Some(tensor.floats().filter(|_| small)?.into_iter().map(f64::from).collect()));
-        Known { dims: tensor.dims.clone(), values, whole: is_whole }
+        KnownTensor { dims: tensor.dims.clone(), values, whole: is_whole }
     }
 }
 
 /// The tensors of a graph whose sizes could be found.
-pub struct Shapes<'a>(HashMap<&'a str, Known>);
+pub struct Shapes<'a>(HashMap<&'a str, KnownTensor>);
 
 impl<'a> Shapes<'a> {
     /// For an input of `dims`. Contradictions (sums of unequal sizes, a reshape that does not
     /// fit) leave what follows unknown.
-    pub fn find(index: &Index<'a>, input: &'a str, dims: [i64; 4]) -> Shapes<'a> {
-        let mut known = HashMap::from([(input, Known::shaped(dims.to_vec()))]);
+    pub fn find(index: &GraphIndex<'a>, input: &'a str, dims: [i64; 4]) -> Shapes<'a> {
+        let mut known = HashMap::from([(input, KnownTensor::shaped(dims.to_vec()))]);
         for tensor in index.graph.initializer.iter().filter(|t| t.dims.len() <= RANK_MAX) {
-            known.insert(tensor.name.as_deref().unwrap_or_default(), Known::of(tensor));
+            known.insert(tensor.name.as_deref().unwrap_or_default(), KnownTensor::of(tensor));
         }
         for node in &index.graph.node {
             let outputs = through(node, &known);
-            let sound =
-                |known: &Known| known.dims.len() <= RANK_MAX && known.dims.iter().all(|d| (0..=SIZE_MAX).contains(d));
+            let sound = |known: &KnownTensor| {
+                known.dims.len() <= RANK_MAX && known.dims.iter().all(|d| (0..=SIZE_MAX).contains(d))
+            };
             if let Some(outputs) = outputs.filter(|outputs| outputs.iter().all(sound)) {
                 for (name, mut what) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
                     what.values = what.values.filter(|values| values.len() <= VALUES_MAX);
@@ -93,7 +94,7 @@ pub fn number(value: i64) -> i64 {
 }
 
 /// Sizes (and values) of a node's outputs.
-fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>> {
+fn through(node: &NodeProto, known: &HashMap<&str, KnownTensor>) -> Option<Vec<KnownTensor>> {
     let get = |at: usize| node.input.get(at).filter(|n| !n.is_empty()).and_then(|n| known.get(n.as_str()));
     let integers =
         |at: usize| -> Option<Vec<i64>> { Some(get(at)?.values.as_ref()?.iter().map(|&v| number(v as i64)).collect()) };
@@ -102,36 +103,36 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
         [] => integers(at),
         ints => Some(ints.iter().map(|&i| number(i)).collect()),
     };
-    let one = |dims: Vec<i64>| Some(vec![Known::shaped(dims)]);
+    let one = |dims: Vec<i64>| Some(vec![KnownTensor::shaped(dims)]);
     match node.operation() {
         "Constant" => Some(vec![constant(node)?]),
-        "Shape" => Some(vec![Known::list(get(0)?.dims.iter().map(|&d| d as f64).collect(), true)]),
+        "Shape" => Some(vec![KnownTensor::list(get(0)?.dims.iter().map(|&d| d as f64).collect(), true)]),
         "Identity" | "Dropout" => Some(vec![get(0)?.clone()]),
         "Cast" => {
             let from = get(0)?;
             let float =
                 matches!(node.int("to", 1), 1) || [i64::from(FLOAT16), i64::from(DOUBLE)].contains(&node.int("to", 1));
             let values = from.values.as_ref().map(|v| v.iter().map(|v| if float { *v } else { v.trunc() }).collect());
-            Some(vec![Known { dims: from.dims.clone(), values, whole: !float }])
+            Some(vec![KnownTensor { dims: from.dims.clone(), values, whole: !float }])
         }
         "Floor" | "Ceil" => {
             let from = get(0)?;
             let round = if node.operation() == "Floor" { f64::floor } else { f64::ceil };
-            Some(vec![Known {
+            Some(vec![KnownTensor {
                 values: from.values.as_ref().map(|v| v.iter().map(|v| round(*v)).collect()),
                 ..from.clone()
             }])
         }
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Sum" | "Mean" | "PRelu" | "Where" | "Equal"
         | "Greater" | "Less" | "And" | "Or" => {
-            let inputs: Vec<&Known> = (0..node.input.len()).map(get).collect::<Option<_>>()?;
+            let inputs: Vec<&KnownTensor> = (0..node.input.len()).map(get).collect::<Option<_>>()?;
             let dims = inputs.iter().try_fold(Vec::new(), |dims, known| broadcast(&dims, &known.dims))?;
             let values = match inputs.as_slice() {
                 [a, b] => arithmetic(node.operation(), a, b),
                 _ => None,
             };
             let whole = inputs.iter().all(|i| i.whole);
-            Some(vec![Known { dims, values, whole }])
+            Some(vec![KnownTensor { dims, values, whole }])
         }
         "Gather" => {
             let (from, which) = (get(0)?, get(1)?);
@@ -145,10 +146,10 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
                 let at = |i: &f64| from.get(if *i < 0.0 { from.len() as f64 + i } else { *i } as usize).copied();
                 which.iter().map(at).collect::<Option<Vec<f64>>>()
             });
-            Some(vec![Known { dims, values, whole: from.whole }])
+            Some(vec![KnownTensor { dims, values, whole: from.whole }])
         }
         "Concat" => {
-            let inputs: Vec<&Known> = (0..node.input.len()).map(get).collect::<Option<_>>()?;
+            let inputs: Vec<&KnownTensor> = (0..node.input.len()).map(get).collect::<Option<_>>()?;
             let axis = axis(node.int("axis", 1), inputs.first()?.dims.len())?;
             let mut dims = inputs.first()?.dims.clone();
             dims[axis] = 0;
@@ -163,7 +164,7 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
             let short = dims.len() == 1 && dims[0] <= VALUES_MAX as i64;
             let values = inputs.iter().map(|i| i.values.as_ref()).collect::<Option<Vec<_>>>().filter(|_| short);
             let values = values.map(|parts| parts.into_iter().flatten().copied().collect());
-            Some(vec![Known { dims, values, whole: inputs.iter().all(|i| i.whole) }])
+            Some(vec![KnownTensor { dims, values, whole: inputs.iter().all(|i| i.whole) }])
         }
         "Unsqueeze" | "Squeeze" => {
             let from = get(0)?;
@@ -185,7 +186,7 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
                     .map(|at| dims[at])
                     .collect();
             }
-            Some(vec![Known { dims, ..from.clone() }])
+            Some(vec![KnownTensor { dims, ..from.clone() }])
         }
         "Reshape" => {
             let from = get(0)?;
@@ -200,7 +201,7 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
             for dim in dims.iter_mut().filter(|d| **d == -1) {
                 *dim = total.checked_div(rest)?;
             }
-            (product(&dims)? == total).then(|| vec![Known { dims, ..from.clone() }])
+            (product(&dims)? == total).then(|| vec![KnownTensor { dims, ..from.clone() }])
         }
         "Transpose" => {
             let dims = &get(0)?.dims;
@@ -229,16 +230,16 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
                     |v: Vec<f64>| v.into_iter().skip(start as usize).step_by(step as usize).take(dims[axis] as usize);
                 values = values.map(|v| keep(v).collect());
             }
-            Some(vec![Known { dims, values, whole: from.whole }])
+            Some(vec![KnownTensor { dims, values, whole: from.whole }])
         }
         "ConstantOfShape" => {
             let dims = integers(0)?;
-            let value = node.attribute("value").and_then(|a| a.t.as_ref()).map(Known::of);
+            let value = node.attribute("value").and_then(|a| a.t.as_ref()).map(KnownTensor::of);
             let whole = value.as_ref().is_some_and(|v| v.whole);
             let fill = value.and_then(|v| v.values?.first().copied()).unwrap_or(0.0);
             let count = product(&dims)?;
             let values = (count as usize <= VALUES_MAX).then(|| vec![fill; count as usize]);
-            Some(vec![Known { dims, values, whole }])
+            Some(vec![KnownTensor { dims, values, whole }])
         }
         "Expand" => one(broadcast(&get(0)?.dims, &integers(1)?)?),
         "Tile" => one(get(0)?.dims.iter().zip(integers(1)?).map(|(a, b)| a.checked_mul(b)).collect::<Option<_>>()?),
@@ -248,7 +249,9 @@ fn through(node: &NodeProto, known: &HashMap<&str, Known>) -> Option<Vec<Known>>
             let parts = given("split", 1)
                 .unwrap_or_else(|| vec![dims[axis] / node.output.len().max(1) as i64; node.output.len()]);
             let part = |size: &i64| {
-                Known::shaped(dims.iter().enumerate().map(|(at, &d)| if at == axis { *size } else { d }).collect())
+                KnownTensor::shaped(
+                    dims.iter().enumerate().map(|(at, &d)| if at == axis { *size } else { d }).collect(),
+                )
             };
             Some(parts.iter().map(part).collect())
         }
@@ -371,20 +374,22 @@ pub const POINTWISE: &[&str] = &[
     "Not",
 ];
 
-fn constant(node: &NodeProto) -> Option<Known> {
+fn constant(node: &NodeProto) -> Option<KnownTensor> {
     let attribute = node.attribute.first()?;
     match attribute.name.as_deref()? {
-        "value" => attribute.t.as_ref().map(Known::of),
-        "value_float" => Some(Known { dims: Vec::new(), ..Known::list(vec![f64::from(attribute.f?)], false) }),
-        "value_int" => Some(Known { dims: Vec::new(), ..Known::list(vec![attribute.i? as f64], true) }),
-        "value_floats" => Some(Known::list(attribute.floats.iter().map(|&f| f64::from(f)).collect(), false)),
-        "value_ints" => Some(Known::list(attribute.ints.iter().map(|&i| i as f64).collect(), true)),
+        "value" => attribute.t.as_ref().map(KnownTensor::of),
+        "value_float" => {
+            Some(KnownTensor { dims: Vec::new(), ..KnownTensor::list(vec![f64::from(attribute.f?)], false) })
+        }
+        "value_int" => Some(KnownTensor { dims: Vec::new(), ..KnownTensor::list(vec![attribute.i? as f64], true) }),
+        "value_floats" => Some(KnownTensor::list(attribute.floats.iter().map(|&f| f64::from(f)).collect(), false)),
+        "value_ints" => Some(KnownTensor::list(attribute.ints.iter().map(|&i| i as f64).collect(), true)),
         _ => None,
     }
 }
 
 /// Values of a sum, difference, product or quotient of small tensors.
-fn arithmetic(operation: &str, a: &Known, b: &Known) -> Option<Vec<f64>> {
+fn arithmetic(operation: &str, a: &KnownTensor, b: &KnownTensor) -> Option<Vec<f64>> {
     let (x, y) = (a.values.as_ref()?, b.values.as_ref()?);
     let count = x.len().max(y.len());
     if ![1, count].contains(&x.len()) || ![1, count].contains(&y.len()) {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use crate::models::index::Index;
+use crate::models::index::GraphIndex;
 use crate::models::onnx::{GraphProto, ModelProto, NodeProto};
 
 /// Graphs inside each other, the outermost not counted. Exporters nest two or three.
@@ -20,18 +20,18 @@ const STEPS_MAX: u64 = 10_000_000;
 /// Returns what is wrong with a model's graphs inside graphs, as the end of a sentence.
 pub fn check(model: &ModelProto) -> Result<(), String> {
     let Some(graph) = &model.graph else { return Ok(()) };
-    let mut walk = Walk { nodes: 0, steps: 0, functions: functions(model)? };
+    let mut walk = GraphWalk { nodes: 0, steps: 0, functions: functions(model)? };
     walk.graph(graph, &mut Vec::new(), 0, 1)
 }
 
-struct Walk {
+struct GraphWalk {
     nodes: u64,
     steps: u64,
     /// Nodes of each function with all that it calls, by its name.
     functions: HashMap<String, u64>,
 }
 
-impl Walk {
+impl GraphWalk {
     /// `outer`: loop counts that are constants of the graphs around this one. `passes`: how often it is run.
     fn graph(
         &mut self,
@@ -74,7 +74,7 @@ fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &[u8]> {
 
 /// The constants of a graph that can be a number of passes.
 fn constants(graph: &GraphProto) -> HashMap<String, i64> {
-    let index = Index::new(graph);
+    let index = GraphIndex::new(graph);
     let names = graph.node.iter().filter(|node| node.operation() == "Constant").filter_map(|node| node.output.first());
     let names = names.chain(graph.initializer.iter().filter_map(|tensor| tensor.name.as_ref()));
     let single = |name: &String| match index.constant(name)?.integers()?.as_slice() {

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use upscaled_core::types::engine::{EnginePin, Precision, Provider};
+use upscaled_core::types::engine::{EngineSpec, Precision, Provider};
 
 use crate::models::model_file::ModelFile;
 use crate::models::onnx::*;
@@ -159,8 +159,8 @@ fn free(name: &str, channels: usize) -> ValueInfoProto {
 }
 
 /// A pin of a model on the CPU provider with tiles of the given core.
-pub fn pin(model: &ModelFile, (tile_width, tile_height): (u32, u32)) -> EnginePin {
-    EnginePin {
+pub fn pin(model: &ModelFile, (tile_width, tile_height): (u32, u32)) -> EngineSpec {
+    EngineSpec {
         model: model.name.clone(),
         model_hash: model.hash.clone(),
         model_scale: model.facts.scale,

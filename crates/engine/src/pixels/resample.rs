@@ -27,7 +27,7 @@ pub struct Resampler {
 
 /// Memory that a thread lends to a [`Resampler`], used again from call to call.
 #[derive(Default)]
-pub struct Scratch {
+pub struct ResampleScratch {
     source: Vec<f32>,
     row: Vec<f32>,
     phases: Vec<f32>,
@@ -74,7 +74,7 @@ impl Resampler {
         &self,
         load: impl FnMut(usize, &mut [f32]),
         rows: Range<usize>,
-        scratch: &mut Scratch,
+        scratch: &mut ResampleScratch,
         mut put: impl FnMut(usize, &[f32]),
     ) {
         let mut wide = std::mem::take(&mut scratch.phases);
@@ -114,7 +114,7 @@ impl Resampler {
         load: impl FnMut(usize, &mut [f32]),
         depth: u8,
         rows: Range<usize>,
-        scratch: &mut Scratch,
+        scratch: &mut ResampleScratch,
         out: &mut [u8],
     ) {
         let (width, coding, size) = (self.from.0, Coding::codes(depth), sample::bytes(depth));
@@ -163,11 +163,11 @@ impl Resampler {
         &self,
         mut load: impl FnMut(usize, &mut [f32]),
         rows: Range<usize>,
-        scratch: &mut Scratch,
+        scratch: &mut ResampleScratch,
         mut then: impl FnMut(usize, &[f32], &[f32]),
     ) {
         let (width, (left, right)) = (self.from.0, self.margins);
-        let Scratch { source, row, zeros, .. } = scratch;
+        let ResampleScratch { source, row, zeros, .. } = scratch;
         row.resize(left + width + right, 0.0);
         zeros.resize(zeros.len().max(width), 0.0);
         let input = self.input_rows(rows.clone());
@@ -263,7 +263,7 @@ fn with(filter: Filter, edge: Edge, plane: &[f32], from: (usize, usize), to: (us
     let axes = |(width, height)| (Axis::full(width), Axis::full(height));
     let resampler = Resampler::with(filter, edge, axes(from), axes(to));
     let mut out = Vec::with_capacity(to.0 * to.1);
-    let mut scratch = Scratch::default();
+    let mut scratch = ResampleScratch::default();
     // In bands, so that only a few rows are held twice.
     for start in (0..to.1).step_by(64) {
         let load = |y: usize, row: &mut [f32]| row.copy_from_slice(&plane[y * from.0..][..from.0]);

@@ -13,7 +13,7 @@ fn codes(resampler: &Resampler, plane: &[u8], depth: u8, step: usize) -> Vec<u8>
     let size = sample::bytes(depth);
     let (row, width) = (resampler.to.0 * size, resampler.from.0 * size);
     let mut out = vec![0; row * resampler.to.1];
-    let mut scratch = Scratch::default();
+    let mut scratch = ResampleScratch::default();
     for start in (0..resampler.to.1).step_by(step) {
         let end = (start + step).min(resampler.to.1);
         let load = |y: usize, to: &mut [f32]| sample::load(&plane[y * width..], Coding::codes(depth), 1.0, to);

@@ -18,8 +18,11 @@ pub const NOT_FINITE: u32 = 0x7f80_0000;
 /// `phases`: 1 to [`MAX_SCALE`] rows of `base.len()` samples; `out`: as many samples times the
 /// phases. Returns the largest magnitude in `phases` as float bits; compare with [`NOT_FINITE`].
 pub fn interleave(phases: &[&[f32]], base: &[f32], to: Coding, white: f32, out: &mut [u8]) -> u32 {
-    let line =
-        Line { gain: f32::from(to.unit) / white, offset: f32::from(to.offset), top: sample::max_code(to.depth) as f32 };
+    let line = Quantizer {
+        gain: f32::from(to.unit) / white,
+        offset: f32::from(to.offset),
+        top: sample::max_code(to.depth) as f32,
+    };
     match (phases, to.depth > 8) {
         (&[a], false) => one_u8(a, base, line, out),
         (&[a], true) => one_u16(a, base, line, out),
@@ -32,13 +35,13 @@ pub fn interleave(phases: &[&[f32]], base: &[f32], to: Coding, white: f32, out: 
 
 /// From numbers to codes.
 #[derive(Clone, Copy)]
-struct Line {
+struct Quantizer {
     gain: f32,
     offset: f32,
     top: f32,
 }
 
-impl Line {
+impl Quantizer {
     #[inline(always)]
     fn code(self, value: f32) -> u32 {
         code(value * self.gain + self.offset, self.top)
@@ -52,7 +55,7 @@ fn magnitude(value: f32) -> u32 {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn one_u8(a: &[f32], base: &[f32], line: Line, out: &mut [u8]) -> u32 {
+fn one_u8(a: &[f32], base: &[f32], line: Quantizer, out: &mut [u8]) -> u32 {
     let mut worst = 0;
     for ((to, &a), &base) in out.iter_mut().zip(a).zip(base) {
         worst = worst.max(magnitude(a));
@@ -62,7 +65,7 @@ fn one_u8(a: &[f32], base: &[f32], line: Line, out: &mut [u8]) -> u32 {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn one_u16(a: &[f32], base: &[f32], line: Line, out: &mut [u8]) -> u32 {
+fn one_u16(a: &[f32], base: &[f32], line: Quantizer, out: &mut [u8]) -> u32 {
     let mut worst = 0;
     for ((to, &a), &base) in out.as_chunks_mut::<2>().0.iter_mut().zip(a).zip(base) {
         worst = worst.max(magnitude(a));
@@ -72,7 +75,7 @@ fn one_u16(a: &[f32], base: &[f32], line: Line, out: &mut [u8]) -> u32 {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn two_u8(a: &[f32], b: &[f32], base: &[f32], line: Line, out: &mut [u8]) -> u32 {
+fn two_u8(a: &[f32], b: &[f32], base: &[f32], line: Quantizer, out: &mut [u8]) -> u32 {
     let mut worst = 0;
     for (((to, &a), &b), &base) in out.as_chunks_mut::<2>().0.iter_mut().zip(a).zip(b).zip(base) {
         worst = worst.max(magnitude(a)).max(magnitude(b));
@@ -84,7 +87,7 @@ fn two_u8(a: &[f32], b: &[f32], base: &[f32], line: Line, out: &mut [u8]) -> u32
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn two_u16(a: &[f32], b: &[f32], base: &[f32], line: Line, out: &mut [u8]) -> u32 {
+fn two_u16(a: &[f32], b: &[f32], base: &[f32], line: Quantizer, out: &mut [u8]) -> u32 {
     let mut worst = 0;
     for (((to, &a), &b), &base) in out.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(base) {
         worst = worst.max(magnitude(a)).max(magnitude(b));
@@ -95,7 +98,7 @@ fn two_u16(a: &[f32], b: &[f32], base: &[f32], line: Line, out: &mut [u8]) -> u3
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn four_u8(phases: [&[f32]; 4], base: &[f32], line: Line, out: &mut [u8]) -> u32 {
+fn four_u8(phases: [&[f32]; 4], base: &[f32], line: Quantizer, out: &mut [u8]) -> u32 {
     let mut worst = 0;
     let [a, b, c, d] = phases;
     for (((((to, &a), &b), &c), &d), &base) in
@@ -109,7 +112,7 @@ fn four_u8(phases: [&[f32]; 4], base: &[f32], line: Line, out: &mut [u8]) -> u32
     worst
 }
 
-fn any(phases: &[&[f32]], base: &[f32], line: Line, wide: bool, out: &mut [u8]) -> u32 {
+fn any(phases: &[&[f32]], base: &[f32], line: Quantizer, wide: bool, out: &mut [u8]) -> u32 {
     let mut worst = 0;
     for (k, phase) in phases.iter().enumerate() {
         for (x, (&value, &base)) in phase.iter().zip(base).enumerate() {

@@ -6,7 +6,7 @@ use crate::pixels::shuffle::{self, MAX_SCALE};
 
 /// How a network's output lies in memory, for one tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum OutputLayout {
     /// For each channel `scale * scale` planes of the input's size, still to be shuffled.
     Phases,
     /// For each channel a plane, `scale` times as wide and high as the input.
@@ -14,8 +14,8 @@ pub enum Layout {
 }
 
 /// One tile's output and what it is added to.
-pub struct Enlarged<'a> {
-    pub layout: Layout,
+pub struct TileOutput<'a> {
+    pub layout: OutputLayout,
     pub scale: usize,
     pub channels: usize,
     /// The number that stands for white in `output` and `base`.
@@ -30,7 +30,7 @@ pub struct Enlarged<'a> {
 /// band, `grid.width * scale` samples each. `zeros`: at least an enlarged tile's width.
 ///
 /// Returns the largest magnitude in what was read, as [`shuffle::interleave`] does.
-pub fn stitch(tile: &Enlarged, coding: Coding, grid: &Grid, at: Tile, zeros: &[f32], band: &mut [u8]) -> u32 {
+pub fn stitch(tile: &TileOutput, coding: Coding, grid: &Grid, at: Tile, zeros: &[f32], band: &mut [u8]) -> u32 {
     let (width, height) = grid.input_size();
     let (scale, halo, white) = (tile.scale, grid.halo, tile.white);
     let size = sample::bytes(coding.depth);
@@ -42,7 +42,7 @@ pub fn stitch(tile: &Enlarged, coding: Coding, grid: &Grid, at: Tile, zeros: &[f
         for y in 0..at.height * scale {
             let to = &mut plane[y * stride + at.x * scale * size..][..at.width * scale * size];
             worst = worst.max(match tile.layout {
-                Layout::Phases => {
+                OutputLayout::Phases => {
                     let start = (y / scale + halo) * width + halo;
                     let mut phases: [&[f32]; MAX_SCALE] = [&[]; MAX_SCALE];
                     for (k, phase) in phases[..scale].iter_mut().enumerate() {
@@ -52,7 +52,7 @@ pub fn stitch(tile: &Enlarged, coding: Coding, grid: &Grid, at: Tile, zeros: &[f
                     let base = tile.base.map_or(&zeros[..at.width], |input| &input[c * area + start..][..at.width]);
                     shuffle::interleave(&phases[..scale], base, coding, white, to)
                 }
-                Layout::Plane => {
+                OutputLayout::Plane => {
                     let start = (y + halo * scale) * width * scale + halo * scale;
                     let row = &output[start..][..at.width * scale];
                     shuffle::interleave(&[row], &zeros[..row.len()], coding, white, to)
@@ -101,12 +101,12 @@ mod tests {
                         gather(plane, from, white, &grid, tile, input);
                     }
                     let (layout, base, output): (_, Option<&[f32]>, Vec<f32>) = match kind {
-                        0 => (Layout::Phases, Some(&input), vec![0.0; channels * w * h * scale * scale]),
-                        1 => (Layout::Phases, None, input.chunks(w * h).flat_map(|c| c.repeat(scale * scale)).collect()),
-                        _ => (Layout::Plane, None, input.chunks(w * h).flat_map(|c| (0..w * h * scale * scale)
+                        0 => (OutputLayout::Phases, Some(&input), vec![0.0; channels * w * h * scale * scale]),
+                        1 => (OutputLayout::Phases, None, input.chunks(w * h).flat_map(|c| c.repeat(scale * scale)).collect()),
+                        _ => (OutputLayout::Plane, None, input.chunks(w * h).flat_map(|c| (0..w * h * scale * scale)
                             .map(move |i| c[i / (w * scale) / scale * w + i % (w * scale) / scale])).collect()),
                     };
-                    let enlarged = Enlarged { layout, scale, channels, white, output: &output, base };
+                    let enlarged = TileOutput { layout, scale, channels, white, output: &output, base };
                     prop_assert!(stitch(&enlarged, to, &grid, tile, &zeros, &mut out) < shuffle::NOT_FINITE);
                 }
                 for (i, got) in out.chunks(out_size).enumerate() {
@@ -123,8 +123,14 @@ mod tests {
         let grid = Grid { width: 1, height: 1, core_width: 1, core_height: 1, halo: 0 };
         let output: [f32; 12] = std::array::from_fn(|i| i as f32);
         let mut band = [99; 12];
-        let enlarged =
-            Enlarged { layout: Layout::Phases, scale: 2, channels: 3, white: 255.0, output: &output, base: None };
+        let enlarged = TileOutput {
+            layout: OutputLayout::Phases,
+            scale: 2,
+            channels: 3,
+            white: 255.0,
+            output: &output,
+            base: None,
+        };
         stitch(&enlarged, Coding::luma(8), &grid, grid.tile(0, 0), &[0.0; 2], &mut band);
         assert_eq!(band, std::array::from_fn(|i| i as u8));
     }

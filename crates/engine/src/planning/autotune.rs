@@ -16,19 +16,19 @@ use serde::{Deserialize, Serialize};
 
 use upscaled_core::config::settings::JobSettings;
 use upscaled_core::fault::{Fault, one_line};
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 
 use crate::models::facts::ModelFacts;
 use crate::models::model_file::ModelFile;
 use crate::pixels::sample::Coding;
-use crate::planning::benchmark::{Estimate, Figure, Race, Runner, Track};
+use crate::planning::benchmark::{BenchmarkSetup, Candidate, Estimate, Figure, Race};
 use crate::planning::tiling::{Cut, Ground};
 use crate::planning::{choice, test_picture};
-use crate::runtime::cache::{Asked, Cache};
+use crate::runtime::cache::{Cache, CacheKey};
 use crate::runtime::machine;
-use crate::runtime::provider::Target;
+use crate::runtime::provider::SessionTarget;
 use crate::runtime::session::Net;
-use crate::runtime::tiled::{Engine, Pass, Picture};
+use crate::runtime::tiled::{Engine, NetworkInput, Pass};
 
 /// Counted up when candidates or their measuring change: older answers are measured anew.
 const RULES: u32 = 2;
@@ -73,10 +73,10 @@ pub struct Tuned {
 }
 
 #[derive(Serialize)]
-struct Key<'a> {
+struct ResultKey<'a> {
     rules: u32,
     #[serde(flatten)]
-    network: Asked<'a>,
+    network: CacheKey<'a>,
     frame: (u32, u32),
     depth: u8,
     threads: u32,
@@ -86,7 +86,7 @@ struct Key<'a> {
 }
 
 /// Cuts the work of a pin the fastest way. Words about it; none where it stays as it is.
-pub fn tune(pin: &mut EnginePin, around: &Around) -> Option<String> {
+pub fn tune(pin: &mut EngineSpec, around: &Around) -> Option<String> {
     let before = Cut::of(pin);
     let tuned = find(pin, around)?;
     for figure in &tuned.figures {
@@ -103,7 +103,7 @@ pub fn tune(pin: &mut EnginePin, around: &Around) -> Option<String> {
 
 /// What is fastest for a pin: as measured before, else measured now. `None` where the fixed
 /// rule stands.
-pub fn find(pin: &EnginePin, around: &Around) -> Option<Tuned> {
+pub fn find(pin: &EngineSpec, around: &Around) -> Option<Tuned> {
     if !around.settings.autotune {
         return None;
     }
@@ -116,7 +116,7 @@ pub fn find(pin: &EnginePin, around: &Around) -> Option<Tuned> {
 }
 
 /// Cuts the work of a pin as measured before; where nothing was, it stays as it is.
-pub fn recall(pin: &mut EnginePin, around: &Around) {
+pub fn recall(pin: &mut EngineSpec, around: &Around) {
     let Some(cache) = Cache::open("tune").filter(|_| around.settings.autotune) else { return };
     if let Ok(tuned) = find_in(&cache, pin, around, None) {
         *pin = tuned.chosen.on(pin);
@@ -124,12 +124,12 @@ pub fn recall(pin: &mut EnginePin, around: &Around) {
 }
 
 /// [`find`] with its cache given; without `busy` nothing is measured.
-fn find_in(cache: &Cache, pin: &EnginePin, around: &Around, busy: Option<&dyn Fn() -> bool>) -> Result<Tuned> {
+fn find_in(cache: &Cache, pin: &EngineSpec, around: &Around, busy: Option<&dyn Fn() -> bool>) -> Result<Tuned> {
     let model = ModelFile::open_pinned(pin)?;
     let asked = choice::asked_tile(around.settings, &model.facts);
-    let key = Key {
+    let key = ResultKey {
         rules: RULES,
-        network: Asked::of(&model, Target::of(pin))?,
+        network: CacheKey::of(&model, SessionTarget::of(pin))?,
         frame: around.frame,
         depth: around.depth,
         threads: around.settings.threads,
@@ -175,7 +175,7 @@ fn least_of(class: u32) -> u64 {
     class.checked_sub(1).map_or(0, |doublings| CLASS_BYTES << doublings)
 }
 
-fn ground<'a>(model: &'a ModelFile, pin: &EnginePin, around: &Around) -> Ground<'a> {
+fn ground<'a>(model: &'a ModelFile, pin: &EngineSpec, around: &Around) -> Ground<'a> {
     let gpu = pin.provider.is_gpu();
     let threads = if gpu { 1 } else { choice::threads(around.settings) };
     Ground { frame: around.frame, facts: &model.facts, threads, gpu }
@@ -190,7 +190,7 @@ pub fn words(figure: &Figure) -> String {
 }
 
 /// Measures candidates for a pin; its own cut is the reference.
-pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tuned> {
+pub fn measure(model: &ModelFile, pin: &EngineSpec, around: &Around) -> Result<Tuned> {
     let rate = seconds_a_pixel(model, pin)?;
     (around.beat)();
     let estimated = |cut: Cut, frame| seconds(cut, frame, pin.halo, rate);
@@ -213,11 +213,12 @@ pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tu
             frame: tiles(around.frame) / tiles(picture),
         }
     };
-    let open =
-        |cut: Cut| -> Result<Box<dyn Runner>> { Ok(Box::new(Frames::open(&cut.on(pin), picture, around.depth)?)) };
+    let open = |cut: Cut| -> Result<Box<dyn Candidate>> {
+        Ok(Box::new(CandidateFrames::open(&cut.on(pin), picture, around.depth)?))
+    };
     let end = Instant::now() + Duration::from_secs_f64(limit);
     let memory = least_of(class(around.memory)).max(choice::session_bytes(model, pin)?);
-    let track = Track { open: &open, estimate: &estimate, memory, end, beat: around.beat };
+    let track = BenchmarkSetup { open: &open, estimate: &estimate, memory, end, beat: around.beat };
     let ground = ground(model, pin, around);
     let mut race = Race::begin(track, reference)?;
     if choice::asked_tile(around.settings, &model.facts).is_none() {
@@ -230,13 +231,14 @@ pub fn measure(model: &ModelFile, pin: &EnginePin, around: &Around) -> Result<Tu
 }
 
 /// Seconds of one thread (or of the device) for a pixel of the network's input.
-pub fn seconds_a_pixel(model: &ModelFile, pin: &EnginePin) -> Result<f64> {
+pub fn seconds_a_pixel(model: &ModelFile, pin: &EngineSpec) -> Result<f64> {
     let multiple = model.facts.multiple.max(1) as usize;
     let side = if pin.provider.is_gpu() { PROBE.1 } else { PROBE.0 };
     let size = |fixed: Option<usize>| fixed.unwrap_or(side.next_multiple_of(multiple));
     let (height, width) = (size(model.facts.fixed[0]), size(model.facts.fixed[1]));
     let batch = model.facts.batch.unwrap_or(1);
-    let mut net = Net::open(&model.network(batch, height, width)?, Target { threads: 1, ..Target::of(pin) })?;
+    let mut net =
+        Net::open(&model.network(batch, height, width)?, SessionTarget { threads: 1, ..SessionTarget::of(pin) })?;
     net.run(|_, _| ())?;
     let mut least = Duration::MAX;
     for _ in 0..2 {
@@ -264,24 +266,25 @@ fn picture_size((width, height): (u32, u32), seconds: f64, facts: &ModelFacts) -
 }
 
 /// An engine of one candidate and the pictures it runs on.
-struct Frames {
+struct CandidateFrames {
     engine: Engine,
     pass: Pass,
-    pictures: [Picture; 2],
+    pictures: [NetworkInput; 2],
     size: (usize, usize),
     channels: usize,
     turn: usize,
 }
 
-impl Frames {
-    fn open(pin: &EnginePin, (width, height): (u32, u32), depth: u8) -> Result<Frames> {
+impl CandidateFrames {
+    fn open(pin: &EngineSpec, (width, height): (u32, u32), depth: u8) -> Result<CandidateFrames> {
         let engine = Engine::open(pin)?;
         let size = (width as usize, height as usize);
         let channels = pin.channels as usize;
         let coding = if channels == 1 { Coding::luma(depth) } else { engine.fine() };
         let pass = engine.pass(size, coding, coding);
-        let picture = |seed| Picture::Planes(Arc::new(test_picture::planes(size.0, size.1, channels, coding, seed, 0)));
-        Ok(Frames { engine, pass, pictures: [picture(1), picture(2)], size, channels, turn: 0 })
+        let picture =
+            |seed| NetworkInput::Planes(Arc::new(test_picture::planes(size.0, size.1, channels, coding, seed, 0)));
+        Ok(CandidateFrames { engine, pass, pictures: [picture(1), picture(2)], size, channels, turn: 0 })
     }
 
     fn run(&mut self, which: usize) -> Result<()> {
@@ -296,12 +299,12 @@ impl Frames {
     }
 }
 
-impl Runner for Frames {
+impl Candidate for CandidateFrames {
     fn prove(&mut self) -> Result<[u8; 32]> {
         let ((width, height), fine) = (self.size, self.engine.fine());
         let mut pass = self.engine.pass(self.size, fine, fine);
         let planes = test_picture::planes(width, height, self.channels, fine, 1, 0);
-        pass.start(self.engine.pool(), &Picture::Planes(Arc::new(planes)), None)?;
+        pass.start(self.engine.pool(), &NetworkInput::Planes(Arc::new(planes)), None)?;
         pass.finish()?;
         self.whole()?;
         // Bands are as high as the tiles: only whole planes are the same for all candidates.

@@ -32,7 +32,7 @@ fn every_candidate_makes_the_same_pixels() {
         cuts.extend(ground.splits(Cut::of(&reference)));
         cuts.extend(ground.batches(Cut::of(&reference)));
         assert!(cuts.len() >= 5, "{cuts:?}");
-        let prove = |cut: Cut| Frames::open(&cut.on(&reference), frame, 8).unwrap().prove().unwrap();
+        let prove = |cut: Cut| CandidateFrames::open(&cut.on(&reference), frame, 8).unwrap().prove().unwrap();
         let wanted = prove(cuts[0]);
         for &cut in &cuts[1..] {
             assert!(prove(cut) == wanted, "{} {}", model.name, cut.words());
@@ -52,7 +52,7 @@ fn answers_are_kept_and_found_again() {
     let beats = Cell::new(0);
     let beat = || beats.set(beats.get() + 1);
     let around = around(&settings, (200, 160), &beat);
-    let fixed = EnginePin { sessions: 2, ..pin(&model, (200, 80)) };
+    let fixed = EngineSpec { sessions: 2, ..pin(&model, (200, 80)) };
     let first = find_in(&cache, &fixed, &around, Some(&|| false)).unwrap();
     assert!(beats.get() > 5 && first.figures.len() > 3 && first.figures[0].cut == Cut::of(&fixed));
     beats.set(0);
@@ -123,9 +123,9 @@ fn a_candidate_that_ran_out_of_memory_is_out() {
         return;
     }
     let model = ModelFile::open("fast").unwrap();
-    let pin = EnginePin { batch: 2, ..pin(&model, (50, 40)) };
+    let pin = EngineSpec { batch: 2, ..pin(&model, (50, 40)) };
     let _plan = upscaled_core::failpoint::scoped("infer.memory=eio:1");
-    let mut frames = Frames::open(&pin, (100, 80), 8).unwrap();
+    let mut frames = CandidateFrames::open(&pin, (100, 80), 8).unwrap();
     let error = frames.prove().unwrap_err();
     assert!(Fault::of(&error) == Fault::DeviceMemory && error.to_string().contains("ran out of memory"), "{error}");
 }

@@ -19,7 +19,7 @@ const HOPELESS: f64 = 1.2;
 const OPENING: Duration = Duration::from_millis(150);
 
 /// A candidate, open.
-pub trait Runner {
+pub trait Candidate {
     /// Upscales the picture that all candidates are given; a hash of every sample of the result.
     fn prove(&mut self) -> Result<[u8; 32]>;
     /// Upscales a picture; how long that took.
@@ -49,8 +49,8 @@ pub struct Figure {
 }
 
 /// Everything a race needs from outside.
-pub struct Track<'a> {
-    pub open: &'a dyn Fn(Cut) -> Result<Box<dyn Runner>>,
+pub struct BenchmarkSetup<'a> {
+    pub open: &'a dyn Fn(Cut) -> Result<Box<dyn Candidate>>,
     pub estimate: &'a dyn Fn(Cut) -> Estimate,
     /// Bytes a candidate may take.
     pub memory: u64,
@@ -62,10 +62,10 @@ pub struct Track<'a> {
 
 /// A race in stages, each of which tries to better the winner of the one before.
 pub struct Race<'a> {
-    track: Track<'a>,
+    track: BenchmarkSetup<'a>,
     best: Cut,
     /// The best, open; not yet where a tie made it the best.
-    runner: Option<Box<dyn Runner>>,
+    runner: Option<Box<dyn Candidate>>,
     pixels: [u8; 32],
     /// Milliseconds a frame of the best, by its own scale: candidates are compared in pairs.
     cost: f64,
@@ -74,7 +74,7 @@ pub struct Race<'a> {
 
 impl<'a> Race<'a> {
     /// Opens the reference, whose pixels all others must make.
-    pub fn begin(track: Track<'a>, reference: Cut) -> Result<Race<'a>> {
+    pub fn begin(track: BenchmarkSetup<'a>, reference: Cut) -> Result<Race<'a>> {
         let mut runner = (track.open)(reference)?;
         (track.beat)();
         let pixels = runner.prove()?;
@@ -180,7 +180,7 @@ mod tests {
         pixels: u8,
     }
 
-    impl Runner for Fake {
+    impl Candidate for Fake {
         fn prove(&mut self) -> Result<[u8; 32]> {
             Ok([self.pixels; 32])
         }
@@ -195,7 +195,7 @@ mod tests {
 
     /// Microseconds by width; width 7 makes other pixels, 8 does not open, 9 is too large.
     fn run(reference: Cut, stages: &[&[Cut]], time_of: &dyn Fn(Cut) -> u64) -> (Cut, Vec<Figure>, u32) {
-        let open = |cut: Cut| -> Result<Box<dyn Runner>> {
+        let open = |cut: Cut| -> Result<Box<dyn Candidate>> {
             anyhow::ensure!(cut.tile_width != 8, "refused");
             Ok(Box::new(Fake { time: Duration::from_micros(time_of(cut)), pixels: u8::from(cut.tile_width == 7) }))
         };
@@ -204,7 +204,7 @@ mod tests {
             |cut: Cut| Estimate { time: Duration::ZERO, bytes: u64::from(cut.tile_width == 9) << 30, frame: 1.0 };
         let end = Instant::now() + Duration::from_secs(60);
         let beat = || beats.set(beats.get() + 1);
-        let track = Track { open: &open, estimate: &estimate, memory: 1 << 20, end, beat: &beat };
+        let track = BenchmarkSetup { open: &open, estimate: &estimate, memory: 1 << 20, end, beat: &beat };
         let mut race = Race::begin(track, reference).unwrap();
         stages.iter().for_each(|stage| race.stage(stage));
         let (best, figures) = race.end();
@@ -241,9 +241,9 @@ mod tests {
 
     #[test]
     fn nothing_begins_after_the_end() {
-        let open = |_: Cut| -> Result<Box<dyn Runner>> { Ok(Box::new(Fake { time: Duration::ZERO, pixels: 0 })) };
+        let open = |_: Cut| -> Result<Box<dyn Candidate>> { Ok(Box::new(Fake { time: Duration::ZERO, pixels: 0 })) };
         let estimate = |_: Cut| Estimate { time: Duration::ZERO, bytes: 0, frame: 1.0 };
-        let track = Track { open: &open, estimate: &estimate, memory: 0, end: Instant::now(), beat: &|| {} };
+        let track = BenchmarkSetup { open: &open, estimate: &estimate, memory: 0, end: Instant::now(), beat: &|| {} };
         let mut race = Race::begin(track, cut(4, 1)).unwrap();
         race.stage(&[cut(5, 1)]);
         let (best, figures) = race.end();

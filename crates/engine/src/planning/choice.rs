@@ -10,16 +10,16 @@ use upscaled_core::config::keys::TILE_MIN;
 use upscaled_core::config::settings::JobSettings;
 use upscaled_core::fault::{self, Fault};
 use upscaled_core::sys::processors;
-use upscaled_core::types::engine::{EnginePin, Precision, Provider};
+use upscaled_core::types::engine::{EngineSpec, Precision, Provider};
 
 use crate::models::facts::ModelFacts;
 use crate::models::footprint;
-use crate::models::model_file::{ModelFile, Network};
+use crate::models::model_file::{ModelFile, ShapedNetwork};
 use crate::planning::tiling::{self, CORE_MAX, Cut, share};
 use crate::planning::{precision, probe};
 use crate::runtime::cache::{self, Cache};
 use crate::runtime::library;
-use crate::runtime::provider::{self, Target};
+use crate::runtime::provider::{self, SessionTarget};
 use crate::runtime::session::Net;
 
 /// Largest core of a tile on the processor, in source pixels. Larger ones waste less on the
@@ -37,7 +37,7 @@ const SESSIONS_BYTES: u64 = 4 << 30;
 
 /// Chooses the pin, of one pass, for a source of `width` x `height` and `depth` bits. With it, in words,
 /// what was chosen and what was tried and passed over.
-pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Result<(EnginePin, Vec<String>)> {
+pub fn choose(settings: &JobSettings, width: u32, height: u32, depth: u8) -> Result<(EngineSpec, Vec<String>)> {
     choose_knowing(settings, (width, height), depth, None)
 }
 
@@ -46,15 +46,15 @@ pub fn choose_knowing(
     settings: &JobSettings,
     (width, height): (u32, u32),
     depth: u8,
-    opened: Option<&EnginePin>,
-) -> Result<(EnginePin, Vec<String>)> {
+    opened: Option<&EngineSpec>,
+) -> Result<(EngineSpec, Vec<String>)> {
     let mut model = ModelFile::open(&settings.model)?;
     probe::complete(&mut model)?;
     let facts = &model.facts;
     let threads = threads(settings);
     let (tile_width, tile_height) = tile(asked_tile(settings, facts), width, height, threads, facts)?;
     let (sessions, threads_each) = share(threads, height.div_ceil(tile_height));
-    let mut pin = EnginePin {
+    let mut pin = EngineSpec {
         model: model.name.clone(),
         model_hash: model.hash.clone(),
         model_scale: facts.scale,
@@ -136,7 +136,7 @@ pub fn asked_tile(settings: &JobSettings, facts: &ModelFacts) -> Option<(u32, u3
 }
 
 /// The pin with its tiles cut for frames of another size; `None` where settings or model fix them.
-pub fn cut_for(pin: &EnginePin, settings: &JobSettings, facts: &ModelFacts, size: (u32, u32)) -> Option<EnginePin> {
+pub fn cut_for(pin: &EngineSpec, settings: &JobSettings, facts: &ModelFacts, size: (u32, u32)) -> Option<EngineSpec> {
     if asked_tile(settings, facts).is_some() || facts.fixed.iter().any(Option::is_some) {
         return None;
     }
@@ -150,11 +150,11 @@ pub fn cut_for(pin: &EnginePin, settings: &JobSettings, facts: &ModelFacts, size
 
 /// The pin with as many tiles in a call, up to `most`, as a session has memory for: where the
 /// tiles of many pictures wait for a graphics device.
-pub fn batched(model: &ModelFile, pin: &EnginePin, most: u32) -> Result<EnginePin> {
+pub fn batched(model: &ModelFile, pin: &EngineSpec, most: u32) -> Result<EngineSpec> {
     if !pin.provider.is_gpu() || model.facts.batch.is_some() {
         return Ok(pin.clone());
     }
-    let mut pin = EnginePin { batch: most.max(1), ..pin.clone() };
+    let mut pin = EngineSpec { batch: most.max(1), ..pin.clone() };
     while pin.batch > 1 && session_bytes(model, &pin)? > SESSION_BYTES {
         pin.batch /= 2;
     }
@@ -179,12 +179,12 @@ fn halo(facts: &ModelFacts) -> u32 {
 /// Words about the check.
 fn settle(
     model: &ModelFile,
-    pin: &mut EnginePin,
+    pin: &mut EngineSpec,
     on_processor: Cut,
     settings: &JobSettings,
     frame: (u32, u32),
     cache: Option<&Cache>,
-    opened: Option<&EnginePin>,
+    opened: Option<&EngineSpec>,
 ) -> Result<Option<String>> {
     library::init()?;
     if !provider::is_here(pin.provider) {
@@ -202,7 +202,7 @@ fn settle(
     *pin = fit(model, &cut.on(pin))?;
     let mut words = None;
     if settings.precision == "auto" && pin.precision != Precision::F32 {
-        let target = Target::of(pin);
+        let target = SessionTarget::of(pin);
         let (precision, check) = precision::checked(model, target, cache, &|| {})?;
         pin.precision = precision;
         words = Some(check);
@@ -224,7 +224,7 @@ fn settle(
 }
 
 /// The pin with the longer side of its tiles halved; `None` where they are small already.
-fn halved(pin: &EnginePin, facts: &ModelFacts) -> Option<EnginePin> {
+fn halved(pin: &EngineSpec, facts: &ModelFacts) -> Option<EngineSpec> {
     let mut pin = pin.clone();
     let high = pin.tile_height > pin.tile_width;
     let side = if high { &mut pin.tile_height } else { &mut pin.tile_width };
@@ -258,7 +258,7 @@ fn on_device(asked: bool, cut: Cut, (width, height): (u32, u32), facts: &ModelFa
 
 /// The pin with its tiles halved until a session fits into [`SESSION_BYTES`], and no more
 /// sessions than fit into [`SESSIONS_BYTES`].
-pub fn fit(model: &ModelFile, pin: &EnginePin) -> Result<EnginePin> {
+pub fn fit(model: &ModelFile, pin: &EngineSpec) -> Result<EngineSpec> {
     let mut pin = pin.clone();
     let mut need = session_bytes(model, &pin)?;
     while need > SESSION_BYTES
@@ -277,20 +277,20 @@ pub fn fit(model: &ModelFile, pin: &EnginePin) -> Result<EnginePin> {
 }
 
 /// Estimated bytes of one session of a pin.
-pub fn session_bytes(model: &ModelFile, pin: &EnginePin) -> Result<u64> {
+pub fn session_bytes(model: &ModelFile, pin: &EngineSpec) -> Result<u64> {
     Ok(footprint::bytes(&network(model, pin)?))
 }
 
 /// The hash of the engine that TensorRT has built for a pin; `None` on other devices.
-pub fn engine_hash(pin: &EnginePin) -> Result<Option<String>> {
+pub fn engine_hash(pin: &EngineSpec) -> Result<Option<String>> {
     if pin.provider != Provider::Tensorrt {
         return Ok(None);
     }
-    Ok(provider::engine_hash(&network(&ModelFile::open_pinned(pin)?, pin)?, Target::of(pin)))
+    Ok(provider::engine_hash(&network(&ModelFile::open_pinned(pin)?, pin)?, SessionTarget::of(pin)))
 }
 
 /// The network at a pin's shape.
-fn network(model: &ModelFile, pin: &EnginePin) -> Result<Network> {
+fn network(model: &ModelFile, pin: &EngineSpec) -> Result<ShapedNetwork> {
     let (width, height) = (pin.tile_width + 2 * pin.halo, pin.tile_height + 2 * pin.halo);
     model.network(pin.batch.max(1) as usize, height as usize, width as usize)
 }
@@ -339,8 +339,8 @@ pub(crate) fn devices(device: &str) -> Result<Vec<(Provider, u32)>> {
 }
 
 /// Opens and runs the network once at the pin's shape.
-fn try_open(model: &ModelFile, pin: &EnginePin) -> Result<()> {
-    Net::open(&network(model, pin)?, Target::of(pin))?.run(|_, _| ())
+fn try_open(model: &ModelFile, pin: &EngineSpec) -> Result<()> {
+    Net::open(&network(model, pin)?, SessionTarget::of(pin))?.run(|_, _| ())
 }
 
 #[cfg(test)]
@@ -383,7 +383,7 @@ mod tests {
         let device = on_device(false, cut, (3840, 2160), &facts);
         assert_eq!((device.tile_width, device.tile_height, device.sessions), (1920, 1080, 1));
         let model = ModelFile::open("fast").unwrap();
-        let large = EnginePin { tile_width: 8192, tile_height: 8192, sessions: 64, ..pin(&model, (1, 1)) };
+        let large = EngineSpec { tile_width: 8192, tile_height: 8192, sessions: 64, ..pin(&model, (1, 1)) };
         let small = fit(&model, &large).unwrap();
         assert!(session_bytes(&model, &small).unwrap() <= SESSION_BYTES);
         assert!(small.tile_width >= 1024 && small.sessions < 16 && small.sessions * small.threads >= 32, "{small:?}");

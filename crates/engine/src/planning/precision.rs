@@ -15,8 +15,8 @@ use upscaled_core::types::engine::{Precision, Provider};
 use crate::models::facts::ModelFacts;
 use crate::models::model_file::ModelFile;
 use crate::planning::test_picture;
-use crate::runtime::cache::{Asked, Cache};
-use crate::runtime::provider::{self, Target};
+use crate::runtime::cache::{Cache, CacheKey};
+use crate::runtime::provider::{self, SessionTarget};
 use crate::runtime::session::Net;
 
 /// What short arithmetic must reach against f32, dB, white being 1.
@@ -57,12 +57,12 @@ pub fn needs(asked: &str) -> String {
 /// The precision that the check leaves of a short one, and the check in words.
 pub fn checked(
     model: &ModelFile,
-    target: Target,
+    target: SessionTarget,
     cache: Option<&Cache>,
     beat: &dyn Fn(),
 ) -> Result<(Precision, String)> {
-    let Target { provider, precision, .. } = target;
-    let key = Asked::of(model, target)?;
+    let SessionTarget { provider, precision, .. } = target;
+    let key = CacheKey::of(model, target)?;
     let known = cache.and_then(|cache| cache.read::<f64>(&key));
     let figure = match known {
         Some(figure) => figure,
@@ -85,7 +85,7 @@ pub fn checked(
 
 /// PSNR (dB, white being 1) of the network in the target's precision against f32 on the same
 /// device, over a generated picture of 8-bit codes. 0 where it gives what is no number.
-pub fn psnr(model: &ModelFile, target: Target, beat: &dyn Fn()) -> Result<f64> {
+pub fn psnr(model: &ModelFile, target: SessionTarget, beat: &dyn Fn()) -> Result<f64> {
     let facts = &model.facts;
     let multiple = facts.multiple.max(1) as usize;
     let side = |fixed: Option<usize>| fixed.unwrap_or(SIDE.next_multiple_of(multiple));
@@ -94,7 +94,7 @@ pub fn psnr(model: &ModelFile, target: Target, beat: &dyn Fn()) -> Result<f64> {
     let network = model.network(facts.batch.unwrap_or(1), height, width)?;
     let outputs = [Precision::F32, target.precision].map(|precision| -> Result<Vec<f32>> {
         beat();
-        let mut net = Net::open(&network, Target { precision, ..target })?;
+        let mut net = Net::open(&network, SessionTarget { precision, ..target })?;
         let planes = net.input().chunks_exact_mut(width * height);
         for (n, plane) in planes.enumerate() {
             let values = test_picture::plane(width, height, n as u32 + 1, 0);
@@ -165,12 +165,12 @@ mod tests {
         let model = ModelFile::open("fast").unwrap();
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path());
-        let target = Target { provider: Provider::Openvino, device: 0, precision: Precision::Bf16, threads: 1 };
+        let target = SessionTarget { provider: Provider::Openvino, device: 0, precision: Precision::Bf16, threads: 1 };
         let first = checked(&model, target, cache.as_ref(), &|| {}).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(first.0 == Precision::Bf16 && first.1.contains("dB"), "{}", first.1);
         assert_eq!(checked(&model, target, cache.as_ref(), &|| {}).unwrap(), first);
-        let f32 = psnr(&model, Target { precision: Precision::F32, ..target }, &|| {}).unwrap();
+        let f32 = psnr(&model, SessionTarget { precision: Precision::F32, ..target }, &|| {}).unwrap();
         assert_eq!(f32, PSNR_EQUAL);
     }
 }

@@ -15,7 +15,7 @@ use crate::models::facts::{MAX_HALO, MULTIPLES};
 use crate::models::model_file::ModelFile;
 use crate::pixels::shuffle::MAX_SCALE;
 use crate::planning::probe_picture::{fine, smooth};
-use crate::runtime::provider::{self, Target};
+use crate::runtime::provider::{self, SessionTarget};
 use crate::runtime::time_limit::within;
 
 /// A small picture that takes longer is of a network that never ends, or of no use on this machine.
@@ -43,7 +43,7 @@ const ALIKE: f64 = 0.02;
 
 /// What was measured.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Probed {
+pub struct ProbeResult {
     /// How far from a smooth picture, enlarged, the output is, of white: root of mean square.
     pub unlike: f64,
     /// Source pixels around an aligned block that moved its output.
@@ -79,10 +79,10 @@ pub fn complete(model: &mut ModelFile) -> Result<()> {
 
 /// Completes the facts, measures reach and seams, and takes a larger halo where the graph's
 /// was shown to be too small.
-pub fn examine(model: &mut ModelFile) -> Result<Probed> {
+pub fn examine(model: &mut ModelFile) -> Result<ProbeResult> {
     let start = Instant::now();
     complete(model)?;
-    let mut probed = Probed::default();
+    let mut probed = ProbeResult::default();
     let (white, unlike) = find_white(model)?;
     probed.unlike = unlike;
     if white != model.facts.white {
@@ -105,7 +105,7 @@ pub fn examine(model: &mut ModelFile) -> Result<Probed> {
             .push(format!("a pixel was seen to depend on {seen} pixels around it, not {told}: {seen} are taken"));
     }
     let halo = model.facts.halo;
-    probed.seam = Runner::new(model).seam(halo, halo as usize + FARTHER)?;
+    probed.seam = ProbeRunner::new(model).seam(halo, halo as usize + FARTHER)?;
     probed.seconds = start.elapsed().as_secs_f64();
     Ok(probed)
 }
@@ -119,7 +119,7 @@ fn find_scale(model: &mut ModelFile) -> Result<()> {
         let size = |fixed: Option<usize>, times: usize| fixed.unwrap_or(multiple * times);
         let times = (SIDE.div_ceil(multiple) | 1, (SIDE.div_ceil(multiple) + 3) | 1);
         let (h, w) = (size(fixed[0], times.0), size(fixed[1], times.1));
-        match Runner::new(model).run(h, w, |_, _, _| 0.5) {
+        match ProbeRunner::new(model).run(h, w, |_, _, _| 0.5) {
             Ok(output) => {
                 let scale = output.width / w;
                 let even = (scale * w, scale * h) == (output.width, output.height);
@@ -148,7 +148,7 @@ fn find_white(model: &ModelFile) -> Result<(u32, f64)> {
     let side = |fixed: Option<usize>| fixed.unwrap_or(SIDE.next_multiple_of(facts.multiple.max(1) as usize));
     let (h, w) = (side(facts.fixed[0]), side(facts.fixed[1]));
     let scale = facts.scale as usize;
-    let mut runner = Runner::new(model);
+    let mut runner = ProbeRunner::new(model);
     let mut unlike = |white: u32| -> Result<f64> {
         let output = runner.run(h, w, |c, y, x| smooth(c, y as f64, x as f64) * white as f32)?;
         // Away from the border, where padding shows.
@@ -182,7 +182,7 @@ fn find_halo(model: &mut ModelFile) -> Result<()> {
     let room = model.facts.fixed.iter().flatten().min().map_or(u32::MAX, |&side| (side as u32 - 1) / 2);
     let halos: Vec<u32> = HALOS.iter().map(|h| h.next_multiple_of(multiple)).filter(|h| *h < room).collect();
     let (mut halo, mut seam, mut found) = (halos.first().copied().unwrap_or(0), f64::INFINITY, false);
-    let mut runner = Runner::new(model);
+    let mut runner = ProbeRunner::new(model);
     let pairs = affordable(&halos, model.facts.fixed, work(model));
     for pair in halos.windows(2).take(pairs) {
         let (near, far) = (pair[0], pair[1]);
@@ -242,7 +242,7 @@ fn measure_reach(model: &ModelFile) -> Result<Option<u32>> {
     let side = |fixed: Option<usize>| fixed.unwrap_or((2 * (far + 6) + 1).next_multiple_of(multiple));
     let (h, w) = (side(facts.fixed[0]), side(facts.fixed[1]));
     let (white, scale) = (facts.white as f32, facts.scale as usize);
-    let mut runner = Runner::new(model);
+    let mut runner = ProbeRunner::new(model);
     let mut reach = 0;
     let tries = (REACH_WORK / (work(model).max(1.0) * (2 * h * w) as f64)).max(1.0) as usize;
     for (seed, change) in [(1, 1.0), (2, -1.0), (3, 4.0), (4, -4.0), (5, 0.5), (6, -0.5)].into_iter().take(tries) {
@@ -263,37 +263,37 @@ fn measure_reach(model: &ModelFile) -> Result<Option<u32>> {
 }
 
 /// A picture that came out.
-struct Output {
+struct ProbeOutput {
     planes: usize,
     height: usize,
     width: usize,
     samples: Vec<f32>,
 }
 
-impl Output {
+impl ProbeOutput {
     fn at(&self, plane: usize, y: usize, x: usize) -> f32 {
         self.samples[(plane * self.height + y) * self.width + x]
     }
 }
 
 /// The whole network on the processor, in f32.
-struct Runner<'a> {
+struct ProbeRunner<'a> {
     model: &'a ModelFile,
     session: Option<((usize, usize), Session)>,
 }
 
-impl<'a> Runner<'a> {
-    fn new(model: &'a ModelFile) -> Runner<'a> {
-        Runner { model, session: None }
+impl<'a> ProbeRunner<'a> {
+    fn new(model: &'a ModelFile) -> ProbeRunner<'a> {
+        ProbeRunner { model, session: None }
     }
 
     /// Enlarges a picture of `h` x `w` given by `sample(plane, y, x)`.
-    fn run(&mut self, h: usize, w: usize, sample: impl Fn(usize, usize, usize) -> f32) -> Result<Output> {
+    fn run(&mut self, h: usize, w: usize, sample: impl Fn(usize, usize, usize) -> f32) -> Result<ProbeOutput> {
         let (batch, channels) = (self.model.facts.batch.unwrap_or(1), self.model.facts.channels as usize);
         let told = |error: ort::Error| provider::failure(Provider::Cpu, &error);
         if self.session.as_ref().is_none_or(|(size, _)| *size != (h, w)) {
             let threads = processors::count();
-            let target = Target { provider: Provider::Cpu, device: 0, precision: Precision::F32, threads };
+            let target = SessionTarget { provider: Provider::Cpu, device: 0, precision: Precision::F32, threads };
             let session = provider::open(&self.model.whole(batch, h, w), target)?;
             self.session = Some(((h, w), session));
         }
@@ -333,7 +333,7 @@ impl<'a> Runner<'a> {
             );
             return Err(Fault::Unsupported.because(message));
         }
-        Ok(Output { planes, height, width, samples: samples.to_vec() })
+        Ok(ProbeOutput { planes, height, width, samples: samples.to_vec() })
     }
 
     /// The largest difference, in 8-bit code values, that a tile's core shows when the picture

@@ -25,7 +25,7 @@ fn a_halo_that_is_too_small_shows_as_a_seam() {
     }
     let mut file = ModelFile::parse("m", &TestModel { gain: 4.0, ..Default::default() }.bytes()).unwrap();
     file.settle(|facts| facts.halo = 0);
-    let seam = Runner::new(&file).seam(0, 16).unwrap();
+    let seam = ProbeRunner::new(&file).seam(0, 16).unwrap();
     assert!(seam > 1.0, "{seam}");
     // And one that was not told is found.
     file.settle(|facts| facts.open.halo = true);
@@ -61,7 +61,7 @@ fn what_the_graph_hides_is_found_by_running() {
     let mut file = ModelFile::parse("m", &TestModel { channels: 3, ..Default::default() }.bytes()).unwrap();
     file.settle(|facts| {
         (facts.scale, facts.halo, facts.reach) = (0, 0, None);
-        facts.open = crate::models::facts::Open { scale: true, white: true, halo: true };
+        facts.open = crate::models::facts::OpenFacts { scale: true, white: true, halo: true };
     });
     complete(&mut file).unwrap();
     let facts = &file.facts;

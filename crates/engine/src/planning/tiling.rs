@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use upscaled_core::config::keys::TILE_MAX;
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 
 use crate::models::facts::ModelFacts;
 use crate::pixels::grid::even_core;
@@ -34,15 +34,15 @@ pub struct Cut {
 }
 
 impl Cut {
-    pub fn of(pin: &EnginePin) -> Cut {
-        let EnginePin { tile_width, tile_height, batch, sessions, threads, .. } = *pin;
+    pub fn of(pin: &EngineSpec) -> Cut {
+        let EngineSpec { tile_width, tile_height, batch, sessions, threads, .. } = *pin;
         Cut { tile_width, tile_height, batch, sessions, threads }
     }
 
     /// The pin with the work cut this way.
-    pub fn on(self, pin: &EnginePin) -> EnginePin {
+    pub fn on(self, pin: &EngineSpec) -> EngineSpec {
         let Cut { tile_width, tile_height, batch, sessions, threads } = self;
-        EnginePin { tile_width, tile_height, batch, sessions, threads, ..pin.clone() }
+        EngineSpec { tile_width, tile_height, batch, sessions, threads, ..pin.clone() }
     }
 
     /// Pixels of a core.

@@ -13,12 +13,12 @@ use crossbeam_channel::{Sender, unbounded};
 use crate::pixels::grid::{Grid, Tile};
 use crate::pixels::sample;
 use crate::runtime::pool::{Died, Pool};
-use crate::runtime::worker::{Job, Worker};
+use crate::runtime::worker::{EngineThread, PassJob};
 
 /// A tile and what the network sees around it.
-pub struct Piece {
+pub struct TileRequest {
     /// Of the piece's own planes, which are no larger than a tile with its halo.
-    pub job: Job,
+    pub job: PassJob,
     /// The tile in them.
     pub tile: Tile,
     pub planes: Vec<u8>,
@@ -28,9 +28,9 @@ pub struct Piece {
     at: Tile,
 }
 
-impl Piece {
+impl TileRequest {
     /// A tile of a job's input.
-    fn cut(job: &Job, at: Tile, planes: &[u8]) -> Piece {
+    fn cut(job: &PassJob, at: Tile, planes: &[u8]) -> TileRequest {
         let (xs, ys) = job.grid.reach(at);
         let size = sample::bytes(job.from.depth);
         let grid = Grid { width: xs.len(), height: ys.len(), ..job.grid };
@@ -40,14 +40,14 @@ impl Piece {
             let rows = plane.chunks_exact(job.grid.width * size).skip(ys.start).take(ys.len());
             rows.for_each(|row| own.extend_from_slice(&row[xs.start * size..xs.end * size]));
         }
-        let job = Job { grid, ..*job };
+        let job = PassJob { grid, ..*job };
         let out = vec![0; job.row_bytes() * at.height * job.scale * job.channels];
-        Piece { job, tile, planes: own, out, at }
+        TileRequest { job, tile, planes: own, out, at }
     }
 
     /// Puts the enlarged tile into its band of a picture.
-    fn put(&self, picture: &Job, band: &mut [u8]) {
-        let Job { scale, channels, to, .. } = *picture;
+    fn put(&self, picture: &PassJob, band: &mut [u8]) {
+        let PassJob { scale, channels, to, .. } = *picture;
         let pixel = scale * sample::bytes(to.depth);
         let columns = |tile: Tile| tile.x * pixel..(tile.x + tile.width) * pixel;
         let (from, into) = (columns(self.tile), columns(self.at));
@@ -61,25 +61,25 @@ impl Piece {
 }
 
 /// What became of a piece.
-type Done = (Piece, Result<()>);
+type Done = (TileRequest, Result<()>);
 
 /// The pieces that wait, each with the way back to its picture.
 #[derive(Default)]
-pub struct Line {
-    pieces: Mutex<VecDeque<(Piece, Sender<Done>)>>,
+pub struct TileBatcher {
+    pieces: Mutex<VecDeque<(TileRequest, Sender<Done>)>>,
 }
 
-impl Line {
+impl TileBatcher {
     /// Enlarges a picture among all others that stand in the line. `planes`: the job's input;
-    /// `bands`: [`Job::band_bytes`] each. `batch`: pieces in a call.
+    /// `bands`: [`PassJob::band_bytes`] each. `batch`: pieces in a call.
     ///
     /// # Errors
-    /// As [`Worker::band`], for pieces of this picture alone.
+    /// As [`EngineThread::band`], for pieces of this picture alone.
     pub fn enlarge(
-        self: &Arc<Line>,
-        pool: &Pool<Worker>,
+        self: &Arc<TileBatcher>,
+        pool: &Pool<EngineThread>,
         batch: usize,
-        job: &Job,
+        job: &PassJob,
         planes: &[u8],
         bands: &mut [Vec<u8>],
     ) -> Result<()> {
@@ -87,14 +87,14 @@ impl Line {
         let (done, results) = unbounded();
         for band in 0..rows {
             for column in 0..columns {
-                let piece = Piece::cut(job, job.grid.tile(column, band), planes);
+                let piece = TileRequest::cut(job, job.grid.tile(column, band), planes);
                 self.lock().push_back((piece, done.clone()));
             }
         }
         drop(done);
         // As many calls as this picture takes alone: whichever is next takes the oldest pieces.
         for _ in 0..(columns * rows).div_ceil(batch) {
-            let call = Call { line: self.clone(), batch };
+            let call = BatchJob { line: self.clone(), batch };
             let submitted = pool.submit(Box::new(move |worker| call.run(worker)));
             // All threads have died: nobody is to wait for what was left in the line.
             submitted.inspect_err(|_| self.lock().clear())?;
@@ -120,25 +120,25 @@ impl Line {
         self.lock().len()
     }
 
-    fn take(&self, most: usize) -> Vec<(Piece, Sender<Done>)> {
+    fn take(&self, most: usize) -> Vec<(TileRequest, Sender<Done>)> {
         let mut pieces = self.lock();
         let count = most.min(pieces.len());
         pieces.drain(..count).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Piece, Sender<Done>)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(TileRequest, Sender<Done>)>> {
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A call of the network that is to come.
-struct Call {
-    line: Arc<Line>,
+struct BatchJob {
+    line: Arc<TileBatcher>,
     batch: usize,
 }
 
-impl Call {
-    fn run(mut self, worker: &mut Worker) {
+impl BatchJob {
+    fn run(mut self, worker: &mut EngineThread) {
         let batch = std::mem::take(&mut self.batch);
         let (mut pieces, senders): (Vec<_>, Vec<_>) = self.line.take(batch).into_iter().unzip();
         let results = worker.pieces(&mut pieces);
@@ -149,7 +149,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for BatchJob {
     /// With a call that never comes, since the threads have died, as many pieces go: their
     /// pictures must not wait for ever. One that came has none to take.
     fn drop(&mut self) {

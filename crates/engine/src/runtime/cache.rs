@@ -23,8 +23,8 @@ use upscaled_core::types::engine::{Precision, Provider};
 
 use crate::models::facts::ModelFacts;
 use crate::models::model_file::ModelFile;
-use crate::runtime::machine::{self, Machine};
-use crate::runtime::provider::Target;
+use crate::runtime::machine::{self, MachineFingerprint};
+use crate::runtime::provider::SessionTarget;
 
 /// Version of the files here; others are ignored.
 const VERSION: u32 = 1;
@@ -72,8 +72,8 @@ pub fn facts_key(facts: &ModelFacts) -> String {
 
 /// What every answer about a network on a device depends on: the part that all keys have.
 #[derive(Serialize)]
-pub struct Asked<'a> {
-    machine: Machine,
+pub struct CacheKey<'a> {
+    machine: MachineFingerprint,
     model: &'a str,
     provider: Provider,
     device: u32,
@@ -82,18 +82,18 @@ pub struct Asked<'a> {
     facts: String,
 }
 
-impl Asked<'_> {
-    pub fn of(model: &ModelFile, target: Target) -> Result<Asked<'_>> {
-        let Target { provider, device, precision, .. } = target;
+impl CacheKey<'_> {
+    pub fn of(model: &ModelFile, target: SessionTarget) -> Result<CacheKey<'_>> {
+        let SessionTarget { provider, device, precision, .. } = target;
         let libraries = machine::libraries(provider.is_gpu())?;
-        let (machine, facts) = (Machine::this(), facts_key(&model.facts));
-        Ok(Asked { machine, model: &model.hash, provider, device, precision, libraries, facts })
+        let (machine, facts) = (MachineFingerprint::this(), facts_key(&model.facts));
+        Ok(CacheKey { machine, model: &model.hash, provider, device, precision, libraries, facts })
     }
 }
 
 /// A file: what was asked, and the answer.
 #[derive(Serialize, Deserialize)]
-struct Entry<K, T> {
+struct CacheEntry<K, T> {
     version: u32,
     /// RFC 3339, for people.
     written: String,
@@ -127,7 +127,7 @@ impl Cache {
             tracing::debug!("ignored {}: too large", escape(&path));
             return None;
         }
-        let entry = std::fs::read(&path).ok().map(|bytes| serde_json::from_slice::<Entry<Value, T>>(&bytes))?;
+        let entry = std::fs::read(&path).ok().map(|bytes| serde_json::from_slice::<CacheEntry<Value, T>>(&bytes))?;
         match entry {
             Ok(entry) if entry.version == VERSION && entry.key == asked => Some(entry.value),
             Ok(_) => {
@@ -145,7 +145,7 @@ impl Cache {
     pub fn write(&self, key: &impl Serialize, value: &impl Serialize) -> Result<()> {
         let key = serde_json::to_value(key).context("a cache key")?;
         let path = self.path(&key);
-        let entry = Entry { version: VERSION, written: clock::now_rfc3339(), key, value };
+        let entry = CacheEntry { version: VERSION, written: clock::now_rfc3339(), key, value };
         let mut bytes = serde_json::to_vec_pretty(&entry).context("a cache entry")?;
         bytes.push(b'\n');
         atomic_file::write_as(&path, &bytes, Access::Private)

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use upscaled_core::config::target::FACTOR_MAX;
 use upscaled_core::fault::Fault;
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 
 /// Most passes: 2x three times is 8x.
 const PASSES_MAX: u32 = FACTOR_MAX.ilog2();
@@ -16,7 +16,7 @@ const PIXELS_MAX: u64 = 1 << 28;
 ///
 /// # Errors
 /// [`Fault::Unsupported`] when the network does not enlarge, or not in so few passes.
-pub fn reach(pin: &mut EnginePin, source: (u32, u32), target: (u32, u32)) -> Result<()> {
+pub fn reach(pin: &mut EngineSpec, source: (u32, u32), target: (u32, u32)) -> Result<()> {
     let grown = |passes: u32| {
         let factor = u64::from(pin.model_scale).saturating_pow(passes);
         (factor.saturating_mul(source.0.into()), factor.saturating_mul(source.1.into()))

@@ -13,7 +13,7 @@ use crate::runtime::library;
 
 /// A machine, as far as measurements of another do not hold for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Machine {
+pub struct MachineFingerprint {
     /// The processor's model.
     pub processor: String,
     /// Processors this process may use.
@@ -22,10 +22,10 @@ pub struct Machine {
     pub gpus: Vec<String>,
 }
 
-impl Machine {
-    pub fn this() -> Machine {
+impl MachineFingerprint {
+    pub fn this() -> MachineFingerprint {
         let processor = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| processor(&text));
-        Machine {
+        MachineFingerprint {
             processor: processor.unwrap_or_else(|| std::env::consts::ARCH.into()),
             cores: processors::count(),
             gpus: gpus(Path::new("/proc/driver/nvidia/gpus")),
@@ -141,7 +141,7 @@ mod tests {
         }
         assert_eq!(gpus(folder.path()), ["NVIDIA A", "NVIDIA B"]);
         assert!(gpus(&folder.path().join("none")).is_empty());
-        assert_eq!(Machine::this(), Machine::this());
+        assert_eq!(MachineFingerprint::this(), MachineFingerprint::this());
         assert_eq!(ticks("cpu  10 1 5 80 4 0 1 0 7 7\ncpu0 1\n"), Some((17, 101)));
         assert_eq!(ticks("intr 5"), None);
     }

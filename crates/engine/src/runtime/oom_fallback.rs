@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Result;
 
 use upscaled_core::fault::{Fault, one_line};
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 
 use crate::models::facts::ModelFacts;
 use crate::pixels::grid::Tile;
@@ -46,7 +46,7 @@ pub struct Ladder {
 
 impl Ladder {
     /// At the top: what the pin says.
-    pub fn new(pin: &EnginePin, facts: &ModelFacts) -> Ladder {
+    pub fn new(pin: &EngineSpec, facts: &ModelFacts) -> Ladder {
         let core = (pin.tile_width as usize, pin.tile_height as usize);
         let top = Rung { batch: pin.batch.max(1) as usize, core };
         let (model, device) = (pin.model.clone(), pin.label());
@@ -163,7 +163,7 @@ mod tests {
         let model = ModelFile::open("fast").unwrap();
         let fixed = [fixed.then_some(64); 2];
         let facts = ModelFacts { multiple, fixed, ..model.facts.clone() };
-        Ladder::new(&EnginePin { batch, ..pin(&model, tile) }, &facts)
+        Ladder::new(&EngineSpec { batch, ..pin(&model, tile) }, &facts)
     }
 
     fn rungs(ladder: &Ladder) -> (Vec<Rung>, anyhow::Error) {
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_fixed_batch_stays() {
         let model = ModelFile::open("fast").unwrap();
-        let pin = EnginePin { batch: 4, ..pin(&model, (64, 48)) };
+        let pin = EngineSpec { batch: 4, ..pin(&model, (64, 48)) };
         let mut facts = ModelFacts { batch: Some(4), ..model.facts.clone() };
         let (way, _) = rungs(&Ladder::new(&pin, &facts));
         assert_eq!(way[1], Rung { batch: 4, core: (32, 48) });
@@ -213,7 +213,7 @@ mod tests {
             (Provider::Cuda, "last bit"),
             (Provider::Tensorrt, "last bit"),
         ] {
-            let ladder = Ladder::new(&EnginePin { provider, ..pin(&model, (64, 48)) }, &model.facts);
+            let ladder = Ladder::new(&EngineSpec { provider, ..pin(&model, (64, 48)) }, &model.facts);
             ladder.below(ladder.now(), &anyhow::anyhow!("full")).unwrap();
             assert!(ladder.take_words().is_some_and(|words| words.contains(wanted)), "{provider:?}");
         }
@@ -223,7 +223,7 @@ mod tests {
     fn less_is_taken_from_the_start_where_it_changes_nothing() {
         let model = ModelFile::open("fast").unwrap();
         let stepped = |provider, steps| {
-            let ladder = Ladder::new(&EnginePin { provider, batch: 2, ..pin(&model, (64, 48)) }, &model.facts);
+            let ladder = Ladder::new(&EngineSpec { provider, batch: 2, ..pin(&model, (64, 48)) }, &model.facts);
             ladder.step_down(steps);
             ladder.now()
         };

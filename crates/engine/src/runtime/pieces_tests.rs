@@ -4,7 +4,7 @@ use std::thread;
 
 use upscaled_core::failpoint;
 use upscaled_core::fault::Fault;
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 
 use super::*;
 use crate::models::model_file::ModelFile;
@@ -33,13 +33,13 @@ fn pictures_of_all_sizes_share_calls_and_keep_their_pixels() {
     }
     for channels in [1, 3] {
         let (_folder, file) = model(channels);
-        let pin = EnginePin { sessions: 2, ..pin(&file, (40, 33)) };
+        let pin = EngineSpec { sessions: 2, ..pin(&file, (40, 33)) };
         let alone = Engine::open(&pin).unwrap();
         let whole: Vec<_> = SIZES.map(|size| still(&alone, size, channels, 2).unwrap()).into();
         // By four, by two, alone, and in parts of tiles: as memory runs out.
         for failures in 0..4 {
             let _plan = (failures > 0).then(|| failpoint::scoped(&format!("infer.memory=eio@3:{failures}")));
-            let engine = Engine::open(&EnginePin { batch: 4, ..pin.clone() }).unwrap();
+            let engine = Engine::open(&EngineSpec { batch: 4, ..pin.clone() }).unwrap();
             let made: Vec<_> = thread::scope(|scope| {
                 let threads = SIZES.map(|size| {
                     let engine = &engine;
@@ -60,7 +60,7 @@ fn what_waits_goes_in_one_call() {
     }
     let (_folder, file) = model(1);
     let _plan = failpoint::scoped("infer=eio@2:1");
-    let engine = Engine::open(&EnginePin { batch: 4, sessions: 1, ..pin(&file, (24, 20)) }).unwrap();
+    let engine = Engine::open(&EngineSpec { batch: 4, sessions: 1, ..pin(&file, (24, 20)) }).unwrap();
     let (release, released) = unbounded::<()>();
     // The only thread is held until all three pictures wait.
     engine.pool().submit(Box::new(move |_| assert!(released.recv().is_err()))).unwrap();
@@ -89,9 +89,9 @@ fn a_thread_that_dies_leaves_nobody_waiting() {
         return;
     }
     let (_folder, file) = model(1);
-    let engine = Engine::open(&EnginePin { batch: 2, sessions: 1, ..pin(&file, (24, 20)) }).unwrap();
+    let engine = Engine::open(&EngineSpec { batch: 2, sessions: 1, ..pin(&file, (24, 20)) }).unwrap();
     let (release, released) = unbounded::<()>();
-    let planned = move |_: &mut Worker| {
+    let planned = move |_: &mut EngineThread| {
         assert!(released.recv().is_err());
         panic!("planned");
     };

@@ -37,7 +37,7 @@ impl Died {
 
 /// Threads by what they are at.
 #[derive(Default)]
-struct Counts {
+struct ThreadCounts {
     /// Those that have not ended, and those of them that can take a piece of work.
     alive: AtomicUsize,
     open: AtomicUsize,
@@ -47,7 +47,7 @@ struct Counts {
 pub struct Pool<W> {
     queue: Option<Sender<Work<W>>>,
     threads: Vec<JoinHandle<()>>,
-    counts: Arc<Counts>,
+    counts: Arc<ThreadCounts>,
 }
 
 impl<W: 'static> Pool<W> {

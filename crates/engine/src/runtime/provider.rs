@@ -10,10 +10,10 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use upscaled_core::fault::Fault;
 use upscaled_core::sys::memory;
-use upscaled_core::types::engine::{EnginePin, Precision, Provider};
+use upscaled_core::types::engine::{EngineSpec, Precision, Provider};
 
-use crate::models::model_file::Network;
-use crate::models::prelu::{self, Form};
+use crate::models::model_file::ShapedNetwork;
+use crate::models::prelu::{self, PreluForm};
 use crate::runtime::{cache, library};
 
 /// A processor's provider that fails while less than this can be had has failed for lack of memory, bytes: what its
@@ -25,7 +25,7 @@ const GPU_MEMORY: &str = "UPSCALED_GPU_MEMORY_MB";
 
 /// What a session is opened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct SessionTarget {
     pub provider: Provider,
     pub device: u32,
     pub precision: Precision,
@@ -33,10 +33,10 @@ pub struct Target {
     pub threads: u32,
 }
 
-impl Target {
+impl SessionTarget {
     /// What a pin's sessions are opened on.
-    pub fn of(pin: &EnginePin) -> Target {
-        Target { provider: pin.provider, device: pin.device, precision: pin.precision, threads: pin.threads }
+    pub fn of(pin: &EngineSpec) -> SessionTarget {
+        SessionTarget { provider: pin.provider, device: pin.device, precision: pin.precision, threads: pin.threads }
     }
 }
 
@@ -50,12 +50,12 @@ pub fn cpu_has_bf16() -> bool {
 
 /// Opens a session; [`Fault::Device`] when the provider is missing or refuses the network.
 /// Activations take the form that the provider is fastest with.
-pub fn open(network: &Network, target: Target) -> Result<Session> {
-    open_with(network, target, Form::of(target.provider))
+pub fn open(network: &ShapedNetwork, target: SessionTarget) -> Result<Session> {
+    open_with(network, target, PreluForm::of(target.provider))
 }
 
 /// The same with PReLU written in a form.
-pub fn open_with(network: &Network, target: Target, form: Form) -> Result<Session> {
+pub fn open_with(network: &ShapedNetwork, target: SessionTarget, form: PreluForm) -> Result<Session> {
     let environment = library::init()?;
     if target.provider.is_gpu() {
         library::preload_gpu();
@@ -73,7 +73,7 @@ pub fn open_with(network: &Network, target: Target, form: Form) -> Result<Sessio
 }
 
 /// Opens a graph as it is in its file, with the weights that lie beside it.
-pub fn open_file(path: &Path, target: Target) -> Result<Session> {
+pub fn open_file(path: &Path, target: SessionTarget) -> Result<Session> {
     let environment = library::init()?;
     if target.provider.is_gpu() {
         library::preload_gpu();
@@ -83,7 +83,7 @@ pub fn open_file(path: &Path, target: Target) -> Result<Session> {
 }
 
 /// What all sessions on a target have in common.
-fn builder(environment: &Environment, target: Target, engines: Option<&Path>) -> ort::Result<SessionBuilder> {
+fn builder(environment: &Environment, target: SessionTarget, engines: Option<&Path>) -> ort::Result<SessionBuilder> {
     let on_cpu = target.provider == Provider::Cpu;
     let mut builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
@@ -104,7 +104,7 @@ fn builder(environment: &Environment, target: Target, engines: Option<&Path>) ->
 }
 
 /// The folder for engines that TensorRT builds of this network: in the user's cache.
-fn engine_folder(network: &Network, target: Target) -> Option<PathBuf> {
+fn engine_folder(network: &ShapedNetwork, target: SessionTarget) -> Option<PathBuf> {
     if target.provider != Provider::Tensorrt {
         return None;
     }
@@ -116,7 +116,7 @@ fn engine_folder(network: &Network, target: Target) -> Option<PathBuf> {
 }
 
 /// For people: BLAKE3 of the engine that TensorRT runs this network with, after it was opened.
-pub fn engine_hash(network: &Network, target: Target) -> Option<String> {
+pub fn engine_hash(network: &ShapedNetwork, target: SessionTarget) -> Option<String> {
     let entries = std::fs::read_dir(engine_folder(network, target)?).ok()?;
     let engine = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "engine"))?;
     let mut hash = blake3::Hasher::new();
@@ -162,7 +162,7 @@ pub fn name(provider: Provider) -> &'static str {
 
 /// ONNX Runtime's own CPU provider needs none.
 /// `engines`: where TensorRT keeps what it builds.
-fn dispatch(target: Target, engines: Option<&Path>) -> Option<ExecutionProviderDispatch> {
+fn dispatch(target: SessionTarget, engines: Option<&Path>) -> Option<ExecutionProviderDispatch> {
     let device = target.device as i32;
     match target.provider {
         Provider::Cpu => None,

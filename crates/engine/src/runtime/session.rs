@@ -13,9 +13,9 @@ use upscaled_core::failpoint;
 use upscaled_core::fault::Fault;
 use upscaled_core::types::engine::Provider;
 
-use crate::models::model_file::Network;
-use crate::pixels::stitch::Layout;
-use crate::runtime::provider::{self, Target};
+use crate::models::model_file::ShapedNetwork;
+use crate::pixels::stitch::OutputLayout;
+use crate::runtime::provider::{self, SessionTarget};
 
 /// A session may be opened for so long: TensorRT builds an engine meanwhile.
 pub const OPENING_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -69,12 +69,12 @@ pub struct Net {
     input: Tensor<f32>,
     input_dims: [usize; 4],
     output_dims: [usize; 4],
-    pub layout: Layout,
+    pub layout: OutputLayout,
     pub residual: bool,
 }
 
 impl Net {
-    pub fn open(network: &Network, target: Target) -> Result<Net> {
+    pub fn open(network: &ShapedNetwork, target: SessionTarget) -> Result<Net> {
         let opening = Opening::begin();
         let session = provider::open(network, target)?;
         drop(opening);
@@ -82,7 +82,7 @@ impl Net {
     }
 
     /// A session of the network, however it was opened.
-    pub fn over(session: Session, network: &Network, target: Target) -> Result<Net> {
+    pub fn over(session: Session, network: &ShapedNetwork, target: SessionTarget) -> Result<Net> {
         let told = |error: ort::Error| provider::failure(target.provider, &error);
         let input = memory(&session, target, network.input_dims, MemoryType::CPUInput).map_err(told)?;
         let output = memory(&session, target, network.output_dims, MemoryType::CPUOutput).map_err(told)?;
@@ -134,7 +134,7 @@ impl Net {
 
 /// Zeroed memory for a tensor of this program's side. For CUDA and TensorRT it is pinned, so
 /// that the device reads and writes it without another copy between.
-fn memory(session: &Session, target: Target, dims: [usize; 4], side: MemoryType) -> ort::Result<Tensor<f32>> {
+fn memory(session: &Session, target: SessionTarget, dims: [usize; 4], side: MemoryType) -> ort::Result<Tensor<f32>> {
     if target.provider.is_gpu() {
         let pinned = || -> ort::Result<Tensor<f32>> {
             let device = target.device as i32;
@@ -169,7 +169,7 @@ mod tests {
         let model = ModelFile::open("fast").unwrap();
         let network = model.network(1, 48, 48).unwrap();
         let before = calls();
-        let mut net = Net::open(&network, Target::of(&pin(&model, (32, 32)))).unwrap();
+        let mut net = Net::open(&network, SessionTarget::of(&pin(&model, (32, 32)))).unwrap();
         net.run(|_, _| ()).unwrap();
         net.run(|_, _| ()).unwrap();
         assert!(calls() >= before + 2);

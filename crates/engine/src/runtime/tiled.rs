@@ -7,16 +7,16 @@ use crossbeam_channel::{Receiver, never, unbounded};
 
 use upscaled_core::failpoint;
 use upscaled_core::fault::Fault;
-use upscaled_core::types::engine::{EnginePin, Share};
+use upscaled_core::types::engine::{EngineSpec, ResourceShare};
 use upscaled_core::types::frame::Frame;
 
 use crate::models::model_file::ModelFile;
 use crate::pixels::grid::Grid;
 use crate::pixels::sample::{self, Coding};
-use crate::runtime::batcher::Line;
+use crate::runtime::batcher::TileBatcher;
 use crate::runtime::oom_fallback::Ladder;
 use crate::runtime::pool::{AfterPanic, Died, Pool};
-use crate::runtime::worker::{Counts, Job, Worker};
+use crate::runtime::worker::{EngineThread, PassJob, TileCounts};
 
 /// Depth of the picture between two passes and of still pictures: finer than any output.
 pub const FINE_DEPTH: u8 = 16;
@@ -25,55 +25,55 @@ const REOPEN_MAX: u32 = 3;
 
 /// What a network sees of a picture, shared by the threads.
 #[derive(Clone)]
-pub enum Picture {
+pub enum NetworkInput {
     /// The luma of a frame.
     Luma(Arc<Frame>),
     /// One plane for each channel, one after the other, rows without padding.
     Planes(Arc<Vec<u8>>),
 }
 
-impl Picture {
+impl NetworkInput {
     /// The planes, one after the other.
     pub fn samples(&self) -> &[u8] {
         match self {
-            Picture::Luma(frame) => frame.plane(0),
-            Picture::Planes(planes) => planes,
+            NetworkInput::Luma(frame) => frame.plane(0),
+            NetworkInput::Planes(planes) => planes,
         }
     }
 }
 
 /// The engine of one pin: its threads, each with the network open at the pin's tile shape.
 pub struct Engine {
-    pin: EnginePin,
-    share: Share,
-    pool: Pool<Worker>,
+    pin: EngineSpec,
+    share: ResourceShare,
+    pool: Pool<EngineThread>,
     /// `None` where the threads only work beside what makes the pictures.
     ladder: Option<Arc<Ladder>>,
     /// The tiles of all still pictures at work, where a call takes several.
-    line: Arc<Line>,
+    line: Arc<TileBatcher>,
 }
 
 impl Engine {
     /// Opens the pin's model and its sessions; where pictures are made whole the threads alone.
-    pub fn open(pin: &EnginePin) -> Result<Engine> {
-        Engine::open_for(pin, Share::WHOLE)
+    pub fn open(pin: &EngineSpec) -> Result<Engine> {
+        Engine::open_for(pin, ResourceShare::WHOLE)
     }
 
     /// The same for a part of the machine: so many times fewer sessions as there are jobs, a quarter of them for each
     /// step down in memory, and a rung lower on the ladder. The pixels are the same: the threads inside a session are
     /// those of the pin.
-    pub fn open_for(pin: &EnginePin, share: Share) -> Result<Engine> {
+    pub fn open_for(pin: &EngineSpec, share: ResourceShare) -> Result<Engine> {
         Engine::open_with(pin, share, AfterPanic::End)
     }
 
     /// The same for a process that outlives its failures.
-    pub fn open_lasting(pin: &EnginePin) -> Result<Engine> {
-        Engine::open_with(pin, Share::WHOLE, AfterPanic::Reopen(REOPEN_MAX))
+    pub fn open_lasting(pin: &EngineSpec) -> Result<Engine> {
+        Engine::open_with(pin, ResourceShare::WHOLE, AfterPanic::Reopen(REOPEN_MAX))
     }
 
-    fn open_with(pin: &EnginePin, share: Share, after: AfterPanic) -> Result<Engine> {
+    fn open_with(pin: &EngineSpec, share: ResourceShare, after: AfterPanic) -> Result<Engine> {
         if !pin.is_tiled() {
-            let pool = Pool::start(pin.threads as usize, after, || Ok(Worker::default()))?;
+            let pool = Pool::start(pin.threads as usize, after, || Ok(EngineThread::default()))?;
             return Ok(Engine { pin: pin.clone(), share, pool, ladder: None, line: Arc::default() });
         }
         let model = Arc::new(ModelFile::open_pinned(pin)?);
@@ -87,7 +87,7 @@ impl Engine {
         let (shared, plans) = (ladder.clone(), failpoint::carry());
         let open = move || {
             plans.here();
-            Worker::open(&model, &own, &shared)
+            EngineThread::open(&model, &own, &shared)
         };
         let sessions = (pin.sessions / share.together.max(1)).checked_shr(2 * share.lean).unwrap_or(0);
         let pool = Pool::start(sessions as usize, after, open)?;
@@ -96,7 +96,7 @@ impl Engine {
 
     /// This engine for another pin, where it would be opened just so; `None` where not, and where its device ran out
     /// of memory: what was short then may be there now, and kernels may follow the shape of a call.
-    pub fn turned_to(self, pin: &EnginePin, share: Share) -> Option<Engine> {
+    pub fn turned_to(self, pin: &EngineSpec, share: ResourceShare) -> Option<Engine> {
         let whole = self.ladder.as_ref().is_none_or(|ladder| !ladder.has_told());
         let same = whole && self.share == share && self.pin.opens_as(pin);
         same.then(|| Engine { pin: pin.clone(), ..self })
@@ -118,7 +118,7 @@ impl Engine {
     }
 
     /// The threads, for work beside the network's.
-    pub fn pool(&self) -> &Pool<Worker> {
+    pub fn pool(&self) -> &Pool<EngineThread> {
         &self.pool
     }
 
@@ -139,7 +139,7 @@ impl Engine {
         let (core_width, core_height) = (pin.tile_width as usize, pin.tile_height as usize);
         let grid = Grid { width, height, core_width, core_height, halo: pin.halo as usize };
         let (scale, channels, white) = (pin.model_scale as usize, pin.channels as usize, pin.white as f32);
-        let job = Job { grid, scale, channels, white, from, to };
+        let job = PassJob { grid, scale, channels, white, from, to };
         let bands = (0..grid.bands()).map(|band| vec![0; job.band_bytes(band)]).collect();
         Pass { job, bands, results: never() }
     }
@@ -184,7 +184,7 @@ impl Engine {
             if self.pin.batch > 1 {
                 self.line.enlarge(&self.pool, self.pin.batch as usize, &pass.job, &codes, &mut pass.bands)?;
             } else {
-                pass.start(&self.pool, &Picture::Planes(Arc::new(codes)), None)?;
+                pass.start(&self.pool, &NetworkInput::Planes(Arc::new(codes)), None)?;
                 pass.finish()?;
             }
             made = Some(pass);
@@ -194,17 +194,17 @@ impl Engine {
 }
 
 /// A band on its way back from a thread.
-struct Done {
+struct FinishedBand {
     band: usize,
     samples: Vec<u8>,
-    counts: Result<Counts>,
+    counts: Result<TileCounts>,
 }
 
 /// One pass over the frames of a video: keeps the enlarged bands of the frame before.
 pub struct Pass {
-    job: Job,
+    job: PassJob,
     bands: Vec<Vec<u8>>,
-    results: Receiver<Done>,
+    results: Receiver<FinishedBand>,
 }
 
 impl Pass {
@@ -232,7 +232,7 @@ impl Pass {
     /// A row of one of the enlarged planes as the numbers it stands for, which may lie beyond 0..1.
     /// `to`: as many as the row has samples.
     pub fn row(&self, channel: usize, y: usize, to: &mut [f32]) {
-        let Job { grid, scale, to: coding, .. } = self.job;
+        let PassJob { grid, scale, to: coding, .. } = self.job;
         let band = y / scale / grid.core_height;
         let rows = grid.band_rows(band);
         let at = channel * rows.len() * scale + (y - rows.start * scale);
@@ -253,7 +253,7 @@ impl Pass {
 
     /// Width and height of the enlarged planes in samples, and their coding.
     pub fn output(&self) -> ((usize, usize), Coding) {
-        let Job { grid, scale, to, .. } = self.job;
+        let PassJob { grid, scale, to, .. } = self.job;
         ((grid.width * scale, grid.height * scale), to)
     }
 
@@ -264,26 +264,31 @@ impl Pass {
 
     /// Hands a picture to the threads. `before` is the one whose enlargement the bands hold;
     /// tiles that are equal in both are left as they are.
-    pub fn start(&mut self, pool: &Pool<Worker>, now: &Picture, before: Option<&Picture>) -> Result<()> {
+    pub fn start(
+        &mut self,
+        pool: &Pool<EngineThread>,
+        now: &NetworkInput,
+        before: Option<&NetworkInput>,
+    ) -> Result<()> {
         let (done, results) = unbounded();
         self.results = results;
         for (band, samples) in self.bands.iter_mut().enumerate() {
             let (job, done) = (self.job, done.clone());
             let (now, before, mut samples) = (now.clone(), before.cloned(), std::mem::take(samples));
             pool.submit(Box::new(move |worker| {
-                let before_samples = before.as_ref().map(Picture::samples);
+                let before_samples = before.as_ref().map(NetworkInput::samples);
                 let counts = worker.band(&job, band, before_samples, now.samples(), &mut samples);
                 // Given back before the result is, so that the owner can use the memory again.
                 drop((now, before));
-                let _ = done.send(Done { band, samples, counts });
+                let _ = done.send(FinishedBand { band, samples, counts });
             }))?;
         }
         Ok(())
     }
 
     /// Waits for the picture. After an error the bands hold nothing of use.
-    pub fn finish(&mut self) -> Result<Counts> {
-        let mut total = Ok(Counts::default());
+    pub fn finish(&mut self) -> Result<TileCounts> {
+        let mut total = Ok(TileCounts::default());
         for done in self.results.iter() {
             self.bands[done.band] = done.samples;
             match (&mut total, done.counts) {
@@ -315,13 +320,13 @@ mod tests {
         let file = ModelFile::open("fast").unwrap();
         let plane: Vec<f32> = (0..50 * 40).map(|i| (i % 83) as f32 / 83.0).collect();
         let first = pin(&file, (17, 9));
-        let twice = EnginePin { passes: 2, picture: Some((80, 60)), reuse: !first.reuse, ..first.clone() };
-        let engine = Engine::open(&first).unwrap().turned_to(&twice, Share::WHOLE).expect("the same sessions");
+        let twice = EngineSpec { passes: 2, picture: Some((80, 60)), reuse: !first.reuse, ..first.clone() };
+        let engine = Engine::open(&first).unwrap().turned_to(&twice, ResourceShare::WHOLE).expect("the same sessions");
         let made = |engine: &Engine| engine.still(&[&plane], (50, 40), 2).unwrap().floats();
         assert!(made(&engine) == made(&Engine::open(&twice).unwrap()));
         assert_eq!(engine.passes((50, 40), Coding::luma(8), Coding::luma(8)).len(), 2);
-        assert!(engine.turned_to(&twice, Share { together: 2, lean: 0 }).is_none());
-        let other = Engine::open(&first).unwrap().turned_to(&pin(&file, (17, 10)), Share::WHOLE);
+        assert!(engine.turned_to(&twice, ResourceShare { together: 2, lean: 0 }).is_none());
+        let other = Engine::open(&first).unwrap().turned_to(&pin(&file, (17, 10)), ResourceShare::WHOLE);
         assert!(other.is_none());
     }
 

@@ -7,29 +7,29 @@ use anyhow::Result;
 
 use upscaled_core::failpoint;
 use upscaled_core::fault::{Fault, one_line};
-use upscaled_core::types::engine::{EnginePin, Precision};
+use upscaled_core::types::engine::{EngineSpec, Precision};
 
-use crate::models::model_file::{ModelFile, Network};
+use crate::models::model_file::{ModelFile, ShapedNetwork};
 use crate::pixels::grid::{Grid, Tile};
-use crate::pixels::resample::Scratch;
+use crate::pixels::resample::ResampleScratch;
 use crate::pixels::sample::{self, Coding};
 use crate::pixels::shuffle::NOT_FINITE;
-use crate::pixels::stitch::{Enlarged, stitch};
+use crate::pixels::stitch::{TileOutput, stitch};
 use crate::pixels::{black, reuse, split};
-use crate::runtime::batcher::Piece;
+use crate::runtime::batcher::TileRequest;
 use crate::runtime::oom_fallback::{self, Ladder, Rung};
-use crate::runtime::provider::Target;
+use crate::runtime::provider::SessionTarget;
 use crate::runtime::session::Net;
 
 /// How many tiles, and how many of them were taken from the frame before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct TileCounts {
     pub tiles: u64,
     pub reused: u64,
 }
 
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Counts) {
+impl std::ops::AddAssign for TileCounts {
+    fn add_assign(&mut self, other: TileCounts) {
         self.tiles += other.tiles;
         self.reused += other.reused;
     }
@@ -38,7 +38,7 @@ impl std::ops::AddAssign for Counts {
 /// What is the same for every picture of one pass: planes of `grid.width` x `grid.height`
 /// samples, one a channel and one after the other, made `scale` times as large.
 #[derive(Clone, Copy, Debug)]
-pub struct Job {
+pub struct PassJob {
     pub grid: Grid,
     pub scale: usize,
     pub channels: usize,
@@ -49,7 +49,7 @@ pub struct Job {
     pub to: Coding,
 }
 
-impl Job {
+impl PassJob {
     /// Bytes of an enlarged band: for each channel its rows, one plane after the other.
     pub fn band_bytes(&self, band: usize) -> usize {
         let samples = self.grid.band_rows(band).len() * self.grid.width * self.scale * self.scale;
@@ -78,29 +78,29 @@ enum Flaw {
 
 /// What each of the engine's threads owns.
 #[derive(Default)]
-pub struct Worker {
+pub struct EngineThread {
     /// `None` where the picture itself is enlarged elsewhere.
     tiles: Option<Tiles>,
     /// For chroma, which shares the threads.
-    pub scratch: Scratch,
+    pub scratch: ResampleScratch,
 }
 
 /// The network and what it needs for tiles.
 struct Tiles {
     model: Arc<ModelFile>,
-    target: Target,
+    target: SessionTarget,
     halo: usize,
     ladder: Arc<Ladder>,
     /// `None` only between two rungs of the ladder.
-    open: Option<Open>,
+    open: Option<OpenSession>,
     /// A part of a tile, enlarged, where whole tiles do not fit the device.
     part: Vec<u8>,
 }
 
 /// The network, open at a rung's shape.
-struct Open {
+struct OpenSession {
     model: Arc<ModelFile>,
-    target: Target,
+    target: SessionTarget,
     rung: Rung,
     net: Net,
     /// The same network in f32, opened when bf16 or f16 overflowed.
@@ -108,41 +108,41 @@ struct Open {
     zeros: Vec<f32>,
 }
 
-impl Worker {
+impl EngineThread {
     /// Opens the model at the shape that the ladder says.
-    pub fn open(model: &Arc<ModelFile>, pin: &EnginePin, ladder: &Arc<Ladder>) -> Result<Worker> {
+    pub fn open(model: &Arc<ModelFile>, pin: &EngineSpec, ladder: &Arc<Ladder>) -> Result<EngineThread> {
         let mut tiles = Tiles {
             model: model.clone(),
-            target: Target::of(pin),
+            target: SessionTarget::of(pin),
             halo: pin.halo as usize,
             ladder: ladder.clone(),
             open: None,
             part: Vec::new(),
         };
         tiles.stand()?;
-        Ok(Worker { tiles: Some(tiles), scratch: Scratch::default() })
+        Ok(EngineThread { tiles: Some(tiles), scratch: ResampleScratch::default() })
     }
 
     /// Enlarges the tiles of a band that differ from `before`; `out` holds the band as it was.
     ///
-    /// `before` and `now`: all planes of the job's input; `out`: [`Job::band_bytes`].
+    /// `before` and `now`: all planes of the job's input; `out`: [`PassJob::band_bytes`].
     ///
     /// # Errors
     /// [`Fault::Unsupported`] for a model that gives no picture, in f32 either;
     /// [`Fault::DeviceMemory`] when not even small parts of tiles fit the device.
     pub fn band(
         &mut self,
-        job: &Job,
+        job: &PassJob,
         band: usize,
         before: Option<&[u8]>,
         now: &[u8],
         out: &mut [u8],
-    ) -> Result<Counts> {
+    ) -> Result<TileCounts> {
         self.tiles()?.band(job, band, before, now, out)
     }
 
     /// Enlarges pieces of any pictures in as few calls as they fit into; what became of each.
-    pub fn pieces(&mut self, pieces: &mut [Piece]) -> Vec<Result<()>> {
+    pub fn pieces(&mut self, pieces: &mut [TileRequest]) -> Vec<Result<()>> {
         let mut results = Vec::with_capacity(pieces.len());
         while let Some(left) = pieces.get_mut(results.len()..).filter(|left| !left.is_empty()) {
             match self.tiles().and_then(|tiles| tiles.pieces(left)) {
@@ -177,7 +177,7 @@ impl Tiles {
                 Ok(net) => {
                     let (model, target) = (self.model.clone(), self.target);
                     let zeros = vec![0.0; network.input_dims[3] * model.facts.scale as usize];
-                    self.open = Some(Open { model, target, rung, net, exact: None, zeros });
+                    self.open = Some(OpenSession { model, target, rung, net, exact: None, zeros });
                 }
                 Err(error) if Fault::of(&error) == Fault::DeviceMemory => drop(self.ladder.below(rung, &error)?),
                 Err(error) => return Err(error),
@@ -185,8 +185,15 @@ impl Tiles {
         }
     }
 
-    /// As [`Worker::band`].
-    fn band(&mut self, job: &Job, band: usize, before: Option<&[u8]>, now: &[u8], out: &mut [u8]) -> Result<Counts> {
+    /// As [`EngineThread::band`].
+    fn band(
+        &mut self,
+        job: &PassJob,
+        band: usize,
+        before: Option<&[u8]>,
+        now: &[u8],
+        out: &mut [u8],
+    ) -> Result<TileCounts> {
         let grid = &job.grid;
         let columns = grid.columns();
         let planes = |samples| <[u8]>::chunks_exact(samples, job.plane_bytes()).take(job.channels);
@@ -215,15 +222,15 @@ impl Tiles {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Counts { tiles: columns as u64, reused })
+        Ok(TileCounts { tiles: columns as u64, reused })
     }
 
     /// Enlarges the first pieces, as many as a call takes; what became of each. The others are
     /// left for the next.
-    fn pieces(&mut self, pieces: &mut [Piece]) -> Result<Vec<Result<()>>> {
+    fn pieces(&mut self, pieces: &mut [TileRequest]) -> Result<Vec<Result<()>>> {
         loop {
             let rung = self.stand()?;
-            let Some(Piece { job, tile, planes, out, .. }) = pieces.first_mut() else { return Ok(vec![]) };
+            let Some(TileRequest { job, tile, planes, out, .. }) = pieces.first_mut() else { return Ok(vec![]) };
             let result = if rung.core == (job.grid.core_width, job.grid.core_height) {
                 let end = rung.batch.min(pieces.len());
                 self.whole_pieces(&mut pieces[..end])
@@ -243,10 +250,10 @@ impl Tiles {
     }
 
     /// One call with a piece in each place.
-    fn whole_pieces(&mut self, pieces: &mut [Piece]) -> Result<Vec<Result<()>>> {
+    fn whole_pieces(&mut self, pieces: &mut [TileRequest]) -> Result<Vec<Result<()>>> {
         let open = ready(&mut self.open)?;
         let (mut slots, mut outs) = (Vec::new(), Vec::new());
-        for Piece { job, tile, planes, out, .. } in pieces {
+        for TileRequest { job, tile, planes, out, .. } in pieces {
             slots.push(Slot { job: *job, tile: *tile, now: planes, out: outs.len() });
             outs.push(out.as_mut_slice());
         }
@@ -257,13 +264,13 @@ impl Tiles {
     }
 
     /// Enlarges as many tiles as a call takes, or parts of tiles, into the planes' rows `rows`.
-    fn call(&mut self, job: &Job, rows: Range<usize>, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
+    fn call(&mut self, job: &PassJob, rows: Range<usize>, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
         let open = ready(&mut self.open)?;
         let (core_width, core_height) = open.rung.core;
         if (core_width, core_height) == (job.grid.core_width, job.grid.core_height) {
             return open.tiles(job, tiles, now, out);
         }
-        let small = Job { grid: Grid { core_width, core_height, ..job.grid }, ..*job };
+        let small = PassJob { grid: Grid { core_width, core_height, ..job.grid }, ..*job };
         let stride = job.row_bytes();
         for tile in tiles {
             let (length, height) = (stride * tile.height * job.scale, rows.len() * job.scale);
@@ -284,20 +291,20 @@ impl Tiles {
 }
 
 /// The network, if there is memory for a call.
-fn ready(open: &mut Option<Open>) -> Result<&mut Open> {
+fn ready(open: &mut Option<OpenSession>) -> Result<&mut OpenSession> {
     failpoint::hit("infer.memory").map_err(|error| Fault::DeviceMemory.because(error.to_string()))?;
     open.as_mut().ok_or_else(|| Fault::Internal.because("the network is not open"))
 }
 
 /// The network for a call on a rung.
-fn network(model: &ModelFile, rung: Rung, halo: usize) -> Result<Network> {
+fn network(model: &ModelFile, rung: Rung, halo: usize) -> Result<ShapedNetwork> {
     model.network(rung.batch, rung.core.1 + 2 * halo, rung.core.0 + 2 * halo)
 }
 
 /// A place in a call of the network.
 #[derive(Clone, Copy)]
 struct Slot<'a> {
-    job: Job,
+    job: PassJob,
     tile: Tile,
     /// All planes of the job's input.
     now: &'a [u8],
@@ -305,9 +312,9 @@ struct Slot<'a> {
     out: usize,
 }
 
-impl Open {
+impl OpenSession {
     /// Tiles of one picture into the rows that are all of theirs.
-    fn tiles(&mut self, job: &Job, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
+    fn tiles(&mut self, job: &PassJob, tiles: &[Tile], now: &[u8], out: &mut [u8]) -> Result<()> {
         let slots: Vec<Slot> = tiles.iter().map(|&tile| Slot { job: *job, tile, now, out: 0 }).collect();
         let flawed = self.enlarge(&slots, &mut [out])?;
         flawed.into_iter().map(|(_, flaw)| flaw).max().map_or(Ok(()), |flaw| Err(self.gave(flaw)))
@@ -328,7 +335,7 @@ impl Open {
                 let network = self.model.network(self.net.batch(), height, width)?;
                 let name = &self.model.name;
                 tracing::warn!("model {name}: {flaw:?} in short precision; such tiles go in f32");
-                empty.insert(Net::open(&network, Target { precision: Precision::F32, ..self.target })?)
+                empty.insert(Net::open(&network, SessionTarget { precision: Precision::F32, ..self.target })?)
             }
         };
         let again: Vec<Slot> = flawed.iter().map(|(at, _)| slots[*at]).collect();
@@ -364,10 +371,10 @@ fn run(net: &mut Net, slots: &[Slot], outs: &mut [&mut [u8]], zeros: &[f32]) -> 
     net.run(|input, output| {
         let ends = input.chunks_exact(in_length).zip(output.chunks_exact(out_length));
         let judged = slots.iter().zip(ends).enumerate().filter_map(|(place, (slot, (input, output)))| {
-            let Job { grid, scale, channels, white, to, .. } = slot.job;
+            let PassJob { grid, scale, channels, white, to, .. } = slot.job;
             let (tile, out) = (slot.tile, &mut *outs[slot.out]);
             let base = residual.then_some(input);
-            let enlarged = Enlarged { layout, scale, channels, white, output, base };
+            let enlarged = TileOutput { layout, scale, channels, white, output, base };
             let worst = stitch(&enlarged, to, &grid, tile, zeros, out);
             if worst >= NOT_FINITE {
                 return Some((place, Flaw::NotFinite));

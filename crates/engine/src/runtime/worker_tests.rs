@@ -6,7 +6,7 @@ use super::*;
 use crate::models::testing::TestModel;
 use crate::planning::test_picture as pictures;
 use crate::runtime::provider;
-use crate::runtime::tiled::{Engine, Picture};
+use crate::runtime::tiled::{Engine, NetworkInput};
 use crate::test_util::{in_file, pin, runtime_is_here};
 
 const SIZE: (usize, usize) = (97, 61);
@@ -16,14 +16,14 @@ fn model(channels: usize) -> (tempfile::TempDir, ModelFile) {
 }
 
 /// Two pictures, one after the other, by the engine of a pin; what the engine says of memory.
-fn enlarged(pin: &EnginePin) -> Result<(Vec<Vec<u8>>, Option<String>)> {
+fn enlarged(pin: &EngineSpec) -> Result<(Vec<Vec<u8>>, Option<String>)> {
     let engine = Engine::open(pin)?;
     let coding = if pin.channels == 1 { Coding::luma(8) } else { engine.fine() };
     let mut pass = engine.pass(SIZE, coding, coding);
     let mut made = Vec::new();
     for seed in 1..3 {
         let planes = pictures::planes(SIZE.0, SIZE.1, pin.channels as usize, coding, seed, 0);
-        pass.start(engine.pool(), &Picture::Planes(Arc::new(planes)), None)?;
+        pass.start(engine.pool(), &NetworkInput::Planes(Arc::new(planes)), None)?;
         pass.finish()?;
         made.push(pass.planes());
     }
@@ -37,7 +37,7 @@ fn the_same_pixels_from_ever_smaller_pieces() {
     }
     for channels in [1, 3] {
         let (_folder, file) = model(channels);
-        let pin = EnginePin { batch: 2, sessions: 2, ..pin(&file, (49, 40)) };
+        let pin = EngineSpec { batch: 2, sessions: 2, ..pin(&file, (49, 40)) };
         let (whole, words) = enlarged(&pin).unwrap();
         assert_eq!(words, None);
         // 49x40 by two, then by one, 25x40, 25x20: at most four times, whatever the threads do.
@@ -72,14 +72,14 @@ fn a_flawed_tile_goes_in_f32_and_takes_no_other_with_it() {
     }
     let (_folder, file) = in_file(&TestModel { detour: true, residual: false, ..Default::default() });
     let (provider, precision) = (Provider::Openvino, Precision::Bf16);
-    let pin = EnginePin { provider, precision, batch: 4, ..pin(&file, (16, 16)) };
+    let pin = EngineSpec { provider, precision, batch: 4, ..pin(&file, (16, 16)) };
     let size = (64, 32);
     // Columns of tiles, bright and dark in turn; the second picture differs in the dark ones,
     // the third in one of both, and only in their middles, which their neighbours do not see.
     let first = [200, 10, 180, 12];
     let picture = |values: [u8; 4]| {
         let row = |x: usize| if (4..12).contains(&(x % 16)) { values[x / 16] } else { first[x / 16] };
-        Picture::Planes(Arc::new((0..size.1).flat_map(|_| (0..size.0).map(row)).collect()))
+        NetworkInput::Planes(Arc::new((0..size.1).flat_map(|_| (0..size.0).map(row)).collect()))
     };
     let pictures = [first, [200, 11, 180, 13], [200, 11, 190, 14]].map(picture);
     let engine = Engine::open(&pin).unwrap();

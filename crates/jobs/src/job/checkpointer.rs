@@ -17,7 +17,7 @@ use upscaled_media::segment::clip_check;
 use crate::job::fingerprint;
 use crate::job::reporter::Reporter;
 use crate::job::resume::{self, Sealed};
-use crate::job::space::Space;
+use crate::job::space::DiskSpaceGuard;
 use crate::pipeline::encode::EncodedBatch;
 use crate::pipeline::preview::Preview;
 use crate::pipeline::run::Keeper;
@@ -33,7 +33,7 @@ pub struct JobKeeper<'a> {
     pub plan: &'a Plan,
     pub specs: &'a [EncoderSpec],
     pub reporter: &'a Reporter<'a>,
-    pub space: Space<'a>,
+    pub space: DiskSpaceGuard<'a>,
     /// Grows as batches are sealed.
     pub sealed: Mutex<Sealed>,
     /// What earlier attempts spilled.

@@ -11,10 +11,10 @@ use upscaled_core::config::chosen::Chosen;
 use upscaled_core::config::settings::OnSuccess;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::path_text::escape;
-use upscaled_core::types::progress::Outcome;
+use upscaled_core::types::progress::JobOutcome;
 
 use crate::job::order::JobOrder;
-use crate::state::history::{Ending, Entry};
+use crate::state::history::{Ending, HistoryEntry};
 use crate::state::job_dir::JobDir;
 
 /// The job process may take a moment to let go of the folder.
@@ -25,12 +25,12 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 /// (nanoseconds since 1970) of the file that was upscaled.
 pub fn succeed(
     order: &JobOrder,
-    outcome: &Outcome,
+    outcome: &JobOutcome,
     source: (u64, i64),
-    note: &mut dyn FnMut(&Entry) -> Result<()>,
+    note: &mut dyn FnMut(&HistoryEntry) -> Result<()>,
     remove_line: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
-    let mut entry = Entry::new(&order.relative, Ending::Done, source.0, source.1);
+    let mut entry = HistoryEntry::new(&order.relative, Ending::Done, source.0, source.1);
     entry.outcome = Some(outcome.clone());
     // They are for people, and for a retry: no reason to leave the job unfinished.
     entry.settings = folder_settings(order).unwrap_or_default();

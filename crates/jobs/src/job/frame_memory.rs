@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use upscaled_core::fault::Fault;
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 use upscaled_engine::diffusion::upscaler;
 
 use crate::scratch::memory;
@@ -20,7 +20,7 @@ const STILL_LUMA: u64 = 20;
 const STILL_RGB: u64 = 28;
 
 /// Bytes for a video whose frames of `source` size become frames of `frame_bytes`.
-pub fn of_video(pin: &EnginePin, source: (u32, u32), frame_bytes: u64) -> u64 {
+pub fn of_video(pin: &EngineSpec, source: (u32, u32), frame_bytes: u64) -> u64 {
     if pin.diffusion.is_some() {
         let model = pixels(pin, source, 1).saturating_mul(upscaler::BYTES_PER_PIXEL);
         return frame_bytes.saturating_mul(FRAMES).saturating_add(model);
@@ -32,14 +32,14 @@ pub fn of_video(pin: &EnginePin, source: (u32, u32), frame_bytes: u64) -> u64 {
 }
 
 /// Bytes for a still picture of `source` size that becomes `output`.
-pub fn of_still(pin: &EnginePin, source: (u32, u32), output: (u32, u32)) -> u64 {
+pub fn of_still(pin: &EngineSpec, source: (u32, u32), output: (u32, u32)) -> u64 {
     let output = u64::from(output.0) * u64::from(output.1);
     let each = if pin.channels == 3 { STILL_RGB } else { STILL_LUMA };
     pixels(pin, source, pin.passes).max(output).saturating_mul(each)
 }
 
 /// Pixels before pass `n`, which are those after the pass before it.
-fn pixels(pin: &EnginePin, (width, height): (u32, u32), n: u32) -> u64 {
+fn pixels(pin: &EngineSpec, (width, height): (u32, u32), n: u32) -> u64 {
     let grown = u64::from(pin.model_scale).saturating_pow(2 * n);
     (u64::from(width) * u64::from(height)).saturating_mul(grown)
 }
@@ -74,10 +74,10 @@ mod tests {
         let once = pin(&ModelFile::open("fast").unwrap(), (64, 64));
         // 854x480 to 1708x960: 50 frames of 2.5 MB, and 5 MB of pictures.
         assert_eq!(of_video(&once, (854, 480), 2_459_520), 50 * 2_459_520 + 854 * 480 * 2 * (2 + 4));
-        let large = EnginePin { passes: 3, channels: 3, ..once.clone() };
+        let large = EngineSpec { passes: 3, channels: 3, ..once.clone() };
         let side = (2048u64 * 2048) * 3 * 2;
         assert_eq!(of_video(&large, (2048, 2048), 0), side * (2 + 4 + 8 + 16 + 32 + 64));
-        assert_eq!(of_video(&EnginePin { passes: 40, ..large }, (65_535, 65_535), u64::MAX), u64::MAX);
+        assert_eq!(of_video(&EngineSpec { passes: 40, ..large }, (65_535, 65_535), u64::MAX), u64::MAX);
         assert_eq!(of_still(&once, (100, 100), (150, 150)), 40_000 * 20);
         assert_eq!(of_still(&once, (100, 100), (400, 400)), 160_000 * 20);
         assert!(fits(5, 5, (1, 1)).is_ok());

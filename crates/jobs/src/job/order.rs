@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use upscaled_core::config::settings::{JobSettings, RunSettings};
 use upscaled_core::path_text;
-use upscaled_core::types::engine::Share;
+use upscaled_core::types::engine::ResourceShare;
 
 /// One job, with every path absolute and every setting resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,8 +51,8 @@ fn alone() -> u32 {
 
 impl JobOrder {
     /// What this job may take of the machine.
-    pub fn share(&self) -> Share {
-        Share { together: self.together, lean: self.lean }
+    pub fn share(&self) -> ResourceShare {
+        ResourceShare { together: self.together, lean: self.lean }
     }
 
     /// The one file asked for, where one was.

@@ -23,8 +23,8 @@ use upscaled_media::segment::{clip, clip_transcode};
 
 use crate::job::reporter::Reporter;
 use crate::job::resume::{self, Sealed};
-use crate::job::space::Space;
-use crate::pipeline::meter::Stage;
+use crate::job::space::DiskSpaceGuard;
+use crate::pipeline::meter::PipelineStage;
 use crate::pipeline::segments::SegmentFrames;
 use crate::state::frame_table::TABLE_WITH_USER_DATA;
 use crate::state::job_dir::JobDir;
@@ -35,7 +35,7 @@ const RATE_ATTEMPTS: u32 = 4;
 const RATE_MARGIN: f64 = 0.97;
 
 /// Everything assembly needs.
-pub struct Output<'a> {
+pub struct OutputAssembly<'a> {
     pub plan: &'a Plan,
     pub source: &'a Path,
     pub dir: &'a JobDir,
@@ -43,12 +43,12 @@ pub struct Output<'a> {
     pub verify: VerifyMode,
     pub reporter: &'a Reporter<'a>,
     /// The disk of the job folder, and that of the output.
-    pub space: Space<'a>,
-    pub target_space: Space<'a>,
+    pub space: DiskSpaceGuard<'a>,
+    pub target_space: DiskSpaceGuard<'a>,
 }
 
 /// A verified file, not yet under its final name.
-pub struct Made {
+pub struct VerifiedOutput {
     pub path: PathBuf,
     pub losses: Vec<String>,
     /// What was checked, in words.
@@ -57,9 +57,9 @@ pub struct Made {
     pub encoder: String,
 }
 
-impl Output<'_> {
+impl OutputAssembly<'_> {
     /// Joins the clips and everything else of the source into `temporary`, and checks the result.
-    pub fn make(&self, temporary: &Path) -> Result<Made> {
+    pub fn make(&self, temporary: &Path) -> Result<VerifiedOutput> {
         let stamps: Vec<Stamp> = self.sealed.tables.values().flat_map(|t| t.stamps.iter().copied()).collect();
         let specs = &self.plan.encoder.specs;
         let clips = self.clips()?;
@@ -122,7 +122,13 @@ impl Output<'_> {
         Err(Fault::Mismatch.because(format!("{} of {count} frames are kept without loss", facts.frames)))
     }
 
-    fn assemble(&self, target: &Path, clips: &[ClipRef], specs: &[EncoderSpec], stamps: &[Stamp]) -> Result<Made> {
+    fn assemble(
+        &self,
+        target: &Path,
+        clips: &[ClipRef],
+        specs: &[EncoderSpec],
+        stamps: &[Stamp],
+    ) -> Result<VerifiedOutput> {
         let clip_bytes = bytes_of(clips);
         let beat = || {
             self.reporter.beat();
@@ -146,7 +152,7 @@ impl Output<'_> {
             .target_space
             .retry(clip_bytes, "the output file", || {
                 self.reporter.enter(Phase::Assembling, "");
-                let made = self.reporter.meter.time(Stage::Assemble, || assemble::assemble(&request, &beat));
+                let made = self.reporter.meter.time(PipelineStage::Assemble, || assemble::assemble(&request, &beat));
                 // Once the file is there: what is left of it has to go.
                 let made = made.and_then(|report| failpoint::hit("assemble").map(|()| report));
                 made.inspect_err(|_| drop(std::fs::remove_file(target)))
@@ -170,12 +176,12 @@ impl Output<'_> {
         let verified = self
             .reporter
             .meter
-            .time(Stage::Verify, || verify::verify(&request, &beat))
+            .time(PipelineStage::Verify, || verify::verify(&request, &beat))
             .context("verifying the output: it is not published")?;
         let bytes = std::fs::metadata(target)?.len();
         let encoder = spec.name.clone();
         let losses = report.losses.into_iter().chain(self.caption_losses(report.captioned, spec.codec)).collect();
-        Ok(Made { path: target.to_owned(), losses, verified, bytes, encoder })
+        Ok(VerifiedOutput { path: target.to_owned(), losses, verified, bytes, encoder })
     }
 
     /// Returns what the frames of a batch say beside their pixels, as its table has it.
@@ -203,7 +209,13 @@ impl Output<'_> {
     }
 
     /// Encodes all frames again at the rate that fits, until the file does.
-    fn shrink(&self, mut made: Made, clips: &[ClipRef], limit: u64, stamps: &[Stamp]) -> Result<Made> {
+    fn shrink(
+        &self,
+        mut made: VerifiedOutput,
+        clips: &[ClipRef],
+        limit: u64,
+        stamps: &[Stamp],
+    ) -> Result<VerifiedOutput> {
         let mut video = bytes_of(clips);
         let base = &self.plan.encoder.specs[self.sealed.encoder()];
         let seconds = self.seconds(stamps);

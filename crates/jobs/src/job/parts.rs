@@ -21,29 +21,29 @@ use crate::scratch::frame_store::{FrameStore, StoreSpec};
 
 /// Processor and wall seconds of one part.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Cost {
+pub struct StageCost {
     pub cpu: f64,
     pub wall: f64,
 }
 
 /// The parts of a job over its first frames.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Parts {
+pub struct StageCosts {
     pub frames: u64,
-    pub decode: Cost,
-    pub upscale: Cost,
-    pub encode: Cost,
+    pub decode: StageCost,
+    pub upscale: StageCost,
+    pub encode: StageCost,
     pub tiles: u64,
     pub tiles_reused: u64,
 }
 
 /// Measures the parts of a planned job, at most `limit` frames of it. Upscaled frames wait on
 /// the RAM disk for the encoder; their writing and reading is on nobody's account.
-pub fn measure(source: &Path, plan: &Plan, area: &WorkArea, limit: u64) -> Result<Parts> {
+pub fn measure(source: &Path, plan: &Plan, area: &WorkArea, limit: u64) -> Result<StageCosts> {
     let video = &plan.info.video;
     let options = || DecodeOptions { threads: plan.decoder_threads, deinterlace: plan.deinterlace };
     let mut frames = 0;
-    let start = Mark::now()?;
+    let start = UsageMark::now()?;
     let mut decoder = Decoder::open(source, &plan.info, options())?;
     while frames < limit && decoder.next()?.is_some() {
         frames += 1;
@@ -70,10 +70,10 @@ pub fn measure(source: &Path, plan: &Plan, area: &WorkArea, limit: u64) -> Resul
     let shape = FrameShape { format: video.format, width: video.width, height: video.height, colour: video.colour };
     let mut upscaler = FrameUpscaler::open(&plan.engine, shape, plan.width, plan.height)?;
     let mut decoder = Decoder::open(source, &plan.info, options())?;
-    let (mut upscale, mut tiles, mut tiles_reused) = (Cost::default(), 0, 0);
+    let (mut upscale, mut tiles, mut tiles_reused) = (StageCost::default(), 0, 0);
     for index in 0..frames {
         let Some(source) = decoder.next()? else { break };
-        let start = Mark::now()?;
+        let start = UsageMark::now()?;
         let (frame, stats) = upscaler.upscale(&source.frame)?;
         upscale = upscale.plus(start.cost()?);
         tiles += stats.tiles;
@@ -81,12 +81,12 @@ pub fn measure(source: &Path, plan: &Plan, area: &WorkArea, limit: u64) -> Resul
         store.put(index as usize, &frame)?;
     }
     drop((decoder, upscaler));
-    let read = Mark::now()?;
+    let read = UsageMark::now()?;
     for index in 0..frames {
         store.get(index as usize)?;
     }
     let read = read.cost()?;
-    let start = Mark::now()?;
+    let start = UsageMark::now()?;
     let mut index = 0;
     for batch in 0..plan.batches.count(frames) {
         let path = area.path().join("parts.part");
@@ -101,32 +101,32 @@ pub fn measure(source: &Path, plan: &Plan, area: &WorkArea, limit: u64) -> Resul
         writer.finish()?;
     }
     let encode = start.cost()?;
-    let encode = Cost { cpu: encode.cpu - read.cpu, wall: encode.wall - read.wall };
+    let encode = StageCost { cpu: encode.cpu - read.cpu, wall: encode.wall - read.wall };
     store.remove()?;
-    Ok(Parts { frames, decode, upscale, encode, tiles, tiles_reused })
+    Ok(StageCosts { frames, decode, upscale, encode, tiles, tiles_reused })
 }
 
-impl Cost {
-    fn plus(self, other: Cost) -> Cost {
-        Cost { cpu: self.cpu + other.cpu, wall: self.wall + other.wall }
+impl StageCost {
+    fn plus(self, other: StageCost) -> StageCost {
+        StageCost { cpu: self.cpu + other.cpu, wall: self.wall + other.wall }
     }
 }
 
-struct Mark {
+struct UsageMark {
     cpu: f64,
     wall: Instant,
 }
 
-impl Mark {
-    fn now() -> Result<Mark> {
+impl UsageMark {
+    fn now() -> Result<UsageMark> {
         let usage = getrusage(UsageWho::RUSAGE_SELF)?;
         let seconds =
             |t: nix::sys::time::TimeVal| Duration::new(t.tv_sec() as u64, t.tv_usec() as u32 * 1000).as_secs_f64();
-        Ok(Mark { cpu: seconds(usage.user_time()) + seconds(usage.system_time()), wall: Instant::now() })
+        Ok(UsageMark { cpu: seconds(usage.user_time()) + seconds(usage.system_time()), wall: Instant::now() })
     }
 
-    fn cost(&self) -> Result<Cost> {
-        let now = Mark::now()?;
-        Ok(Cost { cpu: now.cpu - self.cpu, wall: (now.wall - self.wall).as_secs_f64() })
+    fn cost(&self) -> Result<StageCost> {
+        let now = UsageMark::now()?;
+        Ok(StageCost { cpu: now.cpu - self.cpu, wall: (now.wall - self.wall).as_secs_f64() })
     }
 }

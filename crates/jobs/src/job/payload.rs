@@ -22,7 +22,7 @@ pub fn with<T>(order: &JobOrder, work: impl FnOnce(&JobOrder) -> Result<T>) -> R
 }
 
 /// The order of a job whose source is held.
-struct Held {
+struct HeldOrder {
     order: JobOrder,
     /// The source's own path, for words.
     called: String,
@@ -33,7 +33,7 @@ struct Held {
 ///
 /// # Errors
 /// [`Fault::Config`] where others could have put it, or the folder of its result, there.
-fn held(order: &JobOrder) -> Result<Option<Held>> {
+fn held(order: &JobOrder) -> Result<Option<HeldOrder>> {
     let Some(key) = requests::key_of(&order.relative) else { return Ok(None) };
     let depth = order.relative.components().count();
     let (input, output) = (order.source.ancestors().nth(depth), order.target_dir.ancestors().nth(depth - 1));
@@ -41,10 +41,10 @@ fn held(order: &JobOrder) -> Result<Option<Held>> {
     let file = requests::open_payload(input.unwrap_or(Path::new("/")), key)?.ok_or_else(none)?;
     requests::make_result_folder(output.unwrap_or(Path::new("/")), key)?;
     let called = escape(&order.source);
-    Ok(Some(Held { order: JobOrder { source: path_of(&file), ..order.clone() }, called, _file: file }))
+    Ok(Some(HeldOrder { order: JobOrder { source: path_of(&file), ..order.clone() }, called, _file: file }))
 }
 
-impl Held {
+impl HeldOrder {
     /// An error with the source called by its own path.
     fn named(&self, error: anyhow::Error) -> anyhow::Error {
         let words = one_line(&error);

@@ -9,7 +9,7 @@ use upscaled_core::config::target::Target;
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
 use upscaled_core::types::encoder::Codec;
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 use upscaled_core::types::frame::{Chroma, PixelFormat};
 use upscaled_core::types::plan::{BatchRule, PLAN_VERSION, Plan};
 use upscaled_core::types::progress::Phase;
@@ -190,7 +190,7 @@ fn network_engine(
     video: &VideoInfo,
     picture: (u32, u32),
     reporter: &Reporter,
-) -> Result<(EnginePin, Vec<String>)> {
+) -> Result<(EngineSpec, Vec<String>)> {
     let (settings, frame) = (&order.settings, (video.width, video.height));
     let (mut engine, mut remarks) = choice::choose_knowing(settings, frame, video.format.depth, ready.tried.as_ref())?;
     cascade::reach(&mut engine, frame, picture)?;
@@ -215,7 +215,7 @@ fn diffusion_engine(
     video: &VideoInfo,
     picture: (u32, u32),
     frame_bytes: u64,
-) -> Result<(EnginePin, Vec<String>)> {
+) -> Result<(EngineSpec, Vec<String>)> {
     let frame = (video.width, video.height);
     let (engine, words) = frame_diffusion::pin(folder, &order.settings, &order.run, frame, picture)?;
     frame_memory::check(frame_memory::of_video(&engine, frame, frame_bytes), picture)?;

@@ -7,7 +7,7 @@ use upscaled_core::config::settings::{CodecChoice, JobSettings};
 use upscaled_core::config::target::Target;
 use upscaled_core::fault::Fault;
 use upscaled_core::types::frame::PixelFormat;
-use upscaled_core::types::plan::Rules;
+use upscaled_core::types::plan::OutputConstraints;
 use upscaled_core::types::source::{Rational, SourceInfo};
 
 use crate::job::reporter::Reporter;
@@ -34,7 +34,7 @@ pub fn vidaio(
     info: &mut SourceInfo,
     source_bytes: u64,
     reporter: &Reporter,
-) -> Result<(JobSettings, Rules)> {
+) -> Result<(JobSettings, OutputConstraints)> {
     let target = Target::of(settings);
     let factor = BYTES_FACTORS.iter().find(|(scale, _)| target == Target::Scale(*scale));
     let Some((scale, times)) = factor.copied() else {
@@ -56,7 +56,7 @@ pub fn vidaio(
     }
     video.sample_aspect = Rational::new(1, 1);
     let most = settings.max_size_mb.map_or(u64::MAX, |mib| mib << 20);
-    Ok((encoding(settings), Rules { scale, bytes_max: source_bytes.saturating_mul(times).min(most) }))
+    Ok((encoding(settings), OutputConstraints { scale, bytes_max: source_bytes.saturating_mul(times).min(most) }))
 }
 
 /// The settings with what this profile encodes with.

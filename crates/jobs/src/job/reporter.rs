@@ -8,11 +8,11 @@ use upscaled_core::clock;
 use upscaled_core::fault::one_line;
 use upscaled_core::types::plan::Plan;
 use upscaled_core::types::progress::{Event, Phase, Progress};
-use upscaled_core::types::status::{State, Status};
+use upscaled_core::types::status::{JobState, JobStatus};
 use upscaled_engine::runtime::session;
 
 use crate::job::order::JobOrder;
-use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::meter::{Meter, PipelineStage};
 use crate::state::job_dir::JobDir;
 
 /// The speed is that of this much of the past.
@@ -31,9 +31,9 @@ pub struct Reporter<'a> {
 }
 
 /// A thread waits for space as long as it holds this.
-pub struct Waiting<'r, 'a>(&'r Reporter<'a>);
+pub struct SpaceWaitGuard<'r, 'a>(&'r Reporter<'a>);
 
-impl Drop for Waiting<'_, '_> {
+impl Drop for SpaceWaitGuard<'_, '_> {
     fn drop(&mut self) {
         {
             let mut inner = self.0.inner();
@@ -48,7 +48,7 @@ impl Drop for Waiting<'_, '_> {
 }
 
 /// What the meter said at a moment: frames computed, and how long each stage had been busy.
-type Sample = (Instant, u64, [Duration; Stage::ALL.len()]);
+type Sample = (Instant, u64, [Duration; PipelineStage::ALL.len()]);
 
 struct Inner {
     phase: Phase,
@@ -72,14 +72,14 @@ struct Inner {
     /// The source frame that is shown.
     preview: Option<u64>,
     written: Instant,
-    status: Status,
+    status: JobStatus,
 }
 
 impl<'a> Reporter<'a> {
     pub fn new(order: &JobOrder, dir: &'a JobDir, meter: &'a Meter, events: &'a (dyn Fn(Event) + Sync)) -> Self {
         let now = clock::now_rfc3339();
         let before = dir.read_status().ok().flatten();
-        let status = Status {
+        let status = JobStatus {
             activity: Phase::Probing.words().into(),
             updated: now.clone(),
             started: Some(now),
@@ -87,7 +87,7 @@ impl<'a> Reporter<'a> {
             last_error: before.as_ref().and_then(|s| s.last_error.clone()),
             // They hold for what earlier attempts made, too.
             remarks: before.map(|s| s.remarks).unwrap_or_default(),
-            ..Status::new(order.name(), State::Running)
+            ..JobStatus::new(order.name(), JobState::Running)
         };
         let inner = Inner {
             phase: Phase::Probing,
@@ -142,7 +142,7 @@ impl<'a> Reporter<'a> {
 
     /// The calling thread waits for space until the answer is dropped; the supervisor's stall clock stands still
     /// meanwhile. Said once for each purpose until there is room again.
-    pub fn waiting(&self, purpose: &str, message: &str) -> Waiting<'_, 'a> {
+    pub fn waiting(&self, purpose: &str, message: &str) -> SpaceWaitGuard<'_, 'a> {
         let is_new = {
             let mut inner = self.inner();
             inner.waiting += 1;
@@ -154,7 +154,7 @@ impl<'a> Reporter<'a> {
         }
         self.write_status();
         self.tick();
-        Waiting(self)
+        SpaceWaitGuard(self)
     }
 
     /// Says so, where it was said that there is none.
@@ -305,7 +305,7 @@ impl<'a> Reporter<'a> {
             let totals = (inner.total_batches, inner.total_frames);
             let activity = inner.activity.clone();
             let status = &mut inner.status;
-            status.state = if waiting { State::Waiting } else { State::Running };
+            status.state = if waiting { JobState::Waiting } else { JobState::Running };
             status.activity = activity;
             status.updated = clock::now_rfc3339();
             (status.batches_sealed, status.frames_sealed) = sealed;
@@ -322,9 +322,12 @@ impl<'a> Reporter<'a> {
 }
 
 /// The stage that was busy longest between two moments; `None` when none was.
-fn busiest(before: &[Duration; Stage::ALL.len()], now: &[Duration; Stage::ALL.len()]) -> Option<Stage> {
-    let busy = |stage: &Stage| now[*stage as usize].saturating_sub(before[*stage as usize]);
-    Stage::ALL.into_iter().max_by_key(busy).filter(|stage| busy(stage) > Duration::ZERO)
+fn busiest(
+    before: &[Duration; PipelineStage::ALL.len()],
+    now: &[Duration; PipelineStage::ALL.len()],
+) -> Option<PipelineStage> {
+    let busy = |stage: &PipelineStage| now[*stage as usize].saturating_sub(before[*stage as usize]);
+    PipelineStage::ALL.into_iter().max_by_key(busy).filter(|stage| busy(stage) > Duration::ZERO)
 }
 
 #[cfg(test)]
@@ -336,8 +339,8 @@ mod tests {
         let meter = Meter::default();
         let before = meter.all_busy();
         assert_eq!(busiest(&before, &before), None);
-        meter.time(Stage::Decode, || std::thread::sleep(Duration::from_millis(2)));
-        meter.time(Stage::Encode, || std::thread::sleep(Duration::from_millis(8)));
-        assert_eq!(busiest(&before, &meter.all_busy()), Some(Stage::Encode));
+        meter.time(PipelineStage::Decode, || std::thread::sleep(Duration::from_millis(2)));
+        meter.time(PipelineStage::Encode, || std::thread::sleep(Duration::from_millis(8)));
+        assert_eq!(busiest(&before, &meter.all_busy()), Some(PipelineStage::Encode));
     }
 }

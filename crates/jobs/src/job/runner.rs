@@ -13,24 +13,24 @@ use upscaled_core::fault::{Fault, caught, one_line};
 use upscaled_core::path_text::escape;
 use upscaled_core::shutdown::Shutdown;
 use upscaled_core::types::plan::Plan;
-use upscaled_core::types::progress::{Event, Outcome, Phase};
+use upscaled_core::types::progress::{Event, JobOutcome, Phase};
 use upscaled_media::probe;
 
 use crate::job::checkpointer::JobKeeper;
 use crate::job::order::JobOrder;
-use crate::job::output::{Made, Output};
+use crate::job::output::{OutputAssembly, VerifiedOutput};
 use crate::job::reporter::{self, Reporter};
 use crate::job::resume::{self, Sealed};
-use crate::job::space::{self, Space};
+use crate::job::space::{self, DiskSpaceGuard};
 use crate::job::standby::Ready;
 use crate::job::{fingerprint, payload, planner, publish, still};
-use crate::pipeline::decode::Ended;
+use crate::pipeline::decode::DecodeEnd;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::run::Pipeline;
 use crate::scratch::area::WorkArea;
 use crate::scratch::budget::{self, Budget};
 use crate::scratch::frame_store;
-use crate::state::frame_table::{END_VERSION, End};
+use crate::state::frame_table::{END_VERSION, EndMark};
 use crate::state::job_dir::JobDir;
 
 /// A source whose decoder delivers other frames than before is decoded anew this often.
@@ -50,14 +50,14 @@ const ESTIMATED_LOSSLESS_BITS_PER_PIXEL: f64 = 5.0;
 ///
 /// # Errors
 /// Any [`Fault`]; state on disk is always such that the same order can be given again.
-pub fn run(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown) -> Result<Outcome> {
+pub fn run(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown) -> Result<JobOutcome> {
     caught("the job", || payload::with(order, |order| attempt(order, ready, events, shutdown)))
 }
 
 /// Where events go.
 type Events<'a> = &'a (dyn Fn(Event) + Sync);
 
-fn attempt(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown) -> Result<Outcome> {
+fn attempt(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown) -> Result<JobOutcome> {
     upscaled_media::init();
     let mut dir = JobDir::create(&order.job_dir, &order.marker(), &order.key)?;
     dir.lock(LOCK_PATIENCE)?;
@@ -72,7 +72,7 @@ fn attempt(order: &JobOrder, ready: &Ready, events: Events, shutdown: &Shutdown)
                 std::thread::park_timeout(reporter::TICK);
             }
         });
-        let job = Job {
+        let job = JobRun {
             order,
             ready,
             dir: &dir,
@@ -96,21 +96,26 @@ fn haste() -> crate::pipeline::decode::Haste {
 #[cfg(test)]
 use crate::job::tests::haste;
 
-fn space<'a>(order: &JobOrder, folder: &'a Path, reporter: &'a Reporter<'a>, shutdown: &'a Shutdown) -> Space<'a> {
-    Space { folder, reserve: order.run.min_free_mb << 20, reporter, shutdown }
+fn space<'a>(
+    order: &JobOrder,
+    folder: &'a Path,
+    reporter: &'a Reporter<'a>,
+    shutdown: &'a Shutdown,
+) -> DiskSpaceGuard<'a> {
+    DiskSpaceGuard { folder, reserve: order.run.min_free_mb << 20, reporter, shutdown }
 }
 
-struct Job<'a> {
+struct JobRun<'a> {
     order: &'a JobOrder,
     ready: &'a Ready,
     dir: &'a JobDir,
     reporter: &'a Reporter<'a>,
     shutdown: &'a Shutdown,
-    space: Space<'a>,
+    space: DiskSpaceGuard<'a>,
 }
 
-impl Job<'_> {
-    fn run(&self) -> Result<Outcome> {
+impl JobRun<'_> {
+    fn run(&self) -> Result<JobOutcome> {
         let beat = |_| resume::beat(self.reporter);
         std::fs::create_dir_all(&self.order.target_dir)
             .with_context(|| format!("making {}", escape(&self.order.target_dir)))?;
@@ -131,7 +136,7 @@ impl Job<'_> {
         }
         let sealed = self.clips(&plan)?;
         let temporary = publish::temporary(self.order)?;
-        let output = Output {
+        let output = OutputAssembly {
             plan: &plan,
             source: &self.order.source,
             dir: self.dir,
@@ -239,11 +244,11 @@ impl Job<'_> {
                 }
             }
             match self.upscale(plan, sealed, encoder)? {
-                (Ended::Complete { frames: 0, .. }, _) => {
+                (DecodeEnd::Complete { frames: 0, .. }, _) => {
                     let name = self.order.name();
                     return Err(Fault::BadInput.because(format!("{name}: not one frame of the video could be decoded")));
                 }
-                (Ended::Complete { frames, damage }, sealed) => {
+                (DecodeEnd::Complete { frames, damage }, sealed) => {
                     let batches = plan.batches.count(frames);
                     if sealed.frames() != frames || sealed.clips.len() as u64 != batches {
                         let message = format!("{} of {frames} frames are sealed", sealed.frames());
@@ -253,7 +258,7 @@ impl Job<'_> {
                     let stamps = || sealed.tables.values().flat_map(|t| &t.stamps);
                     let damaged = stamps().filter(|s| s.damaged).count() as u64;
                     let mended = stamps().filter(|s| s.mended).count() as u64;
-                    let end = End {
+                    let end = EndMark {
                         version: END_VERSION,
                         frames,
                         batches,
@@ -267,13 +272,13 @@ impl Job<'_> {
                     self.tell_damage(&end);
                     return Ok(sealed);
                 }
-                (Ended::Diverged { batch }, _) if diverged < DIVERGED_MAX => {
+                (DecodeEnd::Diverged { batch }, _) if diverged < DIVERGED_MAX => {
                     diverged += 1;
                     let message = "the source decodes differently than before: its later clips are made again";
                     self.reporter.remark(message);
                     self.drop_from(plan, batch)?;
                 }
-                (Ended::Diverged { .. }, _) => {
+                (DecodeEnd::Diverged { .. }, _) => {
                     let message = format!("{} decodes differently each time", self.order.name());
                     return Err(Fault::Mismatch.because(message));
                 }
@@ -281,7 +286,7 @@ impl Job<'_> {
         }
     }
 
-    fn read_end(&self, plan: &Plan) -> Result<Option<End>> {
+    fn read_end(&self, plan: &Plan) -> Result<Option<EndMark>> {
         match self.dir.read_end(&plan.key) {
             // It only saves decoding again.
             Err(error) if Fault::of(&error) == Fault::DamagedState => Ok(None),
@@ -304,7 +309,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn upscale(&self, plan: &Plan, sealed: Sealed, encoder: usize) -> Result<(Ended, Sealed)> {
+    fn upscale(&self, plan: &Plan, sealed: Sealed, encoder: usize) -> Result<(DecodeEnd, Sealed)> {
         let batch_bytes = plan.format().frame_bytes(plan.width, plan.height) as u64 * plan.batches.following;
         // One batch is filled while the one before is being sealed.
         let share = self.order.share();
@@ -362,7 +367,7 @@ impl Job<'_> {
         Ok((ended, keeper.sealed.into_inner().unwrap_or_else(|e| e.into_inner())))
     }
 
-    fn tell_damage(&self, end: &End) {
+    fn tell_damage(&self, end: &EndMark) {
         let lost = end.damaged_frames + end.damaged_packets;
         self.reporter.meter.set_damaged(lost);
         if lost > 0 {
@@ -383,30 +388,30 @@ impl Job<'_> {
     }
 
     /// What can still be said of a job that an earlier attempt finished.
-    fn published_outcome(&self, path: &Path, verified: String) -> Result<Outcome> {
+    fn published_outcome(&self, path: &Path, verified: String) -> Result<JobOutcome> {
         let plan = self.dir.read_plan().ok().flatten();
         let end = plan.as_ref().and_then(|p| self.read_end(p).ok().flatten());
         let losses = plan.as_ref().map(|p| p.info.losses.clone()).unwrap_or_default();
         let outcome = self.outcome(path, plan.as_ref(), None, losses, verified)?;
         let frames = end.as_ref().map_or(0, |e| e.frames);
         let damaged = end.as_ref().map_or(0, |e| e.damaged_frames + e.damaged_packets);
-        Ok(Outcome { frames, damaged, ..outcome })
+        Ok(JobOutcome { frames, damaged, ..outcome })
     }
 
-    fn still_outcome(&self, still: still::Upscaled) -> Result<Outcome> {
+    fn still_outcome(&self, still: still::UpscaledStill) -> Result<JobOutcome> {
         let (width, height, verified, device) = (still.width, still.height, still.verified(), still.device);
         let outcome = self.outcome(&still.path, None, None, still.losses, verified)?;
-        Ok(Outcome { frames: still.pages as u64, width, height, device, ..outcome })
+        Ok(JobOutcome { frames: still.pages as u64, width, height, device, ..outcome })
     }
 
     fn outcome(
         &self,
         path: &Path,
         plan: Option<&Plan>,
-        made: Option<(&Made, &Sealed)>,
+        made: Option<(&VerifiedOutput, &Sealed)>,
         losses: Vec<String>,
         verified: String,
-    ) -> Result<Outcome> {
+    ) -> Result<JobOutcome> {
         let meter = self.reporter.meter;
         let seconds = self.reporter.seconds();
         let (tiles, tiles_reused) = meter.tile_counts();
@@ -414,7 +419,7 @@ impl Job<'_> {
         let frames = made.map_or(0, |(_, sealed)| sealed.frames());
         let duration = plan.and_then(|p| p.info.duration).unwrap_or(0.0);
         let share = if frames > 0 { upscaled as f64 / frames as f64 } else { 0.0 };
-        Ok(Outcome {
+        Ok(JobOutcome {
             output: escape(path),
             frames,
             seconds,
@@ -440,5 +445,5 @@ impl Job<'_> {
 enum Planned {
     Video(Box<Plan>),
     /// A picture needs no plan: it is published already.
-    Still(still::Upscaled),
+    Still(still::UpscaledStill),
 }

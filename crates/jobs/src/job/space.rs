@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// Waits for room on the disk of one job's files.
 #[derive(Clone, Copy)]
-pub struct Space<'a> {
+pub struct DiskSpaceGuard<'a> {
     pub folder: &'a Path,
     /// Bytes that must stay free besides.
     pub reserve: u64,
@@ -34,7 +34,7 @@ pub fn free(folder: &Path) -> Result<u64> {
     Ok(mount::space(folder)?.free)
 }
 
-impl Space<'_> {
+impl DiskSpaceGuard<'_> {
     /// Returns when `bytes` fit, reserve included. Says once that it waits and once that it goes on.
     pub fn wait_for(&self, bytes: u64, purpose: &str) -> Result<()> {
         let wanted = bytes.saturating_add(self.reserve);
@@ -56,7 +56,7 @@ impl Space<'_> {
         }
     }
 
-    /// [`Space::retry`] of work on a file that is gone after a failed fsync: then the error is the answer, since the
+    /// [`DiskSpaceGuard::retry`] of work on a file that is gone after a failed fsync: then the error is the answer, since the
     /// file has to be made anew.
     pub fn retry_with<T>(
         &self,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use upscaled_core::config::settings::{JobSettings, RunSettings, VIDAIO};
 use upscaled_core::fault::one_line;
 use upscaled_core::types::encoder::EncoderSpec;
-use upscaled_core::types::engine::{EnginePin, Share};
+use upscaled_core::types::engine::{EngineSpec, ResourceShare};
 use upscaled_core::types::frame::PixelFormat;
 use upscaled_core::types::source::{Colour, Rational};
 use upscaled_engine::planning::autotune::{self, Around};
@@ -39,7 +39,7 @@ pub struct Standby {
 #[derive(Default)]
 pub struct Ready {
     /// Sessions like these have been opened and run.
-    pub tried: Option<EnginePin>,
+    pub tried: Option<EngineSpec>,
     /// Taken by the first pipeline that it will do for.
     pub engine: Mutex<Option<Engine>>,
     /// They were seen to work.
@@ -70,7 +70,7 @@ fn open_engine(standby: &Standby, order_waits: &dyn Fn() -> bool, ready: &mut Re
     if order_waits() {
         return Ok(());
     }
-    let engine = Engine::open_for(&pin, Share { together: standby.together, lean: 0 })?;
+    let engine = Engine::open_for(&pin, ResourceShare { together: standby.together, lean: 0 })?;
     // The first run of a session takes longer than the others.
     let (width, height) = (FRAME.0 as usize, FRAME.1 as usize);
     let plane = vec![0.5; width * height];

@@ -8,7 +8,7 @@ use upscaled_core::config::target::Target;
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
 use upscaled_core::shutdown::Shutdown;
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 use upscaled_core::types::progress::Phase;
 use upscaled_engine::diffusion::upscaler::Upscaler;
 use upscaled_engine::planning::choice;
@@ -24,7 +24,7 @@ use crate::pipeline::still_diffusion;
 use crate::state::job_dir::JobDir;
 
 /// What became of a picture.
-pub struct Upscaled {
+pub struct UpscaledStill {
     pub path: PathBuf,
     pub width: u32,
     pub height: u32,
@@ -34,7 +34,7 @@ pub struct Upscaled {
     pub losses: Vec<String>,
 }
 
-impl Upscaled {
+impl UpscaledStill {
     /// Returns what was checked, in words.
     pub fn verified(&self) -> String {
         let (width, height) = (self.width, self.height);
@@ -46,13 +46,13 @@ impl Upscaled {
 }
 
 /// Upscales and publishes a picture. Work that is interrupted begins anew: it is short.
-pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter, shutdown: &Shutdown) -> Result<Upscaled> {
+pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter, shutdown: &Shutdown) -> Result<UpscaledStill> {
     let print = fingerprint::take(&order.source)?;
     let contents = still::contents(&order.source)?;
     let target = Target::of(&order.settings);
     let size = |from: &(u32, u32)| target.size(*from, false, (1, 1));
     let sizes: Vec<(u32, u32)> = contents.pages.iter().map(size).collect::<Result<_>>()?;
-    let mut made = Made { losses: Vec::new(), kind: None };
+    let mut made = StillProgress { losses: Vec::new(), kind: None };
     contents.losses.iter().for_each(|loss| made.lost(loss, reporter));
     // Engines are built here and below: a phase with time for it.
     reporter.enter(Phase::Planning, "");
@@ -72,17 +72,17 @@ pub fn run(order: &JobOrder, dir: &JobDir, reporter: &Reporter, shutdown: &Shutd
     let key = &dir.marker().key;
     let path = publish::publish(order, dir, key, &temporary, &extension, &|_| resume::beat(reporter))?;
     let (width, height) = sizes.first().copied().unwrap_or_default();
-    Ok(Upscaled { path, width, height, pages: sizes.len(), device, losses: made.losses })
+    Ok(UpscaledStill { path, width, height, pages: sizes.len(), device, losses: made.losses })
 }
 
 /// What is known of a file on its way.
-struct Made {
+struct StillProgress {
     losses: Vec<String>,
     /// The name of its kind.
     kind: Option<&'static str>,
 }
 
-impl Made {
+impl StillProgress {
     fn lost(&mut self, loss: &str, reporter: &Reporter) {
         if !self.losses.iter().any(|known| known == loss) {
             self.losses.push(loss.to_owned());
@@ -96,7 +96,7 @@ fn write(
     maker: &mut Maker<'_>,
     sizes: &[(u32, u32)],
     temporary: &Path,
-    made: &mut Made,
+    made: &mut StillProgress,
     shutdown: &Shutdown,
 ) -> Result<()> {
     let (source, reporter) = (&maker.order.source, maker.reporter);
@@ -154,7 +154,7 @@ fn check(
 struct Maker<'a> {
     order: &'a JobOrder,
     reporter: &'a Reporter<'a>,
-    engine: Option<(EnginePin, Engine)>,
+    engine: Option<(EngineSpec, Engine)>,
     model: Option<Upscaler>,
     /// The device that made the last picture.
     device: String,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use nix::sys::resource::{UsageWho, getrusage};
 use serde::Serialize;
 
-use upscaled_core::types::engine::{EnginePin, Precision, Provider};
+use upscaled_core::types::engine::{EngineSpec, Precision, Provider};
 use upscaled_core::types::frame::{Frame, PixelFormat};
 use upscaled_core::types::source::Colour;
 use upscaled_engine::models::model_file::ModelFile;
@@ -68,7 +68,7 @@ pub struct BatchFigure {
 }
 
 /// The pin that a job with these settings would get for 8-bit frames of a size.
-pub fn pin(around: &Around) -> Result<(EnginePin, Option<Tuned>, Vec<String>)> {
+pub fn pin(around: &Around) -> Result<(EngineSpec, Option<Tuned>, Vec<String>)> {
     let (mut pin, notes) = choice::choose(around.settings, around.frame.0, around.frame.1, around.depth)?;
     let tuned = autotune::find(&pin, around);
     if let Some(tuned) = &tuned {
@@ -78,7 +78,7 @@ pub fn pin(around: &Around) -> Result<(EnginePin, Option<Tuned>, Vec<String>)> {
 }
 
 /// Times a pin on frames of a size.
-pub fn speed(pin: &EnginePin, frame: (u32, u32)) -> Result<Figures> {
+pub fn speed(pin: &EngineSpec, frame: (u32, u32)) -> Result<Figures> {
     let model = ModelFile::open_pinned(pin)?;
     let cut = Cut::of(pin);
     let rate = autotune::seconds_a_pixel(&model, pin)?;
@@ -119,8 +119,8 @@ pub fn speed(pin: &EnginePin, frame: (u32, u32)) -> Result<Figures> {
 }
 
 /// Compares a pin's frame with that of the CPU provider in f32.
-pub fn agreement(pin: &EnginePin, size: (u32, u32)) -> Result<Agreement> {
-    let exact = EnginePin { provider: Provider::Cpu, device: 0, precision: Precision::F32, ..pin.clone() };
+pub fn agreement(pin: &EngineSpec, size: (u32, u32)) -> Result<Agreement> {
+    let exact = EngineSpec { provider: Provider::Cpu, device: 0, precision: Precision::F32, ..pin.clone() };
     let made = [&exact, pin].map(|pin| -> Result<Frame> {
         let (mut upscaler, pictures) = open(pin, size)?;
         Ok(upscaler.upscale(&pictures[0])?.0)
@@ -138,13 +138,13 @@ pub fn agreement(pin: &EnginePin, size: (u32, u32)) -> Result<Agreement> {
 }
 
 /// Times batches of strips of a frame, and compares their bits.
-pub fn batches(pin: &EnginePin, size: (u32, u32)) -> Result<Vec<BatchFigure>> {
+pub fn batches(pin: &EngineSpec, size: (u32, u32)) -> Result<Vec<BatchFigure>> {
     let most = BATCHES[BATCHES.len() - 1];
     let tile_width = size.0.div_ceil(most).next_multiple_of(ModelFile::open_pinned(pin)?.facts.multiple.max(1));
     let mut first: Option<Frame> = None;
     let mut figures = Vec::new();
     for batch in BATCHES.into_iter().filter(|&b| b <= size.0.div_ceil(tile_width)) {
-        let pin = EnginePin { tile_width, batch, sessions: 1, ..pin.clone() };
+        let pin = EngineSpec { tile_width, batch, sessions: 1, ..pin.clone() };
         let (mut upscaler, pictures) = open(&pin, size)?;
         let (frame, _) = upscaler.upscale(&pictures[0])?;
         let mut least = Duration::MAX;
@@ -160,23 +160,23 @@ pub fn batches(pin: &EnginePin, size: (u32, u32)) -> Result<Vec<BatchFigure>> {
 }
 
 /// What each pass of a pin is given, for a source of this size.
-fn sizes(pin: &EnginePin, (width, height): (u32, u32)) -> impl Iterator<Item = (u32, u32)> {
+fn sizes(pin: &EngineSpec, (width, height): (u32, u32)) -> impl Iterator<Item = (u32, u32)> {
     let factors = (0..pin.passes).map(|n| pin.model_scale.saturating_pow(n));
     factors.map(move |factor| (width.saturating_mul(factor), height.saturating_mul(factor)))
 }
 
 /// The pin for a part of the frame: the final size is that part of what it was.
-fn part_of(pin: &EnginePin, frame: (u32, u32), part: (u32, u32)) -> EnginePin {
+fn part_of(pin: &EngineSpec, frame: (u32, u32), part: (u32, u32)) -> EngineSpec {
     let side = |whole: u32, frame: u32, part: u32| {
         let side = u64::from(whole) * u64::from(part) / u64::from(frame.max(1));
         u32::try_from(side.max(1)).unwrap_or(u32::MAX)
     };
     let picture = pin.picture.map(|(w, h)| (side(w, frame.0, part.0), side(h, frame.1, part.1)));
-    EnginePin { picture, ..pin.clone() }
+    EngineSpec { picture, ..pin.clone() }
 }
 
 /// An upscaler of the pin's whole way, without reuse, and pictures for it.
-fn open(pin: &EnginePin, (width, height): (u32, u32)) -> Result<(FrameUpscaler, Vec<Frame>)> {
+fn open(pin: &EngineSpec, (width, height): (u32, u32)) -> Result<(FrameUpscaler, Vec<Frame>)> {
     let format = PixelFormat::YUV420;
     let colour = Colour { range: 1, primaries: 1, transfer: 1, matrix: 1, chroma_location: 1 };
     let shape = FrameShape { format, width, height, colour };
@@ -215,14 +215,14 @@ mod tests {
         }
         let once = pin_of(&ModelFile::open("fast").unwrap(), (64, 48));
         for (passes, picture) in [(2, None), (2, Some((385, 287))), (1, Some((200, 151)))] {
-            let pin = EnginePin { passes, picture, ..once.clone() };
+            let pin = EngineSpec { passes, picture, ..once.clone() };
             let figures = speed(&pin, (128, 96)).unwrap();
             assert!(figures.fps > 0.5 && !figures.reckoned, "{figures:?}");
             let part = part_of(&pin, (128, 96), (64, 48));
             assert_eq!(part.picture, picture.map(|(w, h)| (w / 2, h / 2)));
             assert!(open(&part, (64, 48)).is_ok());
         }
-        assert_eq!(sizes(&EnginePin { passes: 2, ..once }, (10, 5)).collect::<Vec<_>>(), [(10, 5), (20, 10)]);
+        assert_eq!(sizes(&EngineSpec { passes: 2, ..once }, (10, 5)).collect::<Vec<_>>(), [(10, 5), (20, 10)]);
     }
 
     #[test]

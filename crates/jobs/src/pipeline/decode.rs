@@ -11,10 +11,10 @@ use upscaled_core::failpoint;
 use upscaled_core::shutdown::Shutdown;
 use upscaled_core::types::frame::SourceFrame;
 use upscaled_core::types::plan::Plan;
-use upscaled_media::decode::decoder::{Damage, DecodeOptions, Decoder};
+use upscaled_media::decode::decoder::{DecodeDamage, DecodeOptions, Decoder};
 use upscaled_media::decode::seek::SeekPoint;
 
-use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::meter::{Meter, PipelineStage};
 use crate::state::frame_table::FrameTable;
 
 /// When a resume seeks in place of decoding from the start.
@@ -37,9 +37,9 @@ const SEEK_PROOF_FRAMES: usize = 8;
 
 /// How decoding came to its end.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum DecodeEnd {
     /// The whole source was decoded.
-    Complete { frames: u64, damage: Damage },
+    Complete { frames: u64, damage: DecodeDamage },
     /// What the decoder delivers no longer fits the sealed clips from this batch on.
     Diverged { batch: u64 },
 }
@@ -58,7 +58,7 @@ pub struct Decode<'a> {
 impl Decode<'_> {
     /// Sends the frames of all unsealed batches. A closed channel ends the stage silently:
     /// the receiver has the error.
-    pub fn run(&self, frames: Sender<SourceFrame>) -> Result<Option<Ended>> {
+    pub fn run(&self, frames: Sender<SourceFrame>) -> Result<Option<DecodeEnd>> {
         let options = DecodeOptions { threads: self.plan.decoder_threads, deinterlace: self.plan.deinterlace };
         let mut decoder = Decoder::open(self.source, &self.plan.info, options)?;
         let mut next = 0u64;
@@ -69,7 +69,7 @@ impl Decode<'_> {
             failpoint::hit("decode")?;
             let batch = self.plan.batches.batch_of(next);
             let Some(table) = self.sealed.get(&batch) else {
-                match self.meter.time(Stage::Decode, || decoder.next())? {
+                match self.meter.time(PipelineStage::Decode, || decoder.next())? {
                     None => return Ok(Some(self.end(next, &decoder))),
                     Some(frame) => {
                         self.note(&decoder);
@@ -89,11 +89,11 @@ impl Decode<'_> {
                     continue;
                 }
             }
-            match self.meter.time(Stage::Decode, || decoder.skip())? {
+            match self.meter.time(PipelineStage::Decode, || decoder.skip())? {
                 Some((_, stamp)) if fits(table, next, stamp.pts) => self.note(&decoder),
-                Some(_) => return Ok(Some(Ended::Diverged { batch })),
+                Some(_) => return Ok(Some(DecodeEnd::Diverged { batch })),
                 None if next == table.start + table.stamps.len() as u64 => return Ok(Some(self.end(next, &decoder))),
-                None => return Ok(Some(Ended::Diverged { batch })),
+                None => return Ok(Some(DecodeEnd::Diverged { batch })),
             }
             next += 1;
         }
@@ -105,13 +105,13 @@ impl Decode<'_> {
         self.meter.set_damaged(damage.frames + damage.packets);
     }
 
-    fn end(&self, frames: u64, decoder: &Decoder) -> Ended {
+    fn end(&self, frames: u64, decoder: &Decoder) -> DecodeEnd {
         // The last sealed batch may be shorter than its range: then this is where it must end.
         match self.sealed.values().next_back() {
             Some(last) if last.start + last.stamps.len() as u64 > frames => {
-                Ended::Diverged { batch: self.plan.batches.batch_of(last.start) }
+                DecodeEnd::Diverged { batch: self.plan.batches.batch_of(last.start) }
             }
-            _ => Ended::Complete { frames, damage: decoder.damage() },
+            _ => DecodeEnd::Complete { frames, damage: decoder.damage() },
         }
     }
 

@@ -15,9 +15,9 @@ use upscaled_core::types::user_data::UserData;
 use upscaled_media::segment::clip::ClipWriter;
 
 use crate::pipeline::frames::BatchFrames;
-use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::meter::{Meter, PipelineStage};
 use crate::pipeline::run::{Durable, Keeper};
-use crate::pipeline::upscale_stage::Upscaled;
+use crate::pipeline::upscale_stage::FinishedFrame;
 use crate::scratch::area::WorkArea;
 
 /// A hardware encoder that fails is opened anew this often for a clip before the job falls back for good.
@@ -76,7 +76,7 @@ impl EncodeStage<'_> {
     /// otherwise a stage before has failed and the batch is left for the next attempt.
     pub fn run(
         &self,
-        frames: Receiver<Upscaled>,
+        frames: Receiver<FinishedFrame>,
         source_frames: impl Fn() -> Option<u64>,
         first_encoder: usize,
     ) -> Result<()> {
@@ -132,10 +132,10 @@ impl EncodeStage<'_> {
 
     fn write(&self, clip: &mut OpenClip, frame: &Frame) -> Result<()> {
         let writer = clip.writer.as_mut().ok_or_else(|| Fault::Internal.because("the clip is not open"))?;
-        self.meter.time(Stage::Encode, || writer.write(frame))
+        self.meter.time(PipelineStage::Encode, || writer.write(frame))
     }
 
-    fn clip_path(&self, upscaled: &Upscaled) -> PathBuf {
+    fn clip_path(&self, upscaled: &FinishedFrame) -> PathBuf {
         let name = format!("clip-{:06}.part", upscaled.batch.range.index);
         if self.area.room() > CLIP_ROOM { self.area.path().join(name) } else { self.keeper.disk_folder().join(name) }
     }
@@ -145,7 +145,7 @@ impl EncodeStage<'_> {
         let frames = clip.stamps.len() as u64;
         loop {
             let writer = clip.writer.take().ok_or_else(|| Fault::Internal.because("the clip is not open"))?;
-            match self.meter.time(Stage::Encode, || writer.finish()) {
+            match self.meter.time(PipelineStage::Encode, || writer.finish()) {
                 Ok(facts) if facts.frames == frames => break,
                 Ok(facts) => {
                     let spec = &self.specs[*encoder];

@@ -7,10 +7,10 @@ use anyhow::Result;
 use upscaled_core::config::settings::{JobSettings, RunSettings};
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::{escape, unescape};
-use upscaled_core::types::engine::{DiffusionPin, EnginePin, Precision, Provider};
+use upscaled_core::types::engine::{DiffusionPin, EngineSpec, Precision, Provider};
 use upscaled_engine::diffusion::field::Field;
-use upscaled_engine::diffusion::memory::{Asked, Keep};
-use upscaled_engine::diffusion::upscaler::{Options, Setup, Upscaler};
+use upscaled_engine::diffusion::memory::{Keep, TileOverride};
+use upscaled_engine::diffusion::upscaler::{DiffusionOptions, Setup, Upscaler};
 use upscaled_engine::pixels::sample::{self, Coding};
 use upscaled_engine::runtime::cascade;
 
@@ -27,7 +27,7 @@ pub fn pin(
     run: &RunSettings,
     frame: (u32, u32),
     to: (u32, u32),
-) -> Result<(EnginePin, Vec<String>)> {
+) -> Result<(EngineSpec, Vec<String>)> {
     let setup = still_diffusion::setup(job, run);
     let mut model = Upscaler::open(folder, &setup)?;
     let scale = still_diffusion::scale(frame, to);
@@ -35,7 +35,7 @@ pub fn pin(
     let mut words = model.take_words();
     let tiles: usize = model.tiles((frame.0 as usize, frame.1 as usize), &options).iter().sum();
     let (folder, plan, target) = (model.folder(), model.plan(), model.target());
-    let mut pin = EnginePin {
+    let mut pin = EngineSpec {
         model: escape(&folder.path),
         model_hash: folder.hash.clone(),
         model_scale: scale as u32,
@@ -79,7 +79,7 @@ pub fn pin(
 /// The model of a pin, for frames of one size.
 pub struct FrameModel {
     model: Upscaler,
-    options: Options,
+    options: DiffusionOptions,
     frame: (usize, usize),
     tiles: u64,
 }
@@ -89,7 +89,7 @@ impl FrameModel {
     ///
     /// # Errors
     /// [`Fault::ModelChanged`] for another model than the pin was made with; those of [`Upscaler::open`].
-    pub fn open(pin: &EnginePin, own: &DiffusionPin, frame: (u32, u32)) -> Result<FrameModel> {
+    pub fn open(pin: &EngineSpec, own: &DiffusionPin, frame: (u32, u32)) -> Result<FrameModel> {
         let path = unescape(&pin.model).unwrap_or_else(|| Path::new(&pin.model).to_owned());
         let changed = |what: &str| {
             let next = "put it back, or retry the job to plan it anew";
@@ -101,11 +101,11 @@ impl FrameModel {
             Provider::Tensorrt | Provider::Cpu => "cpu".to_owned(),
         };
         let tile = |tile: u32| Some(tile as usize);
-        let asked = Asked {
+        let asked = TileOverride {
             encode_tile: tile(own.encode_tile),
             decode_tile: tile(own.decode_tile),
             pinned: true,
-            ..Asked::default()
+            ..TileOverride::default()
         };
         let (threads, memory) = (pin.threads * pin.sessions, own.device_memory);
         let keep = Keep::of(&own.parts);
@@ -118,7 +118,7 @@ impl FrameModel {
         drop(model.take_words());
         let scale = pin.model_scale as usize;
         let options = still_diffusion::named(scale, own.process_size, own.seed, &own.latent, &own.colour_fix);
-        let options = Options { odd_sides: own.odd_sides, ..options };
+        let options = DiffusionOptions { odd_sides: own.odd_sides, ..options };
         let frame = (frame.0 as usize, frame.1 as usize);
         let tiles = model.tiles(frame, &options).iter().sum::<usize>() as u64;
         Ok(FrameModel { model, options, frame, tiles })
@@ -164,7 +164,7 @@ mod tests {
         let (pin, words) = self::pin(&folder, &job, &run, (30, 24), (75, 60)).unwrap();
         assert_eq!((pin.model_scale, pin.picture, pin.precision), (3, Some((75, 60)), Precision::F32));
         assert!(words.last().unwrap().contains("may flicker"), "{words:?}");
-        let written: EnginePin = serde_json::from_value(serde_json::to_value(&pin).unwrap()).unwrap();
+        let written: EngineSpec = serde_json::from_value(serde_json::to_value(&pin).unwrap()).unwrap();
         assert_eq!(written, pin);
         let own = pin.diffusion.clone().unwrap();
         let mut model = FrameModel::open(&written, &own, (30, 24)).unwrap();
@@ -188,8 +188,8 @@ mod tests {
             FrameModel::open(&pin, &other, (30, 24)).unwrap().planes(&bytes).unwrap() != made,
             "the seed is pinned"
         );
-        let open = |pin: &EnginePin| FrameModel::open(pin, &own, (30, 24)).map(|_| ()).map_err(|e| Fault::of(&e));
-        assert_eq!(open(&EnginePin { model_hash: "0".into(), ..pin.clone() }), Err(Fault::ModelChanged));
-        assert_eq!(open(&EnginePin { model: "/no/such".into(), ..pin }), Err(Fault::ModelChanged));
+        let open = |pin: &EngineSpec| FrameModel::open(pin, &own, (30, 24)).map(|_| ()).map_err(|e| Fault::of(&e));
+        assert_eq!(open(&EngineSpec { model_hash: "0".into(), ..pin.clone() }), Err(Fault::ModelChanged));
+        assert_eq!(open(&EngineSpec { model: "/no/such".into(), ..pin }), Err(Fault::ModelChanged));
     }
 }

@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 
 use upscaled_core::config::settings::JobSettings;
 use upscaled_core::fault::Fault;
-use upscaled_core::jail::{Denied, Folder, Jail};
+use upscaled_core::jail::{Denied, Jail, JailFolder};
 use upscaled_core::path_text::{escape, unescape};
-use upscaled_core::types::engine::{EnginePin, FRAMES, Precision, Provider};
+use upscaled_core::types::engine::{EngineSpec, FRAMES, Precision, Provider};
 use upscaled_core::types::frame::Frame;
 use upscaled_engine::pixels::sample::{self, Coding};
 use upscaled_engine::runtime::cascade;
 use upscaled_engine::runtime::pool::{AfterPanic, Pool};
-use upscaled_engine::runtime::worker::Worker;
+use upscaled_engine::runtime::worker::EngineThread;
 use upscaled_media::image::still::{self, Opened, Still, StillKind};
 
 use crate::pipeline::rgb::RgbSource;
@@ -37,7 +37,7 @@ pub fn name(index: u64) -> String {
 ///
 /// # Errors
 /// [`Fault::NotFound`] without a first frame, [`Fault::Unsupported`] where that is no whole multiple.
-pub fn pin(folder: &Path, job: &JobSettings, frame: (u32, u32), to: (u32, u32)) -> Result<EnginePin> {
+pub fn pin(folder: &Path, job: &JobSettings, frame: (u32, u32), to: (u32, u32)) -> Result<EngineSpec> {
     let most = *SCALES.end();
     let files =
         FrameFiles { jail: opened(folder)?, size: (frame.0.saturating_mul(most), frame.1.saturating_mul(most)) };
@@ -52,7 +52,7 @@ pub fn pin(folder: &Path, job: &JobSettings, frame: (u32, u32), to: (u32, u32)) 
             frame.1
         )));
     }
-    let mut pin = EnginePin {
+    let mut pin = EngineSpec {
         model: format!("{FRAMES}{}", escape(folder)),
         model_hash: String::new(),
         model_scale: scale,
@@ -90,7 +90,7 @@ pub struct FrameFiles {
 
 impl FrameFiles {
     /// Opens the frames of a pin whose model is a folder of them.
-    pub fn open(pin: &EnginePin, folder: &Path, frame: (u32, u32)) -> Result<FrameFiles> {
+    pub fn open(pin: &EngineSpec, folder: &Path, frame: (u32, u32)) -> Result<FrameFiles> {
         let size = (frame.0.saturating_mul(pin.model_scale), frame.1.saturating_mul(pin.model_scale));
         Ok(FrameFiles { jail: opened(folder)?, size })
     }
@@ -131,15 +131,15 @@ impl FrameFiles {
 
 /// Writes source frames as PNGs: 8 bits a sample, 16 where the source has more.
 pub struct FrameWriter {
-    folder: Folder,
+    folder: JailFolder,
     shape: FrameShape,
     rgb: RgbSource,
-    pool: Pool<Worker>,
+    pool: Pool<EngineThread>,
 }
 
 impl FrameWriter {
-    pub fn new(folder: Folder, shape: FrameShape, threads: u32) -> Result<FrameWriter> {
-        let pool = Pool::start(threads as usize, AfterPanic::End, || Ok(Worker::default()))?;
+    pub fn new(folder: JailFolder, shape: FrameShape, threads: u32) -> Result<FrameWriter> {
+        let pool = Pool::start(threads as usize, AfterPanic::End, || Ok(EngineThread::default()))?;
         Ok(FrameWriter { folder, shape, rgb: RgbSource::new(shape), pool })
     }
 

@@ -22,7 +22,7 @@ const PENDING_BYTES: usize = 128 << 20;
 pub struct BatchFrames {
     pub range: BatchRange,
     store: Option<FrameStore>,
-    kept: Mutex<Kept>,
+    kept: Mutex<KeptFrames>,
     /// The frames of earlier attempts, where there is no store; asked in order.
     found: Mutex<Option<SegmentFrames>>,
     /// Frames `0..ready` are in the store.
@@ -32,7 +32,7 @@ pub struct BatchFrames {
 
 /// What is on disk, and what waits for it where there is no store. A frame is always in one of them.
 #[derive(Default)]
-struct Kept {
+struct KeptFrames {
     segments: Vec<Segment>,
     pending: Vec<(u64, Arc<Frame>)>,
 }
@@ -67,7 +67,7 @@ impl BatchFrames {
         BatchFrames {
             range,
             store,
-            kept: Mutex::new(Kept { segments, pending: Vec::new() }),
+            kept: Mutex::new(KeptFrames { segments, pending: Vec::new() }),
             found: Mutex::default(),
             ready: AtomicU64::new(0),
             durable_since: Mutex::new(Instant::now()),

@@ -7,7 +7,7 @@ use upscaled_engine::runtime::session;
 
 /// The stages whose busy time is told in the summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum PipelineStage {
     Decode,
     Upscale,
     Store,
@@ -18,28 +18,28 @@ pub enum Stage {
     Verify,
 }
 
-impl Stage {
-    pub const ALL: [Stage; 8] = [
-        Stage::Decode,
-        Stage::Upscale,
-        Stage::Store,
-        Stage::Encode,
-        Stage::Spill,
-        Stage::Seal,
-        Stage::Assemble,
-        Stage::Verify,
+impl PipelineStage {
+    pub const ALL: [PipelineStage; 8] = [
+        PipelineStage::Decode,
+        PipelineStage::Upscale,
+        PipelineStage::Store,
+        PipelineStage::Encode,
+        PipelineStage::Spill,
+        PipelineStage::Seal,
+        PipelineStage::Assemble,
+        PipelineStage::Verify,
     ];
 
     pub fn name(self) -> &'static str {
         match self {
-            Stage::Decode => "decode",
-            Stage::Upscale => "upscale",
-            Stage::Store => "store",
-            Stage::Encode => "encode",
-            Stage::Spill => "spill",
-            Stage::Seal => "seal",
-            Stage::Assemble => "assemble",
-            Stage::Verify => "verify",
+            PipelineStage::Decode => "decode",
+            PipelineStage::Upscale => "upscale",
+            PipelineStage::Store => "store",
+            PipelineStage::Encode => "encode",
+            PipelineStage::Spill => "spill",
+            PipelineStage::Seal => "seal",
+            PipelineStage::Assemble => "assemble",
+            PipelineStage::Verify => "verify",
         }
     }
 }
@@ -53,7 +53,7 @@ pub struct Meter {
     tiles: AtomicU64,
     reused: AtomicU64,
     damaged: AtomicU64,
-    busy: [AtomicU64; Stage::ALL.len()],
+    busy: [AtomicU64; PipelineStage::ALL.len()],
 }
 
 impl Meter {
@@ -110,7 +110,7 @@ impl Meter {
     }
 
     /// Runs `work` on the account of a stage.
-    pub fn time<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
+    pub fn time<T>(&self, stage: PipelineStage, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
         self.busy[stage as usize].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
@@ -118,18 +118,18 @@ impl Meter {
     }
 
     /// Time a stage was busy, as seen from its thread.
-    pub fn busy(&self, stage: Stage) -> Duration {
+    pub fn busy(&self, stage: PipelineStage) -> Duration {
         Duration::from_nanos(self.busy[stage as usize].load(Ordering::Relaxed))
     }
 
-    /// The same of all stages, in the order of [`Stage::ALL`].
-    pub fn all_busy(&self) -> [Duration; Stage::ALL.len()] {
-        Stage::ALL.map(|stage| self.busy(stage))
+    /// The same of all stages, in the order of [`PipelineStage::ALL`].
+    pub fn all_busy(&self) -> [Duration; PipelineStage::ALL.len()] {
+        PipelineStage::ALL.map(|stage| self.busy(stage))
     }
 
     /// The same in seconds, with the stages' names.
     pub fn named_busy(&self) -> Vec<(String, f64)> {
-        Stage::ALL.iter().map(|stage| (stage.name().to_owned(), self.busy(*stage).as_secs_f64())).collect()
+        PipelineStage::ALL.iter().map(|stage| (stage.name().to_owned(), self.busy(*stage).as_secs_f64())).collect()
     }
 }
 
@@ -140,11 +140,11 @@ mod tests {
     #[test]
     fn stages_index_their_own_slot() {
         let meter = Meter::default();
-        for (i, stage) in Stage::ALL.into_iter().enumerate() {
+        for (i, stage) in PipelineStage::ALL.into_iter().enumerate() {
             assert_eq!(stage as usize, i);
         }
-        meter.time(Stage::Seal, || std::thread::sleep(Duration::from_millis(2)));
-        assert!(meter.busy(Stage::Seal) >= Duration::from_millis(2));
-        assert_eq!(meter.busy(Stage::Encode), Duration::ZERO);
+        meter.time(PipelineStage::Seal, || std::thread::sleep(Duration::from_millis(2)));
+        assert!(meter.busy(PipelineStage::Seal) >= Duration::from_millis(2));
+        assert_eq!(meter.busy(PipelineStage::Encode), Duration::ZERO);
     }
 }

@@ -14,7 +14,7 @@ use upscaled_engine::pixels::resample::Resampler;
 use upscaled_engine::pixels::reuse;
 use upscaled_engine::pixels::sample::{self, Coding};
 use upscaled_engine::runtime::pool::Pool;
-use upscaled_engine::runtime::worker::Worker;
+use upscaled_engine::runtime::worker::EngineThread;
 
 /// Rows of output in one piece of work.
 const BAND: usize = 128;
@@ -38,7 +38,7 @@ impl Planes {
 
 /// What the samples of a plane are made of, before they are resampled.
 #[derive(Clone, Debug)]
-pub enum Blend {
+pub enum PlaneSource {
     /// One plane, beginning at a byte; its code values times a gain.
     One { at: usize, depth: u8, gain: f32 },
     /// The three planes of an RGB picture, weighted, and a constant.
@@ -48,7 +48,7 @@ pub enum Blend {
 /// The recipe of an output plane.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    pub blend: Blend,
+    pub blend: PlaneSource,
     pub resampler: Resampler,
     /// Samples in a row of the input planes, and their rows.
     pub from: (usize, usize),
@@ -61,8 +61,8 @@ pub struct Recipe {
 impl Recipe {
     fn row_bytes(&self) -> usize {
         let depth = match self.blend {
-            Blend::One { depth, .. } => depth,
-            Blend::Rgb { .. } => Coding::RGB.depth,
+            PlaneSource::One { depth, .. } => depth,
+            PlaneSource::Rgb { .. } => Coding::RGB.depth,
         };
         self.from.0 * sample::bytes(depth)
     }
@@ -71,8 +71,8 @@ impl Recipe {
     fn planes<'a>(&self, bytes: &'a [u8]) -> [&'a [u8]; 3] {
         let plane = self.row_bytes() * self.from.1;
         match self.blend {
-            Blend::One { at, .. } => [&bytes[at..at + plane], &[], &[]],
-            Blend::Rgb { .. } => std::array::from_fn(|c| &bytes[c * plane..][..plane]),
+            PlaneSource::One { at, .. } => [&bytes[at..at + plane], &[], &[]],
+            PlaneSource::Rgb { .. } => std::array::from_fn(|c| &bytes[c * plane..][..plane]),
         }
     }
 
@@ -83,13 +83,13 @@ impl Recipe {
     }
 
     /// Writes the output rows `rows` to `out`.
-    fn band(&self, now: &[u8], rows: Range<usize>, worker: &mut Worker, out: &mut [u8]) {
+    fn band(&self, now: &[u8], rows: Range<usize>, worker: &mut EngineThread, out: &mut [u8]) {
         let planes = self.planes(now);
         let bytes = self.row_bytes();
         let row = |plane: usize, y: usize| &planes[plane][y * bytes..][..bytes];
         let load = |y: usize, to: &mut [f32]| match self.blend {
-            Blend::One { depth, gain, .. } => sample::load(row(0, y), Coding::codes(depth), gain, to),
-            Blend::Rgb { weights, constant } => mix_row([row(0, y), row(1, y), row(2, y)], weights, constant, to),
+            PlaneSource::One { depth, gain, .. } => sample::load(row(0, y), Coding::codes(depth), gain, to),
+            PlaneSource::Rgb { weights, constant } => mix_row([row(0, y), row(1, y), row(2, y)], weights, constant, to),
         };
         self.resampler.codes(load, self.depth, rows, &mut worker.scratch, out);
     }
@@ -124,7 +124,7 @@ impl OutputPlane {
 
     /// Hands the plane to the threads. `before` is what the bands were made of; those whose input
     /// is equal in both are left as they are.
-    pub fn start(&mut self, pool: &Pool<Worker>, now: &Planes, before: Option<&Planes>) -> Result<()> {
+    pub fn start(&mut self, pool: &Pool<EngineThread>, now: &Planes, before: Option<&Planes>) -> Result<()> {
         let (done, results) = unbounded();
         self.results = results;
         for (band, (samples, rows)) in self.bands.iter_mut().zip(&self.rows).enumerate() {

@@ -9,11 +9,11 @@ use upscaled_core::fault::Fault;
 use upscaled_core::types::frame::Frame;
 use upscaled_engine::pixels::color::YuvCoding;
 use upscaled_engine::pixels::kernel::{self, Axis, Filter};
-use upscaled_engine::pixels::resample::{Resampler, Scratch};
+use upscaled_engine::pixels::resample::{ResampleScratch, Resampler};
 use upscaled_engine::pixels::sample::{self, Coding};
 use upscaled_engine::pixels::siting::Siting;
 use upscaled_engine::runtime::pool::Pool;
-use upscaled_engine::runtime::worker::Worker;
+use upscaled_engine::runtime::worker::EngineThread;
 
 use crate::pipeline::upscale::FrameShape;
 
@@ -40,7 +40,7 @@ impl RgbSource {
     }
 
     /// The planes of a frame, one after the other.
-    pub fn planes(&self, pool: &Pool<Worker>, frame: &Arc<Frame>) -> Result<Vec<u8>> {
+    pub fn planes(&self, pool: &Pool<EngineThread>, frame: &Arc<Frame>) -> Result<Vec<u8>> {
         let (done, results) = unbounded();
         let (height, row) = (self.shape.height as usize, self.shape.width as usize * 2);
         for start in (0..height).step_by(BAND) {
@@ -66,7 +66,7 @@ impl RgbSource {
     }
 
     /// R, then G, then B of some rows.
-    fn band(&self, frame: &Frame, rows: std::ops::Range<usize>, scratch: &mut Scratch) -> Vec<u8> {
+    fn band(&self, frame: &Frame, rows: std::ops::Range<usize>, scratch: &mut ResampleScratch) -> Vec<u8> {
         let (format, width) = (self.shape.format, self.shape.width as usize);
         let codes = Coding::codes(format.depth);
         let size = sample::bytes(format.depth);

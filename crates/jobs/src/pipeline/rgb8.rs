@@ -4,7 +4,7 @@ use upscaled_core::types::frame::{Frame, PixelFormat};
 use upscaled_core::types::source::Colour;
 use upscaled_engine::pixels::color::YuvCoding;
 use upscaled_engine::pixels::kernel::{self, Axis, Filter};
-use upscaled_engine::pixels::resample::{Resampler, Scratch};
+use upscaled_engine::pixels::resample::{ResampleScratch, Resampler};
 use upscaled_engine::pixels::sample::{self, Coding};
 use upscaled_engine::pixels::siting::Siting;
 
@@ -17,7 +17,7 @@ pub fn rgb8(frame: &Frame, colour: &Colour) -> Vec<u8> {
     let coding = YuvCoding::of(frame.format, colour, frame.height);
     let (size, codes) = (frame.format.sample_bytes(), Coding::codes(frame.format.depth));
     let full = (Axis::full(width), Axis::full(height));
-    let mut scratch = Scratch::default();
+    let mut scratch = ResampleScratch::default();
     let mut data = Vec::with_capacity(3 * width * height);
     let filters: [(Resampler, usize); 3] = std::array::from_fn(|plane| {
         let from = axes(frame.format, plane, colour, (frame.width, frame.height));

@@ -13,7 +13,7 @@ const BAR: usize = 16;
 const NEAR: usize = 6;
 
 /// A pin of a network that makes each pixel four.
-fn nearest(folder: &std::path::Path) -> EnginePin {
+fn nearest(folder: &std::path::Path) -> EngineSpec {
     let path = folder.join("nearest.onnx");
     std::fs::write(&path, TestModel { channels: 3, gain: 0.0, ..Default::default() }.bytes()).unwrap();
     pin(&ModelFile::open(path.to_str().unwrap()).unwrap(), (50, 20))
@@ -123,7 +123,7 @@ fn small_and_odd_sizes() {
             let codes = [120, 100, 140];
             (0..3).for_each(|plane| frame.plane_mut(plane).fill(codes[plane]));
             for picture in [None, Some((width + 1, height + 3))] {
-                let pin = EnginePin { picture, ..pin.clone() };
+                let pin = EngineSpec { picture, ..pin.clone() };
                 let (w, h) = picture.unwrap_or((2 * width, 2 * height));
                 // With the edge repeated, too.
                 for (w, h) in [(w, h), (w + 1, h + 1)] {

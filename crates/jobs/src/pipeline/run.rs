@@ -12,15 +12,15 @@ use upscaled_core::failpoint;
 use upscaled_core::fault::Fault;
 use upscaled_core::shutdown::Shutdown;
 use upscaled_core::types::encoder::EncoderSpec;
-use upscaled_core::types::engine::Share;
+use upscaled_core::types::engine::ResourceShare;
 use upscaled_core::types::frame::Frame;
 use upscaled_core::types::plan::{BatchRange, Plan};
 use upscaled_engine::runtime::tiled::Engine;
 
-use crate::pipeline::decode::{Decode, Ended, Haste};
+use crate::pipeline::decode::{Decode, DecodeEnd, Haste};
 use crate::pipeline::encode::{EncodeStage, EncodedBatch};
 use crate::pipeline::frames::BatchFrames;
-use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::meter::{Meter, PipelineStage};
 use crate::pipeline::preview::Preview;
 use crate::pipeline::segments::Segment;
 use crate::pipeline::upscale_stage::UpscaleStage;
@@ -86,7 +86,7 @@ pub struct Pipeline<'a> {
     pub shutdown: &'a Shutdown,
     pub checkpoint_seconds: u64,
     /// Of the engine; `memory` and `area` are as small already.
-    pub share: Share,
+    pub share: ResourceShare,
     /// An engine that is open already; taken where it will do.
     pub opened: &'a Mutex<Option<Engine>>,
     /// A frame of every batch is shown.
@@ -105,7 +105,7 @@ impl Drop for Knell<'_> {
 
 impl Pipeline<'_> {
     /// Decodes the source and seals every batch that is not sealed yet.
-    pub fn run(&self) -> Result<Ended> {
+    pub fn run(&self) -> Result<DecodeEnd> {
         let info = &self.plan.info.video;
         let source_bytes = info.format.frame_bytes(info.width, info.height);
         let output_bytes = self.plan.format().frame_bytes(self.plan.width, self.plan.height);
@@ -156,7 +156,7 @@ impl Pipeline<'_> {
                 plans.here();
                 let ended = decode.run(decoded_in.clone());
                 // Told before the channel closes, so that the encoder knows a short batch for the last one.
-                if let Ok(Some(Ended::Complete { frames, .. })) = &ended {
+                if let Ok(Some(DecodeEnd::Complete { frames, .. })) = &ended {
                     source_frames.store(*frames, Ordering::Release);
                 }
                 drop(decoded_in);
@@ -197,14 +197,14 @@ impl Pipeline<'_> {
         for item in work {
             match item {
                 Durable::Seal(encoded) => {
-                    self.meter.time(Stage::Seal, || self.keeper.seal(&encoded))?;
+                    self.meter.time(PipelineStage::Seal, || self.keeper.seal(&encoded))?;
                     encoded.batch.remove()?;
                     if encoded.batch.is_on_ram_disk() {
                         open_batches.fetch_sub(1, Ordering::AcqRel);
                     }
                 }
                 Durable::Spill(batch) => {
-                    self.meter.time(Stage::Spill, || batch.spill(self.keeper, false))?;
+                    self.meter.time(PipelineStage::Spill, || batch.spill(self.keeper, false))?;
                 }
                 Durable::Show(preview) => self.keeper.show(&preview),
             }

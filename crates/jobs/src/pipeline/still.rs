@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 use upscaled_engine::pixels::kernel::{Axis, Filter};
-use upscaled_engine::pixels::resample::{Resampler, Scratch, resized};
+use upscaled_engine::pixels::resample::{ResampleScratch, Resampler, resized};
 use upscaled_engine::runtime::tiled::{Engine, Pass};
 use upscaled_media::image::still::{self, Pixels, Still};
 
@@ -15,7 +15,7 @@ const ROWS: usize = 16;
 ///
 /// `pin` may differ from the engine's own in both of those only. `beat` is called where the
 /// network is done.
-pub fn enlarge(engine: &Engine, pin: &EnginePin, mut source: Still, beat: &dyn Fn()) -> Result<Pixels> {
+pub fn enlarge(engine: &Engine, pin: &EngineSpec, mut source: Still, beat: &dyn Fn()) -> Result<Pixels> {
     let from = (source.width as usize, source.height as usize);
     let scale = pin.model_scale.pow(pin.passes) as usize;
     let grown = (from.0 * scale, from.1 * scale);
@@ -44,7 +44,7 @@ fn in_rows(source: &Still, luma: &Pass, to: (usize, usize)) -> Pixels {
     let mut pixels = Pixels::new(about, source.alpha.is_some());
     let axes = |(width, height)| (Axis::full(width), Axis::full(height));
     let resampler = Resampler::new(Filter::Lanczos3, axes(from), axes(to));
-    let mut scratch = Scratch::default();
+    let mut scratch = ResampleScratch::default();
     let mut planes = [(); 4].map(|()| vec![0.0; ROWS * to.0]);
     for start in (0..to.1).step_by(ROWS) {
         let rows = start..(start + ROWS).min(to.1);

@@ -9,8 +9,10 @@ use upscaled_core::path_text::unescape;
 use upscaled_engine::diffusion::colour_fix::ColourFix;
 use upscaled_engine::diffusion::encode::Latent;
 use upscaled_engine::diffusion::field::Field;
-use upscaled_engine::diffusion::memory::{Asked, Keep};
-use upscaled_engine::diffusion::upscaler::{BYTES_PER_PIXEL, Done, Options, SCALE_MAX, Setup, Upscaler};
+use upscaled_engine::diffusion::memory::{Keep, TileOverride};
+use upscaled_engine::diffusion::upscaler::{
+    BYTES_PER_PIXEL, DiffusionOptions, DiffusionProgress, SCALE_MAX, Setup, Upscaler,
+};
 use upscaled_engine::models::diffusion::folder;
 use upscaled_engine::planning::choice;
 use upscaled_engine::runtime::cascade;
@@ -28,17 +30,17 @@ pub fn folder(model: &str) -> Option<PathBuf> {
 pub fn setup(job: &JobSettings, run: &RunSettings) -> Setup {
     let keep = Keep::of(&run.model_parts);
     let memory = job.device_memory_mb << 20;
-    Setup { device: job.device.clone(), threads: choice::threads(job), memory, keep, asked: Asked::default() }
+    Setup { device: job.device.clone(), threads: choice::threads(job), memory, keep, asked: TileOverride::default() }
 }
 
 /// What the settings want of a picture that becomes so many times as large.
-pub fn options(job: &JobSettings, scale: usize) -> Options {
+pub fn options(job: &JobSettings, scale: usize) -> DiffusionOptions {
     named(scale, job.process_size, job.seed, &job.latent, &job.colour_fix)
 }
 
 /// The same by the settings' words.
-pub fn named(scale: usize, process_size: u32, seed: u64, latent: &str, colour_fix: &str) -> Options {
-    Options {
+pub fn named(scale: usize, process_size: u32, seed: u64, latent: &str, colour_fix: &str) -> DiffusionOptions {
+    DiffusionOptions {
         scale,
         process: process_size as usize,
         seed,
@@ -88,7 +90,7 @@ pub fn enlarge(
     job: &JobSettings,
     source: Still,
     to: (u32, u32),
-    beat: &mut dyn FnMut(Done) -> Result<()>,
+    beat: &mut dyn FnMut(DiffusionProgress) -> Result<()>,
 ) -> Result<Still> {
     let options = options(job, scale((source.width, source.height), to));
     let made = model.upscale(&[field(&source)?], &options, beat)?;

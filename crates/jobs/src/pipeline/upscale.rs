@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use upscaled_core::fault::Fault;
-use upscaled_core::types::engine::{EnginePin, Share};
+use upscaled_core::types::engine::{EngineSpec, ResourceShare};
 use upscaled_core::types::frame::{Frame, PixelFormat};
 use upscaled_core::types::source::Colour;
 use upscaled_engine::pixels::color::YuvCoding;
@@ -13,12 +13,12 @@ use upscaled_engine::pixels::kernel::{self, Axis, Filter};
 use upscaled_engine::pixels::resample::Resampler;
 use upscaled_engine::pixels::sample::{self, Coding};
 use upscaled_engine::pixels::siting::Siting;
-use upscaled_engine::runtime::tiled::{Engine, Pass, Picture};
-use upscaled_engine::runtime::worker::Counts;
+use upscaled_engine::runtime::tiled::{Engine, NetworkInput, Pass};
+use upscaled_engine::runtime::worker::TileCounts;
 
-use crate::pipeline::plane::{Blend, OutputPlane, Planes, Recipe};
+use crate::pipeline::plane::{OutputPlane, PlaneSource, Planes, Recipe};
 use crate::pipeline::rgb::RgbSource;
-use crate::pipeline::whole::Whole;
+use crate::pipeline::whole::FullFrameUpscaler;
 
 /// What every frame of a source has in common.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ pub struct FrameUpscaler {
     /// How an RGB network's input is made; luma goes in as it is.
     rgb: Option<RgbSource>,
     /// What enlarges the picture in place of passes.
-    whole: Option<Whole>,
+    whole: Option<FullFrameUpscaler>,
     passes: Vec<Pass>,
     /// Output planes made of the source's own (chroma beside a luma network).
     beside: Vec<OutputPlane>,
@@ -59,34 +59,34 @@ pub struct FrameUpscaler {
     /// the last pass gives.
     after: Vec<OutputPlane>,
     reuse: bool,
-    before: Option<Before>,
+    before: Option<PreviousInput>,
     /// Memory for the next frame's copy.
     spare: Vec<u8>,
 }
 
 /// The frame whose enlargement passes and planes hold.
-struct Before {
+struct PreviousInput {
     frame: Arc<Frame>,
     /// What went into each pass and, where planes are made of it, what came out of the last, or what
     /// was made whole.
-    pictures: Vec<Picture>,
+    pictures: Vec<NetworkInput>,
 }
 
 impl FrameUpscaler {
     /// Opens the engine of a pin for frames of one shape. The picture becomes `pin.picture` or,
     /// without it, the scale of the pin times as large; `out_width` and `out_height` may be
     /// larger, and the edge is repeated.
-    pub fn open(pin: &EnginePin, shape: FrameShape, out_width: u32, out_height: u32) -> Result<FrameUpscaler> {
-        FrameUpscaler::open_for(pin, shape, (out_width, out_height), Share::WHOLE, None)
+    pub fn open(pin: &EngineSpec, shape: FrameShape, out_width: u32, out_height: u32) -> Result<FrameUpscaler> {
+        FrameUpscaler::open_for(pin, shape, (out_width, out_height), ResourceShare::WHOLE, None)
     }
 
     /// [`FrameUpscaler::open`] for a frame of size `out` with a part of the machine, as [`Engine::open_for`]; by the
     /// engine `opened` where that one will do.
     pub fn open_for(
-        pin: &EnginePin,
+        pin: &EngineSpec,
         shape: FrameShape,
         (out_width, out_height): (u32, u32),
-        share: Share,
+        share: ResourceShare,
         opened: Option<Engine>,
     ) -> Result<FrameUpscaler> {
         let scale = pin.model_scale.checked_pow(pin.passes).unwrap_or(u32::MAX);
@@ -111,7 +111,7 @@ impl FrameUpscaler {
             (false, false) => (own, engine.fine()),
         };
         let size = (shape.width, shape.height);
-        let whole = Whole::open(pin, size)?;
+        let whole = FullFrameUpscaler::open(pin, size)?;
         let passes = match whole {
             Some(_) => Vec::new(),
             None => engine.passes((size.0 as usize, size.1 as usize), first, last),
@@ -145,7 +145,7 @@ impl FrameUpscaler {
 
     /// Words for people about a device that ran out of memory, once.
     pub fn take_words(&mut self) -> Option<String> {
-        self.whole.as_mut().and_then(Whole::take_words).or_else(|| self.engine.take_words())
+        self.whole.as_mut().and_then(FullFrameUpscaler::take_words).or_else(|| self.engine.take_words())
     }
 
     /// Whether unchanged parts are taken from the frame before.
@@ -171,9 +171,9 @@ impl FrameUpscaler {
         // Taken away until all is well: after an error nothing is reused.
         let before = self.before.take().filter(|_| self.reuse);
         if let Some(same) = before.as_ref().filter(|b| b.frame.data == frame.data) {
-            let whole = self.whole.as_ref().map_or(0, Whole::tiles);
+            let whole = self.whole.as_ref().map_or(0, FullFrameUpscaler::tiles);
             let tiles = whole + self.passes.iter().map(Pass::tiles).sum::<u64>();
-            self.before = Some(Before { frame: same.frame.clone(), pictures: same.pictures.clone() });
+            self.before = Some(PreviousInput { frame: same.frame.clone(), pictures: same.pictures.clone() });
             return Ok((self.assemble(), UpscaleStats { tiles, reused: tiles }));
         }
         let mut data = std::mem::take(&mut self.spare);
@@ -181,14 +181,14 @@ impl FrameUpscaler {
         data.extend_from_slice(&frame.data);
         let now = Arc::new(Frame { format: frame.format, width: frame.width, height: frame.height, data });
         let pool = self.engine.pool();
-        let mut counts = Counts::default();
+        let mut counts = TileCounts::default();
         let mut pictures = vec![match (&mut self.whole, &self.rgb) {
             (Some(whole), Some(rgb)) => {
                 counts.tiles += whole.tiles();
-                Picture::Planes(Arc::new(whole.planes(index, || rgb.planes(pool, &now))?))
+                NetworkInput::Planes(Arc::new(whole.planes(index, || rgb.planes(pool, &now))?))
             }
-            (_, Some(rgb)) => Picture::Planes(Arc::new(rgb.planes(pool, &now)?)),
-            (_, None) => Picture::Luma(now.clone()),
+            (_, Some(rgb)) => NetworkInput::Planes(Arc::new(rgb.planes(pool, &now)?)),
+            (_, None) => NetworkInput::Luma(now.clone()),
         }];
         for n in 0..self.passes.len() {
             let last = before.as_ref().and_then(|b| b.pictures.get(n));
@@ -199,11 +199,11 @@ impl FrameUpscaler {
             }
             counts += self.passes[n].finish()?;
             if n + 1 < self.passes.len() || !self.after.is_empty() {
-                pictures.push(Picture::Planes(Arc::new(self.passes[n].planes())));
+                pictures.push(NetworkInput::Planes(Arc::new(self.passes[n].planes())));
             }
         }
-        let planes = |picture: Option<&Picture>| match picture {
-            Some(Picture::Planes(planes)) => Some(Planes::Bytes(planes.clone())),
+        let planes = |picture: Option<&NetworkInput>| match picture {
+            Some(NetworkInput::Planes(planes)) => Some(Planes::Bytes(planes.clone())),
             _ => None,
         };
         let made = if self.after.is_empty() { None } else { planes(pictures.last()) };
@@ -218,7 +218,7 @@ impl FrameUpscaler {
         }) {
             self.spare = old.data;
         }
-        self.before = Some(Before { frame: now, pictures });
+        self.before = Some(PreviousInput { frame: now, pictures });
         Ok((self.assemble(), UpscaleStats { tiles: counts.tiles, reused: counts.reused }))
     }
 
@@ -271,7 +271,7 @@ impl PlanePlan<'_> {
         (Axis::full(size.0 as usize), Axis::full(size.1 as usize))
     }
 
-    fn recipe(&self, filter: Filter, from: (Axis, Axis), to: (Axis, Axis), blend: Blend) -> OutputPlane {
+    fn recipe(&self, filter: Filter, from: (Axis, Axis), to: (Axis, Axis), blend: PlaneSource) -> OutputPlane {
         let resampler = Resampler::new(filter, from, to);
         let samples = |axes: (Axis, Axis)| (axes.0.samples, axes.1.samples);
         let depth = self.shape.format.depth;
@@ -284,14 +284,14 @@ impl PlanePlan<'_> {
         let FrameShape { format, width, height, .. } = *self.shape;
         let at = (0..plane).map(|p| format.plane_bytes(p, width, height)).sum();
         let from = self.axes(plane, format.plane_size(plane, width, height), (width, height));
-        let blend = Blend::One { at, depth: format.depth, gain: 1.0 };
+        let blend = PlaneSource::One { at, depth: format.depth, gain: 1.0 };
         self.recipe(Filter::Lanczos3, from, self.output(plane), blend)
     }
 
     /// Luma brought to its final size.
     fn of_luma(&self) -> OutputPlane {
         let gain = sample::unit(self.shape.format.depth) / f32::from(self.fine.unit);
-        let blend = Blend::One { at: 0, depth: self.fine.depth, gain };
+        let blend = PlaneSource::One { at: 0, depth: self.fine.depth, gain };
         self.recipe(Filter::Lanczos3, PlanePlan::whole(self.grown), self.output(0), blend)
     }
 
@@ -301,7 +301,7 @@ impl PlanePlan<'_> {
         let coding = YuvCoding::of(self.shape.format, &self.shape.colour, self.shape.height);
         let (weights, constant) = coding.mix(plane);
         let filter = if self.picture == self.grown { Filter::CatmullRom } else { Filter::Lanczos3 };
-        let blend = Blend::Rgb { weights, constant };
+        let blend = PlaneSource::Rgb { weights, constant };
         self.recipe(filter, PlanePlan::whole(self.grown), self.output(plane), blend)
     }
 }

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::shutdown::Shutdown;
 use upscaled_core::types::encoder::Codec;
-use upscaled_core::types::engine::Share;
+use upscaled_core::types::engine::ResourceShare;
 use upscaled_core::types::frame::{Frame, SourceFrame, Stamp};
 use upscaled_core::types::plan::{BatchRange, Plan};
 use upscaled_core::types::user_data::Extras;
@@ -19,7 +19,7 @@ use upscaled_engine::runtime::tiled::Engine;
 use upscaled_media::decode::frame_data::AV1_CAPTIONS;
 
 use crate::pipeline::frames::BatchFrames;
-use crate::pipeline::meter::{Meter, Stage};
+use crate::pipeline::meter::{Meter, PipelineStage};
 use crate::pipeline::preview::Preview;
 use crate::pipeline::run::{Durable, Keeper};
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
@@ -29,7 +29,7 @@ use crate::scratch::area::WorkArea;
 const ROOM_POLL: Duration = Duration::from_millis(200);
 
 /// A frame on its way to the encoder.
-pub struct Upscaled {
+pub struct FinishedFrame {
     /// Index in the batch.
     pub index: u64,
     pub stamp: Stamp,
@@ -53,7 +53,7 @@ pub struct UpscaleStage<'a> {
     pub deserted: &'a AtomicBool,
     pub durable: Sender<Durable>,
     pub checkpoint_seconds: u64,
-    pub share: Share,
+    pub share: ResourceShare,
     /// An engine that is open already.
     pub opened: &'a Mutex<Option<Engine>>,
     /// A frame of every batch is shown.
@@ -61,14 +61,14 @@ pub struct UpscaleStage<'a> {
 }
 
 /// The frame before and what became of it, so that an equal frame costs nothing.
-struct Before {
+struct PreviousFrame {
     source: Frame,
     output: Arc<Frame>,
     tiles: u64,
 }
 
 impl UpscaleStage<'_> {
-    pub fn run(&self, frames: Receiver<SourceFrame>, out: Sender<Upscaled>) -> Result<()> {
+    pub fn run(&self, frames: Receiver<SourceFrame>, out: Sender<FinishedFrame>) -> Result<()> {
         let info = &self.plan.info.video;
         let shape = FrameShape { format: info.format, width: info.width, height: info.height, colour: info.colour };
         let size = (self.plan.width, self.plan.height);
@@ -76,7 +76,7 @@ impl UpscaleStage<'_> {
         let mut upscaler = FrameUpscaler::open_for(&self.plan.engine, shape, size, self.share, opened)
             .context("opening the upscaling engine")?;
         let mut batch: Option<Arc<BatchFrames>> = None;
-        let mut before: Option<Before> = None;
+        let mut before: Option<PreviousFrame> = None;
         let mut shown: Option<u64> = None;
         for source in frames {
             self.shutdown.check()?;
@@ -91,13 +91,13 @@ impl UpscaleStage<'_> {
                 }
             };
             let index = source.index - range.start;
-            let found = self.meter.time(Stage::Store, || current.get(index))?;
+            let found = self.meter.time(PipelineStage::Store, || current.get(index))?;
             let computed = found.is_none();
             let (frame, tiles) = match found {
                 Some(frame) => (Arc::new(frame), 0),
                 None => self.upscale(&mut upscaler, source.index, &source.frame, before.as_ref())?,
             };
-            self.meter.time(Stage::Store, || current.put(index, &frame, !computed))?;
+            self.meter.time(PipelineStage::Store, || current.put(index, &frame, !computed))?;
             self.meter.frame_ready(computed);
             self.checkpoint(&current, range.length - index - 1)?;
             if self.previews && shown != Some(range.index) {
@@ -114,8 +114,9 @@ impl UpscaleStage<'_> {
                 self.keeper.remark(AV1_CAPTIONS);
             }
             let hash = xxh3_64(&source.frame.data);
-            before = Some(Before { source: source.frame, output: frame.clone(), tiles });
-            let upscaled = Upscaled { index, stamp: source.stamp, hash, extras: source.extras, frame, batch: current };
+            before = Some(PreviousFrame { source: source.frame, output: frame.clone(), tiles });
+            let upscaled =
+                FinishedFrame { index, stamp: source.stamp, hash, extras: source.extras, frame, batch: current };
             if out.send(upscaled).is_err() {
                 return Ok(());
             }
@@ -129,14 +130,14 @@ impl UpscaleStage<'_> {
         upscaler: &mut FrameUpscaler,
         index: u64,
         source: &Frame,
-        before: Option<&Before>,
+        before: Option<&PreviousFrame>,
     ) -> Result<(Arc<Frame>, u64)> {
         let reuse = self.plan.engine.reuse;
         if let Some(before) = before.filter(|b| reuse && b.source == *source) {
             self.meter.tiles(before.tiles, before.tiles);
             return Ok((before.output.clone(), before.tiles));
         }
-        let upscaled = self.meter.time(Stage::Upscale, || upscaler.upscale_nth(index, source));
+        let upscaled = self.meter.time(PipelineStage::Upscale, || upscaler.upscale_nth(index, source));
         if let Some(words) = upscaler.take_words() {
             self.keeper.remark(&words);
         }

@@ -36,7 +36,7 @@ fn picture(shape: &FrameShape, seed: u64, strength: u64) -> Frame {
 /// A pin of a random model written to a folder; tiles, sessions and batch as given.
 struct Scene {
     _folder: tempfile::TempDir,
-    pin: EnginePin,
+    pin: EngineSpec,
 }
 
 fn scene(model: TestModel, tile: (u32, u32), sessions: u32, threads: u32, batch: u32) -> Scene {
@@ -44,11 +44,11 @@ fn scene(model: TestModel, tile: (u32, u32), sessions: u32, threads: u32, batch:
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, model.bytes()).unwrap();
     let file = ModelFile::open(path.to_str().unwrap()).unwrap();
-    let pin = EnginePin { sessions, threads, batch, ..pin(&file, tile) };
+    let pin = EngineSpec { sessions, threads, batch, ..pin(&file, tile) };
     Scene { _folder: folder, pin }
 }
 
-fn enlarge(pin: &EnginePin, shape: FrameShape, frames: &[Frame]) -> Vec<Frame> {
+fn enlarge(pin: &EngineSpec, shape: FrameShape, frames: &[Frame]) -> Vec<Frame> {
     let scale = pin.model_scale.pow(pin.passes);
     let (width, height) = pin.picture.unwrap_or((shape.width * scale, shape.height * scale));
     let mut upscaler = FrameUpscaler::open(pin, shape, width, height).unwrap();
@@ -85,7 +85,7 @@ proptest! {
             let Scene { _folder, pin } = scene(model, tile, sessions, threads, batch);
             // As large as the second pass's picture, too.
             let (tile_width, tile_height) = (width, height);
-            let pin = EnginePin { passes, picture: fitted, tile_width, tile_height, ..pin };
+            let pin = EngineSpec { passes, picture: fitted, tile_width, tile_height, ..pin };
             Scene { _folder, pin }
         };
         let grown = (scale as u32).pow(passes - 1);
@@ -142,7 +142,7 @@ fn the_default_model_is_bit_identical_in_tiles() {
     }
     for (provider, precision) in kinds {
         let made = |tile, sessions, threads| {
-            let pin = EnginePin { provider, precision, sessions, threads, ..pin(&file, tile) };
+            let pin = EngineSpec { provider, precision, sessions, threads, ..pin(&file, tile) };
             enlarge(&pin, shape, &frames)
         };
         let whole = made((161, 97), 1, 1);
@@ -167,7 +167,7 @@ fn other_luma_models_are_bit_identical_in_tiles() {
         let shape = shape(Chroma::C420, 8, 90, 70);
         let frames = [picture(&shape, 5, 120)];
         let whole = enlarge(&pin(&file, (90, 70)), shape, &frames);
-        let tiled = EnginePin { sessions: 2, ..pin(&file, (31, 24)) };
+        let tiled = EngineSpec { sessions: 2, ..pin(&file, (31, 24)) };
         assert!(enlarge(&tiled, shape, &frames) == whole, "{name} with a halo of {}", file.facts.halo);
         let mean = |plane: &[u8]| plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64;
         assert!((mean(whole[0].plane(0)) - mean(frames[0].plane(0))).abs() < 6.0, "{name}");
@@ -185,7 +185,7 @@ fn short_precision_stays_within_two_code_values() {
     let frames = [picture(&shape, 9, 60)];
     let file = ModelFile::open("fast").unwrap();
     let exact = enlarge(&pin(&file, (120, 80)), shape, &frames);
-    let short = EnginePin { provider: Provider::Openvino, precision: Precision::Bf16, ..pin(&file, (120, 80)) };
+    let short = EngineSpec { provider: Provider::Openvino, precision: Precision::Bf16, ..pin(&file, (120, 80)) };
     let short = enlarge(&short, shape, &frames);
     let differences = exact[0].data.iter().zip(&short[0].data).map(|(a, b)| a.abs_diff(*b));
     let most = differences.clone().max().unwrap();

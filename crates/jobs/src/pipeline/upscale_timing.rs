@@ -7,16 +7,16 @@ use std::sync::Arc;
 use upscaled_core::config::settings::JobSettings;
 use upscaled_engine::models::model_file::ModelFile;
 use upscaled_engine::planning::choice;
-use upscaled_core::types::engine::{EnginePin, Precision, Provider};
+use upscaled_core::types::engine::{EngineSpec, Precision, Provider};
 use upscaled_core::types::frame::{Frame, PixelFormat};
 use upscaled_core::types::source::Colour;
 use upscaled_engine::pixels::kernel::{Axis, Filter};
-use upscaled_engine::pixels::resample::{Resampler, Scratch};
+use upscaled_engine::pixels::resample::{Resampler, ResampleScratch};
 use upscaled_engine::pixels::{reuse, split};
 use upscaled_engine::pixels::sample::{self, Coding};
 use upscaled_engine::pixels::siting::Siting;
 use upscaled_engine::pixels::grid::{Grid, even_core};
-use upscaled_engine::pixels::stitch::{Enlarged, Layout, stitch};
+use upscaled_engine::pixels::stitch::{TileOutput, OutputLayout, stitch};
 
 use crate::pipeline::upscale::{FrameShape, FrameUpscaler};
 
@@ -49,7 +49,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn pin(width: u32, height: u32, tile: (u32, u32), kind: (Provider, Precision), hands: (u32, u32)) -> EnginePin {
+fn pin(width: u32, height: u32, tile: (u32, u32), kind: (Provider, Precision), hands: (u32, u32)) -> EngineSpec {
     let settings = JobSettings { device: "cpu".into(), autotune: false, ..Default::default() };
     let (mut pin, _) = choice::choose(&settings, width, height, 8).unwrap();
     pin.tile_width = even_core(width as usize, tile.0 as usize) as u32;
@@ -60,7 +60,7 @@ fn pin(width: u32, height: u32, tile: (u32, u32), kind: (Provider, Precision), h
 }
 
 /// Core-milliseconds and wall milliseconds a frame of several pins, in interleaved rounds.
-fn race(width: u32, height: u32, pins: &[(String, EnginePin)], rounds: usize, frames: usize) {
+fn race(width: u32, height: u32, pins: &[(String, EngineSpec)], rounds: usize, frames: usize) {
     let shape = shape(width, height, PixelFormat::YUV420);
     let pictures: Vec<Frame> = (0..4).map(|s| picture(&shape, s)).collect();
     let mut upscalers: Vec<FrameUpscaler> =
@@ -154,7 +154,7 @@ fn stages() {
             )
         };
         let scaler = Resampler::new(Filter::Lanczos3, axes(1), axes(2));
-        let (mut scratch, mut chroma) = (Scratch::default(), vec![0u8; 4 * cw as usize * ch as usize * size]);
+        let (mut scratch, mut chroma) = (ResampleScratch::default(), vec![0u8; 4 * cw as usize * ch as usize * size]);
         let timed = |name: &str, work: &mut dyn FnMut()| {
             let mut rounds = Vec::new();
             for _ in 0..15 {
@@ -178,8 +178,8 @@ fn stages() {
         });
         timed("stitch", &mut || {
             tiles.iter().for_each(|&(b, t)| {
-                let tile = Enlarged {
-                    layout: Layout::Phases,
+                let tile = TileOutput {
+                    layout: OutputLayout::Phases,
                     scale: 2,
                     channels: 1,
                     white: 1.0,

@@ -2,40 +2,40 @@
 
 use anyhow::Result;
 
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 
 use crate::pipeline::frame_diffusion::FrameModel;
 use crate::pipeline::frame_files::{self, FrameFiles};
 
 /// A maker of whole pictures.
-pub enum Whole {
+pub enum FullFrameUpscaler {
     Model(Box<FrameModel>),
     Files(FrameFiles),
 }
 
-impl Whole {
+impl FullFrameUpscaler {
     /// That of a pin; `None` where its network works on tiles.
-    pub fn open(pin: &EnginePin, frame: (u32, u32)) -> Result<Option<Whole>> {
+    pub fn open(pin: &EngineSpec, frame: (u32, u32)) -> Result<Option<FullFrameUpscaler>> {
         if let Some(own) = &pin.diffusion {
-            return FrameModel::open(pin, own, frame).map(|model| Some(Whole::Model(Box::new(model))));
+            return FrameModel::open(pin, own, frame).map(|model| Some(FullFrameUpscaler::Model(Box::new(model))));
         }
         let files = frame_files::folder(&pin.model).map(|folder| FrameFiles::open(pin, &folder, frame));
-        Ok(files.transpose()?.map(Whole::Files))
+        Ok(files.transpose()?.map(FullFrameUpscaler::Files))
     }
 
     /// Tiles that a picture counts for.
     pub fn tiles(&self) -> u64 {
         match self {
-            Whole::Model(model) => model.tiles(),
-            Whole::Files(_) => 1,
+            FullFrameUpscaler::Model(model) => model.tiles(),
+            FullFrameUpscaler::Files(_) => 1,
         }
     }
 
     /// Words for people, once.
     pub fn take_words(&mut self) -> Option<String> {
         match self {
-            Whole::Model(model) => model.take_words(),
-            Whole::Files(_) => None,
+            FullFrameUpscaler::Model(model) => model.take_words(),
+            FullFrameUpscaler::Files(_) => None,
         }
     }
 
@@ -43,8 +43,8 @@ impl Whole {
     /// R, G and B coded as [`Coding::RGB`](upscaled_engine::pixels::sample::Coding::RGB).
     pub fn planes(&mut self, index: u64, rgb: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         match self {
-            Whole::Model(model) => model.planes(&rgb()?),
-            Whole::Files(files) => files.planes(index),
+            FullFrameUpscaler::Model(model) => model.planes(&rgb()?),
+            FullFrameUpscaler::Files(files) => files.planes(index),
         }
     }
 }

@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const OPENINGS: u32 = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum AreaKind {
     /// A tmpfs of its own.
     Mounted,
     /// A folder on a tmpfs shared with others.
@@ -54,7 +54,7 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct WorkArea {
     path: PathBuf,
-    kind: Kind,
+    kind: AreaKind,
     limit: u64,
     /// The base is one of our own choice and may go when empty.
     own_base: bool,
@@ -107,7 +107,7 @@ impl WorkArea {
             make(&dir)?;
             match mount::mount_tmpfs(&dir, limit) {
                 Ok(true) => {
-                    let area = lock(base, dir, Kind::Mounted, limit);
+                    let area = lock(base, dir, AreaKind::Mounted, limit);
                     leave_unused(&usable, base);
                     return area;
                 }
@@ -120,8 +120,8 @@ impl WorkArea {
         let free = |base: &Base| mount::space(&base.path).map_or(0, |s| s.free);
         let chosen = in_ram.clone().find(|b| free(b) >= want.min(limit)).or_else(|| in_ram.max_by_key(|b| free(b)));
         let (base, kind) = match (chosen, usable.last()) {
-            (Some(base), _) => (base, Kind::Shared),
-            (None, Some(base)) => (base, Kind::Disk),
+            (Some(base), _) => (base, AreaKind::Shared),
+            (None, Some(base)) => (base, AreaKind::Disk),
             (None, None) => {
                 return Err(Fault::Config.because(format!(
                     "no folder can be made for the work area ({}): set work_area to a folder this user may write",
@@ -130,7 +130,7 @@ impl WorkArea {
             }
         };
         let dir = base.path.join(job_key);
-        if kind == Kind::Disk {
+        if kind == AreaKind::Disk {
             tracing::warn!("the work area {} is on a disk, not in RAM: slower, and worn by every frame", escape(&dir));
         }
         make(&dir)?;
@@ -143,7 +143,7 @@ impl WorkArea {
         &self.path
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> AreaKind {
         self.kind
     }
 
@@ -158,10 +158,10 @@ impl WorkArea {
         let space = mount::space(&self.path);
         let free = space.as_ref().map_or(0, |s| s.free);
         let used = match (self.kind, space) {
-            (Kind::Mounted, Ok(space)) => space.used,
+            (AreaKind::Mounted, Ok(space)) => space.used,
             _ => used_in(&self.path),
         };
-        let memory = if self.kind == Kind::Disk { u64::MAX } else { memory_room() };
+        let memory = if self.kind == AreaKind::Disk { u64::MAX } else { memory_room() };
         self.limit.saturating_sub(used).min(free).min(memory)
     }
 
@@ -207,7 +207,7 @@ fn make(dir: &Path) -> Result<()> {
     if mount::is_mount_point(dir) { mount::unmount(dir) } else { Ok(()) }
 }
 
-fn lock(base: &Base, path: PathBuf, kind: Kind, limit: u64) -> Result<WorkArea> {
+fn lock(base: &Base, path: PathBuf, kind: AreaKind, limit: u64) -> Result<WorkArea> {
     let lock = FileLock::wait(&path.join(MARKER), PATIENCE)?;
     Ok(WorkArea { path, kind, limit, own_base: base.own, _lock: lock })
 }
@@ -215,12 +215,12 @@ fn lock(base: &Base, path: PathBuf, kind: Kind, limit: u64) -> Result<WorkArea> 
 fn adopt(base: &Base, job_key: &str, limit: u64) -> Result<WorkArea> {
     let path = base.path.join(job_key);
     let kind = match (mount::is_mount_point(&path), mount::is_ram(&path)) {
-        (true, true) => Kind::Mounted,
-        (false, true) => Kind::Shared,
-        (_, false) => Kind::Disk,
+        (true, true) => AreaKind::Mounted,
+        (false, true) => AreaKind::Shared,
+        (_, false) => AreaKind::Disk,
     };
     let mut area = lock(base, path, kind, limit)?;
-    if kind == Kind::Mounted {
+    if kind == AreaKind::Mounted {
         area.limit = limit.max(mount::space(&area.path)?.used);
         // It goes on with the size it has where it may not be changed.
         if mount::resize_tmpfs(&area.path, area.limit).is_err() {

@@ -1,7 +1,7 @@
 //! Memory for frames in flight, in bytes, shared out to bounded channels.
 
 use upscaled_core::config::settings::RunSettings;
-use upscaled_core::types::engine::Share;
+use upscaled_core::types::engine::ResourceShare;
 
 use crate::scratch::memory;
 
@@ -22,7 +22,7 @@ pub fn engine_bytes(settings: &RunSettings) -> u64 {
 
 /// The settings of a job that has a part of the RAM disk, and half of it in each step down in memory. No bit of an
 /// output depends on it.
-pub fn with_smaller_disk(settings: &RunSettings, share: Share) -> RunSettings {
+pub fn with_smaller_disk(settings: &RunSettings, share: ResourceShare) -> RunSettings {
     let part = |mb: u64| mb.checked_shr(share.lean).unwrap_or(0) / u64::from(share.together.max(1));
     let smaller = |mb: u64| if mb == 0 { 0 } else { part(mb).max(1) };
     RunSettings { ramdisk_limit_mb: smaller(settings.ramdisk_limit_mb), ..settings.clone() }
@@ -37,7 +37,7 @@ pub struct Budget {
 impl Budget {
     /// A job's part of a quarter of what memory is free, within 48 and 768 MiB, or of a quarter of `memory_limit_mb`
     /// where it is set (the rest is for the model, the codecs and the program); a quarter of that in each step down.
-    pub fn new(settings: &RunSettings, share: Share) -> Budget {
+    pub fn new(settings: &RunSettings, share: ResourceShare) -> Budget {
         let limit = settings.memory_limit_mb.saturating_mul(MIB);
         let all = if limit == 0 { (memory::room() / 4).min(MOST) } else { limit / 4 };
         Budget::of((all / u64::from(share.together.max(1))).max(LEAST)).leaner(share.lean)
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(Budget::of(u64::MAX).leaner(40).left(), 0);
         let disk = |mb, lean, together| {
             let settings = RunSettings { ramdisk_limit_mb: mb, ..RunSettings::default() };
-            with_smaller_disk(&settings, Share { together, lean }).ramdisk_limit_mb
+            with_smaller_disk(&settings, ResourceShare { together, lean }).ramdisk_limit_mb
         };
         assert_eq!((disk(100, 0, 1), disk(100, 2, 1), disk(100, 99, 1), disk(0, 3, 2)), (100, 25, 1, 0));
         assert_eq!((disk(100, 0, 2), disk(100, 1, 5), disk(3, 0, 32), disk(100, 0, 0)), (50, 10, 1, 100));
@@ -97,9 +97,9 @@ mod tests {
     fn follows_the_setting_within_bounds() {
         let part =
             |mb, share| Budget::new(&RunSettings { memory_limit_mb: mb, ..RunSettings::default() }, share).left();
-        let with = |mb| part(mb, Share::WHOLE);
-        assert_eq!(part(4096, Share { together: 4, lean: 1 }), 64 * MIB);
-        assert_eq!(part(4096, Share { together: 1000, lean: 0 }), LEAST);
+        let with = |mb| part(mb, ResourceShare::WHOLE);
+        assert_eq!(part(4096, ResourceShare { together: 4, lean: 1 }), 64 * MIB);
+        assert_eq!(part(4096, ResourceShare { together: 1000, lean: 0 }), LEAST);
         assert_eq!(with(4096), 1024 * MIB);
         assert_eq!(with(1), LEAST);
         assert!((LEAST..=MOST).contains(&with(0)));

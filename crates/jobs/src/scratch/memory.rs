@@ -9,16 +9,16 @@ use sysinfo::{MemoryRefreshKind, System};
 
 /// Bytes of memory in the machine and bytes available without swapping (MemAvailable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryInfo {
     pub total: u64,
     pub available: u64,
 }
 
 /// The machine's memory at this moment; `None` where the system does not tell.
-pub fn machine() -> Option<Memory> {
+pub fn machine() -> Option<MemoryInfo> {
     let mut system = System::new().ok()?;
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-    let memory = Memory { total: system.total_memory(), available: system.available_memory() };
+    let memory = MemoryInfo { total: system.total_memory(), available: system.available_memory() };
     (memory.total > 0).then_some(memory)
 }
 

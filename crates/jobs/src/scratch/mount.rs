@@ -20,7 +20,7 @@ const SOURCE: &str = "upscaled";
 
 /// Bytes of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
+pub struct FilesystemSpace {
     pub total: u64,
     /// Free for this process.
     pub free: u64,
@@ -33,12 +33,12 @@ pub fn nearest(path: &Path) -> &Path {
 }
 
 /// The space of the file system a path is on, or would be on: that of [`nearest`].
-pub fn space(path: &Path) -> Result<Space> {
+pub fn space(path: &Path) -> Result<FilesystemSpace> {
     let there = nearest(path);
     let stat = statvfs(there).with_context(|| format!("cannot ask for free space at {}", escape(there)))?;
     let unit = stat.fragment_size();
     let bytes = |blocks: u64| blocks.saturating_mul(unit);
-    Ok(Space {
+    Ok(FilesystemSpace {
         total: bytes(stat.blocks()),
         free: bytes(stat.blocks_available()),
         used: bytes(stat.blocks().saturating_sub(stat.blocks_free())),

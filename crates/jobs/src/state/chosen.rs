@@ -11,7 +11,7 @@ use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
 
 use crate::state::job_dir::JobDir;
-use crate::state::paths::Layout;
+use crate::state::paths::RootLayout;
 use crate::state::versions;
 
 /// The file's name in the job's folder.
@@ -19,7 +19,7 @@ pub const FILE: &str = "settings.json";
 const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoredOverrides {
     version: u32,
     settings: Chosen,
 }
@@ -29,7 +29,7 @@ impl JobDir {
     pub fn write_chosen(&self, settings: &Chosen) -> Result<()> {
         self.must_hold_lock()?;
         let path = self.path().join(FILE);
-        let kept = Kept { version: VERSION, settings: settings.clone() };
+        let kept = StoredOverrides { version: VERSION, settings: settings.clone() };
         match settings.is_empty() {
             true => atomic_file::remove(&path),
             false => versions::write_checked(&path, &kept, &escape(&self.marker().job)),
@@ -45,7 +45,7 @@ impl JobDir {
             return self.write_chosen(settings);
         }
         let path = self.path().join(FILE);
-        let kept = Kept { version: VERSION, settings: settings.clone() };
+        let kept = StoredOverrides { version: VERSION, settings: settings.clone() };
         let part = versions::write_checked_part(&path, &kept, &escape(&self.marker().job))?;
         let named = self.discard().and_then(|()| atomic_file::rename(&part, &path));
         named.inspect_err(|_| drop(std::fs::remove_file(&part)))
@@ -62,7 +62,7 @@ impl JobDir {
 
 fn read(folder: &Path, job: &Path) -> Result<Chosen> {
     let job = escape(job);
-    let kept = versions::read_checked::<Kept>(&folder.join(FILE), VERSION, &job).map_err(|error| {
+    let kept = versions::read_checked::<StoredOverrides>(&folder.join(FILE), VERSION, &job).map_err(|error| {
         if Fault::of(&error) != Fault::DamagedState {
             return error;
         }
@@ -74,7 +74,7 @@ fn read(folder: &Path, job: &Path) -> Result<Chosen> {
 
 /// What was chosen for a job, where it has a folder. A damaged marker is no hindrance: the job's next attempt writes it
 /// anew.
-pub fn of_job(layout: &Layout, job: &Path) -> Result<Chosen> {
+pub fn of_job(layout: &RootLayout, job: &Path) -> Result<Chosen> {
     let folder = layout.job_dir(job)?;
     match JobDir::open(&folder) {
         Ok(None) => Ok(Chosen::new()),
@@ -113,7 +113,7 @@ mod tests {
         folder.write_chosen(&chosen).unwrap();
         let root = dir.path().to_path_buf();
         let folders = Folders { input: root.join("i"), output: root.clone(), logs: root.join("l"), root };
-        let layout = Layout::new(&folders);
+        let layout = RootLayout::new(&folders);
         let marker = folder.path().join(crate::state::job_dir::MARKER);
         std::fs::write(&marker, "{").unwrap();
         assert_eq!(of_job(&layout, Path::new("a.mkv")).unwrap(), chosen);

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a person has asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Control {
+pub struct PauseMarks {
     version: u32,
     /// No job is worked on.
     pub paused_all: bool,
@@ -27,13 +27,13 @@ pub struct Control {
     paused: BTreeSet<String>,
 }
 
-impl Default for Control {
+impl Default for PauseMarks {
     fn default() -> Self {
-        Control { version: CONTROL_VERSION, paused_all: false, paused: BTreeSet::new() }
+        PauseMarks { version: CONTROL_VERSION, paused_all: false, paused: BTreeSet::new() }
     }
 }
 
-impl Control {
+impl PauseMarks {
     pub fn is_paused(&self, job: &Path) -> bool {
         self.paused_all || self.paused.contains(&escape(job))
     }
@@ -53,19 +53,19 @@ impl Control {
 }
 
 /// The marks; an absent file has none, a damaged one has none either and is warned of.
-pub fn read(path: &Path) -> Result<Control> {
+pub fn read(path: &Path) -> Result<PauseMarks> {
     match versions::read(path, CONTROL_VERSION) {
         Ok(control) => Ok(control.unwrap_or_default()),
         Err(error) if Fault::of(&error) == Fault::DamagedState => {
             tracing::warn!("pause marks are lost: {error:#}");
-            Ok(Control::default())
+            Ok(PauseMarks::default())
         }
         Err(error) => Err(error),
     }
 }
 
 /// Changes the marks under their lock; the file is left alone when nothing changes.
-pub fn edit(path: &Path, change: impl FnOnce(&mut Control)) -> Result<Control> {
+pub fn edit(path: &Path, change: impl FnOnce(&mut PauseMarks)) -> Result<PauseMarks> {
     let _lock = FileLock::wait(&path.with_extension("lock"), PATIENCE)?;
     atomic_file::remove_stale(path)?;
     let before = read(path)?;
@@ -109,7 +109,7 @@ mod tests {
         let path = dir.path().join(".upscaled-state.json");
         for damage in ["", "{\"version\":1}", "{\"version\":1,\"paused_all\":3,\"paused\":[]}", "\0"] {
             std::fs::write(&path, damage).unwrap();
-            assert_eq!(read(&path).unwrap(), Control::default());
+            assert_eq!(read(&path).unwrap(), PauseMarks::default());
         }
         std::fs::write(&path, "{\"version\":7}").unwrap();
         assert_eq!(Fault::of(&edit(&path, |c| c.paused_all = true).unwrap_err()), Fault::NewerState);

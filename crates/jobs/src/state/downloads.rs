@@ -12,7 +12,7 @@ use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::own_folder::OwnFolder;
 use upscaled_core::path_text::{self, escape};
 
-use crate::state::paths::Layout;
+use crate::state::paths::RootLayout;
 use crate::state::state_folder::StateFolder;
 use crate::state::versions;
 
@@ -33,7 +33,7 @@ const REMOVALS: u32 = 3;
 /// How a download ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+pub enum DownloadEnd {
     /// It is a job.
     Queued,
     /// Why not, fit for whoever asked.
@@ -42,7 +42,7 @@ pub enum End {
 
 /// A record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct DownloadRecord {
     pub version: u32,
     /// Random.
     pub id: String,
@@ -57,15 +57,15 @@ pub struct Record {
     /// Its job, from the moment at which it is about to get that name.
     #[serde(with = "path_text")]
     pub job: PathBuf,
-    pub end: Option<End>,
+    pub end: Option<DownloadEnd>,
     /// Unix time.
     pub ended: u64,
 }
 
 /// The downloads of one installation.
 #[derive(Clone, Debug)]
-pub struct Downloads {
-    layout: Layout,
+pub struct DownloadStore {
+    layout: RootLayout,
     records: OwnFolder,
 }
 
@@ -74,11 +74,11 @@ fn is_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= ID_MAX && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// The folder with a whole file that is called by its path in input/, as [`Downloads::payload`] gives it.
+/// The folder with a whole file that is called by its path in input/, as [`DownloadStore::payload`] gives it.
 ///
 /// # Errors
 /// [`Fault::Config`] for another path, and where others could have put something there.
-pub fn place_of(layout: &Layout, payload: &Path) -> Result<OwnFolder> {
+pub fn place_of(layout: &RootLayout, payload: &Path) -> Result<OwnFolder> {
     let parts: Option<Vec<&str>> = payload.iter().map(|part| part.to_str()).collect();
     let none = || Fault::NotFound.because(format!("there is no file {}", escape(payload)));
     match parts.as_deref() {
@@ -91,11 +91,11 @@ pub fn place_of(layout: &Layout, payload: &Path) -> Result<OwnFolder> {
     }
 }
 
-impl Downloads {
+impl DownloadStore {
     /// # Errors
     /// [`Fault::Config`] where others could have put something into the folder of the records.
-    pub fn new(layout: Layout, state: &StateFolder) -> Result<Downloads> {
-        Ok(Downloads { layout, records: state.records(RECORDS)? })
+    pub fn new(layout: RootLayout, state: &StateFolder) -> Result<DownloadStore> {
+        Ok(DownloadStore { layout, records: state.records(RECORDS)? })
     }
 
     /// The whole file, relative to input/.
@@ -113,7 +113,7 @@ impl Downloads {
     /// # Errors
     /// [`Fault::Config`] where others could have put it there.
     pub fn is_whole(&self, id: &str) -> Result<bool> {
-        match place_of(&self.layout, &Downloads::payload(id)) {
+        match place_of(&self.layout, &DownloadStore::payload(id)) {
             Err(error) if Fault::of(&error) == Fault::NotFound => Ok(false),
             place => place.map(|_| true),
         }
@@ -121,7 +121,7 @@ impl Downloads {
 
     /// Bytes that have come so far.
     pub fn bytes(&self, id: &str) -> u64 {
-        let whole = self.layout.source(&Downloads::payload(id));
+        let whole = self.layout.source(&DownloadStore::payload(id));
         let size = |path: &Path| path.symlink_metadata().map_or(0, |meta| meta.len());
         size(&whole.with_extension("part")).max(size(&whole))
     }
@@ -136,7 +136,7 @@ impl Downloads {
     }
 
     /// Keeps a record, durably, for this user alone.
-    pub fn write(&self, record: &Record) -> Result<()> {
+    pub fn write(&self, record: &DownloadRecord) -> Result<()> {
         let written = versions::write(&self.file(&record.id), record, Access::Private);
         written.map_err(|error| self.records.named(error))
     }
@@ -170,12 +170,12 @@ impl Downloads {
     }
 
     /// All that are kept, the oldest first. What cannot be read is told and left.
-    pub fn all(&self) -> Vec<Record> {
-        let mut all: Vec<Record> = Vec::new();
+    pub fn all(&self) -> Vec<DownloadRecord> {
+        let mut all: Vec<DownloadRecord> = Vec::new();
         for name in self.records.names().unwrap_or_default() {
             let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
             let Some(id) = id.filter(|id| is_id(id)) else { continue };
-            match versions::read::<Record>(&self.file(id), DOWNLOAD_VERSION) {
+            match versions::read::<DownloadRecord>(&self.file(id), DOWNLOAD_VERSION) {
                 Ok(record) => all.extend(record.filter(|record| record.id == id && is_plain(&record.job))),
                 Err(error) => {
                     tracing::warn!("a download is left as it is: {}", one_line(&self.records.named(error)));
@@ -233,9 +233,9 @@ mod tests {
         let root = dir.path();
         let folders =
             Folders { root: root.into(), input: root.join("i"), output: root.join("o"), logs: root.join("l") };
-        let layout = Layout::new(&folders);
-        let downloads = Downloads::new(layout.clone(), &StateFolder::open(&layout).unwrap()).unwrap();
-        let record = |id: &str, asked| Record {
+        let layout = RootLayout::new(&folders);
+        let downloads = DownloadStore::new(layout.clone(), &StateFolder::open(&layout).unwrap()).unwrap();
+        let record = |id: &str, asked| DownloadRecord {
             version: DOWNLOAD_VERSION,
             id: id.into(),
             url: "http://x/y?secret=1".into(),
@@ -252,7 +252,7 @@ mod tests {
         let records = root.join(".upscaled/downloads");
         std::fs::write(records.join("stranger"), "x").unwrap();
         std::fs::copy(records.join("0a.json"), records.join("2c.json")).unwrap();
-        downloads.write(&Record { job: "../x".into(), ..record("3d", 9) }).unwrap();
+        downloads.write(&DownloadRecord { job: "../x".into(), ..record("3d", 9) }).unwrap();
         assert_eq!(downloads.all(), [early, late]);
         let mode = std::fs::metadata(records.join("0a.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

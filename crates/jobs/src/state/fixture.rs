@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use upscaled_core::types::encoder::{Codec, EncoderChoice, EncoderSpec};
-use upscaled_core::types::engine::{EnginePin, Precision, Provider};
+use upscaled_core::types::engine::{EngineSpec, Precision, Provider};
 use upscaled_core::types::frame::{PixelFormat, Stamp};
 use upscaled_core::types::plan::{BatchRule, Fingerprint, PLAN_VERSION, Plan};
 use upscaled_core::types::source::{Colour, InBand, Rational, SourceInfo, VideoInfo};
@@ -76,7 +76,7 @@ pub fn plan() -> Plan {
         batches: BatchRule { first: 3, following: 5 },
         decoder_threads: 2,
         deinterlace: false,
-        engine: EnginePin {
+        engine: EngineSpec {
             model: "builtin:fast".into(),
             model_hash: "cd".into(),
             model_scale: 2,

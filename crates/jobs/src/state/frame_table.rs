@@ -76,7 +76,7 @@ impl FrameTable {
 
 /// `end.json`: the source has been decoded to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct End {
+pub struct EndMark {
     pub version: u32,
     /// Frames the decoder delivered in all, and the batches they make.
     pub frames: u64,
@@ -128,12 +128,12 @@ impl JobDir {
         versions::read_checked(&self.table_path(index), TABLE_VERSION, key)
     }
 
-    pub fn write_end(&self, end: &End, key: &str) -> Result<()> {
+    pub fn write_end(&self, end: &EndMark, key: &str) -> Result<()> {
         failpoint::hit("end.json")?;
         versions::write_checked(&self.path().join("end.json"), end, key)
     }
 
-    pub fn read_end(&self, key: &str) -> Result<Option<End>> {
+    pub fn read_end(&self, key: &str) -> Result<Option<EndMark>> {
         versions::read_checked(&self.path().join("end.json"), END_VERSION, key)
     }
 
@@ -240,8 +240,15 @@ mod tests {
             job.write_publish(&publish, "k").unwrap();
             assert!(job.read_publish("k").is_err(), "{name}");
         }
-        let end =
-            End { version: 1, frames: 35, batches: 2, damaged_frames: 0, damaged_packets: 1, mended: 2, resized: 3 };
+        let end = EndMark {
+            version: 1,
+            frames: 35,
+            batches: 2,
+            damaged_frames: 0,
+            damaged_packets: 1,
+            mended: 2,
+            resized: 3,
+        };
         job.write_end(&end, "k").unwrap();
         assert_eq!(job.read_end("k").unwrap(), Some(end));
     }

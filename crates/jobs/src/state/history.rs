@@ -13,7 +13,7 @@ use serde_json::Value;
 use upscaled_core::config::chosen::Chosen;
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::{self, escape};
-use upscaled_core::types::progress::Outcome;
+use upscaled_core::types::progress::JobOutcome;
 use upscaled_core::{atomic_file, clock, failpoint};
 
 use crate::state::versions;
@@ -40,7 +40,7 @@ pub enum Ending {
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct HistoryEntry {
     pub version: u32,
     /// Source path relative to input/.
     #[serde(with = "path_text")]
@@ -56,16 +56,16 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<JobOutcome>,
     /// Those that were chosen for this job alone.
     #[serde(default, skip_serializing_if = "Chosen::is_empty")]
     pub settings: Chosen,
 }
 
-impl Entry {
+impl HistoryEntry {
     /// An entry of this moment without reason, outcome and settings.
-    pub fn new(job: &Path, state: Ending, size: u64, mtime_ns: i64) -> Entry {
-        Entry {
+    pub fn new(job: &Path, state: Ending, size: u64, mtime_ns: i64) -> HistoryEntry {
+        HistoryEntry {
             version: HISTORY_VERSION,
             job: job.to_path_buf(),
             state,
@@ -84,7 +84,7 @@ impl Entry {
 #[derive(Debug)]
 pub struct History {
     path: PathBuf,
-    latest: HashMap<PathBuf, Entry>,
+    latest: HashMap<PathBuf, HistoryEntry>,
     /// What has been read: device and inode, bytes up to the last whole line.
     seen: Option<(u64, u64)>,
     offset: u64,
@@ -184,7 +184,7 @@ impl History {
         match versions::check_version(&value, HISTORY_VERSION, &format!("a line of {}", escape(&self.path))) {
             Err(error) if Fault::of(&error) == Fault::NewerState => return Err(error),
             Err(_) => self.damaged += 1,
-            Ok(()) => match serde_json::from_value::<Entry>(value) {
+            Ok(()) => match serde_json::from_value::<HistoryEntry>(value) {
                 Ok(entry) => {
                     self.latest.insert(entry.job.clone(), entry);
                 }
@@ -203,12 +203,12 @@ impl History {
     }
 
     /// Appends a line, durably. Doing it twice is harmless.
-    pub fn append(&mut self, entry: &Entry) -> Result<()> {
+    pub fn append(&mut self, entry: &HistoryEntry) -> Result<()> {
         self.append_all(std::slice::from_ref(entry))
     }
 
     /// Appends a line for each entry, all with one write.
-    pub fn append_all(&mut self, entries: &[Entry]) -> Result<()> {
+    pub fn append_all(&mut self, entries: &[HistoryEntry]) -> Result<()> {
         if entries.is_empty() {
             return Ok(());
         }
@@ -220,17 +220,17 @@ impl History {
     }
 
     /// The entry that settles this very file (same size and mtime): it is not to be queued again.
-    pub fn is_settled(&self, job: &Path, size: u64, mtime_ns: i64) -> Option<&Entry> {
+    pub fn is_settled(&self, job: &Path, size: u64, mtime_ns: i64) -> Option<&HistoryEntry> {
         self.latest.get(job).filter(|e| e.state != Ending::Retried && e.size == size && e.mtime_ns == mtime_ns)
     }
 
     /// The last entry of a job, settled or not.
-    pub fn last(&self, job: &Path) -> Option<&Entry> {
+    pub fn last(&self, job: &Path) -> Option<&HistoryEntry> {
         self.latest.get(job)
     }
 
     /// The last entry of every job, in no order.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = &HistoryEntry> {
         self.latest.values()
     }
 
@@ -276,15 +276,15 @@ mod tests {
         let path = dir.path().join("output/history.jsonl");
         let job = Path::new(OsStr::from_bytes(b"sub/\xff film\n.mkv"));
         let mut history = History::open(&path).unwrap();
-        history.append(&Entry::new(job, Ending::Failed, 7, -3)).unwrap();
+        history.append(&HistoryEntry::new(job, Ending::Failed, 7, -3)).unwrap();
         let history = &mut History::open(&path).unwrap();
         assert_eq!(history.is_settled(job, 7, -3).unwrap().state, Ending::Failed);
         assert!(history.is_settled(job, 8, -3).is_none() && history.is_settled(job, 7, 0).is_none());
         assert!(history.is_settled(Path::new("other"), 7, -3).is_none());
-        history.append(&Entry::new(job, Ending::Retried, 7, -3)).unwrap();
+        history.append(&HistoryEntry::new(job, Ending::Retried, 7, -3)).unwrap();
         assert!(history.is_settled(job, 7, -3).is_none());
-        history.append(&Entry::new(job, Ending::Done, 7, -3)).unwrap();
-        history.append(&Entry::new(job, Ending::Done, 7, -3)).unwrap();
+        history.append(&HistoryEntry::new(job, Ending::Done, 7, -3)).unwrap();
+        history.append(&HistoryEntry::new(job, Ending::Done, 7, -3)).unwrap();
         assert_eq!(history.entries().count(), 1);
         assert_eq!(history.last(job).unwrap().state, Ending::Done);
     }
@@ -294,14 +294,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("h");
         let mut first = History::open(&path).unwrap();
-        first.append(&Entry::new(Path::new("a"), Ending::Done, 1, 1)).unwrap();
+        first.append(&HistoryEntry::new(Path::new("a"), Ending::Done, 1, 1)).unwrap();
         let whole = fs::read(&path).unwrap();
         for cut in 1..whole.len() {
             fs::write(&path, &whole).unwrap();
             tear(&path, &whole[..cut]);
             let mut history = History::open(&path).unwrap();
             assert_eq!((history.entries().count(), history.damaged_lines()), (1, 0), "cut at {cut}");
-            history.append(&Entry::new(Path::new("b"), Ending::Done, 2, 2)).unwrap();
+            history.append(&HistoryEntry::new(Path::new("b"), Ending::Done, 2, 2)).unwrap();
             assert!(history.is_settled(Path::new("a"), 1, 1).is_some());
             assert!(history.is_settled(Path::new("b"), 2, 2).is_some(), "cut at {cut}");
         }
@@ -312,18 +312,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("h");
         let (mut ours, mut theirs) = (History::open(&path).unwrap(), History::open(&path).unwrap());
-        theirs.append(&Entry::new(Path::new("a"), Ending::Done, 1, 1)).unwrap();
+        theirs.append(&HistoryEntry::new(Path::new("a"), Ending::Done, 1, 1)).unwrap();
         ours.refresh().unwrap();
         assert!(ours.last(Path::new("a")).is_some());
         fs::remove_file(&path).unwrap();
-        theirs.append(&Entry::new(Path::new("b"), Ending::Done, 1, 1)).unwrap();
+        theirs.append(&HistoryEntry::new(Path::new("b"), Ending::Done, 1, 1)).unwrap();
         ours.refresh().unwrap();
         assert!(ours.last(Path::new("a")).is_none() && ours.last(Path::new("b")).is_some());
     }
 
     #[test]
     fn damage_costs_only_its_line() {
-        let good = serde_json::to_string(&Entry::new(Path::new("good"), Ending::Done, 1, 1)).unwrap();
+        let good = serde_json::to_string(&HistoryEntry::new(Path::new("good"), Ending::Done, 1, 1)).unwrap();
         let long = "x".repeat(3 << 20);
         for (bad, fault) in [
             ("garbage", None),

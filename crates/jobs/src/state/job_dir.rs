@@ -19,7 +19,7 @@ use upscaled_core::lock::FileLock;
 use upscaled_core::own_folder::Owner;
 use upscaled_core::path_text::{self, escape};
 use upscaled_core::types::plan::{PLAN_VERSION, Plan};
-use upscaled_core::types::status::{STATUS_VERSION, Status};
+use upscaled_core::types::status::{JobStatus, STATUS_VERSION};
 
 use crate::state::clips::parse_clip_name;
 use crate::state::frame_table::parse_table_name;
@@ -50,7 +50,7 @@ const FILES: &[&str] = &[
 
 /// The marker's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Marker {
+pub struct JobMarker {
     pub version: u32,
     /// Source path relative to input/.
     #[serde(with = "path_text")]
@@ -63,7 +63,7 @@ pub struct Marker {
 #[derive(Debug)]
 pub struct JobDir {
     path: PathBuf,
-    marker: Marker,
+    marker: JobMarker,
     lock: Option<FileLock>,
 }
 
@@ -78,7 +78,7 @@ pub fn belongs_to(dir: &Path, job: &Path) -> bool {
 }
 
 /// The marker of a folder that this program alone writes to.
-fn read_marker(dir: &Path) -> Result<Option<Marker>> {
+fn read_marker(dir: &Path) -> Result<Option<JobMarker>> {
     let Ok(folder) = fs::symlink_metadata(dir) else { return Ok(None) };
     let file = dir.join(MARKER);
     let Ok(lies) = fs::symlink_metadata(&file) else { return Ok(None) };
@@ -89,7 +89,7 @@ fn read_marker(dir: &Path) -> Result<Option<Marker>> {
         let dir = escape(dir);
         return Err(Fault::Config.because(format!("the job folder {dir} {why}: it is not used, and left as it is")));
     }
-    let marker: Option<Marker> = versions::read(&file, MARKER_VERSION)?;
+    let marker: Option<JobMarker> = versions::read(&file, MARKER_VERSION)?;
     match marker {
         Some(marker) if clean_relative(&marker.job).as_ref() != Some(&marker.job) => {
             Err(Fault::DamagedState.because(format!("{} names no job", escape(&file))))
@@ -107,7 +107,7 @@ impl JobDir {
 
     /// Opens the job's folder, or makes it: it appears under its name with its marker in it.
     pub fn create(dir: &Path, job: &Path, key: &str) -> Result<JobDir> {
-        let marker = Marker { version: MARKER_VERSION, job: job.to_path_buf(), key: key.to_string() };
+        let marker = JobMarker { version: MARKER_VERSION, job: job.to_path_buf(), key: key.to_string() };
         match read_marker(dir) {
             Ok(None) => {}
             Ok(Some(found)) if found.job == job => {
@@ -162,7 +162,7 @@ impl JobDir {
         &self.path
     }
 
-    pub fn marker(&self) -> &Marker {
+    pub fn marker(&self) -> &JobMarker {
         &self.marker
     }
 
@@ -214,13 +214,13 @@ impl JobDir {
     }
 
     /// Replaces status.json at once. A power cut may take or tear it: nobody believes it, and it is written often.
-    pub fn write_status(&self, status: &Status) -> Result<()> {
+    pub fn write_status(&self, status: &JobStatus) -> Result<()> {
         failpoint::hit("status.json")?;
         versions::write_with(&self.path.join("status.json"), status, Access::Owned, Durability::None)
     }
 
     /// status.json; a damaged one is `None` (it only repeats what other files prove).
-    pub fn read_status(&self) -> Result<Option<Status>> {
+    pub fn read_status(&self) -> Result<Option<JobStatus>> {
         match versions::read(&self.path.join("status.json"), STATUS_VERSION) {
             Err(error) if Fault::of(&error) == Fault::DamagedState => Ok(None),
             other => other,
@@ -361,7 +361,7 @@ pub fn remove_marked(dir: &Path) -> Result<()> {
 }
 
 /// Only under the old marker's lock: nobody is at work in there.
-fn replace_marker(dir: &Path, marker: &Marker) -> Result<()> {
+fn replace_marker(dir: &Path, marker: &JobMarker) -> Result<()> {
     let path = dir.join(MARKER);
     let _lock = FileLock::wait_existing(&path, Duration::from_secs(5))?;
     versions::write(&path, marker, Access::Owned)

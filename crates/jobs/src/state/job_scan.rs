@@ -22,7 +22,7 @@ const NEW_AGE: Duration = Duration::from_secs(60);
 
 /// What a search found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct ScannedJobs {
     pub jobs: Vec<JobDir>,
     /// Folders on the way in or out that a crash left.
     pub leftovers: Vec<PathBuf>,
@@ -31,8 +31,8 @@ pub struct Found {
 }
 
 /// All job folders under `output`, sorted by path. Does not follow symbolic links.
-pub fn find(output: &Path) -> Found {
-    let mut found = Found::default();
+pub fn find(output: &Path) -> ScannedJobs {
+    let mut found = ScannedJobs::default();
     let mut stack = vec![(output.to_path_buf(), 0)];
     while let Some((dir, depth)) = stack.pop() {
         let entries = match fs::read_dir(&dir) {

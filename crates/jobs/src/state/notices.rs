@@ -13,8 +13,8 @@ use upscaled_core::atomic_file::Access;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::path_text::escape;
 
-use crate::state::history::{Ending, Entry, HISTORY_VERSION};
-use crate::state::paths::Layout;
+use crate::state::history::{Ending, HISTORY_VERSION, HistoryEntry};
+use crate::state::paths::RootLayout;
 use crate::state::versions;
 
 const VERSION: u32 = 1;
@@ -25,7 +25,7 @@ const LINE_MAX: u64 = 1 << 20;
 
 /// `.upscaled-notices.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Cursor {
+struct WebhookCursor {
     version: u32,
     /// Bytes of the history that are done with.
     offset: u64,
@@ -38,7 +38,7 @@ struct Cursor {
 /// An ended job that is to be told of.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    pub entry: Entry,
+    pub entry: HistoryEntry,
     /// The same for every try.
     pub id: String,
     /// Failed tries so far, when the first was, and when the next may be (Unix time).
@@ -52,14 +52,14 @@ pub struct Notice {
 pub struct Notices {
     file: PathBuf,
     history: PathBuf,
-    cursor: Cursor,
+    cursor: WebhookCursor,
 }
 
 impl Notices {
     /// Where an earlier process left off; the first time, and after damage, behind all that has ended so far.
-    pub fn open(layout: &Layout) -> Result<Notices> {
+    pub fn open(layout: &RootLayout) -> Result<Notices> {
         let (file, history) = (layout.root().join(".upscaled-notices.json"), layout.history());
-        let kept = match versions::read::<Cursor>(&file, VERSION) {
+        let kept = match versions::read::<WebhookCursor>(&file, VERSION) {
             Err(error) if Fault::of(&error) == Fault::DamagedState => {
                 tracing::warn!("{}; endings before this start are not told any more", one_line(&error));
                 None
@@ -68,7 +68,7 @@ impl Notices {
         };
         let is_new = kept.is_none();
         let end = std::fs::metadata(&history).map_or(0, |meta| meta.len());
-        let cursor = kept.unwrap_or(Cursor { version: VERSION, offset: end, ..Cursor::default() });
+        let cursor = kept.unwrap_or(WebhookCursor { version: VERSION, offset: end, ..WebhookCursor::default() });
         let notices = Notices { file, history, cursor };
         if is_new {
             notices.write()?;
@@ -81,7 +81,7 @@ impl Notices {
     }
 
     fn move_to(&mut self, offset: u64) {
-        self.cursor = Cursor { version: VERSION, offset, ..Cursor::default() };
+        self.cursor = WebhookCursor { version: VERSION, offset, ..WebhookCursor::default() };
     }
 
     /// The next job to tell of, done or failed; `None` when all is told.
@@ -118,11 +118,11 @@ impl Notices {
             }
             let end = self.cursor.offset + read;
             // A line that cannot be read, or is of a newer version, is nobody's news.
-            match serde_json::from_slice::<Entry>(&line) {
+            match serde_json::from_slice::<HistoryEntry>(&line) {
                 Ok(entry)
                     if entry.version <= HISTORY_VERSION && matches!(entry.state, Ending::Done | Ending::Failed) =>
                 {
-                    let Cursor { tries, first, next, .. } = self.cursor;
+                    let WebhookCursor { tries, first, next, .. } = self.cursor;
                     let id = blake3::hash(&line).to_hex()[..32].to_string();
                     return Ok(Some(Notice { entry, id, tries, first, next, end }));
                 }
@@ -140,7 +140,7 @@ impl Notices {
     /// It did not work: again at `next` (Unix time).
     pub fn again(&mut self, notice: &Notice, now: u64, next: u64) -> Result<()> {
         let first = if notice.tries == 0 { now } else { notice.first };
-        self.cursor = Cursor { tries: notice.tries.saturating_add(1), first, next, ..self.cursor };
+        self.cursor = WebhookCursor { tries: notice.tries.saturating_add(1), first, next, ..self.cursor };
         self.write()
     }
 }
@@ -156,9 +156,9 @@ mod tests {
     fn each_ending_once_in_order_and_across_starts() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let layout = Layout::new(&Folders { root: at(""), input: at("i"), output: at("o"), logs: at("l") });
+        let layout = RootLayout::new(&Folders { root: at(""), input: at("i"), output: at("o"), logs: at("l") });
         let mut history = History::open(&layout.history()).unwrap();
-        let mut end = |job: &str, ending| history.append(&Entry::new(Path::new(job), ending, 1, 2)).unwrap();
+        let mut end = |job: &str, ending| history.append(&HistoryEntry::new(Path::new(job), ending, 1, 2)).unwrap();
         end("before.mkv", Ending::Done);
         let mut notices = Notices::open(&layout).unwrap();
         assert!(notices.waiting().unwrap().is_none(), "what ended before is no news");
@@ -182,7 +182,10 @@ mod tests {
         assert!(notices.waiting().unwrap().is_none());
         // Emptied, torn, damaged
         std::fs::write(layout.history(), "no line of ours\n").unwrap();
-        History::open(&layout.history()).unwrap().append(&Entry::new(Path::new("d.mkv"), Ending::Done, 1, 2)).unwrap();
+        History::open(&layout.history())
+            .unwrap()
+            .append(&HistoryEntry::new(Path::new("d.mkv"), Ending::Done, 1, 2))
+            .unwrap();
         let third = notices.waiting().unwrap().unwrap();
         assert_eq!(third.entry.job, Path::new("d.mkv"));
         std::fs::write(at(".upscaled-notices.json"), "{").unwrap();
@@ -196,10 +199,10 @@ mod tests {
     fn what_waits_has_an_end() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let layout = Layout::new(&Folders { root: at(""), input: at("i"), output: at("o"), logs: at("l") });
+        let layout = RootLayout::new(&Folders { root: at(""), input: at("i"), output: at("o"), logs: at("l") });
         let mut notices = Notices::open(&layout).unwrap();
         let line = |n: u64| {
-            let entry = Entry::new(Path::new(&format!("{n:09}.mkv")), Ending::Done, 1, 2);
+            let entry = HistoryEntry::new(Path::new(&format!("{n:09}.mkv")), Ending::Done, 1, 2);
             serde_json::to_string(&entry).unwrap() + "\n"
         };
         let length = line(0).len() as u64;

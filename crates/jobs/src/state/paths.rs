@@ -18,13 +18,13 @@ use crate::state::{file_kind, job_dir};
 const MAX_NAMES: usize = 1000;
 /// All paths of one installation.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub struct RootLayout {
     folders: Folders,
 }
 
-impl Layout {
-    pub fn new(folders: &Folders) -> Layout {
-        Layout { folders: folders.clone() }
+impl RootLayout {
+    pub fn new(folders: &Folders) -> RootLayout {
+        RootLayout { folders: folders.clone() }
     }
 
     pub fn root(&self) -> &Path {
@@ -222,7 +222,7 @@ fn hash_digits(parts: &[&[u8]], digits: usize) -> String {
 mod tests {
     use super::*;
 
-    fn layout(root: &Path) -> Layout {
+    fn layout(root: &Path) -> RootLayout {
         let folders = Folders {
             root: root.into(),
             input: root.join("input"),
@@ -231,7 +231,7 @@ mod tests {
         };
         fs::create_dir_all(&folders.input).unwrap();
         fs::create_dir_all(&folders.output).unwrap();
-        Layout::new(&folders)
+        RootLayout::new(&folders)
     }
 
     #[test]

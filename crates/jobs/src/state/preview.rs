@@ -17,20 +17,22 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum PreviewSide {
     Before,
     After,
 }
 
-impl Side {
+impl PreviewSide {
     /// `before` or `after`.
-    pub fn named(name: &str) -> Option<Side> {
-        [Side::Before, Side::After].into_iter().find(|side| format!("{name}.jpg") == FILES[*side as usize])
+    pub fn named(name: &str) -> Option<PreviewSide> {
+        [PreviewSide::Before, PreviewSide::After]
+            .into_iter()
+            .find(|side| format!("{name}.jpg") == FILES[*side as usize])
     }
 }
 
 impl JobDir {
-    fn picture(&self, side: Side) -> PathBuf {
+    fn picture(&self, side: PreviewSide) -> PathBuf {
         self.path().join(FILES[side as usize])
     }
 
@@ -38,14 +40,14 @@ impl JobDir {
     /// lock.
     pub fn write_preview(&self, [before, after]: &[Vec<u8>; 2]) -> Result<()> {
         self.must_hold_lock()?;
-        for (side, bytes) in [(Side::Before, before), (Side::After, after)] {
+        for (side, bytes) in [(PreviewSide::Before, before), (PreviewSide::After, after)] {
             atomic_file::write_with(&self.picture(side), bytes, Access::Private, Durability::None)?;
         }
         Ok(())
     }
 
     /// The JPEG file of one side, where there is one; a torn one is `None`.
-    pub fn read_preview(&self, side: Side) -> Result<Option<Vec<u8>>> {
+    pub fn read_preview(&self, side: PreviewSide) -> Result<Option<Vec<u8>>> {
         match versions::read_bytes(&self.picture(side), MAX_BYTES, false) {
             Err(error) if Fault::of(&error) == Fault::DamagedState => Ok(None),
             read => Ok(read?.filter(|bytes| is_whole(bytes))),

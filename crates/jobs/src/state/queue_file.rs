@@ -19,8 +19,8 @@ use upscaled_core::lock::FileLock;
 use upscaled_core::path_text::escape;
 use upscaled_core::{clock, failpoint};
 
-use crate::state::paths::Layout;
-use crate::state::queue_lines::{QueueLines, Resolver};
+use crate::state::paths::RootLayout;
+use crate::state::queue_lines::{LineResolver, QueueLines};
 use crate::state::versions;
 
 /// Largest queue.txt that is read, in bytes.
@@ -40,7 +40,7 @@ const HEADER: &[u8] =
 
 /// What queue.txt says.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Queue {
+pub enum QueueText {
     Jobs(Listing),
     /// Missing or damaged: to be written anew with [`QueueFile::rebuild`].
     Rebuild {
@@ -64,13 +64,13 @@ pub struct QueueFile {
     path: PathBuf,
     lock: PathBuf,
     damaged_copy: PathBuf,
-    resolver: Resolver,
+    resolver: LineResolver,
     /// Hash of the text this value swapped in last: it needs no wait for a person's save.
     written: Mutex<Option<String>>,
 }
 
 impl QueueFile {
-    pub fn new(layout: &Layout) -> QueueFile {
+    pub fn new(layout: &RootLayout) -> QueueFile {
         let named = layout.queue_file();
         // A link to a file elsewhere stays a link.
         let path = fs::canonicalize(&named).unwrap_or(named);
@@ -78,37 +78,37 @@ impl QueueFile {
             path,
             lock: layout.queue_lock(),
             damaged_copy: layout.root().join(".upscaled-queue.damaged"),
-            resolver: Resolver::new(layout.root(), layout.input()),
+            resolver: LineResolver::new(layout.root(), layout.input()),
             written: Mutex::new(None),
         }
     }
 
     /// Reads the jobs. Waits up to two seconds for a person's save to be whole.
-    pub fn read(&self) -> Result<Queue> {
+    pub fn read(&self) -> Result<QueueText> {
         let bytes = match self.settled(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if Fault::of(&error) == Fault::DamagedState => {
-                return Ok(Queue::Rebuild { why: format!("{error:#}"), readable: Vec::new() });
+                return Ok(QueueText::Rebuild { why: format!("{error:#}"), readable: Vec::new() });
             }
             Err(error) => return Err(error),
         };
         let Some(bytes) = bytes else {
-            return Ok(Queue::Rebuild { why: "it is missing".into(), readable: Vec::new() });
+            return Ok(QueueText::Rebuild { why: "it is missing".into(), readable: Vec::new() });
         };
         Ok(match QueueLines::parse(&bytes, &self.resolver) {
-            Ok(lines) => Queue::Jobs(Listing { jobs: lines.jobs(), remarks: lines.remarks }),
-            Err(why) => Queue::Rebuild { why, readable: self.readable(&bytes) },
+            Ok(lines) => QueueText::Jobs(Listing { jobs: lines.jobs(), remarks: lines.remarks }),
+            Err(why) => QueueText::Rebuild { why, readable: self.readable(&bytes) },
         })
     }
 
     /// Changes the jobs: `change` gets them in order and leaves them as wanted. Comments and all
     /// else in the file stay; what a person saves meanwhile is merged in. Returns the file as
     /// it is then; `Rebuild` (and nothing was changed) when it is missing or damaged.
-    pub fn edit(&self, change: impl FnOnce(&mut Vec<PathBuf>)) -> Result<Queue> {
+    pub fn edit(&self, change: impl FnOnce(&mut Vec<PathBuf>)) -> Result<QueueText> {
         let _lock = FileLock::wait(&self.lock, LOCK_PATIENCE)?;
         self.recover_locked()?;
         match self.read()? {
-            Queue::Jobs(_) => {}
+            QueueText::Jobs(_) => {}
             rebuild => return Ok(rebuild),
         }
         let Some(found) = self.settled(&self.path)? else { return self.read() };
@@ -122,7 +122,7 @@ impl QueueFile {
     }
 
     /// Brings `text` into the file that held `expected` when it was last looked at.
-    fn swap_in(&self, mut expected: Vec<u8>, mut text: Vec<u8>) -> Result<Queue> {
+    fn swap_in(&self, mut expected: Vec<u8>, mut text: Vec<u8>) -> Result<QueueText> {
         let mut swapped_out: Option<PathBuf> = None;
         for _ in 0..MAX_MERGES {
             if text == expected {
@@ -131,7 +131,7 @@ impl QueueFile {
                 }
                 *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(hash(&text));
                 let lines = self.parse(&text)?;
-                return Ok(Queue::Jobs(Listing { jobs: lines.jobs(), remarks: lines.remarks }));
+                return Ok(QueueText::Jobs(Listing { jobs: lines.jobs(), remarks: lines.remarks }));
             }
             let part = self.passing(&expected, &text);
             let temp = atomic_file::write_part(&self.path, &text, Access::Shared)?;
@@ -191,10 +191,10 @@ impl QueueFile {
 
     /// Writes queue.txt anew with these jobs, unless it is whole again by now. A damaged file is
     /// kept as `.upscaled-queue.damaged`.
-    pub fn rebuild(&self, jobs: &[PathBuf]) -> Result<Queue> {
+    pub fn rebuild(&self, jobs: &[PathBuf]) -> Result<QueueText> {
         let _lock = FileLock::wait(&self.lock, LOCK_PATIENCE)?;
         self.recover_locked()?;
-        if let whole @ Queue::Jobs(_) = self.read()? {
+        if let whole @ QueueText::Jobs(_) = self.read()? {
             return Ok(whole);
         }
         let header = QueueLines::parse(HEADER, &self.resolver).map_err(|why| Fault::Internal.because(why))?;

@@ -17,7 +17,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// How lines become jobs: knows where input/ is.
 #[derive(Clone, Debug)]
-pub struct Resolver {
+pub struct LineResolver {
     input: PathBuf,
     /// `input` with symbolic links resolved.
     real_input: PathBuf,
@@ -26,7 +26,7 @@ pub struct Resolver {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum LineKind {
     /// Comment, blank, or not understood: kept as it is.
     Other,
     Job(PathBuf),
@@ -35,28 +35,28 @@ enum Kind {
 }
 
 #[derive(Clone, Debug)]
-struct Line {
+struct QueueLine {
     /// Without line end.
     text: Vec<u8>,
-    kind: Kind,
+    kind: LineKind,
 }
 
 /// queue.txt, read.
 #[derive(Clone, Debug)]
 pub struct QueueLines {
     bom: bool,
-    lines: Vec<Line>,
+    lines: Vec<QueueLine>,
     ends_open: bool,
     line_end: &'static [u8],
     /// Lines that were not understood, in words, for the log.
     pub remarks: Vec<String>,
 }
 
-impl Resolver {
-    pub fn new(root: &Path, input: &Path) -> Resolver {
+impl LineResolver {
+    pub fn new(root: &Path, input: &Path) -> LineResolver {
         let prefix = input.strip_prefix(root).ok().and_then(clean_relative);
         let real_input = fs::canonicalize(input).unwrap_or_else(|_| input.to_path_buf());
-        Resolver { input: input.to_path_buf(), real_input, prefix }
+        LineResolver { input: input.to_path_buf(), real_input, prefix }
     }
 
     fn exists(&self, relative: &Path) -> bool {
@@ -114,7 +114,7 @@ impl Resolver {
 impl QueueLines {
     /// Reads the file; `Err` says why it is damaged (NUL bytes, or bytes that are neither UTF-8 nor a
     /// file's name).
-    pub fn parse(bytes: &[u8], resolver: &Resolver) -> Result<QueueLines, String> {
+    pub fn parse(bytes: &[u8], resolver: &LineResolver) -> Result<QueueLines, String> {
         let (bom, body) = bytes.strip_prefix(BOM).map_or((false, bytes), |rest| (true, rest));
         if body.contains(&0) {
             return Err("it holds NUL bytes".into());
@@ -132,27 +132,27 @@ impl QueueLines {
             let text = piece.trim_ascii();
             let is_text = std::str::from_utf8(text).is_ok();
             let kind = if text.is_empty() || (text[0] == b'#' && is_text) {
-                Kind::Other
+                LineKind::Other
             } else {
                 match resolver.job(text) {
                     Some(job) if !is_text && !resolver.exists(&job) => {
                         return Err(format!("line {} is not valid UTF-8 and names no file", number + 1));
                     }
                     None if !is_text => return Err(format!("line {} is not valid UTF-8", number + 1)),
-                    Some(job) if seen.contains(&job) => Kind::Duplicate(job),
+                    Some(job) if seen.contains(&job) => LineKind::Duplicate(job),
                     Some(job) => {
                         seen.insert(job.clone());
-                        Kind::Job(job)
+                        LineKind::Job(job)
                     }
                     None => {
                         let shown = String::from_utf8_lossy(&text[..text.len().min(200)]);
                         // Without its number, which changes: each such line is told once.
                         parsed.remarks.push(format!("a line names no file in input/: {shown}"));
-                        Kind::Other
+                        LineKind::Other
                     }
                 }
             };
-            parsed.lines.push(Line { text: piece.to_vec(), kind });
+            parsed.lines.push(QueueLine { text: piece.to_vec(), kind });
         }
         if dos * 2 > parsed.lines.len() {
             parsed.line_end = b"\r\n";
@@ -162,19 +162,24 @@ impl QueueLines {
 
     /// The jobs in order, each once.
     pub fn jobs(&self) -> Vec<PathBuf> {
-        self.lines.iter().filter_map(|l| if let Kind::Job(job) = &l.kind { Some(job.clone()) } else { None }).collect()
+        self.lines
+            .iter()
+            .filter_map(|l| if let LineKind::Job(job) = &l.kind { Some(job.clone()) } else { None })
+            .collect()
     }
 
     /// The file's text with `wanted` (each once) as its jobs: lines of jobs that are gone are taken
     /// out with their duplicates (as those of jobs that move), new ones put behind the line before them (at the end: behind
     /// everything), as few as possible moved. All other lines stay as they are.
-    pub fn rearranged(&self, wanted: &[PathBuf], resolver: &Resolver) -> Vec<u8> {
+    pub fn rearranged(&self, wanted: &[PathBuf], resolver: &LineResolver) -> Vec<u8> {
         let present = self.jobs();
         let stay: HashSet<&Path> = unmoved(&present, wanted).into_iter().map(|i| present[i].as_path()).collect();
         let texts: HashMap<&Path, &[u8]> = self
             .lines
             .iter()
-            .filter_map(|l| if let Kind::Job(job) = &l.kind { Some((job.as_path(), l.text.as_slice())) } else { None })
+            .filter_map(
+                |l| if let LineKind::Job(job) = &l.kind { Some((job.as_path(), l.text.as_slice())) } else { None },
+            )
             .collect();
         let mut out: Vec<Vec<u8>> = Vec::new();
         let mut next = wanted.iter().map(PathBuf::as_path).peekable();
@@ -184,9 +189,9 @@ impl QueueLines {
         let mut left = stay.len();
         for line in &self.lines {
             match &line.kind {
-                Kind::Other => out.push(line.text.clone()),
-                Kind::Duplicate(job) if stay.contains(job.as_path()) => out.push(line.text.clone()),
-                Kind::Job(job) if stay.contains(job.as_path()) => {
+                LineKind::Other => out.push(line.text.clone()),
+                LineKind::Duplicate(job) if stay.contains(job.as_path()) => out.push(line.text.clone()),
+                LineKind::Job(job) if stay.contains(job.as_path()) => {
                     while let Some(before) = next.next_if(|n| !stay.contains(n)) {
                         emit(before, &mut out);
                     }
@@ -197,7 +202,7 @@ impl QueueLines {
                         emit(after, &mut out);
                     }
                 }
-                Kind::Duplicate(_) | Kind::Job(_) => {}
+                LineKind::Duplicate(_) | LineKind::Job(_) => {}
             }
         }
         next.for_each(|job| emit(job, &mut out));
@@ -221,13 +226,13 @@ impl QueueLines {
 
     /// What a line is, apart from how it is written; equal lines that are no jobs are told apart by
     /// their count.
-    fn keys(&self) -> Vec<(Kind, Vec<u8>, usize)> {
-        let mut counts: HashMap<(Kind, Vec<u8>), usize> = HashMap::new();
-        let key = |line: &Line| match &line.kind {
-            Kind::Job(_) => (line.kind.clone(), Vec::new()),
-            Kind::Other | Kind::Duplicate(_) => (line.kind.clone(), line.text.trim_ascii_end().to_vec()),
+    fn keys(&self) -> Vec<(LineKind, Vec<u8>, usize)> {
+        let mut counts: HashMap<(LineKind, Vec<u8>), usize> = HashMap::new();
+        let key = |line: &QueueLine| match &line.kind {
+            LineKind::Job(_) => (line.kind.clone(), Vec::new()),
+            LineKind::Other | LineKind::Duplicate(_) => (line.kind.clone(), line.text.trim_ascii_end().to_vec()),
         };
-        let number = |(kind, text): (Kind, Vec<u8>)| {
+        let number = |(kind, text): (LineKind, Vec<u8>)| {
             let count = counts.entry((kind.clone(), text.clone())).or_default();
             *count += 1;
             (kind, text, *count)

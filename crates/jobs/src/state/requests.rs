@@ -13,7 +13,7 @@ use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::own_folder::OwnFolder;
 use upscaled_core::path_text::{self, escape};
 
-use crate::state::paths::Layout;
+use crate::state::paths::RootLayout;
 use crate::state::state_folder::StateFolder;
 use crate::state::versions;
 
@@ -32,7 +32,7 @@ const KEY_MAX: usize = 64;
 /// Where a payload comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum PayloadOrigin {
     /// To be downloaded.
     Url(String),
     /// A file of the shared folder, canonical, and where its result goes.
@@ -92,13 +92,13 @@ pub struct Finished {
 
 /// A record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct RequestRecord {
     pub version: u32,
     /// Follows from what was asked: the same request has the same.
     pub key: String,
     /// The unguessable part of the result's link.
     pub secret: String,
-    pub origin: Origin,
+    pub origin: PayloadOrigin,
     /// The task's name, or nothing where only a scale was asked for.
     pub task: Option<String>,
     pub scale: u32,
@@ -126,7 +126,7 @@ pub fn key_of(job: &Path) -> Option<&str> {
 /// The requests of one installation.
 #[derive(Clone, Debug)]
 pub struct Requests {
-    layout: Layout,
+    layout: RootLayout,
     records: OwnFolder,
 }
 
@@ -154,7 +154,7 @@ pub fn make_result_folder(output: &Path, key: &str) -> Result<OwnFolder> {
 impl Requests {
     /// # Errors
     /// [`Fault::Config`] where others could have put something into the folder of the records.
-    pub fn new(layout: Layout, state: &StateFolder) -> Result<Requests> {
+    pub fn new(layout: RootLayout, state: &StateFolder) -> Result<Requests> {
         Ok(Requests { layout, records: state.records(RECORDS)? })
     }
 
@@ -192,7 +192,7 @@ impl Requests {
     }
 
     /// Keeps a record, durably; nobody else may read it, for addresses may hold secrets.
-    pub fn write(&self, record: &Record) -> Result<()> {
+    pub fn write(&self, record: &RequestRecord) -> Result<()> {
         if !is_key(&record.key) {
             return Err(Fault::Internal.because(format!("{:?} is no key of a request", record.key)));
         }
@@ -201,12 +201,12 @@ impl Requests {
     }
 
     /// The record of a request; an error when it is damaged or of a newer version.
-    pub fn read(&self, key: &str) -> Result<Option<Record>> {
+    pub fn read(&self, key: &str) -> Result<Option<RequestRecord>> {
         if !is_key(key) {
             return Ok(None);
         }
-        let read =
-            versions::read::<Record>(&self.file(key), REQUEST_VERSION).map_err(|error| self.records.named(error))?;
+        let read = versions::read::<RequestRecord>(&self.file(key), REQUEST_VERSION)
+            .map_err(|error| self.records.named(error))?;
         let other = || Fault::DamagedState.because(format!("the record of request {key} is of another one"));
         match read {
             Some(record) if record.key != key || !is_key(&record.secret) => Err(other()),
@@ -245,8 +245,8 @@ impl Requests {
     }
 
     /// All that are kept. What cannot be read is told and left.
-    pub fn all(&self) -> Vec<Record> {
-        let mut all: Vec<Record> = Vec::new();
+    pub fn all(&self) -> Vec<RequestRecord> {
+        let mut all: Vec<RequestRecord> = Vec::new();
         for name in self.records.names().unwrap_or_default() {
             let Some(key) = name.to_str().and_then(|name| name.strip_suffix(".json")) else { continue };
             match self.read(key) {
@@ -270,7 +270,7 @@ impl Requests {
     }
 }
 
-impl Record {
+impl RequestRecord {
     /// Lays what was asked over the settings of its job.
     pub fn apply(&self, job: &mut JobSettings, run: &mut RunSettings) {
         (job.task, job.size, job.height, job.scale) = (None, None, None, self.scale);
@@ -293,17 +293,17 @@ mod tests {
     fn requests(root: &Path) -> Requests {
         let folders =
             Folders { root: root.into(), input: root.join("i"), output: root.join("o"), logs: root.join("l") };
-        let layout = Layout::new(&folders);
+        let layout = RootLayout::new(&folders);
         let state = StateFolder::open(&layout).unwrap();
         Requests::new(layout, &state).unwrap()
     }
 
-    fn record() -> Record {
-        Record {
+    fn record() -> RequestRecord {
+        RequestRecord {
             version: REQUEST_VERSION,
             key: "0a1b".into(),
             secret: "5ec".into(),
-            origin: Origin::Url("http://x/y?secret=1".into()),
+            origin: PayloadOrigin::Url("http://x/y?secret=1".into()),
             task: Some("HD24K".into()),
             scale: 2,
             max_size_mb: Some(100),
@@ -320,12 +320,12 @@ mod tests {
         // As earlier versions wrote it
         let mut older = serde_json::to_value(&record).unwrap();
         older.as_object_mut().unwrap().remove("delivered");
-        assert_eq!(serde_json::from_value::<Record>(older).unwrap(), record);
+        assert_eq!(serde_json::from_value::<RequestRecord>(older).unwrap(), record);
         let shared = serde_json::json!({"shared": {"source": "/s/a", "target": "/s/b"}});
-        assert!(matches!(serde_json::from_value(shared).unwrap(), Origin::Shared { named: false, .. }));
+        assert!(matches!(serde_json::from_value(shared).unwrap(), PayloadOrigin::Shared { named: false, .. }));
         let content = Content { bytes: 3, hash: "00ff".into() };
         let delivered = Delivered { path: "/s/b".into(), content: content.clone(), replaces: Some(content) };
-        let record = Record { delivered: Some(delivered), ..record };
+        let record = RequestRecord { delivered: Some(delivered), ..record };
         requests.write(&record).unwrap();
         assert_eq!(requests.read("0a1b").unwrap(), Some(record.clone()));
         assert_eq!(requests.all(), std::slice::from_ref(&record));
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(requests.all(), std::slice::from_ref(&record));
         for key in ["", "..", "../0a1b", "a/b", ".json"] {
             assert!(requests.read(key).unwrap().is_none(), "{key}");
-            assert!(requests.write(&Record { key: key.into(), ..record.clone() }).is_err(), "{key}");
+            assert!(requests.write(&RequestRecord { key: key.into(), ..record.clone() }).is_err(), "{key}");
         }
         make_result_folder(&dir.path().join("o"), "0a1b").unwrap();
         requests.remove("0a1b").unwrap();
@@ -357,7 +357,7 @@ mod tests {
             let place = requests.place(key).unwrap();
             files.iter().for_each(|name| std::fs::write(place.at(name), "damaged").unwrap());
         }
-        requests.write(&Record { key: "whole".into(), ..record() }).unwrap();
+        requests.write(&RequestRecord { key: "whole".into(), ..record() }).unwrap();
         make_result_folder(&root.join("o"), "torn").unwrap();
         std::fs::write(root.join("i/.requests/.tmp1"), "a part").unwrap();
         requests.sweep();
@@ -392,7 +392,7 @@ mod tests {
         let root = dir.path();
         let folders =
             Folders { root: root.into(), input: root.join("i"), output: root.join("o"), logs: root.join("l") };
-        let layout = Layout::new(&folders);
+        let layout = RootLayout::new(&folders);
         let home = root.join("i/.requests");
         std::fs::create_dir_all(&home).unwrap();
         for (key, folder, file) in
@@ -400,7 +400,7 @@ mod tests {
         {
             let at = home.join(key);
             std::fs::create_dir(&at).unwrap();
-            let text = serde_json::to_string(&Record { key: key.into(), ..record() }).unwrap();
+            let text = serde_json::to_string(&RequestRecord { key: key.into(), ..record() }).unwrap();
             std::fs::write(at.join(OLD_RECORD), text).unwrap();
             std::fs::set_permissions(at.join(OLD_RECORD), PermissionsExt::from_mode(file)).unwrap();
             std::fs::set_permissions(&at, PermissionsExt::from_mode(folder)).unwrap();

@@ -9,7 +9,7 @@ use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::own_folder::{self, OwnFolder};
 use upscaled_core::path_text::escape;
 
-use crate::state::paths::Layout;
+use crate::state::paths::RootLayout;
 use crate::state::{downloads, job_scan, requests, versions};
 
 /// Its name in the root.
@@ -30,7 +30,7 @@ impl StateFolder {
     ///
     /// # Errors
     /// [`Fault::Config`] where others could have put something into it.
-    pub fn open(layout: &Layout) -> Result<StateFolder> {
+    pub fn open(layout: &RootLayout) -> Result<StateFolder> {
         let root = layout.root();
         std::fs::create_dir_all(root).with_context(|| format!("making the folder {}", escape(root)))?;
         let path = root.join(NAME);
@@ -45,7 +45,7 @@ impl StateFolder {
 
     /// Moves records of earlier versions here, from folders that others may write to, where folder and file are ours alone;
     /// what is not stays and is told. The caller holds the daemon's lock.
-    pub fn adopt(&self, layout: &Layout) {
+    pub fn adopt(&self, layout: &RootLayout) {
         for (folder, record, records) in [
             (requests::FOLDER, requests::OLD_RECORD, requests::RECORDS),
             (downloads::FOLDER, downloads::OLD_RECORD, downloads::RECORDS),
@@ -95,7 +95,7 @@ fn adopt(home: &OwnFolder, name: &str, record: &str, to: &OwnFolder) -> Result<b
 
 /// What earlier versions made as the umask said is written by this user alone from now on. It happens once, at the first start:
 /// later, what others may write to is not believed.
-fn tighten(layout: &Layout) {
+fn tighten(layout: &RootLayout) {
     let home = layout.output().join(requests::FOLDER);
     let of_requests = std::iter::once(home.clone()).chain(inside(&home));
     let results = of_requests.filter(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_dir()));

@@ -7,7 +7,7 @@ use upscaled_core::fault::Fault;
 use upscaled_core::types::frame::{Chroma, Frame, PixelFormat};
 use upscaled_core::types::source::Colour;
 
-use crate::ffi::picture::{self, PixelFacts, Scaler, Side};
+use crate::ffi::picture::{self, ConversionSide, PixelFacts, Scaler};
 
 /// H.273 and FFmpeg numbers used here.
 const RANGE_LIMITED: u32 = 1;
@@ -58,18 +58,18 @@ fn limited_by_habit(codec: &str) -> bool {
 }
 
 /// Makes frames of one size, format and range from whatever the decoder delivers.
-pub struct Converter {
+pub struct FrameConverter {
     format: PixelFormat,
     width: u32,
     height: u32,
     colour: Colour,
-    scaler: Option<(Side, Scaler)>,
+    scaler: Option<(ConversionSide, Scaler)>,
     scratch: frame::Video,
 }
 
-impl Converter {
-    pub fn new(format: PixelFormat, width: u32, height: u32, colour: Colour) -> Converter {
-        Converter { format, width, height, colour, scaler: None, scratch: frame::Video::empty() }
+impl FrameConverter {
+    pub fn new(format: PixelFormat, width: u32, height: u32, colour: Colour) -> FrameConverter {
+        FrameConverter { format, width, height, colour, scaler: None, scratch: frame::Video::empty() }
     }
 
     /// Whether a picture has another size than the frames are brought to.
@@ -137,7 +137,7 @@ impl Converter {
     }
 
     fn scale(&mut self, picture: &frame::Video, facts: &PixelFacts, matrix: u32, full: bool) -> Result<Frame> {
-        let from = Side {
+        let from = ConversionSide {
             format: picture::without_range(picture.format()),
             width: picture.width(),
             height: picture.height(),
@@ -148,7 +148,7 @@ impl Converter {
             let Some((format, _)) = picture::format_named(self.format.ffmpeg_name()) else {
                 return Err(Fault::Internal.because(format!("FFmpeg does not know {}", self.format.ffmpeg_name())));
             };
-            let to = Side {
+            let to = ConversionSide {
                 format,
                 width: self.width,
                 height: self.height,
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn fitting_layouts_are_copied_exactly_without_padding() {
         let picture = picture_of("yuv420p", 7, 5, |p, x, y| (p * 100 + y * 10 + x) as u8);
-        let frame = Converter::new(PixelFormat::YUV420, 7, 5, tagged(1, 1)).convert(&picture).unwrap();
+        let frame = FrameConverter::new(PixelFormat::YUV420, 7, 5, tagged(1, 1)).convert(&picture).unwrap();
         assert_eq!(frame.plane(0)[7 * 4 + 6], 46);
         assert_eq!(frame.plane(2), [200, 201, 202, 203, 210, 211, 212, 213, 220, 221, 222, 223]);
     }
@@ -265,14 +265,14 @@ mod tests {
     #[test]
     fn one_pixel_and_alpha() {
         let picture = picture_of("yuva420p", 1, 1, |p, _, _| [9, 99, 199, 50][p]);
-        let frame = Converter::new(PixelFormat::YUV420, 1, 1, tagged(1, 1)).convert(&picture).unwrap();
+        let frame = FrameConverter::new(PixelFormat::YUV420, 1, 1, tagged(1, 1)).convert(&picture).unwrap();
         assert_eq!(frame.data, [9, 99, 199]);
     }
 
     #[test]
     fn semi_planar_is_taken_apart_exactly() {
         let picture = picture_of("nv12", 8, 4, |p, x, y| (p * 100 + y * 16 + x) as u8);
-        let frame = Converter::new(PixelFormat::YUV420, 8, 4, tagged(1, 1)).convert(&picture).unwrap();
+        let frame = FrameConverter::new(PixelFormat::YUV420, 8, 4, tagged(1, 1)).convert(&picture).unwrap();
         assert_eq!(frame.plane(0)[8..16], [16, 17, 18, 19, 20, 21, 22, 23]);
         assert_eq!(frame.plane(1), [100, 102, 104, 106, 116, 118, 120, 122]);
         assert_eq!(frame.plane(2), [101, 103, 105, 107, 117, 119, 121, 123]);
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn gray_keeps_its_codes() {
         let picture = picture_of("gray", 4, 2, |_, x, y| (x * 60 + y) as u8);
-        let frame = Converter::new(PixelFormat::YUV420, 4, 2, tagged(2, 2)).convert(&picture).unwrap();
+        let frame = FrameConverter::new(PixelFormat::YUV420, 4, 2, tagged(2, 2)).convert(&picture).unwrap();
         assert_eq!(frame.plane(0), [0, 60, 120, 180, 1, 61, 121, 181]);
         assert_eq!(frame.plane(1), [128, 128]);
         let mut samples: Vec<u8> = [0u16, 3, 4095, 2048].iter().flat_map(|s| s.to_le_bytes()).collect();
@@ -295,7 +295,7 @@ mod tests {
         let red = picture_of("rgb24", 16, 16, |_, x, _| if x % 3 == 0 { 255 } else { 0 });
         let format = PixelFormat { chroma: Chroma::C444, depth: 8 };
         for (matrix, wanted) in [(6, [82, 90, 240]), (1, [63, 102, 240])] {
-            let frame = Converter::new(format, 16, 16, tagged(1, matrix)).convert(&red).unwrap();
+            let frame = FrameConverter::new(format, 16, 16, tagged(1, matrix)).convert(&red).unwrap();
             for (plane, code) in wanted.iter().enumerate() {
                 let got = i32::from(frame.plane(plane)[0]);
                 assert!((got - code).abs() <= 1, "matrix {matrix} plane {plane}: {got} for {code}");
@@ -307,7 +307,7 @@ mod tests {
     fn other_sizes_and_ranges_are_brought_to_the_first() {
         let mut white = picture_of("yuv420p", 32, 16, |p, _, _| if p == 0 { 235 } else { 128 });
         white.set_color_range(ffmpeg_next::color::Range::MPEG);
-        let mut converter = Converter::new(PixelFormat::YUV420, 16, 16, tagged(2, 1));
+        let mut converter = FrameConverter::new(PixelFormat::YUV420, 16, 16, tagged(2, 1));
         assert!(converter.resizes(&white));
         let frame = converter.convert(&white).unwrap();
         assert!(frame.plane(0).iter().all(|&y| y >= 254), "{:?}", &frame.plane(0)[..16]);

@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use ffmpeg_next::frame;
 
-use crate::decode::convert::Converter;
+use crate::decode::convert::FrameConverter;
 use crate::decode::deinterlace::{Deinterlacer, PRE_ROLL};
-use crate::decode::feed::{self, Feed};
-use crate::decode::frame_data::Watch;
+use crate::decode::feed::{self, FrameReader};
+use crate::decode::frame_data::SideDataWatch;
 pub use crate::decode::seek::SeekPoint;
 use crate::decode::stamps::Mender;
 use crate::demux::FRAMES_MAX;
@@ -31,7 +31,7 @@ pub struct DecodeOptions {
 
 /// What the source has cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Damage {
+pub struct DecodeDamage {
     /// Frames the decoder marked as damaged.
     pub frames: u64,
     /// Packets that were unreadable or refused.
@@ -46,9 +46,9 @@ pub struct Damage {
 
 /// A source opened for its frames, in presentation order, from the first or from a resume point.
 pub struct Decoder {
-    pub(crate) feed: Feed,
+    pub(crate) feed: FrameReader,
     pub(crate) mender: Mender,
-    converter: Converter,
+    converter: FrameConverter,
     deinterlace: bool,
     filter: Option<Deinterlacer>,
     /// Stamps and extras of the frames inside the filter, oldest first, with their numbers.
@@ -60,7 +60,7 @@ pub struct Decoder {
     pub(crate) index: u64,
     drained: bool,
     resized: u64,
-    watch: Watch,
+    watch: SideDataWatch,
     name: String,
 }
 
@@ -74,12 +74,12 @@ impl Decoder {
             let stream = input.stream(video.stream).with_context(|| format!("{name} has lost its video stream"))?;
             let start = stream.start_time();
             let start = if start == ffmpeg_next::ffi::AV_NOPTS_VALUE { 0 } else { start };
-            (start, nominal_ticks(info), Watch::new(info, &stream))
+            (start, nominal_ticks(info), SideDataWatch::new(info, &stream))
         };
         Ok(Decoder {
-            feed: Feed::new(path, input, video.stream, options.threads)?,
+            feed: FrameReader::new(path, input, video.stream, options.threads)?,
             mender: Mender::new(ticks, start),
-            converter: Converter::new(video.format, video.width, video.height, video.colour),
+            converter: FrameConverter::new(video.format, video.width, video.height, video.colour),
             deinterlace: options.deinterlace,
             filter: None,
             inside: VecDeque::new(),
@@ -132,9 +132,9 @@ impl Decoder {
     }
 
     /// What the source has cost so far.
-    pub fn damage(&self) -> Damage {
+    pub fn damage(&self) -> DecodeDamage {
         let feed = self.feed.damage();
-        Damage {
+        DecodeDamage {
             frames: feed.frames,
             packets: feed.packets,
             mended: self.mender.mended(),

@@ -49,7 +49,7 @@ fn ffprobe_times(film: &Path, stream: usize) -> Vec<Option<i64>> {
     lines.map(|line| line.parse().ok()).collect()
 }
 
-fn stamps(film: &Path, info: &SourceInfo, options: DecodeOptions) -> (Vec<Stamp>, Damage) {
+fn stamps(film: &Path, info: &SourceInfo, options: DecodeOptions) -> (Vec<Stamp>, DecodeDamage) {
     let mut decoder = Decoder::open(film, info, options).unwrap();
     let mut stamps = Vec::new();
     while let Some((index, stamp)) = decoder.skip().unwrap() {

@@ -13,7 +13,7 @@ use upscaled_core::path_text::escape;
 
 use crate::decode::discontinuity::Discontinuity;
 use crate::decode::stamps::RawStamp;
-use crate::demux::appended::Parts;
+use crate::demux::appended::JoinedParts;
 use crate::demux::late;
 use crate::ffi::{input, log, output, picture};
 
@@ -32,15 +32,15 @@ pub struct FeedDamage {
 }
 
 /// One video stream of a file, decoded from where it was opened.
-pub struct Feed {
+pub struct FrameReader {
     input: Input,
     decoder: decoder::Video,
     stream: usize,
     /// For messages.
     name: String,
-    parts: Parts,
+    parts: JoinedParts,
     discontinuity: Discontinuity,
-    state: State,
+    state: ReaderState,
     damage: FeedDamage,
     packets: u64,
     encrypted: bool,
@@ -48,25 +48,25 @@ pub struct Feed {
     /// A packet read but not yet sent (the first one after a seek).
     held: Option<Packet>,
     /// Where the picture may go on in another stream.
-    watch: Option<late::Watch>,
+    watch: Option<late::LateStreamWatch>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReaderState {
     Reading,
     Draining,
     Ended,
 }
 
-impl Feed {
+impl FrameReader {
     /// Opens the decoder of a stream with so many threads (0 counts as 1).
     ///
     /// Fails with [`Fault::Unsupported`] when there is no decoder or it does not open.
-    pub fn new(path: &Path, mut input: Input, stream: usize, threads: u32) -> Result<Feed> {
+    pub fn new(path: &Path, mut input: Input, stream: usize, threads: u32) -> Result<FrameReader> {
         let name = escape(path);
-        let watch = late::may_begin_late(&input).then(late::Watch::default);
+        let watch = late::may_begin_late(&input).then(late::LateStreamWatch::default);
         input::read_only(&mut input, stream, watch.is_some());
-        let parts = Parts::of(&input, path);
+        let parts = JoinedParts::of(&input, path);
         let (decoder, time_base) = {
             let source = input.stream(stream).with_context(|| format!("{name} has no stream {stream} any more"))?;
             let facts = input::stream_facts(&source);
@@ -79,14 +79,14 @@ impl Feed {
             })?;
             (decoder, time_base)
         };
-        Ok(Feed {
+        Ok(FrameReader {
             input,
             decoder,
             stream,
             name,
             discontinuity: Discontinuity::new(parts.restarts, time_base.numerator(), time_base.denominator()),
             parts,
-            state: State::Reading,
+            state: ReaderState::Reading,
             damage: FeedDamage::default(),
             packets: 0,
             encrypted: false,
@@ -128,7 +128,7 @@ impl Feed {
         }
         self.decoder.flush();
         self.discontinuity.forget();
-        self.state = State::Reading;
+        self.state = ReaderState::Reading;
         self.held = self.read()?;
         Ok(self.held.as_ref())
     }
@@ -140,11 +140,11 @@ impl Feed {
     /// packets were read in all.
     pub fn picture(&mut self, packets_max: u64) -> Result<Option<(frame::Video, RawStamp)>> {
         let mut errors = 0;
-        while self.state != State::Ended {
+        while self.state != ReaderState::Ended {
             let mut picture = frame::Video::empty();
             match self.decoder.receive_frame(&mut picture) {
                 Ok(()) => return Ok(Some(self.delivered(picture))),
-                Err(Error::Eof) => self.state = State::Ended,
+                Err(Error::Eof) => self.state = ReaderState::Ended,
                 Err(Error::Other { errno: libc::EAGAIN }) => {
                     if self.packets >= packets_max {
                         return Ok(None);
@@ -156,8 +156,8 @@ impl Feed {
                     self.refused(error)?;
                     errors += 1;
                     if errors >= DECODE_ERRORS_MAX {
-                        if self.state == State::Draining {
-                            self.state = State::Ended;
+                        if self.state == ReaderState::Draining {
+                            self.state = ReaderState::Ended;
                         } else {
                             errors = 0;
                             self.send_next()?;
@@ -187,7 +187,7 @@ impl Feed {
         let sent = match &packet {
             Some(packet) => self.decoder.send_packet(packet),
             None => {
-                self.state = State::Draining;
+                self.state = ReaderState::Draining;
                 self.decoder.send_eof()
             }
         };

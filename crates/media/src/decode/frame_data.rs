@@ -218,7 +218,7 @@ impl FirstFrames {
 }
 
 /// Watches all frames of a source for what they say.
-pub(crate) struct Watch {
+pub(crate) struct SideDataWatch {
     container: Container,
     in_band: InBand,
     hdr: Hdr,
@@ -227,10 +227,10 @@ pub(crate) struct Watch {
     told: Vec<String>,
 }
 
-impl Watch {
+impl SideDataWatch {
     /// For a source of which the probe told.
-    pub fn new(info: &SourceInfo, stream: &Stream<'_>) -> Watch {
-        Watch {
+    pub fn new(info: &SourceInfo, stream: &Stream<'_>) -> SideDataWatch {
+        SideDataWatch {
             container: Container::of(stream),
             in_band: info.video.in_band.clone(),
             hdr: info.video.hdr.clone().unwrap_or_default(),

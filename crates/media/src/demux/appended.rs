@@ -26,16 +26,16 @@ pub enum Restarts {
 
 /// The parts of a source that was joined with `cat`.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub struct JoinedParts {
     pub restarts: Restarts,
     /// Where the second part of a fragmented MP4 begins. FFmpeg goes on reading it as more of the first, and marks as
     /// discarded whatever is earlier than what it has read.
     second: Option<u64>,
 }
 
-impl Parts {
+impl JoinedParts {
     /// Looks at the structure of an open file.
-    pub fn of(input: &Input, path: &Path) -> Parts {
+    pub fn of(input: &Input, path: &Path) -> JoinedParts {
         let name = input.format().name().to_owned();
         let second = if name.contains("mp4") { second_movie(path) } else { None };
         let restarts = match output::arbitrary_origin(input) {
@@ -43,7 +43,7 @@ impl Parts {
             false if name.contains("mp4") && second.is_none() => Restarts::Never,
             false => Restarts::AtKeys,
         };
-        Parts { restarts, second }
+        JoinedParts { restarts, second }
     }
 
     /// Takes the mark "discarded" from packets of later parts, which are part of the presentation.

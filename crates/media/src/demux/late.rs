@@ -97,7 +97,7 @@ struct Other {
 
 /// Watches whether the picture ends and goes on in another stream of the file.
 #[derive(Default)]
-pub(crate) struct Watch {
+pub(crate) struct LateStreamWatch {
     /// Where the first and the last packet of the picture lie, in bytes.
     at: Option<(i64, i64)>,
     /// From its first packet's time to its last one's.
@@ -106,7 +106,7 @@ pub(crate) struct Watch {
     others: Vec<Other>,
 }
 
-impl Watch {
+impl LateStreamWatch {
     /// A packet was read, of `stream` where the picture should be.
     pub(crate) fn packet(&mut self, input: &Input, packet: &Packet, stream: usize) {
         let Some(of) = input.stream(packet.stream()) else { return };
@@ -170,13 +170,13 @@ pub fn check_picture(path: &Path, stream: usize) -> Result<()> {
     if !may_begin_late(&input) {
         return Ok(());
     }
-    let mut first = Watch::default();
+    let mut first = LateStreamWatch::default();
     if read(&mut input, LOOK_BYTES, |input, packet| first.packet(input, packet, stream)) {
         return first.check(&escape(path));
     }
     first.check_within(&escape(path), LONG_REST)?;
     let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
-    let mut last = Watch::default();
+    let mut last = LateStreamWatch::default();
     if output::seek_bytes(&mut input, size.saturating_sub(TAIL_BYTES).max(LOOK_BYTES)).is_ok() {
         read(&mut input, u64::MAX, |input, packet| last.packet(input, packet, stream));
     }

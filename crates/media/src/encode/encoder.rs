@@ -10,7 +10,7 @@ use upscaled_core::types::encoder::{Codec, EncoderChoice, EncoderSpec};
 use upscaled_core::types::frame::{Frame, PixelFormat};
 use upscaled_core::types::source::{Colour, Hdr, Rational};
 
-use crate::encode::options::{KNOWN, Known, STAND_IN, Wishes, options};
+use crate::encode::options::{KNOWN, KnownEncoder, STAND_IN, Wishes, options};
 use crate::encode::parameter_sets;
 use crate::encode::session::Session;
 use crate::ffi::log;
@@ -141,7 +141,7 @@ fn codecs(request: &EncoderRequest<'_>) -> Result<Vec<Codec>> {
 
 /// The encoders of a codec in order; one named in the settings alone, but with the software
 /// behind it when it is hardware.
-fn candidates(request: &EncoderRequest<'_>, codec: Codec) -> Vec<Known> {
+fn candidates(request: &EncoderRequest<'_>, codec: Codec) -> Vec<KnownEncoder> {
     let of_codec = KNOWN.iter().filter(|known| known.codec == codec);
     match &request.settings.encoder {
         None => of_codec.filter(|known| known.name != STAND_IN).copied().collect(),
@@ -152,7 +152,7 @@ fn candidates(request: &EncoderRequest<'_>, codec: Codec) -> Vec<Known> {
     }
 }
 
-fn spec(request: &EncoderRequest<'_>, known: &Known, second_set: bool) -> EncoderSpec {
+fn spec(request: &EncoderRequest<'_>, known: &KnownEncoder, second_set: bool) -> EncoderSpec {
     let threads = match request.threads {
         0 => processors::count(),
         n => n,
@@ -184,7 +184,7 @@ fn spec(request: &EncoderRequest<'_>, known: &Known, second_set: bool) -> Encode
 
 /// Whether a preset's name belongs to an encoder: `p1`..`p7` NVENC, a number AV1, words x264
 /// and x265.
-fn fits(known: &Known, preset: &str) -> bool {
+fn fits(known: &KnownEncoder, preset: &str) -> bool {
     let number = preset.parse::<u32>().is_ok();
     let nvenc = preset.strip_prefix('p').is_some_and(|rest| rest.parse::<u32>().is_ok());
     match known.name {

@@ -1,4 +1,4 @@
-//! Frames kept without loss in NUT, bit for bit what went in: x264 where it is there, else FFV1.
+//! LosslessFrames kept without loss in NUT, bit for bit what went in: x264 where it is there, else FFV1.
 //!
 //! Measured on film in core-milliseconds a frame: 8.5 against 19 at 1708x960, 30 against 63 at 3416x1920, for files
 //! of about the same size.
@@ -17,7 +17,7 @@ use upscaled_core::types::frame::{Chroma, Frame, PixelFormat};
 use upscaled_core::types::source::Rational;
 
 use crate::encode::options;
-use crate::encode::picture::{self, Layout, Pool};
+use crate::encode::picture::{self, FramePool, SampleLayout};
 use crate::ffi::muxer::Muxer;
 use crate::ffi::{log, output};
 
@@ -46,7 +46,7 @@ pub fn write(
     let mut muxer = Muxer::create(path, "nut")?;
     muxer.encoder_stream(&encoder, base)?;
     muxer.write_header(&plain_nut())?;
-    let mut pool = Pool::new(Layout::Planar, format, width, height);
+    let mut pool = FramePool::new(SampleLayout::Planar, format, width, height);
     let (mut sent, mut written) = (0u64, 0u64);
     let mut drain = |encoder: &mut encoder::Video, muxer: &mut Muxer| -> Result<()> {
         loop {
@@ -161,31 +161,31 @@ pub fn read(path: &Path) -> Result<impl Iterator<Item = Result<Frame>> + Send + 
     threads.count = 2;
     context.set_threading(threads);
     let decoder = context.decoder().video()?;
-    Ok(Frames {
+    Ok(LosslessFrames {
         input,
         decoder,
         whole: if is_ffv1 { slices_are_whole } else { mark_fits },
-        state: State::Reading,
+        state: WriterState::Reading,
         name: told(path),
     })
 }
 
-enum State {
+enum WriterState {
     Reading,
     Draining,
     Over,
 }
 
-struct Frames {
+struct LosslessFrames {
     input: Input,
     decoder: decoder::Video,
     /// Whether a packet is as it was written.
     whole: fn(&[u8]) -> bool,
-    state: State,
+    state: WriterState,
     name: String,
 }
 
-impl Frames {
+impl LosslessFrames {
     fn step(&mut self) -> Result<Option<Frame>, String> {
         loop {
             let mut video = frame::Video::empty();
@@ -196,7 +196,7 @@ impl Frames {
                 Err(ffmpeg_next::Error::Other { errno }) if errno == libc::EAGAIN => {}
                 Err(error) => return Err(error.to_string()),
             }
-            if matches!(self.state, State::Draining) {
+            if matches!(self.state, WriterState::Draining) {
                 return Ok(None);
             }
             match output::read_packet(&mut self.input) {
@@ -206,7 +206,7 @@ impl Frames {
                 Ok(packet) => self.decoder.send_packet(&packet).map_err(|e| e.to_string())?,
                 Err(ffmpeg_next::Error::Eof) => {
                     self.decoder.send_eof().map_err(|e| e.to_string())?;
-                    self.state = State::Draining;
+                    self.state = WriterState::Draining;
                 }
                 Err(error) => return Err(error.to_string()),
             }
@@ -214,21 +214,21 @@ impl Frames {
     }
 }
 
-impl Iterator for Frames {
+impl Iterator for LosslessFrames {
     type Item = Result<Frame>;
 
     fn next(&mut self) -> Option<Result<Frame>> {
-        if matches!(self.state, State::Over) {
+        if matches!(self.state, WriterState::Over) {
             return None;
         }
         match self.step() {
             Ok(Some(frame)) => Some(Ok(frame)),
             Ok(None) => {
-                self.state = State::Over;
+                self.state = WriterState::Over;
                 None
             }
             Err(why) => {
-                self.state = State::Over;
+                self.state = WriterState::Over;
                 Some(Err(Fault::Mismatch.because(format!("{} is damaged: {why}", self.name))))
             }
         }

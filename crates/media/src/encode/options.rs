@@ -6,7 +6,7 @@ use upscaled_core::types::source::{Colour, Hdr};
 
 /// An encoder this program knows how to drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownEncoder {
     /// FFmpeg's name, except for the stand-in of fault tests.
     pub name: &'static str,
     pub codec: Codec,
@@ -14,16 +14,16 @@ pub struct Known {
 }
 
 /// All of them, in the order they are tried for a codec: hardware first.
-pub const KNOWN: &[Known] = &[
+pub const KNOWN: &[KnownEncoder] = &[
     #[cfg(any(test, feature = "failpoints"))]
-    Known { name: STAND_IN, codec: Codec::H264, hardware: true },
-    Known { name: "h264_nvenc", codec: Codec::H264, hardware: true },
-    Known { name: "libx264", codec: Codec::H264, hardware: false },
-    Known { name: "hevc_nvenc", codec: Codec::Hevc, hardware: true },
-    Known { name: "libx265", codec: Codec::Hevc, hardware: false },
-    Known { name: "av1_nvenc", codec: Codec::Av1, hardware: true },
-    Known { name: "libsvtav1", codec: Codec::Av1, hardware: false },
-    Known { name: "libaom-av1", codec: Codec::Av1, hardware: false },
+    KnownEncoder { name: STAND_IN, codec: Codec::H264, hardware: true },
+    KnownEncoder { name: "h264_nvenc", codec: Codec::H264, hardware: true },
+    KnownEncoder { name: "libx264", codec: Codec::H264, hardware: false },
+    KnownEncoder { name: "hevc_nvenc", codec: Codec::Hevc, hardware: true },
+    KnownEncoder { name: "libx265", codec: Codec::Hevc, hardware: false },
+    KnownEncoder { name: "av1_nvenc", codec: Codec::Av1, hardware: true },
+    KnownEncoder { name: "libsvtav1", codec: Codec::Av1, hardware: false },
+    KnownEncoder { name: "libaom-av1", codec: Codec::Av1, hardware: false },
 ];
 
 /// libx264 playing a hardware encoder that dies, for tests with planned failures.
@@ -51,7 +51,13 @@ pub struct Wishes {
 type Options = Vec<(String, String)>;
 
 /// The options of a known encoder for frames of this kind.
-pub fn options(known: &Known, wishes: &Wishes, format: PixelFormat, colour: Colour, hdr: Option<&Hdr>) -> Options {
+pub fn options(
+    known: &KnownEncoder,
+    wishes: &Wishes,
+    format: PixelFormat,
+    colour: Colour,
+    hdr: Option<&Hdr>,
+) -> Options {
     let threads = wishes.threads.max(1);
     let mut made: Vec<(&str, String)> = Vec::new();
     let preset = |fallback: &str| wishes.preset.clone().unwrap_or_else(|| fallback.to_owned());
@@ -158,7 +164,7 @@ mod tests {
     fn hdr10_goes_through_x265_params() {
         let hdr = Hdr { mastering: Some("G(1,2)B(3,4)R(5,6)WP(7,8)L(9,1)".into()), light_level: Some((1000, 400)) };
         let format = PixelFormat { chroma: Chroma::C420, depth: 10 };
-        let known = Known { name: "libx265", codec: Codec::Hevc, hardware: false };
+        let known = KnownEncoder { name: "libx265", codec: Codec::Hevc, hardware: false };
         let made = options(&known, &Wishes { threads: 2, ..Wishes::default() }, format, COLOUR, Some(&hdr));
         let params = &made.iter().find(|(name, _)| name == "x265-params").unwrap().1;
         assert!(params.contains(":master-display=G(1,2)B(3,4)R(5,6)WP(7,8)L(9,1):max-cll=1000,400"), "{params}");
@@ -167,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_bit_rate_replaces_the_quality() {
-        let known = Known { name: "libx264", codec: Codec::H264, hardware: false };
+        let known = KnownEncoder { name: "libx264", codec: Codec::H264, hardware: false };
         let wishes = Wishes { threads: 2, second_set: true, ..Wishes::default() };
         let options = options(&known, &wishes, PixelFormat::YUV420, COLOUR, None);
         assert!(options.iter().any(|(name, value)| name == "x264-params" && value.starts_with("sps-id=1")));

@@ -112,7 +112,7 @@ fn set_kind(codec: Codec, nal: &[u8]) -> Option<u8> {
 /// The number a set is known by (ITU-T H.264 7.3.2, H.265 7.3.2).
 fn set_id(codec: Codec, kind: u8, nal: &[u8]) -> Option<u32> {
     let header = if codec == Codec::H264 { 1 } else { 2 };
-    let mut bits = Bits::new(nal.get(header..)?);
+    let mut bits = BitReader::new(nal.get(header..)?);
     match (codec, kind) {
         (Codec::H264, 7) => bits.skip(24)?,
         (Codec::Hevc, 32) => return bits.take(4),
@@ -195,8 +195,8 @@ fn leb128(bytes: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
-/// Bits of a NAL unit's payload, emulation prevention bytes left out.
-struct Bits<'a> {
+/// BitReader of a NAL unit's payload, emulation prevention bytes left out.
+struct BitReader<'a> {
     bytes: &'a [u8],
     at: usize,
     zeros: usize,
@@ -204,9 +204,9 @@ struct Bits<'a> {
     left: u32,
 }
 
-impl<'a> Bits<'a> {
+impl<'a> BitReader<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Bits { bytes, at: 0, zeros: 0, current: 0, left: 0 }
+        BitReader { bytes, at: 0, zeros: 0, current: 0, left: 0 }
     }
 
     fn bit(&mut self) -> Option<u32> {
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn emulation_prevention_is_left_out() {
-        let mut bits = Bits::new(&[0, 0, 3, 1]);
+        let mut bits = BitReader::new(&[0, 0, 3, 1]);
         assert_eq!(bits.take(24), Some(1));
     }
 

@@ -10,7 +10,7 @@ use crate::ffi::output;
 
 /// How an encoder wants its samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum SampleLayout {
     /// Planar, as ours.
     Planar,
     /// `p010le`: chroma interleaved, samples in the upper 10 of 16 bits.
@@ -19,38 +19,38 @@ pub enum Layout {
     High444,
 }
 
-impl Layout {
+impl SampleLayout {
     /// The layout for an encoder: NVENC takes 10 bits only in the upper bits.
-    pub fn of(encoder: &str, format: PixelFormat) -> Layout {
+    pub fn of(encoder: &str, format: PixelFormat) -> SampleLayout {
         match (encoder.ends_with("_nvenc") && format.depth > 8, format.chroma) {
-            (true, Chroma::C420) => Layout::P010,
-            (true, Chroma::C444) => Layout::High444,
-            _ => Layout::Planar,
+            (true, Chroma::C420) => SampleLayout::P010,
+            (true, Chroma::C444) => SampleLayout::High444,
+            _ => SampleLayout::Planar,
         }
     }
 
     /// FFmpeg's pixel format.
     pub fn pixel(self, format: PixelFormat) -> Pixel {
         output::pixel(match self {
-            Layout::Planar => format.ffmpeg_name(),
-            Layout::P010 => "p010le",
-            Layout::High444 => "yuv444p16le",
+            SampleLayout::Planar => format.ffmpeg_name(),
+            SampleLayout::P010 => "p010le",
+            SampleLayout::High444 => "yuv444p16le",
         })
     }
 }
 
 /// FFmpeg frames of one size, used again as soon as the encoder lets go of them.
-pub struct Pool {
-    layout: Layout,
+pub struct FramePool {
+    layout: SampleLayout,
     format: PixelFormat,
     width: u32,
     height: u32,
     free: Vec<Video>,
 }
 
-impl Pool {
-    pub fn new(layout: Layout, format: PixelFormat, width: u32, height: u32) -> Pool {
-        Pool { layout, format, width, height, free: Vec::new() }
+impl FramePool {
+    pub fn new(layout: SampleLayout, format: PixelFormat, width: u32, height: u32) -> FramePool {
+        FramePool { layout, format, width, height, free: Vec::new() }
     }
 
     /// An FFmpeg frame holding the samples of `frame`.
@@ -78,12 +78,12 @@ impl Pool {
             bail!("no memory for a frame of {}x{}", self.width, self.height);
         }
         match self.layout {
-            Layout::Planar => (0..3).for_each(|p| copy_rows(frame, p, &mut video)),
-            Layout::P010 => {
+            SampleLayout::Planar => (0..3).for_each(|p| copy_rows(frame, p, &mut video)),
+            SampleLayout::P010 => {
                 copy_high(frame, 0, &mut video);
                 interleave_high(frame, &mut video);
             }
-            Layout::High444 => (0..3).for_each(|p| copy_high(frame, p, &mut video)),
+            SampleLayout::High444 => (0..3).for_each(|p| copy_high(frame, p, &mut video)),
         }
         Ok(video)
     }
@@ -198,7 +198,7 @@ mod tests {
             for depth in [8, 10] {
                 let format = PixelFormat { chroma, depth };
                 let frame = ramp(format, 37, 23);
-                let mut pool = Pool::new(Layout::Planar, format, 37, 23);
+                let mut pool = FramePool::new(SampleLayout::Planar, format, 37, 23);
                 let video = pool.fill(&frame).unwrap();
                 assert_eq!(take(&video, format, 37, 23).as_ref(), Some(&frame));
                 assert!(take(&video, format, 36, 23).is_none());
@@ -212,10 +212,10 @@ mod tests {
     #[test]
     fn nvenc_takes_ten_bits_in_the_upper_bits() {
         let format = PixelFormat { chroma: Chroma::C420, depth: 10 };
-        assert_eq!(Layout::of("hevc_nvenc", format), Layout::P010);
-        assert_eq!(Layout::of("libx265", format), Layout::Planar);
+        assert_eq!(SampleLayout::of("hevc_nvenc", format), SampleLayout::P010);
+        assert_eq!(SampleLayout::of("libx265", format), SampleLayout::Planar);
         let frame = ramp(format, 6, 4);
-        let video = Pool::new(Layout::P010, format, 6, 4).fill(&frame).unwrap();
+        let video = FramePool::new(SampleLayout::P010, format, 6, 4).fill(&frame).unwrap();
         let code = |bytes: &[u8], i: usize| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
         let row = &video.data(0)[video.stride(0)..];
         assert_eq!(code(row, 2), code(frame.plane(0), 8) << 6);

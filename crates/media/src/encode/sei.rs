@@ -54,7 +54,7 @@ pub fn frame_packing(codec: Codec, stereo: Stereo) -> Option<Sei> {
     if codec == Codec::Av1 {
         return None;
     }
-    let mut bits = Bits::default();
+    let mut bits = BitWriter::default();
     bits.put(1, 1); // id 0, as an Exp-Golomb code
     bits.put(0, 1);
     bits.put(kind, 7);
@@ -84,7 +84,7 @@ pub fn orientation(codec: Codec, matrix: &[i32]) -> Option<Sei> {
     if codec == Codec::Av1 {
         return None;
     }
-    let mut bits = Bits::default();
+    let mut bits = BitWriter::default();
     bits.put(0, 1);
     bits.put(u32::from(flip), 1);
     bits.put(0, 1);
@@ -176,14 +176,14 @@ fn metadata(message: &Sei, out: &mut Vec<u8>) {
     out.push(0x80);
 }
 
-/// Bits of a payload, highest first.
+/// BitWriter of a payload, highest first.
 #[derive(Default)]
-struct Bits {
+struct BitWriter {
     bytes: Vec<u8>,
     used: u32,
 }
 
-impl Bits {
+impl BitWriter {
     fn put(&mut self, value: u32, count: u32) {
         for at in (0..count).rev() {
             if self.used.is_multiple_of(8) {

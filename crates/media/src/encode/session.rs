@@ -10,7 +10,7 @@ use upscaled_core::types::frame::Frame;
 use upscaled_core::types::source::Rational;
 
 use crate::encode::options;
-use crate::encode::picture::{Layout, Pool};
+use crate::encode::picture::{FramePool, SampleLayout};
 use crate::ffi::output;
 
 /// Frame numbers begin here in clips, so that no decoding time is ever negative.
@@ -39,7 +39,7 @@ fn is_for_memory(spec: &EncoderSpec, why: &str) -> bool {
 /// before it is needed for; parameter sets are in band.
 pub struct Session {
     encoder: encoder::Video,
-    pool: Pool,
+    pool: FramePool,
     sent: i64,
     spec: EncoderSpec,
 }
@@ -64,7 +64,7 @@ impl Session {
         let Some(codec) = encoder::find_by_name(name) else {
             return Err(refusal("this FFmpeg was built without it".into()));
         };
-        let layout = Layout::of(&spec.name, spec.format);
+        let layout = SampleLayout::of(&spec.name, spec.format);
         let mut context = ffmpeg_next::codec::Context::new_with_codec(codec);
         output::prepare_encoder(&mut context, spec.rate);
         let mut video = context.encoder().video().map_err(|e| refusal(output::explained(e).to_string()))?;
@@ -86,7 +86,7 @@ impl Session {
         let opened = video.open_as_with(codec, options).map_err(|e| refusal(output::explained(e).to_string()))?;
         Ok(Session {
             encoder: opened,
-            pool: Pool::new(layout, spec.format, spec.width, spec.height),
+            pool: FramePool::new(layout, spec.format, spec.width, spec.height),
             sent: 0,
             spec: spec.clone(),
         })

@@ -48,7 +48,7 @@ const REFUSED: [&str; 20] = [
 ];
 
 /// What the bindings do not tell of a stream.
-pub(crate) struct StreamFacts {
+pub(crate) struct ExtraStreamFacts {
     /// Four characters, as FFmpeg prints them.
     pub tag: String,
     /// FFmpeg's name of the codec, `none` when it knows none.
@@ -164,7 +164,7 @@ fn find_stream_info(input: &mut Input) -> Result<(), Error> {
 }
 
 /// The facts of one stream.
-pub(crate) fn stream_facts(stream: &Stream) -> StreamFacts {
+pub(crate) fn stream_facts(stream: &Stream) -> ExtraStreamFacts {
     // SAFETY: the stream and its parameters live as long as the borrow of the open context; names
     // from FFmpeg's tables are static; extradata is `extradata_size` bytes or null.
     unsafe {
@@ -176,7 +176,7 @@ pub(crate) fn stream_facts(stream: &Stream) -> StreamFacts {
         } else {
             std::slice::from_raw_parts(parameters.extradata, parameters.extradata_size as usize).to_vec()
         };
-        StreamFacts {
+        ExtraStreamFacts {
             tag: tag.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '.' }).collect(),
             codec: CStr::from_ptr(ffi::avcodec_get_name(parameters.codec_id)).to_string_lossy().into_owned(),
             profile: parameters.profile,

@@ -26,7 +26,7 @@ pub fn failure(code: i32) -> anyhow::Error {
         [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::ENOMEM];
     match system.contains(&-code) {
         true => std::io::Error::from_raw_os_error(-code).into(),
-        false if code == ffi::AVERROR_INVALIDDATA => Damage(words(code)).into(),
+        false if code == ffi::AVERROR_INVALIDDATA => DamagedData(words(code)).into(),
         false => anyhow!("{}", words(code)),
     }
 }
@@ -34,11 +34,11 @@ pub fn failure(code: i32) -> anyhow::Error {
 /// FFmpeg found data that is not what it should be.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Damage(String);
+struct DamagedData(String);
 
 /// Whether an error says that the data given was damaged, and nothing worse.
 pub fn is_damage(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Damage>().is_some()
+    error.downcast_ref::<DamagedData>().is_some()
 }
 
 /// Returns whether FFmpeg alone is against it: nothing of the disk or of memory has failed.

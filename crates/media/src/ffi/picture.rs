@@ -175,7 +175,7 @@ pub(crate) fn without_range(format: format::Pixel) -> format::Pixel {
 
 /// One side of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Side {
+pub(crate) struct ConversionSide {
     pub format: format::Pixel,
     pub width: u32,
     pub height: u32,
@@ -187,8 +187,8 @@ pub(crate) struct Side {
 /// A conversion of size, format, matrix and range; the same input gives the same output always.
 pub(crate) struct Scaler {
     context: *mut ffi::SwsContext,
-    from: Side,
-    to: Side,
+    from: ConversionSide,
+    to: ConversionSide,
 }
 
 // SAFETY: the context belongs to this value alone and is bound to no thread.
@@ -196,7 +196,7 @@ unsafe impl Send for Scaler {}
 
 impl Scaler {
     /// Fails with `InvalidData` for a pair the scaler cannot do.
-    pub fn new(from: Side, to: Side) -> Result<Scaler, Error> {
+    pub fn new(from: ConversionSide, to: ConversionSide) -> Result<Scaler, Error> {
         // SAFETY: the context is allocated here, owned by the value from then on and freed by its
         // drop; option names are C strings; coefficient tables are static.
         unsafe {

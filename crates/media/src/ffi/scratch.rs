@@ -14,14 +14,14 @@ use super::muxer::Muxer;
 use super::output;
 
 /// A file without a name, in memory, gone when dropped.
-pub struct Scratch(File);
+pub struct ScratchFile(File);
 
-impl Scratch {
+impl ScratchFile {
     /// # Errors
     /// Those of the system.
-    pub fn new() -> Result<Scratch> {
+    pub fn new() -> Result<ScratchFile> {
         let file = memfd_create(c"rehearsal", MFdFlags::MFD_CLOEXEC).context("making a file in memory")?;
-        Ok(Scratch(file.into()))
+        Ok(ScratchFile(file.into()))
     }
 
     fn path(&self) -> PathBuf {

@@ -17,16 +17,16 @@ use upscaled_core::path_text::told;
 use crate::demux::late;
 use crate::ffi::muxer::Muxer;
 use crate::ffi::output;
-use crate::mux::copied_streams::{Route, SourceFeed, Written};
+use crate::mux::copied_streams::{Route, SourceFeed, WrittenStream};
 use crate::mux::header_facts::{Header, StreamHeader};
-use crate::mux::layout::{Layout, Outline, open_languages, pictures};
+use crate::mux::layout::{Outline, StreamLayout, open_languages, pictures};
 use crate::mux::matroska::{Mending, TrackMending};
 use crate::mux::matroska_header::Beyond;
 use crate::mux::pcm::Wider;
-use crate::mux::rehearsal::{Rehearsal, Wish, rehearse};
+use crate::mux::rehearsal::{OutputRequest, Rehearsal, rehearse};
 use crate::mux::samples::Samples;
-use crate::mux::start_times::{Head, common_shift, heads, untold_trims};
-use crate::mux::stream_selection::{How, Kept, empty_track, word};
+use crate::mux::start_times::{StreamStart, common_shift, heads, untold_trims};
+use crate::mux::stream_selection::{How, KeptStream, empty_track, word};
 use crate::mux::video_stream::{Beside, VideoFeed, survey};
 use crate::mux::{header, quicktime_language, rehearsal_losses};
 use crate::pcm_format::Pcm;
@@ -61,11 +61,11 @@ pub struct AssembleRequest<'a> {
 /// A stream of the output.
 #[derive(Clone, Debug)]
 pub struct OutputStream {
-    pub kept: Kept,
+    pub kept: KeptStream,
     /// Index in the output, as a reader counts.
     pub output: usize,
     /// What was written of a copied stream.
-    pub written: Option<Written>,
+    pub written: Option<WrittenStream>,
     /// What a reader found of it in the rehearsal, where something could be written of it there.
     pub promised: Option<StreamHeader>,
 }
@@ -141,7 +141,7 @@ fn join(
     let rate = constant_rate(request);
     let (source, info, container) = (request.source, request.info, request.container);
     let samples = Samples::of_source(source, &input, info.video.stream)?;
-    let wish = Wish { source, input: &input, info, spec, container, samples: &samples, rate };
+    let wish = OutputRequest { source, input: &input, info, spec, container, samples: &samples, rate };
     let mut rehearsal = rehearse(&wish)?;
     for kept in &mut rehearsal.kept {
         if let (How::Pcm(_), Some(pcm)) = (kept.how, formats.get(&kept.source)) {
@@ -213,15 +213,15 @@ fn locate(
     report: &mut AssembleReport,
     request: &AssembleRequest<'_>,
     input: &Input,
-    (layout, mended): (&Layout, &[TrackMending]),
-    written: &[(usize, Written)],
+    (layout, mended): (&StreamLayout, &[TrackMending]),
+    written: &[(usize, WrittenStream)],
     rehearsal: &Rehearsal,
 ) -> Result<()> {
     let finished = output::open_input(request.target, false)?;
     let header = Header::of(&finished);
     let of = |index: usize| written.iter().find(|(output, _)| *output == index).map(|(_, written)| written.clone());
     // MP4 and MOV leave out a track without packets; FFmpeg ends one of subtitles with a sample of its own.
-    let is_there = |kept: &Kept, index: usize| {
+    let is_there = |kept: &KeptStream, index: usize| {
         request.container == "matroska"
             || !kept.how.is_read()
             || kept.codec == "mov_text"
@@ -290,7 +290,7 @@ fn constant_rate(request: &AssembleRequest<'_>) -> Option<Rational> {
     }
 }
 
-fn routes(muxer: &Muxer, container: &str, layout: &Layout, heads: &[Head]) -> Vec<Route> {
+fn routes(muxer: &Muxer, container: &str, layout: &StreamLayout, heads: &[StreamStart]) -> Vec<Route> {
     let told_not_applied = container == "matroska" && !output::moves_by_codec_delay();
     let copied = layout.streams.iter().filter(|(kept, _)| kept.how.is_read());
     copied

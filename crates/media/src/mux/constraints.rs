@@ -8,9 +8,9 @@ use ffmpeg_next::format::context::Input;
 
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
-use upscaled_core::types::plan::Rules;
+use upscaled_core::types::plan::OutputConstraints;
 
-use crate::ffi::input::{self, StreamFacts};
+use crate::ffi::input::{self, ExtraStreamFacts};
 use crate::ffi::output;
 
 /// FFmpeg's numbers of the profiles that are taken.
@@ -28,7 +28,7 @@ const UNSPECIFIED: u32 = 2;
 /// # Errors
 /// [`Fault::Mismatch`] with the first rule that is not kept, [`Fault::Unsupported`] for a source with
 /// too few frames.
-pub fn check(source: &Path, video: usize, made: &Path, frames: u64, rules: &Rules) -> Result<()> {
+pub fn check(source: &Path, video: usize, made: &Path, frames: u64, rules: &OutputConstraints) -> Result<()> {
     let wrong = |what: String| {
         Err(Fault::Mismatch.because(format!("profile vidaio: the output of {}: {what}", escape(source))))
     };
@@ -83,7 +83,7 @@ pub fn check(source: &Path, video: usize, made: &Path, frames: u64, rules: &Rule
 }
 
 /// What is said of a stream, and the name of its pixel format.
-fn facts(input: &Input, index: usize) -> Option<(StreamFacts, String)> {
+fn facts(input: &Input, index: usize) -> Option<(ExtraStreamFacts, String)> {
     let stream = input.stream(index)?;
     let video = ffmpeg_next::codec::Context::from_parameters(stream.parameters()).ok()?.decoder().video().ok()?;
     let format = video.format().descriptor().map_or("unknown", |descriptor| descriptor.name());

@@ -12,9 +12,9 @@ use upscaled_core::types::source::{SourceInfo, StreamKind};
 use crate::demux::late;
 use crate::ffi::{output, tags};
 use crate::mux::matroska_header::Beyond;
-use crate::mux::rehearsal::{Wish, rehearse};
+use crate::mux::rehearsal::{OutputRequest, rehearse};
 use crate::mux::samples::Samples;
-use crate::mux::stream_selection::{Kept, container_word, takes_video};
+use crate::mux::stream_selection::{KeptStream, container_word, takes_video};
 
 const WRITTEN: &str = "let its name end in .mkv, .mp4, .m4v or .mov";
 
@@ -63,7 +63,7 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
         // Whether it is constant is only known at the end; a timecode track tells its own.
         let timecode = input.streams().any(|stream| &output::facts(&stream).tag == b"tmcd");
         let rate = Some(info.video.average_rate).filter(|rate| rate.is_known() && !timecode);
-        let wish = Wish { source, input: &input, info, spec, container: muxer, samples: &samples, rate };
+        let wish = OutputRequest { source, input: &input, info, spec, container: muxer, samples: &samples, rate };
         let made = match rehearse(&wish) {
             Ok(made) => made,
             Err(error) if Fault::of(&error) == Fault::Unsupported => {
@@ -80,7 +80,7 @@ pub fn choose(source: &Path, info: &SourceInfo, spec: &EncoderSpec, wish: Option
                 muxer: muxer.to_owned(),
                 extension: extension_for(muxer, extension.as_deref()).to_owned(),
                 silent: made.has_sound && !keeps_audio,
-                notes: made.kept.iter().filter_map(Kept::note).collect(),
+                notes: made.kept.iter().filter_map(KeptStream::note).collect(),
                 losses,
             };
             best = Some((choice, made.weight));

@@ -11,13 +11,13 @@ use xxhash_rust::xxh3::Xxh3;
 use upscaled_core::path_text::escape;
 use upscaled_core::types::source::{Rational, StreamKind};
 
-use crate::demux::appended::{Parts, Restarts};
+use crate::demux::appended::{JoinedParts, Restarts};
 use crate::demux::late;
 use crate::ffi::output;
 use crate::mux::clock::{Clocks, StreamClock};
 use crate::mux::edit_list::Cutter;
-use crate::mux::pcm::Converter;
-use crate::mux::stream_selection::{How, Kept, kind, word};
+use crate::mux::pcm::PcmConverter;
+use crate::mux::stream_selection::{How, KeptStream, kind, word};
 use crate::timestamps::{Monotone, Round, Seconds};
 
 /// The time base of a stream.
@@ -45,7 +45,7 @@ pub fn read(input: &mut Input) -> Result<Option<Packet>> {
 }
 
 /// Opens a source for the packets of the streams that are kept by reading them.
-pub fn open(path: &Path, kept: &[Kept]) -> Result<Input> {
+pub fn open(path: &Path, kept: &[KeptStream]) -> Result<Input> {
     let mut input = late::open_source(path)?;
     for index in 0..input.nb_streams() as usize {
         if !kept.iter().any(|kept| kept.source == index && kept.how.is_read()) {
@@ -57,7 +57,7 @@ pub fn open(path: &Path, kept: &[Kept]) -> Result<Input> {
 
 /// What was written of a copied stream, to be found again by the verification.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct WrittenStream {
     pub packets: u64,
     /// Times of showing in ticks of the output: of the first packet, the latest one, and the latest end.
     pub first: Option<i64>,
@@ -108,11 +108,11 @@ impl TimeSum {
         self.content.update(data);
     }
 
-    pub fn written(&self, mended: u64, refused: u64) -> Written {
+    pub fn written(&self, mended: u64, refused: u64) -> WrittenStream {
         let samples = (self.bytes, self.content.digest());
         let (digest, payload) = (self.hash.digest(), self.payload.digest());
         let (packets, first, last, end) = (self.packets, self.first, self.last, self.end);
-        Written { packets, first, last, end, digest, payload, mended, samples, refused }
+        WrittenStream { packets, first, last, end, digest, payload, mended, samples, refused }
     }
 }
 
@@ -126,13 +126,13 @@ pub struct Route {
     /// Ticks by which a reader will move the stream back (codec delay the muxer tells but
     /// does not apply).
     pub lead: i64,
-    /// As in [`crate::mux::start_times::Head`].
+    /// As in [`crate::mux::start_times::StreamStart`].
     pub keeps_lead: bool,
 }
 
 /// A packet's place in its stream.
 #[derive(Clone)]
-pub struct Mark {
+pub struct PacketMark {
     output: usize,
     pts: i64,
     duration: i64,
@@ -141,8 +141,8 @@ pub struct Mark {
     payload: Xxh3,
 }
 
-struct Track {
-    kept: Kept,
+struct CopiedTrack {
+    kept: KeptStream,
     route: Route,
     refused: u64,
     /// What the packets' times count in.
@@ -151,10 +151,10 @@ struct Track {
     times: Monotone,
     sum: TimeSum,
     cutter: Cutter,
-    converter: Option<Converter>,
+    converter: Option<PcmConverter>,
 }
 
-impl Track {
+impl CopiedTrack {
     /// Subtitles may overlap and data come in any order.
     fn is_dense(&self) -> bool {
         matches!(self.kept.kind, StreamKind::Audio | StreamKind::Video)
@@ -168,8 +168,8 @@ const HELD_BYTES: usize = 64 << 20;
 /// Reads the copied streams' packets with their final times.
 pub struct SourceFeed {
     input: Input,
-    parts: Parts,
-    tracks: Vec<Track>,
+    parts: JoinedParts,
+    tracks: Vec<CopiedTrack>,
     /// The video's stream in the source; watched only where clocks restart.
     video: usize,
     clocks: Clocks,
@@ -192,14 +192,14 @@ impl SourceFeed {
     /// (MP4, MOV).
     pub fn open(
         path: &Path,
-        kept: &[Kept],
+        kept: &[KeptStream],
         video: usize,
         routes: &[Route],
         shift: Seconds,
         strict: bool,
     ) -> Result<SourceFeed> {
         let mut input = open(path, kept).with_context(|| format!("copying the streams of {}", escape(path)))?;
-        let parts = Parts::of(&input, path);
+        let parts = JoinedParts::of(&input, path);
         if parts.restarts != Restarts::Never {
             output::keep(&mut input, video);
         }
@@ -207,14 +207,14 @@ impl SourceFeed {
         for route in routes.iter().copied() {
             if let Some(kept) = kept.iter().find(|kept| kept.source == route.source) {
                 let converter = match (kept.how, input.stream(route.source)) {
-                    (How::Pcm(pcm), Some(stream)) => Some(Converter::open(&stream, pcm)?),
+                    (How::Pcm(pcm), Some(stream)) => Some(PcmConverter::open(&stream, pcm)?),
                     _ => None,
                 };
-                let from = converter.as_ref().map_or(base_of(&input, route.source), Converter::base);
+                let from = converter.as_ref().map_or(base_of(&input, route.source), PcmConverter::base);
                 let (clock, times, sum) = Default::default();
                 let cutter = Cutter::new(kept.kind, route.keeps_lead);
                 let kept = kept.clone();
-                tracks.push(Track { kept, route, refused: 0, from, clock, times, sum, cutter, converter });
+                tracks.push(CopiedTrack { kept, route, refused: 0, from, clock, times, sum, cutter, converter });
             }
         }
         let clocks = Clocks::new(parts.restarts, base_of(&input, video));
@@ -356,7 +356,7 @@ impl SourceFeed {
     }
 
     /// The sum of what was really written counts this packet.
-    pub fn wrote(&mut self, mark: Mark) {
+    pub fn wrote(&mut self, mark: PacketMark) {
         if let Some(track) = self.tracks.iter_mut().find(|track| track.route.output == mark.output && mark.shown) {
             track.sum.payload = mark.payload;
             track.sum.add_time(mark.pts - track.route.lead, mark.duration);
@@ -364,7 +364,7 @@ impl SourceFeed {
     }
 
     /// The muxer refused a packet as damaged.
-    pub fn refused(&mut self, mark: &Mark) {
+    pub fn refused(&mut self, mark: &PacketMark) {
         if let Some(track) = self.tracks.iter_mut().find(|track| track.route.output == mark.output) {
             track.refused += 1;
         }
@@ -378,21 +378,22 @@ impl SourceFeed {
             (track, format!("{} {words}", track.refused))
         });
         let converted = self.tracks.iter().flat_map(|track| {
-            let losses = track.converter.as_ref().map(Converter::losses).unwrap_or_default();
+            let losses = track.converter.as_ref().map(PcmConverter::losses).unwrap_or_default();
             losses.into_iter().map(move |words| (track, words))
         });
-        let named =
-            |(track, words): (&Track, String)| format!("stream {} ({}): {words}", track.kept.source, track.kept.codec);
+        let named = |(track, words): (&CopiedTrack, String)| {
+            format!("stream {} ({}): {words}", track.kept.source, track.kept.codec)
+        };
         let late = self.late.iter().flat_map(BTreeMap::values).cloned();
         damaged.chain(converted).map(named).chain(late).collect()
     }
 
     /// What is remembered of a packet while the muxer has it.
-    pub fn mark(&self, packet: &Packet) -> Mark {
+    pub fn mark(&self, packet: &Packet) -> PacketMark {
         let track = self.tracks.iter().find(|track| track.route.output == packet.stream());
         let mut payload = track.map(|track| track.sum.payload.clone()).unwrap_or_default();
         payload.update(packet.data().unwrap_or_default());
-        Mark {
+        PacketMark {
             output: packet.stream(),
             pts: packet.pts().unwrap_or(0),
             duration: packet.duration(),
@@ -402,7 +403,7 @@ impl SourceFeed {
     }
 
     /// The stream of the source that a marked packet is of, for messages.
-    pub fn name(&self, mark: &Mark) -> String {
+    pub fn name(&self, mark: &PacketMark) -> String {
         match self.tracks.iter().find(|track| track.route.output == mark.output) {
             Some(track) => format!("stream {} ({})", track.kept.source, track.kept.codec),
             None => "a copied stream".into(),
@@ -410,7 +411,7 @@ impl SourceFeed {
     }
 
     /// What was given out of each output stream.
-    pub fn written(&self) -> Vec<(usize, Written)> {
+    pub fn written(&self) -> Vec<(usize, WrittenStream)> {
         self.tracks
             .iter()
             .map(|track| (track.route.output, track.sum.written(track.times.mended, track.refused)))
@@ -419,6 +420,6 @@ impl SourceFeed {
 }
 
 /// Not the empty samples MP4 fills the gaps between subtitles with.
-pub fn is_shown(kept: &Kept, packet: &Packet) -> bool {
+pub fn is_shown(kept: &KeptStream, packet: &Packet) -> bool {
     !(kept.codec == "mov_text" && packet.size() <= 2)
 }

@@ -8,11 +8,11 @@ use upscaled_core::types::source::{Rational, StreamKind};
 use crate::demux::streams::metadata;
 use crate::ffi::{input, output, tags};
 use crate::mux::languages;
-use crate::mux::stream_selection::{How, Kept, kind};
+use crate::mux::stream_selection::{How, KeptStream, kind};
 
 /// What stands in which row: readers keep the order of the muxer inside a row, not between rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Row {
+pub enum HeaderRow {
     Track,
     /// Attachments and cover art.
     Picture,
@@ -24,7 +24,7 @@ pub enum Row {
 /// A stream as a reader finds it, before any packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamHeader {
-    pub row: Row,
+    pub row: HeaderRow,
     pub kind: StreamKind,
     pub codec: String,
     pub language: Option<String>,
@@ -42,10 +42,10 @@ impl StreamHeader {
         let facts = output::facts(stream);
         let kind = kind(&facts);
         let row = match kind {
-            StreamKind::Attachment | StreamKind::CoverArt => Row::Picture,
-            StreamKind::Data if &facts.tag == b"tmcd" => Row::Timecode,
-            StreamKind::Data if &facts.tag == b"text" => Row::Chapters,
-            _ => Row::Track,
+            StreamKind::Attachment | StreamKind::CoverArt => HeaderRow::Picture,
+            StreamKind::Data if &facts.tag == b"tmcd" => HeaderRow::Timecode,
+            StreamKind::Data if &facts.tag == b"text" => HeaderRow::Chapters,
+            _ => HeaderRow::Track,
         };
         let (num, den) = input::stream_facts(stream).sample_aspect;
         StreamHeader {
@@ -78,13 +78,13 @@ impl Header {
 
     /// Where each kept stream stands; `None` for what is not there. `kept`: in the muxer's order, and whether anything was
     /// written of it (MP4 and MOV leave out a track without packets). `source` tells the timecode of a stream of the source.
-    pub fn places(&self, kept: &[(&Kept, bool)], source: &dyn Fn(usize) -> Option<String>) -> Vec<Option<usize>> {
-        let row = |wanted: Row| {
+    pub fn places(&self, kept: &[(&KeptStream, bool)], source: &dyn Fn(usize) -> Option<String>) -> Vec<Option<usize>> {
+        let row = |wanted: HeaderRow| {
             let streams = self.streams.iter().enumerate();
             streams.filter(move |(_, stream)| stream.row == wanted).map(|(index, _)| index)
         };
-        let (mut tracks, mut pictures) = (row(Row::Track), row(Row::Picture));
-        let mut timecodes: Vec<usize> = row(Row::Timecode).collect();
+        let (mut tracks, mut pictures) = (row(HeaderRow::Track), row(HeaderRow::Picture));
+        let mut timecodes: Vec<usize> = row(HeaderRow::Timecode).collect();
         let mut found = Vec::with_capacity(kept.len());
         for (kept, written) in kept {
             found.push(match kept.how {
@@ -118,7 +118,7 @@ pub fn same_codec(a: &str, b: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn stream(row: Row, timecode: Option<&str>) -> StreamHeader {
+    fn stream(row: HeaderRow, timecode: Option<&str>) -> StreamHeader {
         let (kind, codec, tags) = (StreamKind::Data, String::new(), Vec::new());
         let timecode = timecode.map(str::to_owned);
         StreamHeader { row, kind, codec, language: None, disposition: 0, aspect: None, timecode, tags }
@@ -126,12 +126,19 @@ mod tests {
 
     #[test]
     fn each_row_keeps_its_order_and_timecodes_are_known_by_their_start() {
-        let rows = [Row::Track, Row::Chapters, Row::Track, Row::Timecode, Row::Timecode, Row::Picture];
+        let rows = [
+            HeaderRow::Track,
+            HeaderRow::Chapters,
+            HeaderRow::Track,
+            HeaderRow::Timecode,
+            HeaderRow::Timecode,
+            HeaderRow::Picture,
+        ];
         let mut streams: Vec<_> = rows.map(|row| stream(row, None)).into();
         streams[3].timecode = Some("01:00:00:00".into());
         streams[4].timecode = Some("02:00:00:00".into());
         let header = Header { streams, chapters: 1 };
-        let kept = |source, how| Kept { source, kind: StreamKind::Data, how, codec: String::new(), recut: false };
+        let kept = |source, how| KeptStream { source, kind: StreamKind::Data, how, codec: String::new(), recut: false };
         let all = [
             kept(0, How::Cover),
             kept(1, How::Copied),

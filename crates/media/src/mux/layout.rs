@@ -14,9 +14,9 @@ use upscaled_core::types::source::{Rational, SourceInfo};
 use crate::demux::streams::metadata;
 use crate::ffi::muxer::Muxer;
 use crate::ffi::output;
-use crate::mux::orientation::View;
-use crate::mux::start_times::Head;
-use crate::mux::stream_selection::{How, Kept, track};
+use crate::mux::orientation::DisplayOrientation;
+use crate::mux::start_times::StreamStart;
+use crate::mux::stream_selection::{How, KeptStream, track};
 use crate::mux::{header, languages};
 use crate::timestamps::Seconds;
 
@@ -37,8 +37,8 @@ pub struct Outline<'a> {
     pub info: &'a SourceInfo,
     pub spec: &'a EncoderSpec,
     pub container: &'a str,
-    pub kept: &'a [Kept],
-    pub heads: &'a [Head],
+    pub kept: &'a [KeptStream],
+    pub heads: &'a [StreamStart],
     pub left_out: LeftOut,
     /// Of the video: its codec header, by how many frames decoding runs ahead, and its rate where that is constant.
     pub extradata: &'a [u8],
@@ -47,12 +47,12 @@ pub struct Outline<'a> {
 }
 
 /// Where each kept stream stands in the muxer.
-pub struct Layout {
+pub struct StreamLayout {
     pub video: usize,
     /// With the muxer's number; timecode tracks, which it makes itself, last.
-    pub streams: Vec<(Kept, usize)>,
+    pub streams: Vec<(KeptStream, usize)>,
     /// What the source's frames say of the picture.
-    pub view: View,
+    pub view: DisplayOrientation,
 }
 
 impl Outline<'_> {
@@ -60,8 +60,8 @@ impl Outline<'_> {
     ///
     /// # Errors
     /// The muxer's refusal, or [`Fault::SourceChanged`].
-    pub fn lay_out(&self, muxer: &mut Muxer, shift: Seconds) -> Result<Layout> {
-        let (mut video, mut view) = (None, View::default());
+    pub fn lay_out(&self, muxer: &mut Muxer, shift: Seconds) -> Result<StreamLayout> {
+        let (mut video, mut view) = (None, DisplayOrientation::default());
         let mut streams = Vec::new();
         let mut timecodes = Vec::new();
         for kept in self.kept {
@@ -72,7 +72,7 @@ impl Outline<'_> {
                 How::Upscaled => {
                     let index = self.add_video(muxer, kept)?;
                     if !self.left_out.side_data {
-                        view = View::of(&self.info.video.in_band, &from, self.spec.codec, self.container);
+                        view = DisplayOrientation::of(&self.info.video.in_band, &from, self.spec.codec, self.container);
                         view.describe(muxer, index)?;
                     }
                     video = Some(index);
@@ -124,12 +124,12 @@ impl Outline<'_> {
         streams.extend(timecodes.into_iter().enumerate().map(|(i, kept)| (kept, count + i)));
         header::describe_file(muxer, self.input, shift, !self.left_out.file_tags, !self.left_out.chapters)?;
         match video {
-            Some(video) => Ok(Layout { video, streams, view }),
+            Some(video) => Ok(StreamLayout { video, streams, view }),
             None => Err(Fault::SourceChanged.because(format!("{} has no stream to replace", escape(self.source)))),
         }
     }
 
-    fn add_video(&self, muxer: &mut Muxer, kept: &Kept) -> Result<usize> {
+    fn add_video(&self, muxer: &mut Muxer, kept: &KeptStream) -> Result<usize> {
         let Some(from) = self.input.stream(kept.source) else {
             bail!("stream {} is gone from {}", kept.source, escape(self.source));
         };
@@ -161,7 +161,7 @@ impl Outline<'_> {
 }
 
 /// The packets of cover art, to be written before all others.
-pub fn pictures(input: &Input, layout: &Layout) -> Vec<Packet> {
+pub fn pictures(input: &Input, layout: &StreamLayout) -> Vec<Packet> {
     let covers = layout.streams.iter().filter(|(kept, _)| kept.how == How::Cover);
     covers
         .filter_map(|(kept, output)| {
@@ -176,7 +176,7 @@ pub fn pictures(input: &Input, layout: &Layout) -> Vec<Packet> {
 }
 
 /// The languages that FFmpeg's MOV muxer has no number for, by track, as [`crate::mux::quicktime_language`] wants them.
-pub fn open_languages(container: &str, input: &Input, layout: &Layout) -> Vec<(u32, String)> {
+pub fn open_languages(container: &str, input: &Input, layout: &StreamLayout) -> Vec<(u32, String)> {
     if container != "mov" {
         return Vec::new();
     }

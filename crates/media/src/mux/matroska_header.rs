@@ -11,15 +11,15 @@ use upscaled_core::types::source::{Rational, StreamKind};
 
 use crate::ffi::muxer::Muxer;
 use crate::ffi::{output, tags};
-use crate::mux::matroska::{Facts, Mending, Track, TrackKind, TrackMending, Written};
-use crate::mux::stream_selection::{How, Kept, kind};
+use crate::mux::matroska::{MatroskaTrack, Mending, SegmentFacts, TrackKind, TrackMending, WrittenHeader};
+use crate::mux::stream_selection::{How, KeptStream, kind};
 use crate::timestamps::{Round, Seconds};
 
 const NANO: Rational = Rational::new(1, 1_000_000_000);
 
 /// What a source says, with the tracks of its streams.
 pub struct Beyond {
-    facts: Facts,
+    facts: SegmentFacts,
     /// For each stream of FFmpeg's, the index of its track.
     tracks: Vec<Option<usize>>,
 }
@@ -33,13 +33,13 @@ impl Beyond {
         if !input.format().name().split(',').any(|name| name == "matroska") {
             return Ok(None);
         }
-        let facts = Facts::read(source).with_context(|| format!("reading {}", escape(source)))?;
+        let facts = SegmentFacts::read(source).with_context(|| format!("reading {}", escape(source)))?;
         let mut tracks = vec![None; input.nb_streams() as usize];
         // FFmpeg makes streams of tracks in their order, and of attachments behind them.
         let kinds = input.streams().map(|stream| (stream.index(), kind(&output::facts(&stream))));
         let streams: Vec<_> =
             kinds.filter(|(_, kind)| !matches!(kind, StreamKind::Attachment | StreamKind::CoverArt)).collect();
-        let fits = |kind: StreamKind, track: &Track| match track.kind {
+        let fits = |kind: StreamKind, track: &MatroskaTrack| match track.kind {
             TrackKind::Video => kind == StreamKind::Video,
             TrackKind::Audio => kind == StreamKind::Audio,
             TrackKind::Subtitle => kind == StreamKind::Subtitle,
@@ -53,7 +53,7 @@ impl Beyond {
         Ok(Some(Beyond { facts, tracks }))
     }
 
-    fn track(&self, kept: &Kept) -> Option<&Track> {
+    fn track(&self, kept: &KeptStream) -> Option<&MatroskaTrack> {
         let written = kept.how.is_read() || kept.how == How::Upscaled;
         let track = self.tracks.get(kept.source).copied().flatten().filter(|_| written)?;
         self.facts.tracks.get(track)
@@ -73,9 +73,9 @@ impl Beyond {
     }
 
     /// Names what of it an output does not keep.
-    pub fn losses(&self, input: &Input, kept: &[Kept], container: &str) -> Vec<String> {
+    pub fn losses(&self, input: &Input, kept: &[KeptStream], container: &str) -> Vec<String> {
         let mapped = self.tracks.iter().any(Option::is_some);
-        let written = Written {
+        let written = WrittenHeader {
             matroska: container == "matroska",
             chapters: self.keeps_chapters(input, container),
             delivered: input.nb_chapters() as usize,
@@ -101,7 +101,7 @@ impl Beyond {
         &self,
         muxer: &mut Muxer,
         input: &Input,
-        streams: &[(Kept, usize)],
+        streams: &[(KeptStream, usize)],
         sizes: [(u32, u32); 2],
         shift: Seconds,
     ) -> Mending {

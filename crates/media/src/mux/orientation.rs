@@ -17,7 +17,7 @@ use crate::ffi::output;
 
 /// What is written of the source's frames' own words.
 #[derive(Debug, Default)]
-pub struct View {
+pub struct DisplayOrientation {
     /// For the header of the stream.
     header: Vec<(AVPacketSideDataType, Vec<u8>)>,
     /// For every key frame.
@@ -28,11 +28,11 @@ pub struct View {
     unofficial: bool,
 }
 
-impl View {
+impl DisplayOrientation {
     /// For a source stream whose frames say `in_band`.
-    pub fn of(in_band: &InBand, from: &Stream<'_>, codec: Codec, container: &str) -> View {
+    pub fn of(in_band: &InBand, from: &Stream<'_>, codec: Codec, container: &str) -> DisplayOrientation {
         let in_header = |kind| output::stream_side_data(from, kind).is_some();
-        let mut view = View::default();
+        let mut view = DisplayOrientation::default();
         if let Some(matrix) = in_band.matrix.as_ref().filter(|_| !in_header(AV_PKT_DATA_DISPLAYMATRIX)) {
             let message = sei::orientation(codec, matrix).filter(|_| container == "matroska");
             // Never in both places: some players would turn it twice.

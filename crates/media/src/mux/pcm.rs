@@ -23,7 +23,7 @@ pub struct Wider {
 }
 
 /// Decodes a stream into packets of plain PCM.
-pub struct Converter {
+pub struct PcmConverter {
     decoder: decoder::Audio,
     frame: frame::Audio,
     stream: usize,
@@ -37,9 +37,9 @@ pub struct Converter {
     strange: u64,
 }
 
-impl Converter {
+impl PcmConverter {
     /// Opens the decoder of a stream.
-    pub fn open(stream: &Stream<'_>, pcm: Pcm) -> Result<Converter> {
+    pub fn open(stream: &Stream<'_>, pcm: Pcm) -> Result<PcmConverter> {
         let mut decoder = codec::Context::from_parameters(stream.parameters())?.decoder();
         decoder.set_packet_time_base(stream.time_base());
         let decoder = decoder.audio()?;
@@ -49,7 +49,7 @@ impl Converter {
         }
         let (next, refused, strange) = Default::default();
         let frame = frame::Audio::empty();
-        Ok(Converter { decoder, frame, stream: stream.index(), pcm, rate, channels, next, refused, strange })
+        Ok(PcmConverter { decoder, frame, stream: stream.index(), pcm, rate, channels, next, refused, strange })
     }
 
     /// Returns what the times of the packets made count in: samples.

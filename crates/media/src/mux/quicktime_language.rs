@@ -13,7 +13,7 @@ const BOXES_MAX: usize = 4096;
 
 /// A box: where its content begins, and its end.
 #[derive(Clone, Copy)]
-struct Span {
+struct BoxSpan {
     start: u64,
     end: u64,
 }
@@ -26,7 +26,7 @@ pub fn complete(file: &File, wanted: &[(u32, String)]) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let whole = Span { start: 0, end: file.metadata()?.len() };
+    let whole = BoxSpan { start: 0, end: file.metadata()?.len() };
     for track in children(file, whole, b"moov")?
         .into_iter()
         .map(|moov| children(file, moov, b"trak"))
@@ -45,7 +45,7 @@ pub fn complete(file: &File, wanted: &[(u32, String)]) -> Result<()> {
     Ok(())
 }
 
-fn write_language(file: &File, header: Span, code: &str) -> Result<()> {
+fn write_language(file: &File, header: BoxSpan, code: &str) -> Result<()> {
     let mut version = [0u8; 1];
     file.read_exact_at(&mut version, header.start)?;
     let at = header.start + if version[0] == 1 { 32 } else { 20 };
@@ -69,7 +69,7 @@ fn packed(code: &str) -> Option<u16> {
 }
 
 /// A number of 32 bits of a box, where versions 0 and 1 have it.
-fn field(file: &File, of: Span, old: u64, new: u64) -> Result<Option<u32>> {
+fn field(file: &File, of: BoxSpan, old: u64, new: u64) -> Result<Option<u32>> {
     let mut version = [0u8; 1];
     if of.end <= of.start {
         return Ok(None);
@@ -85,7 +85,7 @@ fn field(file: &File, of: Span, old: u64, new: u64) -> Result<Option<u32>> {
 }
 
 /// The boxes of a kind inside a span.
-fn children(file: &File, within: Span, kind: &[u8; 4]) -> Result<Vec<Span>> {
+fn children(file: &File, within: BoxSpan, kind: &[u8; 4]) -> Result<Vec<BoxSpan>> {
     let mut found = Vec::new();
     let mut at = within.start;
     for _ in 0..BOXES_MAX {
@@ -107,7 +107,7 @@ fn children(file: &File, within: Span, kind: &[u8; 4]) -> Result<Vec<Span>> {
             break;
         }
         if head[4..8] == *kind {
-            found.push(Span { start: at + header, end: at + size });
+            found.push(BoxSpan { start: at + header, end: at + size });
         }
         at += size;
     }

@@ -14,18 +14,18 @@ use upscaled_core::types::source::{Rational, SourceInfo};
 
 use crate::demux::late;
 use crate::ffi::output;
-use crate::ffi::scratch::Scratch;
+use crate::ffi::scratch::ScratchFile;
 use crate::mux::header_facts::{Header, StreamHeader};
-use crate::mux::layout::{Layout, LeftOut, Outline, open_languages, pictures};
+use crate::mux::layout::{LeftOut, Outline, StreamLayout, open_languages, pictures};
 use crate::mux::rehearsal_stream::{stand_in_packet, write_from_zero};
 use crate::mux::samples::Samples;
-use crate::mux::stream_selection::{How, Kept, Selection, container_word, select, stand_in, word};
+use crate::mux::stream_selection::{How, KeptStream, Selection, container_word, select, stand_in, word};
 use crate::mux::{header, quicktime_language, rehearsal_losses};
 use crate::timestamps::Seconds;
 
 /// What the output is to be made of.
 #[derive(Clone, Copy)]
-pub struct Wish<'a> {
+pub struct OutputRequest<'a> {
     pub source: &'a Path,
     pub input: &'a Input,
     pub info: &'a SourceInfo,
@@ -40,7 +40,7 @@ pub struct Wish<'a> {
 /// What came of a rehearsal.
 pub struct Rehearsal {
     /// The streams that are kept, in the source's order.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<KeptStream>,
     /// What has to be left out of their description.
     pub left_out: LeftOut,
     /// What a reader finds in the header.
@@ -90,7 +90,7 @@ const LEFT_OUT: [(LeftOut, &str); 6] = {
 /// # Errors
 /// [`Fault::Unsupported`] when the container does not take what is to be kept, whatever is left out of its description;
 /// those of reading the source.
-pub fn rehearse(wish: &Wish<'_>) -> Result<Rehearsal> {
+pub fn rehearse(wish: &OutputRequest<'_>) -> Result<Rehearsal> {
     let Selection { mut kept, mut losses, mut weight } =
         select(wish.input, wish.info, wish.spec, wish.container, wish.samples)?;
     loop {
@@ -122,7 +122,7 @@ enum Without {
 }
 
 /// An attempt with less of the description, or without one of the streams, where the whole is refused for `why`.
-fn reduced(wish: &Wish<'_>, kept: &[Kept], why: &str) -> Result<(Tried, Without)> {
+fn reduced(wish: &OutputRequest<'_>, kept: &[KeptStream], why: &str) -> Result<(RehearsedFile, Without)> {
     let container = container_word(wish.container);
     for (left_out, words) in LEFT_OUT {
         if let Ok(tried) = attempt(wish, kept, left_out) {
@@ -139,12 +139,12 @@ fn reduced(wish: &Wish<'_>, kept: &[Kept], why: &str) -> Result<(Tried, Without)
     Err(Fault::Unsupported.because(format!("{container} does not take its streams together: {why}")))
 }
 
-fn lost_words(kept: &Kept, why: &str) -> String {
+fn lost_words(kept: &KeptStream, why: &str) -> String {
     format!("{} stream {} ({}): {why}", word(kept.kind), kept.source, kept.codec)
 }
 
 /// The first stream that was written and that no reader finds, with words; never a timecode track, which is told for itself.
-fn lost(wish: &Wish<'_>, tried: &Tried) -> Result<Option<(usize, String)>> {
+fn lost(wish: &OutputRequest<'_>, tried: &RehearsedFile) -> Result<Option<(usize, String)>> {
     let header = Header::of(&tried.scratch.read().context("reading the rehearsed file")?);
     let listed = tried.listed();
     let found = header.places(&listed, &|stream| rehearsal_losses::timecode(wish.input, stream));
@@ -161,23 +161,23 @@ fn lost(wish: &Wish<'_>, tried: &Tried) -> Result<Option<(usize, String)>> {
 }
 
 /// A rehearsed file.
-struct Tried {
-    scratch: Scratch,
-    layout: Layout,
+struct RehearsedFile {
+    scratch: ScratchFile,
+    layout: StreamLayout,
     left_out: LeftOut,
     /// Of which of the layout's streams something was written.
     written: Vec<bool>,
 }
 
-impl Tried {
-    fn listed(&self) -> Vec<(&Kept, bool)> {
+impl RehearsedFile {
+    fn listed(&self) -> Vec<(&KeptStream, bool)> {
         self.layout.streams.iter().map(|(kept, _)| kept).zip(self.written.iter().copied()).collect()
     }
 }
 
 /// Writes header and first packets.
-fn attempt(wish: &Wish<'_>, kept: &[Kept], left_out: LeftOut) -> Result<Tried> {
-    let scratch = Scratch::new()?;
+fn attempt(wish: &OutputRequest<'_>, kept: &[KeptStream], left_out: LeftOut) -> Result<RehearsedFile> {
+    let scratch = ScratchFile::new()?;
     let mut muxer = scratch.muxer(wish.container)?;
     let outline = Outline {
         source: wish.source,
@@ -221,16 +221,16 @@ fn attempt(wish: &Wish<'_>, kept: &[Kept], left_out: LeftOut) -> Result<Tried> {
     }
     muxer.finish().context("closing the file")?;
     quicktime_language::complete(scratch.file(), &open_languages(wish.container, wish.input, &layout))?;
-    Ok(Tried { scratch, layout, left_out, written })
+    Ok(RehearsedFile { scratch, layout, left_out, written })
 }
 
 /// Reads the rehearsed file and compares it with the source.
 fn compared(
-    wish: &Wish<'_>,
-    mut kept: Vec<Kept>,
+    wish: &OutputRequest<'_>,
+    mut kept: Vec<KeptStream>,
     weight: usize,
     mut losses: Vec<String>,
-    tried: &Tried,
+    tried: &RehearsedFile,
 ) -> Result<Rehearsal> {
     let input = tried.scratch.read().context("reading the rehearsed file")?;
     let header = Header::of(&input);

@@ -6,7 +6,7 @@ use crate::demux::streams::metadata;
 use crate::ffi::tags;
 use crate::mux::header_facts::StreamHeader;
 use crate::mux::languages;
-use crate::mux::rehearsal::{Rehearsal, Wish};
+use crate::mux::rehearsal::{OutputRequest, Rehearsal};
 use crate::mux::stream_selection::{How, clean_tags, container_word};
 
 /// Aspect ratios are stored as whole display pixels in some containers.
@@ -37,7 +37,7 @@ pub fn timecode(input: &Input, stream: usize) -> Option<String> {
 }
 
 /// Compares each kept stream with what was read back of it.
-pub fn of_streams(wish: &Wish<'_>, made: &Rehearsal) -> Vec<String> {
+pub fn of_streams(wish: &OutputRequest<'_>, made: &Rehearsal) -> Vec<String> {
     let mut told = Vec::new();
     for kept in &made.kept {
         let (Some(from), Some(there)) = (wish.input.stream(kept.source), made.promised(kept.source)) else { continue };

@@ -7,11 +7,11 @@ use upscaled_core::types::encoder::{Codec, EncoderSpec};
 use upscaled_core::types::source::{Rational, StreamKind};
 
 use crate::ffi::muxer::Muxer;
-use crate::ffi::scratch::Scratch;
+use crate::ffi::scratch::ScratchFile;
 use crate::ffi::{output, tags};
-use crate::mux::copied_streams::{TimeSum, Written};
+use crate::mux::copied_streams::{TimeSum, WrittenStream};
 use crate::mux::header::describe_attachment;
-use crate::mux::header_facts::{Header, Row, same_codec};
+use crate::mux::header_facts::{Header, HeaderRow, same_codec};
 use crate::mux::stream_selection::{clean_tags, stand_in, track};
 use crate::timestamps::{Monotone, Round, Seconds, rescale};
 
@@ -40,7 +40,7 @@ pub fn write_from_zero(
     from: Rational,
     packets: &[Packet],
     strict: bool,
-) -> Result<Written> {
+) -> Result<WrittenStream> {
     let base = muxer.time_base(to);
     let start = packets.iter().filter_map(|packet| packet.pts().or(packet.dts())).min().unwrap_or(0);
     let at = |ticks: i64| rescale(ticks.saturating_sub(start), from, base, Round::Nearest);
@@ -78,7 +78,7 @@ pub fn try_stream(
     spec: &EncoderSpec,
     muxer: &str,
 ) -> Result<()> {
-    let scratch = Scratch::new()?;
+    let scratch = ScratchFile::new()?;
     let mut trial = scratch.muxer(muxer)?;
     let mut video = track(spec, stand_in(spec.codec), muxer);
     video.sample_aspect = Rational::new(0, 1);
@@ -103,7 +103,7 @@ pub fn try_stream(
     let wanted = output::facts(stream).codec;
     let mut input = scratch.read()?;
     let header = Header::of(&input);
-    let mut tracks = header.streams.iter().enumerate().filter(|(_, stream)| stream.row == Row::Track);
+    let mut tracks = header.streams.iter().enumerate().filter(|(_, stream)| stream.row == HeaderRow::Track);
     let Some((found, there)) = tracks.nth(1) else { bail!("it is not there when the file is read") };
     match there.codec.as_str() {
         "none" => bail!("no reader knows it again"),
@@ -132,11 +132,11 @@ pub fn try_stream(
 ///
 /// # Errors
 /// What differs, in words.
-pub fn same_packets(written: &Written, read: &Written, base: Rational) -> Result<(), String> {
+pub fn same_packets(written: &WrittenStream, read: &WrittenStream, base: Rational) -> Result<(), String> {
     if written.packets == read.packets && written.digest == read.digest {
         return Ok(());
     }
-    let span = |of: &Written| Seconds::of(of.last - of.first.unwrap_or(0), base);
+    let span = |of: &WrittenStream| Seconds::of(of.last - of.first.unwrap_or(0), base);
     let (wanted, found) = (span(written), span(read));
     let late = found.minus(wanted);
     if written.payload == read.payload && !PIECE_MAX.is_less(late.abs()) {
@@ -157,7 +157,7 @@ pub fn same_packets(written: &Written, read: &Written, base: Rational) -> Result
 mod tests {
     use super::*;
 
-    fn sum(packets: &[(i64, &[u8])]) -> Written {
+    fn sum(packets: &[(i64, &[u8])]) -> WrittenStream {
         let mut sum = TimeSum::default();
         packets.iter().for_each(|(pts, data)| sum.add(*pts, 0, data));
         sum.written(0, 0)

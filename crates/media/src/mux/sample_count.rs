@@ -7,7 +7,7 @@ use anyhow::Result;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::{Packet, Stream, codec, decoder, frame};
 
-use crate::demux::appended::Parts;
+use crate::demux::appended::JoinedParts;
 use crate::demux::late;
 use crate::ffi::output;
 use crate::timestamps::Seconds;
@@ -84,7 +84,7 @@ impl Counter {
 /// Those of opening it, and of `beat`.
 pub fn count(path: &Path, tracks: &[usize], beat: &dyn Fn() -> Result<()>) -> Result<Vec<(usize, Heard)>> {
     let mut input = late::open_source(path)?;
-    let parts = Parts::of(&input, path);
+    let parts = JoinedParts::of(&input, path);
     let mut counters = open(&input, tracks);
     for index in 0..input.nb_streams() as usize {
         if !counters.iter().any(|(track, _)| *track == index) {

@@ -8,11 +8,11 @@ use ffmpeg_next::format::context::Input;
 
 use upscaled_core::types::source::{Rational, StreamKind};
 
-use crate::demux::appended::Parts;
+use crate::demux::appended::JoinedParts;
 use crate::ffi::output;
 use crate::mux::copied_streams::{base_of, open, read};
 use crate::mux::edit_list::Cutter;
-use crate::mux::stream_selection::{How, Kept};
+use crate::mux::stream_selection::{How, KeptStream};
 use crate::timestamps::{Round, Seconds};
 
 /// How far a source is read to find where its streams begin.
@@ -23,7 +23,7 @@ const HEAD_EACH: usize = 16;
 
 /// Where a copied stream begins.
 #[derive(Clone, Copy, Debug)]
-pub struct Head {
+pub struct StreamStart {
     pub source: usize,
     /// Earliest time among the first packets.
     pub start: Seconds,
@@ -40,14 +40,14 @@ pub struct Head {
 }
 
 /// Reads the beginning of the source and says where each copied stream begins in a container.
-pub fn heads(path: &Path, kept: &[Kept], muxer: &str) -> Result<Vec<Head>> {
+pub fn heads(path: &Path, kept: &[KeptStream], muxer: &str) -> Result<Vec<StreamStart>> {
     let copied: Vec<_> = kept.iter().filter(|kept| kept.how.is_read()).collect();
     if copied.is_empty() {
         return Ok(Vec::new());
     }
     let mut input = open(path, kept)?;
-    let parts = Parts::of(&input, path);
-    let mut found: Vec<(usize, Option<(Head, Cutter)>)> = copied.iter().map(|_| (0, None)).collect();
+    let parts = JoinedParts::of(&input, path);
+    let mut found: Vec<(usize, Option<(StreamStart, Cutter)>)> = copied.iter().map(|_| (0, None)).collect();
     let (mut packets, mut bytes) = (0, 0);
     while packets < HEAD_PACKETS && bytes < HEAD_BYTES {
         let Some(mut packet) = read(&mut input)? else { break };
@@ -73,7 +73,7 @@ pub fn heads(path: &Path, kept: &[Kept], muxer: &str) -> Result<Vec<Head>> {
             }
             *seen += 1;
         });
-        let steady = |kept: &Kept| matches!(kept.kind, StreamKind::Audio | StreamKind::Video);
+        let steady = |kept: &KeptStream| matches!(kept.kind, StreamKind::Audio | StreamKind::Video);
         if copied.iter().zip(&found).all(|(kept, (seen, _))| !steady(kept) || *seen >= HEAD_EACH) {
             break;
         }
@@ -81,7 +81,7 @@ pub fn heads(path: &Path, kept: &[Kept], muxer: &str) -> Result<Vec<Head>> {
     Ok(found.into_iter().filter_map(|(_, head)| head).map(|(head, _)| head).collect())
 }
 
-fn first_head(input: &Input, kept: &Kept, packet: &Packet, start: Seconds, muxer: &str) -> Head {
+fn first_head(input: &Input, kept: &KeptStream, packet: &Packet, start: Seconds, muxer: &str) -> StreamStart {
     let facts = input.stream(kept.source).map(|stream| output::facts(&stream));
     let (rate, known) = facts.map_or((0, 0), |facts| (facts.sample_rate, facts.initial_padding));
     let negative = start.is_less(Seconds::ZERO);
@@ -102,14 +102,14 @@ fn first_head(input: &Input, kept: &Kept, packet: &Packet, start: Seconds, muxer
     let hidden = !start.plus(padding_time).plus(Seconds::new(1, 1000)).is_less(Seconds::ZERO);
     let keeps_lead = kept.how == How::Copied && (muxer != "matroska" || padding > 0 && hidden);
     let skipped = time(i128::from(skipped));
-    Head { source: kept.source, start, padding, padding_time, recut: kept.recut, skipped, keeps_lead }
+    StreamStart { source: kept.source, start, padding, padding_time, recut: kept.recut, skipped, keeps_lead }
 }
 
 /// The one shift of all streams. MP4 and MOV hold negative times (edit lists): none. Matroska
 /// does not, beyond an audio stream's own codec delay: everything moves up by whole
 /// milliseconds. Where a source's clock begins anywhere (MPEG-TS), the earliest stream
 /// begins at zero.
-pub fn common_shift(muxer: &str, arbitrary_origin: bool, video_start: Seconds, heads: &[Head]) -> Seconds {
+pub fn common_shift(muxer: &str, arbitrary_origin: bool, video_start: Seconds, heads: &[StreamStart]) -> Seconds {
     let earliest = heads.iter().map(|head| head.start).fold(video_start, |a, b| if b.is_less(a) { b } else { a });
     if arbitrary_origin && Seconds::ZERO.is_less(earliest) {
         return Seconds::ZERO.minus(earliest);
@@ -126,12 +126,12 @@ pub fn common_shift(muxer: &str, arbitrary_origin: bool, video_start: Seconds, h
 }
 
 /// Trims at the start of audio streams that the container cannot tell a player, in words.
-pub fn untold_trims(muxer: &str, kept: &[Kept], heads: &[Head]) -> Vec<String> {
-    let untold = |head: &&Head| {
+pub fn untold_trims(muxer: &str, kept: &[KeptStream], heads: &[StreamStart]) -> Vec<String> {
+    let untold = |head: &&StreamStart| {
         let trimmed = Seconds::ZERO.is_less(head.skipped) && head.start.is_less(Seconds::ZERO);
         muxer == "matroska" && head.padding == 0 && trimmed
     };
-    let words = |head: &Head| {
+    let words = |head: &StreamStart| {
         let codec = kept.iter().find(|kept| kept.source == head.source).map_or("audio", |kept| kept.codec.as_str());
         let milliseconds = -1000.0 * head.start.value();
         let why = "made for the decoder to begin with, which Matroska cannot tell: they are heard";
@@ -144,9 +144,9 @@ pub fn untold_trims(muxer: &str, kept: &[Kept], heads: &[Head]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn head(start: Seconds, padding: Seconds) -> Head {
+    fn head(start: Seconds, padding: Seconds) -> StreamStart {
         let (skipped, keeps_lead) = (Seconds::ZERO, true);
-        Head { source: 1, start, padding: 0, padding_time: padding, recut: false, skipped, keeps_lead }
+        StreamStart { source: 1, start, padding: 0, padding_time: padding, recut: false, skipped, keeps_lead }
     }
 
     #[test]

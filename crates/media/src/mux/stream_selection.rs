@@ -46,7 +46,7 @@ impl How {
 
 /// A stream that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct KeptStream {
     /// Index in the source.
     pub source: usize,
     pub kind: StreamKind,
@@ -56,7 +56,7 @@ pub struct Kept {
     pub recut: bool,
 }
 
-impl Kept {
+impl KeptStream {
     /// Returns what becomes of a stream that is neither copied nor lost, in words.
     pub fn note(&self) -> Option<String> {
         match self.how {
@@ -79,7 +79,7 @@ impl Kept {
 /// What a container can keep of a source.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    pub kept: Vec<Kept>,
+    pub kept: Vec<KeptStream>,
     /// What is lost, in words.
     pub losses: Vec<String>,
     /// Lost streams that people see or hear: fewer is better.
@@ -135,7 +135,7 @@ pub fn select(
 ) -> Result<Selection> {
     drop(Muxer::rehearse(muxer)?);
     let mut made = Selection::default();
-    let asked = Asked { info, spec, muxer, samples, begins_late: late::may_begin_late(input) };
+    let asked = StreamQuery { info, spec, muxer, samples, begins_late: late::may_begin_late(input) };
     for stream in input.streams() {
         let facts = output::facts(&stream);
         let kind = kind(&facts);
@@ -144,7 +144,7 @@ pub fn select(
             false => decide(&stream, &facts, kind, &asked),
         };
         match decided {
-            Ok(Some(how)) => made.kept.push(Kept {
+            Ok(Some(how)) => made.kept.push(KeptStream {
                 source: stream.index(),
                 kind,
                 how,
@@ -165,7 +165,7 @@ pub fn select(
 }
 
 /// What every stream is asked for.
-struct Asked<'a> {
+struct StreamQuery<'a> {
     info: &'a SourceInfo,
     spec: &'a EncoderSpec,
     muxer: &'a str,
@@ -178,9 +178,9 @@ fn decide(
     stream: &Stream<'_>,
     facts: &StreamFacts,
     kind: StreamKind,
-    asked: &Asked<'_>,
+    asked: &StreamQuery<'_>,
 ) -> Result<Option<How>, String> {
-    let &Asked { info, spec, muxer, samples, begins_late } = asked;
+    let &StreamQuery { info, spec, muxer, samples, begins_late } = asked;
     let matroska = muxer == "matroska";
     let refused = || format!("{} cannot hold it", container_word(muxer));
     if kind == StreamKind::Data {

@@ -19,7 +19,7 @@ use crate::demux::late;
 use crate::encode::picture;
 use crate::ffi::output;
 use crate::mux::assemble::{AssembleReport, OutputStream};
-use crate::mux::copied_streams::{TimeSum, Written, is_shown};
+use crate::mux::copied_streams::{TimeSum, WrittenStream, is_shown};
 use crate::mux::header_facts::{Header, StreamHeader, same_codec};
 use crate::mux::rehearsal_losses::ASPECT_TOLERANCE;
 use crate::mux::rehearsal_stream::same_packets;
@@ -324,8 +324,8 @@ fn check_copy(
     request: &VerifyRequest<'_>,
     output: &Input,
     stream: &OutputStream,
-    wanted: &Written,
-    found: &Written,
+    wanted: &WrittenStream,
+    found: &WrittenStream,
 ) -> Result<()> {
     let name =
         format!("output stream {} ({}, stream {} of the source)", stream.output, stream.kept.codec, stream.kept.source);

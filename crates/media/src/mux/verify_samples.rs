@@ -119,10 +119,11 @@ fn plural(count: usize) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mux::stream_selection::{How, Kept};
+    use crate::mux::stream_selection::{How, KeptStream};
 
     fn compared(wanted: (i128, i128), found: i128, errors: u64) -> Compared {
-        let kept = Kept { source: 1, kind: StreamKind::Audio, how: How::Copied, codec: "aac".into(), recut: false };
+        let kept =
+            KeptStream { source: 1, kind: StreamKind::Audio, how: How::Copied, codec: "aac".into(), recut: false };
         let stream = OutputStream { kept, output: 1, written: None, promised: None };
         let heard = |samples, trim| Heard {
             length: Seconds::new(samples, 48_000),

@@ -12,7 +12,7 @@ use upscaled_core::jail::Jail;
 use upscaled_core::shutdown::Shutdown;
 use upscaled_jobs::state::manifest::{Batch, Manifest};
 
-use crate::client::{Worker, reason};
+use crate::client::{WorkerClient, reason};
 
 /// How often workers are asked how far they are.
 const LOOK: Duration = Duration::from_millis(500);
@@ -72,7 +72,7 @@ impl Film {
 
 /// A worker and what it has been given.
 struct Hand {
-    worker: Worker,
+    worker: WorkerClient,
     batches: Vec<Batch>,
     /// When it last answered, and when it last had something new to tell.
     heard: Instant,
@@ -108,7 +108,13 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    pub fn new(film: Film, jail: Jail, workers: Vec<Worker>, batches: Vec<Batch>, shutdown: Shutdown) -> Coordinator {
+    pub fn new(
+        film: Film,
+        jail: Jail,
+        workers: Vec<WorkerClient>,
+        batches: Vec<Batch>,
+        shutdown: Shutdown,
+    ) -> Coordinator {
         let now = Instant::now();
         let hand = |worker| Hand {
             worker,

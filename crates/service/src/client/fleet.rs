@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use upscaled_core::shutdown::Shutdown;
 
-use crate::client::{Picture, Reply, Wish, Worker};
+use crate::client::{PictureRequest, ReceivedPicture, Reply, WorkerClient};
 
 /// A worker that did not answer is left out for so long.
 const DEAD: Duration = Duration::from_secs(15);
@@ -18,8 +18,8 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// What became of a picture.
 #[derive(Debug)]
-pub enum Outcome {
-    Done(Picture),
+pub enum PictureOutcome {
+    Done(ReceivedPicture),
     Failed(String),
     /// The word to stop came first.
     Stopped,
@@ -27,7 +27,7 @@ pub enum Outcome {
 
 /// How a worker does.
 #[derive(Debug, Default)]
-struct State {
+struct WorkerState {
     asked: usize,
     /// Not to be asked before: full, or dead.
     rest: Option<Instant>,
@@ -35,11 +35,11 @@ struct State {
 }
 
 /// Workers that share pictures.
-pub struct Fleet {
-    workers: Vec<Worker>,
+pub struct WorkerPool {
+    workers: Vec<WorkerClient>,
     /// Pictures that each is asked for at a time.
     each: usize,
-    states: Mutex<Vec<State>>,
+    states: Mutex<Vec<WorkerState>>,
     changed: Condvar,
     /// When the last picture came back.
     last: Mutex<Instant>,
@@ -55,11 +55,11 @@ enum Turn {
     None(String),
 }
 
-impl Fleet {
-    pub fn new(workers: Vec<Worker>, each: usize, shutdown: Shutdown) -> Fleet {
-        let states = workers.iter().map(|_| State::default()).collect();
+impl WorkerPool {
+    pub fn new(workers: Vec<WorkerClient>, each: usize, shutdown: Shutdown) -> WorkerPool {
+        let states = workers.iter().map(|_| WorkerState::default()).collect();
         let last = Mutex::new(Instant::now());
-        Fleet { workers, each: each.max(1), states: Mutex::new(states), changed: Condvar::new(), last, shutdown }
+        WorkerPool { workers, each: each.max(1), states: Mutex::new(states), changed: Condvar::new(), last, shutdown }
     }
 
     /// Most pictures that are asked for at a time.
@@ -88,7 +88,7 @@ impl Fleet {
 
     /// Has a picture enlarged, by another worker where the first is gone. Full workers are
     /// waited for as they ask.
-    pub fn upscale(&self, picture: &[u8], name: &str, wish: Wish) -> Outcome {
+    pub fn upscale(&self, picture: &[u8], name: &str, wish: PictureRequest) -> PictureOutcome {
         let mut attempts = 0;
         loop {
             let n = match self.take() {
@@ -115,18 +115,21 @@ impl Fleet {
             drop(state);
             self.changed.notify_all();
             match reply {
-                Reply::Done(picture) => return Outcome::Done(picture),
-                Reply::Refused(words) => return Outcome::Failed(words),
+                Reply::Done(picture) => return PictureOutcome::Done(picture),
+                Reply::Refused(words) => return PictureOutcome::Failed(words),
                 Reply::Later(_, words) => {
                     let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
                     if last.elapsed() > PATIENCE {
-                        return Outcome::Failed(format!("{words}; no worker got on for {} s", PATIENCE.as_secs()));
+                        return PictureOutcome::Failed(format!(
+                            "{words}; no worker got on for {} s",
+                            PATIENCE.as_secs()
+                        ));
                     }
                 }
                 Reply::Gone(words) | Reply::Failed(words) => {
                     attempts += 1;
                     if attempts >= ATTEMPTS_MAX {
-                        return Outcome::Failed(format!("{words}; given up after {attempts} attempts"));
+                        return PictureOutcome::Failed(format!("{words}; given up after {attempts} attempts"));
                     }
                 }
             }
@@ -134,11 +137,11 @@ impl Fleet {
     }
 
     /// A worker's turn, as soon as there is one.
-    fn take(&self) -> Result<usize, Outcome> {
+    fn take(&self) -> Result<usize, PictureOutcome> {
         let mut states = self.states();
         loop {
             if self.shutdown.is_set() {
-                return Err(Outcome::Stopped);
+                return Err(PictureOutcome::Stopped);
             }
             match turn(&states, self.each, Instant::now()) {
                 Turn::Worker(n) => {
@@ -146,7 +149,7 @@ impl Fleet {
                     states[n].rest = None;
                     return Ok(n);
                 }
-                Turn::None(words) => return Err(Outcome::Failed(words)),
+                Turn::None(words) => return Err(PictureOutcome::Failed(words)),
                 Turn::Wait(time) => {
                     let waited = self.changed.wait_timeout(states, time.min(LOOK));
                     states = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -155,20 +158,20 @@ impl Fleet {
         }
     }
 
-    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+    fn states(&self) -> MutexGuard<'_, Vec<WorkerState>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The living worker with least to do; a dead one again when its time is over, for one picture.
-fn turn(states: &[State], each: usize, now: Instant) -> Turn {
-    let rested = |state: &State| state.rest.is_none_or(|until| until <= now);
-    let free = |state: &State| state.asked < if state.dead.is_some() { 1 } else { each };
+fn turn(states: &[WorkerState], each: usize, now: Instant) -> Turn {
+    let rested = |state: &WorkerState| state.rest.is_none_or(|until| until <= now);
+    let free = |state: &WorkerState| state.asked < if state.dead.is_some() { 1 } else { each };
     let ready = states.iter().enumerate().filter(|(_, state)| rested(state) && free(state));
     if let Some((n, _)) = ready.min_by_key(|(_, state)| (state.dead.is_some(), state.asked)) {
         return Turn::Worker(n);
     }
-    let dead = |state: &State| state.dead.is_some() && state.asked == 0;
+    let dead = |state: &WorkerState| state.dead.is_some() && state.asked == 0;
     if states.iter().all(dead) {
         let words = states.iter().find_map(|state| state.dead.clone()).unwrap_or_default();
         return Turn::None(format!("no worker is left: {words}"));
@@ -181,20 +184,21 @@ fn turn(states: &[State], each: usize, now: Instant) -> Turn {
 mod tests {
     use super::*;
 
-    fn state(asked: usize, rest: i64, dead: bool, now: Instant) -> State {
+    fn state(asked: usize, rest: i64, dead: bool, now: Instant) -> WorkerState {
         let rest = match rest {
             0 => None,
             ms if ms > 0 => Some(now + Duration::from_millis(ms as u64)),
             ms => now.checked_sub(Duration::from_millis(ms.unsigned_abs())),
         };
-        State { asked, rest, dead: dead.then(|| "gone".into()) }
+        WorkerState { asked, rest, dead: dead.then(|| "gone".into()) }
     }
 
     #[test]
     fn turns_go_round_and_the_dead_are_left_out() {
         let now = Instant::now();
         let turn = |states: &[(usize, i64, bool)]| {
-            let states: Vec<State> = states.iter().map(|&(asked, rest, dead)| state(asked, rest, dead, now)).collect();
+            let states: Vec<WorkerState> =
+                states.iter().map(|&(asked, rest, dead)| state(asked, rest, dead, now)).collect();
             match turn(&states, 2, now) {
                 Turn::Worker(n) => format!("{n}"),
                 Turn::Wait(time) => format!("wait {}", time.as_millis()),

@@ -5,7 +5,7 @@ mod fleet;
 mod places;
 
 pub use coordinator::{Coordinator, Film};
-pub use fleet::{Fleet, Outcome};
+pub use fleet::{PictureOutcome, WorkerPool};
 pub use places::{place, places};
 
 use std::time::Duration;
@@ -34,14 +34,14 @@ const REST_MAX: Duration = Duration::from_secs(120);
 
 /// What is asked of a picture.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
+pub struct PictureRequest {
     pub upscale: u32,
     pub process_size: u32,
 }
 
 /// A picture that came back.
 #[derive(Debug)]
-pub struct Picture {
+pub struct ReceivedPicture {
     pub bytes: Vec<u8>,
     /// `1280x960`, where the worker said so.
     pub size: Option<String>,
@@ -52,7 +52,7 @@ pub struct Picture {
 /// What became of one request.
 #[derive(Debug)]
 pub enum Reply {
-    Done(Picture),
+    Done(ReceivedPicture),
     /// Full, or not ready: ask again after so long.
     Later(Duration, String),
     /// Nobody answers there, or the answer was cut short.
@@ -65,15 +65,15 @@ pub enum Reply {
 
 /// One worker.
 #[derive(Clone, Debug)]
-pub struct Worker {
+pub struct WorkerClient {
     /// `127.0.0.1:8090`.
     pub place: String,
     token: Option<String>,
     agent: Agent,
 }
 
-impl Worker {
-    pub fn new(place: &str, token: Option<String>) -> Worker {
+impl WorkerClient {
+    pub fn new(place: &str, token: Option<String>) -> WorkerClient {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT))
@@ -84,7 +84,7 @@ impl Worker {
             // Workers are near; a proxy is for what is far.
             .proxy(None)
             .build();
-        Worker { place: place.into(), token, agent: config.new_agent() }
+        WorkerClient { place: place.into(), token, agent: config.new_agent() }
     }
 
     fn url(&self, path: &str) -> String {
@@ -103,7 +103,7 @@ impl Worker {
     /// The same of a POST with a JSON body.
     ///
     /// # Errors
-    /// As [`Worker::ask`].
+    /// As [`WorkerClient::ask`].
     pub fn tell(&self, path: &str, body: &Value) -> anyhow::Result<(bool, Value)> {
         let request = self.agent.post(self.url(path)).config().timeout_global(Some(LITTLE)).build();
         let request = self.signed(request).header("Content-Type", "application/json");
@@ -135,7 +135,7 @@ impl Worker {
     }
 
     /// Sends a picture and waits for the larger one.
-    pub fn upscale(&self, picture: &[u8], name: &str, wish: Wish) -> Reply {
+    pub fn upscale(&self, picture: &[u8], name: &str, wish: PictureRequest) -> Reply {
         // Quotes and controls would end the field's header.
         let plain: String = name.chars().map(|c| if c.is_control() || "\"\\".contains(c) { '_' } else { c }).collect();
         let form = Form::new().part("file", Part::bytes(picture).file_name(&plain));
@@ -165,7 +165,7 @@ impl Worker {
             Err(error) => return Reply::Gone(format!("{}: {error}", self.place)),
         };
         if status == 200 {
-            return Reply::Done(Picture { bytes, size, not_kept });
+            return Reply::Done(ReceivedPicture { bytes, size, not_kept });
         }
         let words = format!("{}: {} {}", self.place, status.as_u16(), detail(&bytes));
         match status.as_u16() {

@@ -10,7 +10,7 @@ use anyhow::Result;
 use upscaled_core::config::chosen::{self, Chosen};
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::{escape, unescape};
-use upscaled_core::types::status::State;
+use upscaled_core::types::status::JobState;
 use upscaled_core::{atomic_file, clock};
 use upscaled_jobs::state::history::Ending;
 use upscaled_jobs::state::paths::clean_relative;
@@ -174,13 +174,13 @@ pub fn apply(books: &Books, request: &Request) -> Result<Response> {
         Request::Pause { job: Some(job) } => {
             let job = queued(books, job)?;
             books.pause(&job, true)?;
-            books.transition(&job, State::Paused, "paused", None);
+            books.transition(&job, JobState::Paused, "paused", None);
             Ok(Response::done(format!("{} is paused", escape(&job))))
         }
         Request::Resume { job: Some(job) } => {
             let job = queued(books, job)?;
             books.pause(&job, false)?;
-            books.transition(&job, State::Queued, "queued", None);
+            books.transition(&job, JobState::Queued, "queued", None);
             Ok(Response::done(format!("{} goes on", escape(&job))))
         }
         Request::Cancel { job: None } => {
@@ -298,7 +298,7 @@ fn retry(books: &Books, jobs: &[PathBuf], fresh: bool) -> Result<()> {
     books.record_all_retried(&ready)?;
     for job in &ready {
         books.pause(job, false)?;
-        books.transition(job, State::Queued, "queued again", None);
+        books.transition(job, JobState::Queued, "queued again", None);
     }
     books.enqueue(&ready)?;
     failure.map_or(Ok(()), Err)

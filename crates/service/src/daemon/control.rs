@@ -17,7 +17,7 @@ use upscaled_core::config::chosen::Chosen;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::path_text::escape;
 use upscaled_core::types::progress::Progress;
-use upscaled_core::types::status::{State, Status};
+use upscaled_core::types::status::{JobState, JobStatus};
 
 /// Connections served at once; more are closed.
 const CONNECTIONS_MAX: usize = 16;
@@ -178,7 +178,7 @@ pub struct DaemonView {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobView {
     pub job: String,
-    pub state: State,
+    pub state: JobState,
     /// What it does or why it ended, in words.
     pub activity: String,
     /// Place in the queue, the first being 1; `None` for jobs that have left it.
@@ -186,7 +186,7 @@ pub struct JobView {
     /// A running job's figures.
     pub progress: Option<Progress>,
     /// Its status.json; left out of a glance, but for running jobs.
-    pub status: Option<Status>,
+    pub status: Option<JobStatus>,
     /// The finished file, as `core::path_text`.
     pub output: Option<String>,
     /// Those that were chosen for it alone; left out of a glance, but for the running job and those that ended.
@@ -195,20 +195,20 @@ pub struct JobView {
 }
 
 /// A request on its way to the daemon's loop.
-pub struct Asked {
+pub struct Command {
     pub request: Request,
     pub reply: oneshot::Sender<Response>,
 }
 
-impl Asked {
+impl Command {
     /// Puts a request to the daemon's loop, and waits for its answer, which may be a refusal.
     ///
     /// # Errors
     /// [`Fault::Stopped`] when there is no loop to answer any more.
-    pub async fn send(to: &mpsc::Sender<Asked>, request: Request) -> Result<Response> {
+    pub async fn send(to: &mpsc::Sender<Command>, request: Request) -> Result<Response> {
         let stopping = || Fault::Stopped.because("the daemon stops");
         let (reply, answer) = oneshot::channel();
-        to.send(Asked { request, reply }).await.map_err(|_| stopping())?;
+        to.send(Command { request, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
     }
 }
@@ -226,7 +226,7 @@ impl Drop for Server {
 
 impl Server {
     /// Listens at `path`, replacing what a dead daemon left there. Call it only under the daemon's lock.
-    pub fn start(path: &Path, asked: mpsc::Sender<Asked>) -> Result<Server> {
+    pub fn start(path: &Path, asked: mpsc::Sender<Command>) -> Result<Server> {
         let fresh = path.with_extension("sock-new");
         let _ = std::fs::remove_file(&fresh);
         let listener = with_address(&fresh, |address| UnixListener::bind(address))
@@ -240,7 +240,7 @@ impl Server {
     }
 }
 
-async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>) {
+async fn accept(listener: UnixListener, asked: mpsc::Sender<Command>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while !asked.is_closed() {
         match listener.accept().await {
@@ -262,7 +262,7 @@ async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>) {
     }
 }
 
-async fn serve(stream: UnixStream, asked: mpsc::Sender<Asked>) -> Result<()> {
+async fn serve(stream: UnixStream, asked: mpsc::Sender<Command>) -> Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = tokio::io::BufReader::new(reader);
     loop {
@@ -274,7 +274,7 @@ async fn serve(stream: UnixStream, asked: mpsc::Sender<Asked>) -> Result<()> {
         let response = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
                 let (reply, answer) = oneshot::channel();
-                asked.send(Asked { request, reply }).await.context("the daemon stops")?;
+                asked.send(Command { request, reply }).await.context("the daemon stops")?;
                 answer.await.unwrap_or_else(|_| Fault::Stopped.because("the daemon stops").into())
             }
             Err(error) => Fault::Config.because(format!("no request this daemon knows: {error}")).into(),

@@ -15,19 +15,19 @@ use upscaled_core::config::patterns::Patterns;
 use upscaled_core::fault::{Fault, caught, one_line};
 use upscaled_core::path_text::escape;
 use upscaled_jobs::scratch::oom::Explained;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 use upscaled_jobs::state::requests::key_of;
 
-use super::control::{Asked, REQUESTS_MAX, Request, Server};
+use super::control::{Command, REQUESTS_MAX, Request, Server};
 use super::intake::{Arrival, Intake};
-use super::{ExitSummary, Message, Options};
+use super::{DaemonOptions, ExitSummary, Message};
 use crate::daemon::intake::filesystem::{listens, locality};
 use crate::daemon::intake::scan::ScanRules;
 use crate::daemon::intake::stability::FileStamp;
-use crate::daemon::intake::watch::Watch;
+use crate::daemon::intake::watch::FolderWatch;
 use crate::daemon::queue::FLUSH_EVERY;
 use crate::daemon::queue::removals::SPENT_EVERY;
-use crate::daemon::queue::scheduler::{Record, Standing};
+use crate::daemon::queue::scheduler::{AttemptRecord, Standing};
 use crate::daemon::queue::snapshot::Lineup;
 use crate::daemon::schedule::Hours;
 use crate::daemon::state_store::{Books, FileMark};
@@ -45,21 +45,21 @@ const STOP_LIMIT: Duration = Duration::from_millis(4700);
 
 /// What is remembered of a queued job between attempts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::daemon) struct Memory {
+pub(in crate::daemon) struct JobRecord {
     pub(in crate::daemon) standing: Standing,
-    pub(in crate::daemon) record: Record,
+    pub(in crate::daemon) record: AttemptRecord,
 }
 
 /// The whole state of a daemon.
-pub(in crate::daemon) struct Service {
+pub(in crate::daemon) struct EventLoop {
     pub(in crate::daemon) books: Arc<Books>,
-    pub(in crate::daemon) options: Options,
+    pub(in crate::daemon) options: DaemonOptions,
     pub(in crate::daemon) lineup: Lineup,
     pub(in crate::daemon) intake: Intake,
     /// In the order in which they were begun.
     pub(in crate::daemon) running: Vec<Running>,
     /// Commands that wait for the end of attempts.
-    pub(in crate::daemon) deferred: Vec<Asked>,
+    pub(in crate::daemon) deferred: Vec<Command>,
     pub(in crate::daemon) explained: Explained,
     pub(in crate::daemon) held: Option<String>,
     hours: Option<Hours>,
@@ -67,7 +67,7 @@ pub(in crate::daemon) struct Service {
     pub(in crate::daemon) messages: mpsc::Sender<Message>,
     systemd: Systemd,
     begun: Instant,
-    pub(in crate::daemon) memory: HashMap<PathBuf, Memory>,
+    pub(in crate::daemon) memory: HashMap<PathBuf, JobRecord>,
     /// Lines of queue.txt that were known at the start, until they are read.
     pub(in crate::daemon) known_before: Vec<PathBuf>,
     /// Settled, and not yet in queue.txt.
@@ -91,13 +91,13 @@ pub(in crate::daemon) struct Service {
 }
 
 /// Serves until the end. The caller holds the daemon's lock.
-pub(in crate::daemon) async fn serve(layout: Layout, mut options: Options) -> Result<ExitSummary> {
+pub(in crate::daemon) async fn serve(layout: RootLayout, mut options: DaemonOptions) -> Result<ExitSummary> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
     let hours = options.settings.work_between.as_deref().map(Hours::parse).transpose()?;
     let spawner = Spawner::start(options.program.clone(), options.standby.as_ref())?;
     let (messages, mut inbox) = mpsc::channel(MESSAGES_MAX);
-    let (asked, mut requests) = mpsc::channel::<Asked>(REQUESTS_MAX);
+    let (asked, mut requests) = mpsc::channel::<Command>(REQUESTS_MAX);
     let (wake, mut woken) = mpsc::channel(1);
     let systemd = Systemd::new();
     systemd.ready();
@@ -119,7 +119,7 @@ pub(in crate::daemon) async fn serve(layout: Layout, mut options: Options) -> Re
         ignore: Patterns::new(&options.settings.ignore).unwrap_or_default(),
     };
     let intake = Intake::new(rules, &options.settings, spawner.clone(), messages.clone());
-    let mut service = Service {
+    let mut service = EventLoop {
         known_before: books.lines_before().unwrap_or_default(),
         books,
         options,
@@ -179,7 +179,7 @@ pub(in crate::daemon) async fn serve(layout: Layout, mut options: Options) -> Re
 /// Sets right what a crash left, while signals and the watchdog are still heard. `false`: told to stop.
 async fn recovered(
     books: &Arc<Books>,
-    options: &Options,
+    options: &DaemonOptions,
     systemd: &Systemd,
     interrupt: &mut Signal,
     terminate: &mut Signal,
@@ -203,13 +203,13 @@ async fn recovered(
     }
 }
 
-fn watch(options: &Options, wake: mpsc::Sender<()>) -> Option<Watch> {
+fn watch(options: &DaemonOptions, wake: mpsc::Sender<()>) -> Option<FolderWatch> {
     let input = &options.folders.input;
     if !listens(options.settings.watch, locality(input)) {
         tracing::info!("watching {} by looking every {} s", escape(input), options.settings.rescan_seconds);
         return None;
     }
-    match Watch::start(input, wake) {
+    match FolderWatch::start(input, wake) {
         Ok(watch) => Some(watch),
         Err(error) => {
             let every = options.settings.rescan_seconds;
@@ -219,7 +219,7 @@ fn watch(options: &Options, wake: mpsc::Sender<()>) -> Option<Watch> {
     }
 }
 
-impl Service {
+impl EventLoop {
     pub(in crate::daemon) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
@@ -315,7 +315,7 @@ impl Service {
     fn scanned(&mut self, scan: Result<crate::daemon::intake::scan::Scan>, now: Duration) {
         // What lies under an unmounted disk is nobody's film.
         let scan = self.away().map_or(scan, |words| Err(Fault::Busy.because(words)));
-        let Service { intake, lineup, books, ready, running, .. } = self;
+        let EventLoop { intake, lineup, books, ready, running, .. } = self;
         let waiting: HashSet<&Path> = ready.iter().map(|(job, _)| job.as_path()).collect();
         let files = intake.scanned(scan, now, |job, stamp| {
             lineup.knows(job)
@@ -389,7 +389,7 @@ impl Service {
         }
     }
 
-    pub(in crate::daemon) fn answer(&mut self, asked: Asked) {
+    pub(in crate::daemon) fn answer(&mut self, asked: Command) {
         match &asked.request {
             Request::Status { job } => {
                 let _ = asked.reply.send(status_view::status(self, job).unwrap_or_else(Into::into));
@@ -401,7 +401,7 @@ impl Service {
             }
             _ => {}
         }
-        let Asked { request, reply } = asked;
+        let Command { request, reply } = asked;
         let running: Vec<PathBuf> = self.running.iter().map(|running| running.job.clone()).collect();
         let request = match commands::aimed(request, &running) {
             Ok(request) => request,
@@ -415,7 +415,7 @@ impl Service {
         }
         // What was asked for later is not done sooner: a resume must not be undone by the pause before it.
         if waits || !self.deferred.is_empty() {
-            self.deferred.push(Asked { request, reply });
+            self.deferred.push(Command { request, reply });
             return;
         }
         for job in commands::leaving(&request) {

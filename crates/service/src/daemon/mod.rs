@@ -31,9 +31,9 @@ use upscaled_core::config::settings::{DaemonSettings, Folders, JobSettings, RunS
 use upscaled_core::fault::Fault;
 use upscaled_core::lock::FileLock;
 use upscaled_core::path_text::escape;
-use upscaled_core::types::progress::Outcome;
+use upscaled_core::types::progress::JobOutcome;
 use upscaled_jobs::job::standby::Standby;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 use upscaled_jobs::state::state_folder::StateFolder;
 
 pub use supervision::spawn::Program;
@@ -45,10 +45,10 @@ const END_LIMIT: Duration = Duration::from_millis(500);
 pub type SettingsFor = Arc<dyn Fn(&Path) -> Result<(JobSettings, RunSettings)> + Send + Sync>;
 
 /// A listener beside the control socket. It runs on the daemon's own thread until the daemon ends.
-pub type Front = Box<dyn FnOnce(mpsc::Sender<control::Asked>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+pub type Frontend = Box<dyn FnOnce(mpsc::Sender<control::Command>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// What a daemon is started with.
-pub struct Options {
+pub struct DaemonOptions {
     pub folders: Folders,
     /// Records that this program alone writes.
     pub state: StateFolder,
@@ -57,7 +57,7 @@ pub struct Options {
     pub once: bool,
     pub settings_for: SettingsFor,
     /// What else answers for the daemon while it runs: each is given the way to its loop.
-    pub fronts: Vec<Front>,
+    pub fronts: Vec<Frontend>,
     /// Jobs leave pictures of what they make, before and after, for a front to show.
     pub previews: bool,
     /// Jobs of the video service that run at the same time; films of input/ run one at a time, and alone.
@@ -85,7 +85,7 @@ pub struct ExitSummary {
 
 impl ExitSummary {
     /// Counts a job that is done; `outcome` where it is known.
-    fn done(&mut self, outcome: Option<&Outcome>) {
+    fn done(&mut self, outcome: Option<&JobOutcome>) {
         self.done += 1;
         if let Some(outcome) = outcome {
             self.frames += outcome.frames;
@@ -107,7 +107,7 @@ impl ExitSummary {
 /// What reaches the daemon's loop from its own tasks.
 pub enum Message {
     Scanned(Result<intake::scan::Scan>),
-    Checked(intake::Probed),
+    Checked(intake::ProbedFile),
     /// The attempt at a running job is over.
     Ended(PathBuf, Result<supervision::Report>),
     /// A running job's last steps are done.
@@ -133,12 +133,12 @@ fn writable(folder: &Path) -> Result<()> {
 /// # Errors
 /// [`Fault::Busy`] when another daemon has the root, [`Fault::Config`] for settings that cannot be;
 /// otherwise what kept it from starting. Once it runs, no error of a job, file or folder ends it.
-pub fn run(options: Options) -> Result<ExitSummary> {
+pub fn run(options: DaemonOptions) -> Result<ExitSummary> {
     let folders = &options.folders;
     for folder in [&folders.root, &folders.input, &folders.output, &folders.logs] {
         std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", escape(folder)))?;
     }
-    let layout = Layout::new(folders);
+    let layout = RootLayout::new(folders);
     if options.once {
         // A daemon waits until it can be written again; one that is to come to an end cannot.
         [&folders.root, &folders.output].into_iter().try_for_each(|folder| writable(folder))?;

@@ -9,7 +9,7 @@ use anyhow::Result;
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
 use upscaled_jobs::scratch::mount::is_mount_point;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 
 /// Between two looks for a disk that goes or comes back.
 const LOOK: Duration = Duration::from_millis(500);
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Homes(Arc<[Home; 2]>);
 
 impl Homes {
-    pub fn new(layout: &Layout) -> Homes {
+    pub fn new(layout: &RootLayout) -> Homes {
         Homes(Arc::new([Home::new(layout.output()), Home::new(layout.input())]))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use upscaled_core::types::progress::{Outcome, Phase, Progress};
+use upscaled_core::types::progress::{JobOutcome, Phase, Progress};
 
 /// At most one progress line in this time.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -89,7 +89,7 @@ fn short(seconds: f64) -> String {
 }
 
 /// What a finished job was, in one line.
-pub fn summary(job: &str, o: &Outcome) -> String {
+pub fn summary(job: &str, o: &JobOutcome) -> String {
     let mut parts = vec![
         format!("{job}  done  {} frames in {}", o.frames, duration(o.seconds)),
         // Nothing was left to upscale: there is no speed to tell.
@@ -201,8 +201,13 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_matters() {
-        let outcome =
-            Outcome { frames: 90, tiles: 8, tiles_reused: 2, output: "film_upscaled.mkv".into(), ..Outcome::default() };
+        let outcome = JobOutcome {
+            frames: 90,
+            tiles: 8,
+            tiles_reused: 2,
+            output: "film_upscaled.mkv".into(),
+            ..JobOutcome::default()
+        };
         let line = summary("film.mkv", &outcome);
         assert!(!line.contains("fps") && !line.contains("   "), "{line}");
         assert!(line.contains("90 frames") && line.contains("reused 25.0 %") && line.ends_with("-> film_upscaled.mkv"));

@@ -10,15 +10,15 @@ use anyhow::Result;
 use upscaled_core::config::settings::RunSettings;
 use upscaled_core::fault::one_line;
 use upscaled_core::path_text::escape;
-use upscaled_core::types::progress::Outcome;
-use upscaled_core::types::status::State;
+use upscaled_core::types::progress::JobOutcome;
+use upscaled_core::types::status::JobState;
 use upscaled_core::{atomic_file, clock};
 use upscaled_jobs::job::order::JobOrder;
 use upscaled_jobs::job::publish;
 use upscaled_jobs::scratch::area;
 use upscaled_jobs::state::history::Ending;
 use upscaled_jobs::state::job_dir::{JobDir, MARKER, NEW_PREFIX, remove_marked};
-use upscaled_jobs::state::queue_file::Queue;
+use upscaled_jobs::state::queue_file::QueueText;
 use upscaled_jobs::state::{job_scan, paths};
 
 use super::SettingsFor;
@@ -48,12 +48,12 @@ pub fn recover(books: &Books, settings_for: &SettingsFor, retry_days: u32) -> Re
     }
     let before: HashSet<PathBuf> = books.lines_before().unwrap_or_default().into_iter().collect();
     let (mut queue, removed) = match books.read_queue()? {
-        Queue::Jobs(listing) => {
+        QueueText::Jobs(listing) => {
             let removed = removed_meanwhile(books, &listing.jobs);
             (listing.jobs, removed)
         }
         // A file that is gone or damaged tells nothing of what a person wanted.
-        Queue::Rebuild { why, readable } => (books.rebuild(&why, &readable)?, Vec::new()),
+        QueueText::Rebuild { why, readable } => (books.rebuild(&why, &readable)?, Vec::new()),
     };
     queue.retain(|job| !ended_before(books, job, &before));
     books.record_wanted_again(queue.iter().filter(|job| !before.contains(*job)).map(PathBuf::as_path))?;
@@ -90,7 +90,7 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
         Some(print) => FileStamp { size: print.size, mtime_ns: print.mtime_ns },
         None => stamp_of(&source).unwrap_or(FileStamp { size: 0, mtime_ns: 0 }),
     };
-    let outcome = Outcome {
+    let outcome = JobOutcome {
         output: escape(&output),
         frames: folder.read_end(&key).ok().flatten().map_or(0, |end| end.frames),
         source_bytes: stamp.size,
@@ -98,7 +98,7 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
         width: plan.as_ref().map_or(0, |plan| plan.width),
         height: plan.as_ref().map_or(0, |plan| plan.height),
         verified: "verified before it was published by an earlier attempt".into(),
-        ..Outcome::default()
+        ..JobOutcome::default()
     };
     let order = JobOrder {
         source,
@@ -116,7 +116,7 @@ fn finish_published(books: &Books, folder: &JobDir, settings_for: &SettingsFor) 
         run,
     };
     tracing::info!("{}: {} was published before the last end; finishing", escape(&job), escape(&output));
-    books.transition(&job, State::Done, "done", None);
+    books.transition(&job, JobState::Done, "done", None);
     books.finish(&order, &outcome, stamp)
 }
 
@@ -202,9 +202,9 @@ fn left_over(books: &Books, folder: &JobDir, queued: &HashSet<&Path>) {
     }
     if queued.contains(job.as_path()) {
         if let Ok(Some(status)) = folder.read_status()
-            && matches!(status.state, State::Running | State::Waiting)
+            && matches!(status.state, JobState::Running | JobState::Waiting)
         {
-            books.transition(job, State::Queued, "interrupted; goes on by itself", None);
+            books.transition(job, JobState::Queued, "interrupted; goes on by itself", None);
         }
         return;
     }

@@ -12,12 +12,12 @@ use tokio::time::sleep;
 use upscaled_core::config::settings::DaemonSettings;
 use upscaled_core::fault::{Fault, panicked};
 use upscaled_core::shutdown::Shutdown;
-use upscaled_core::types::progress::Outcome;
+use upscaled_core::types::progress::JobOutcome;
 use upscaled_jobs::job::order::JobOrder;
 use upscaled_jobs::scratch::oom::Explained;
 
 use crate::daemon::supervision::spawn::{Program, Spawner};
-use crate::daemon::supervision::{self, Attempt, End, Report};
+use crate::daemon::supervision::{self, Attempt, AttemptEnd, Report};
 
 /// Between two looks at the word to stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -28,7 +28,7 @@ const EVENTS_MAX: usize = 16;
 ///
 /// # Errors
 /// That of the first job that was not done. The others are done, or were stopped by `shutdown`.
-pub fn run(program: Program, orders: &[JobOrder], shutdown: &Shutdown) -> Result<Vec<Outcome>> {
+pub fn run(program: Program, orders: &[JobOrder], shutdown: &Shutdown) -> Result<Vec<JobOutcome>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a loop")?;
     runtime.block_on(async {
         let spawner = Spawner::start(program, None)?;
@@ -82,12 +82,12 @@ fn begin(
     Ok(tokio::spawn(async move { supervision::attempt(&spawner, attempt).await }))
 }
 
-fn outcome(report: Report) -> Result<Outcome> {
+fn outcome(report: Report) -> Result<JobOutcome> {
     match report.end {
-        End::Done(outcome) => Ok(outcome),
-        End::Failed { fault, reason } => Err(fault.because(reason)),
-        End::Stopped => Err(Fault::Stopped.because("stopped")),
-        End::Died(death) => Err(death.fault().because(death.words)),
-        End::Stalled(time) => Err(Fault::Device.because(format!("nothing moved for {} s", time.as_secs()))),
+        AttemptEnd::Done(outcome) => Ok(outcome),
+        AttemptEnd::Failed { fault, reason } => Err(fault.because(reason)),
+        AttemptEnd::Stopped => Err(Fault::Stopped.because("stopped")),
+        AttemptEnd::Died(death) => Err(death.fault().because(death.words)),
+        AttemptEnd::Stalled(time) => Err(Fault::Device.because(format!("nothing moved for {} s", time.as_secs()))),
     }
 }

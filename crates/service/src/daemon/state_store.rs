@@ -12,14 +12,14 @@ use anyhow::{Context, Result};
 use upscaled_core::atomic_file;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::path_text::{escape, unescape};
-use upscaled_core::types::progress::Outcome;
-use upscaled_core::types::status::State;
+use upscaled_core::types::progress::JobOutcome;
+use upscaled_core::types::status::JobState;
 use upscaled_jobs::job::finish;
 use upscaled_jobs::job::order::JobOrder;
-use upscaled_jobs::state::control::{self, Control};
-use upscaled_jobs::state::history::{Ending, Entry, History};
-use upscaled_jobs::state::paths::{Layout, clean_relative};
-use upscaled_jobs::state::queue_file::{Queue, QueueFile};
+use upscaled_jobs::state::control::{self, PauseMarks};
+use upscaled_jobs::state::history::{Ending, History, HistoryEntry};
+use upscaled_jobs::state::paths::{RootLayout, clean_relative};
+use upscaled_jobs::state::queue_file::{QueueFile, QueueText};
 use upscaled_jobs::state::requests::key_of;
 use upscaled_jobs::state::{job_scan, versions};
 
@@ -40,16 +40,16 @@ pub type FileMark = (u64, u64, i64, i64);
 
 /// Opens the books of one installation.
 pub struct Books {
-    layout: Layout,
+    layout: RootLayout,
     homes: Homes,
     queue: QueueFile,
     history: Mutex<History>,
-    control: Mutex<(Option<FileMark>, Control)>,
+    control: Mutex<(Option<FileMark>, PauseMarks)>,
 }
 
 impl Books {
     /// [`Fault::NewerState`] when a newer program wrote the history.
-    pub fn open(layout: Layout) -> Result<Books> {
+    pub fn open(layout: RootLayout) -> Result<Books> {
         let history = History::open(&layout.history())?;
         if history.damaged_lines() > 0 {
             let path = escape(&layout.history());
@@ -60,7 +60,7 @@ impl Books {
         Ok(Books { homes, queue, history: Mutex::new(history), control: Mutex::default(), layout })
     }
 
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &RootLayout {
         &self.layout
     }
 
@@ -98,15 +98,15 @@ impl Books {
         mark(&self.layout.queue_file())
     }
 
-    pub fn read_queue(&self) -> Result<Queue> {
+    pub fn read_queue(&self) -> Result<QueueText> {
         self.queue.read()
     }
 
     /// The jobs of the queue, as it would be rebuilt when it is unusable.
     pub fn jobs(&self) -> Result<Vec<PathBuf>> {
         Ok(match self.read_queue()? {
-            Queue::Jobs(listing) => listing.jobs,
-            Queue::Rebuild { readable, .. } => self.remembered(readable),
+            QueueText::Jobs(listing) => listing.jobs,
+            QueueText::Rebuild { readable, .. } => self.remembered(readable),
         })
     }
 
@@ -140,8 +140,8 @@ impl Books {
     fn edit(&self, change: impl Fn(&mut Vec<PathBuf>)) -> Result<Vec<PathBuf>> {
         for _ in 0..EDITS_MAX {
             match self.queue.edit(&change)? {
-                Queue::Jobs(listing) => return Ok(listing.jobs),
-                Queue::Rebuild { why, readable } => {
+                QueueText::Jobs(listing) => return Ok(listing.jobs),
+                QueueText::Rebuild { why, readable } => {
                     self.rebuild(&why, &readable)?;
                 }
             }
@@ -170,8 +170,8 @@ impl Books {
             tracing::warn!("queue.txt: {why}; rebuilt from input/ and the job folders, {} jobs so far", jobs.len());
         }
         match self.queue.rebuild(&jobs)? {
-            Queue::Jobs(listing) => Ok(listing.jobs),
-            Queue::Rebuild { why, .. } => Err(Fault::Busy.because(format!("queue.txt cannot be rebuilt: {why}"))),
+            QueueText::Jobs(listing) => Ok(listing.jobs),
+            QueueText::Rebuild { why, .. } => Err(Fault::Busy.because(format!("queue.txt cannot be rebuilt: {why}"))),
         }
     }
 
@@ -213,16 +213,16 @@ impl Books {
     }
 
     /// The last entries of jobs that `wanted` picks.
-    pub fn ended(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+    pub fn ended(&self, wanted: impl Fn(&HistoryEntry) -> bool) -> Vec<HistoryEntry> {
         self.refresh();
         self.history().entries().filter(|entry| wanted(entry)).cloned().collect()
     }
 
     /// The latest entries of jobs that `wanted` picks, at most `count`, the latest first.
-    pub fn latest(&self, count: usize, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+    pub fn latest(&self, count: usize, wanted: impl Fn(&HistoryEntry) -> bool) -> Vec<HistoryEntry> {
         self.refresh();
         let history = self.history();
-        let mut found: Vec<&Entry> = history.entries().filter(|entry| wanted(entry)).collect();
+        let mut found: Vec<&HistoryEntry> = history.entries().filter(|entry| wanted(entry)).collect();
         if found.len() > count {
             found.select_nth_unstable_by(count, |a, b| b.at.cmp(&a.at));
             found.truncate(count);
@@ -232,16 +232,16 @@ impl Books {
     }
 
     /// The last entry of a job.
-    pub fn last_of(&self, job: &Path) -> Option<Entry> {
+    pub fn last_of(&self, job: &Path) -> Option<HistoryEntry> {
         self.refresh();
         self.history().last(job).cloned()
     }
 
     /// An entry of this moment; the source is the one of today where no other is named.
-    pub(in crate::daemon) fn entry(&self, job: &Path, ending: Ending, stamp: Option<FileStamp>) -> Entry {
+    pub(in crate::daemon) fn entry(&self, job: &Path, ending: Ending, stamp: Option<FileStamp>) -> HistoryEntry {
         let stamp = stamp.or_else(|| stamp_of(&self.layout.source(job)).ok());
         let (size, mtime_ns) = stamp.map_or((0, 0), |stamp| (stamp.size, stamp.mtime_ns));
-        let mut entry = Entry::new(job, ending, size, mtime_ns);
+        let mut entry = HistoryEntry::new(job, ending, size, mtime_ns);
         entry.settings = self.chosen(job).unwrap_or_default();
         entry
     }
@@ -253,13 +253,13 @@ impl Books {
         self.note(entry).with_context(|| format!("noting the end of {}", escape(job)))
     }
 
-    fn note(&self, entry: Entry) -> Result<()> {
+    fn note(&self, entry: HistoryEntry) -> Result<()> {
         self.note_all(vec![entry])
     }
 
     /// Appends the entries, but for those that are there already: an ending that a crash interrupted is gone through
     /// again. A job that is wanted anew has a line that says so ([`Books::record_retried`]) before its next ending.
-    pub(in crate::daemon) fn note_all(&self, mut entries: Vec<Entry>) -> Result<()> {
+    pub(in crate::daemon) fn note_all(&self, mut entries: Vec<HistoryEntry>) -> Result<()> {
         let mut history = self.history();
         history.refresh()?;
         entries.retain(|entry| {
@@ -300,7 +300,7 @@ impl Books {
 
     // Pause marks.
 
-    fn control(&self) -> Control {
+    fn control(&self) -> PauseMarks {
         let path = self.layout.control_file();
         let mut cached = self.control.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let now = mark(&path);
@@ -342,19 +342,19 @@ impl Books {
 
     /// Failed for good. The folder stays for a retry, where there is work in it.
     pub fn fail(&self, job: &Path, stamp: Option<FileStamp>, fault: Fault, reason: &str) -> Result<()> {
-        self.transition(job, State::Failed, reason, Some((fault, reason)));
+        self.transition(job, JobState::Failed, reason, Some((fault, reason)));
         self.record(job, Ending::Failed, stamp, Some((fault, reason)))?;
         self.finish_ending(job, Ending::Failed)
     }
 
     pub fn cancel(&self, job: &Path) -> Result<()> {
-        self.transition(job, State::Cancelled, "cancelled", None);
+        self.transition(job, JobState::Cancelled, "cancelled", None);
         self.record(job, Ending::Cancelled, None, None)?;
         self.finish_ending(job, Ending::Cancelled)
     }
 
     /// The output is published: what comes after.
-    pub fn finish(&self, order: &JobOrder, outcome: &Outcome, stamp: FileStamp) -> Result<()> {
+    pub fn finish(&self, order: &JobOrder, outcome: &JobOutcome, stamp: FileStamp) -> Result<()> {
         self.must_be_there()?;
         let source = (stamp.size, stamp.mtime_ns);
         let mut remove_line = || self.dequeue(&order.relative);

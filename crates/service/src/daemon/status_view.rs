@@ -8,12 +8,12 @@ use anyhow::Result;
 use upscaled_core::config::chosen::Chosen;
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::{escape, unescape};
-use upscaled_core::types::status::{State, Status};
-use upscaled_jobs::state::history::{Ending, Entry};
+use upscaled_core::types::status::{JobState, JobStatus};
+use upscaled_jobs::state::history::{Ending, HistoryEntry};
 use upscaled_jobs::state::requests::key_of;
 
 use super::control::{DaemonView, JobView, Response};
-use crate::daemon::event_loop::{Memory, Service};
+use crate::daemon::event_loop::{EventLoop, JobRecord};
 use crate::daemon::queue::scheduler::Standing;
 use crate::daemon::state_store::Books;
 use crate::daemon::supervision::running::Running;
@@ -24,7 +24,7 @@ const ENDED_SHOWN: usize = 50;
 pub(in crate::daemon) const MISSING: &str = "not in input/; goes on when it is there again";
 
 /// One job of a running daemon.
-pub(in crate::daemon) fn status(service: &Service, job: &str) -> Result<Response> {
+pub(in crate::daemon) fn status(service: &EventLoop, job: &str) -> Result<Response> {
     let books = &service.books;
     let mut view = named(books, service.lineup.jobs(), job)?;
     if let Some(running) = service.running.iter().find(|running| view.job == escape(&running.job)) {
@@ -35,7 +35,7 @@ pub(in crate::daemon) fn status(service: &Service, job: &str) -> Result<Response
 }
 
 /// The whole at little cost, however long the queue is: from memory, but for the running jobs' status.json.
-pub(in crate::daemon) fn glance(service: &Service, from: usize, count: usize) -> Response {
+pub(in crate::daemon) fn glance(service: &EventLoop, from: usize, count: usize) -> Response {
     let (books, lineup) = (&service.books, &service.lineup);
     let paused = books.paused_jobs();
     let places = lineup.jobs().iter().enumerate().map(|(n, job)| (job, n + 1));
@@ -57,14 +57,14 @@ pub(in crate::daemon) fn glance(service: &Service, from: usize, count: usize) ->
     Response { daemon: Some(daemon(service, &paused)), jobs, ..Response::default() }
 }
 
-fn daemon(service: &Service, paused: &HashSet<PathBuf>) -> DaemonView {
+fn daemon(service: &EventLoop, paused: &HashSet<PathBuf>) -> DaemonView {
     let (lineup, memory) = (&service.lineup, &service.memory);
     let is_running = |job: &Path| service.running(job).is_some();
-    let waits = |(job, memory): &(&PathBuf, &Memory)| {
+    let waits = |(job, memory): &(&PathBuf, &JobRecord)| {
         let waits = matches!(memory.standing, Standing::Waiting { .. } | Standing::Missing);
         waits && lineup.contains(job) && !paused.contains(*job) && !is_running(job)
     };
-    let keeps = |(job, memory): &(&PathBuf, &Memory)| {
+    let keeps = |(job, memory): &(&PathBuf, &JobRecord)| {
         let keeps = matches!(memory.standing, Standing::Backoff { .. }) && key_of(job).is_some();
         keeps && lineup.contains(job) && !paused.contains(*job) && !is_running(job)
     };
@@ -88,21 +88,21 @@ fn daemon(service: &Service, paused: &HashSet<PathBuf>) -> DaemonView {
 
 /// What the daemon alone knows of a job that runs.
 fn at_work(view: &mut JobView, running: &Running) {
-    view.state = State::Running;
+    view.state = JobState::Running;
     view.activity = running.activity();
     view.progress = running.progress.clone();
 }
 
 /// A queued job as the daemon remembers it.
-fn remembered(service: &Service, job: &Path, place: usize, paused: bool) -> JobView {
+fn remembered(service: &EventLoop, job: &Path, place: usize, paused: bool) -> JobView {
     let standing = service.memory.get(job).map_or(Standing::Ready, |memory| memory.standing);
     let (state, activity) = match standing {
-        _ if paused => (State::Paused, "paused".into()),
-        Standing::Paused => (State::Paused, "paused".into()),
-        Standing::Missing => (State::Waiting, MISSING.into()),
-        Standing::Waiting { .. } => (State::Waiting, service.told.get(job).cloned().unwrap_or_default()),
-        Standing::Backoff { .. } => (State::Queued, "going on after a failure".into()),
-        Standing::Ready => (State::Queued, String::new()),
+        _ if paused => (JobState::Paused, "paused".into()),
+        Standing::Paused => (JobState::Paused, "paused".into()),
+        Standing::Missing => (JobState::Waiting, MISSING.into()),
+        Standing::Waiting { .. } => (JobState::Waiting, service.told.get(job).cloned().unwrap_or_default()),
+        Standing::Backoff { .. } => (JobState::Queued, "going on after a failure".into()),
+        Standing::Ready => (JobState::Queued, String::new()),
     };
     JobView {
         job: escape(job),
@@ -151,29 +151,29 @@ fn nobody(books: &Books, queued: usize) -> String {
 }
 
 fn queued(books: &Books, job: &Path, place: usize, paused: bool) -> JobView {
-    let status: Option<Status> = books.status(job);
+    let status: Option<JobStatus> = books.status(job);
     let (mut state, mut activity) =
-        status.as_ref().map_or((State::Queued, String::new()), |status| (status.state, status.activity.clone()));
+        status.as_ref().map_or((JobState::Queued, String::new()), |status| (status.state, status.activity.clone()));
     if paused {
-        (state, activity) = (State::Paused, "paused".into());
-    } else if state == State::Running {
+        (state, activity) = (JobState::Paused, "paused".into());
+    } else if state == JobState::Running {
         // What status.json says of a process that is no more; a running one is told of by the daemon.
-        (state, activity) = (State::Queued, "interrupted; goes on by itself".into());
+        (state, activity) = (JobState::Queued, "interrupted; goes on by itself".into());
     }
-    if matches!(state, State::Queued | State::Waiting) && std::fs::metadata(books.layout().source(job)).is_err() {
-        (state, activity) = (State::Waiting, MISSING.into());
+    if matches!(state, JobState::Queued | JobState::Waiting) && std::fs::metadata(books.layout().source(job)).is_err() {
+        (state, activity) = (JobState::Waiting, MISSING.into());
     }
     // What is damaged is told when the job is to start.
     let settings = books.chosen(job).unwrap_or_default();
     JobView { job: escape(job), state, activity, place: Some(place), progress: None, status, output: None, settings }
 }
 
-fn over(entry: Entry) -> JobView {
+fn over(entry: HistoryEntry) -> JobView {
     let state = match entry.state {
-        Ending::Done => State::Done,
-        Ending::Failed => State::Failed,
-        Ending::Cancelled | Ending::Removed => State::Cancelled,
-        Ending::Retried => State::Queued,
+        Ending::Done => JobState::Done,
+        Ending::Failed => JobState::Failed,
+        Ending::Cancelled | Ending::Removed => JobState::Cancelled,
+        Ending::Retried => JobState::Queued,
     };
     let words = match entry.state {
         Ending::Removed => "taken out of the queue".to_string(),

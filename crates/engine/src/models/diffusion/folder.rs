@@ -29,14 +29,14 @@ pub const EXPORT: &str = "training/export_tsdsr.py";
 
 /// A network of the folder, in the order in which they are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum DiffusionPart {
     Encoder,
     Transformer,
     Decoder,
 }
 
-impl Part {
-    pub const ALL: [Part; 3] = [Part::Encoder, Part::Transformer, Part::Decoder];
+impl DiffusionPart {
+    pub const ALL: [DiffusionPart; 3] = [DiffusionPart::Encoder, DiffusionPart::Transformer, DiffusionPart::Decoder];
 
     /// What it is called, which is its file's name without the ending.
     pub fn name(self) -> &'static str {
@@ -46,9 +46,9 @@ impl Part {
     /// Its file in the folder.
     pub fn file(self) -> &'static str {
         match self {
-            Part::Encoder => "vae_encoder.onnx",
-            Part::Transformer => "transformer.onnx",
-            Part::Decoder => "vae_decoder.onnx",
+            DiffusionPart::Encoder => "vae_encoder.onnx",
+            DiffusionPart::Transformer => "transformer.onnx",
+            DiffusionPart::Decoder => "vae_decoder.onnx",
         }
     }
 }
@@ -103,7 +103,7 @@ pub struct FileFacts {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Facts {
+struct FolderFacts {
     #[allow(dead_code, reason = "looked at before all else")]
     version: i64,
     kind: String,
@@ -116,7 +116,7 @@ struct Facts {
 
 /// A folder whose facts have been read and whose files are there in their sizes.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub struct DiffusionFolder {
     pub path: PathBuf,
     /// SHA-256 of [`FACTS`], hex: as that holds those of all other files, it names the model.
     pub hash: String,
@@ -142,13 +142,13 @@ pub fn is_model(path: &Path) -> bool {
     path.join(FACTS).is_file()
 }
 
-impl Folder {
+impl DiffusionFolder {
     /// Reads the facts of a folder and looks at the sizes of its files.
     ///
     /// # Errors
     /// [`Fault::NotFound`], [`Fault::BadInput`] and [`Fault::NewerState`], naming the file and what to do.
-    pub fn open(path: &Path) -> Result<Folder> {
-        let folder = Folder::read(path)?;
+    pub fn open(path: &Path) -> Result<DiffusionFolder> {
+        let folder = DiffusionFolder::read(path)?;
         for file in &folder.files {
             folder.look(file)?;
         }
@@ -156,7 +156,7 @@ impl Folder {
     }
 
     /// The facts alone.
-    pub fn read(path: &Path) -> Result<Folder> {
+    pub fn read(path: &Path) -> Result<DiffusionFolder> {
         let (folder, facts) = (escape(path), path.join(FACTS));
         let name = escape(&facts);
         if !path.is_dir() {
@@ -187,11 +187,11 @@ impl Folder {
             }
             _ => return Err(bad(format!("version: it must be {VERSION}"))),
         }
-        let facts: Facts = table.try_into().map_err(|error| bad(error.to_string().trim().to_owned()))?;
+        let facts: FolderFacts = table.try_into().map_err(|error| bad(error.to_string().trim().to_owned()))?;
         facts.check().map_err(bad)?;
-        let Facts { precision, latent, step, size, file: files, .. } = facts;
+        let FolderFacts { precision, latent, step, size, file: files, .. } = facts;
         let hash = model_file::sha256(&bytes);
-        Ok(Folder { path: path.to_owned(), hash, precision, latent, step, size, files })
+        Ok(DiffusionFolder { path: path.to_owned(), hash, precision, latent, step, size, files })
     }
 
     /// [`Fault::NotFound`] or [`Fault::BadInput`] for a file that is not there or has another size.
@@ -217,7 +217,7 @@ impl Folder {
     /// Compares a file's bytes with its hash: as long as reading it takes.
     ///
     /// # Errors
-    /// As [`Folder::look`], and [`Fault::BadInput`] for other bytes.
+    /// As [`DiffusionFolder::look`], and [`Fault::BadInput`] for other bytes.
     pub fn verify(&self, file: &FileFacts) -> Result<()> {
         self.look(file)?;
         let path = self.path.join(&file.name);
@@ -230,12 +230,12 @@ impl Folder {
     }
 
     /// The files of a part: its graph, and its weights where they lie beside it.
-    pub fn files_of(&self, part: Part) -> impl Iterator<Item = &FileFacts> {
+    pub fn files_of(&self, part: DiffusionPart) -> impl Iterator<Item = &FileFacts> {
         self.files.iter().filter(move |file| file.name.starts_with(part.file()))
     }
 
     /// Bytes of a part, about those of its weights.
-    pub fn bytes_of(&self, part: Part) -> u64 {
+    pub fn bytes_of(&self, part: DiffusionPart) -> u64 {
         self.files_of(part).map(|file| file.bytes).sum()
     }
 
@@ -259,7 +259,7 @@ fn again() -> String {
     format!("copy the folder again, or make it anew with {EXPORT}")
 }
 
-impl Facts {
+impl FolderFacts {
     fn check(&self) -> Result<(), String> {
         let latent = &self.latent;
         if self.kind != KIND {
@@ -298,7 +298,7 @@ impl Facts {
                 return Err(format!("file {:?}: its name or hash is none", file.name));
             }
         }
-        let needed = Part::ALL.map(Part::file).into_iter().chain([EMBEDDINGS]);
+        let needed = DiffusionPart::ALL.map(DiffusionPart::file).into_iter().chain([EMBEDDINGS]);
         match needed.into_iter().find(|name| self.file.iter().all(|file| file.name != *name)) {
             Some(name) => Err(format!("file: it does not list {name}")),
             None => Ok(()),

@@ -5,4 +5,4 @@ pub mod original;
 #[cfg(test)]
 mod tests;
 
-pub use folder::{Folder, LatentFacts, Part};
+pub use folder::{DiffusionFolder, DiffusionPart, LatentFacts};

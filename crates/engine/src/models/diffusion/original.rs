@@ -93,7 +93,7 @@ const WANTED: [Wanted; 8] = [
 
 /// What was found of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ExportState {
     /// There and readable; a word about it.
     Right(String),
     /// There, but not what it should be: why.
@@ -103,10 +103,10 @@ pub enum State {
 
 /// A file that the export reads, looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Looked {
+pub struct ExportSource {
     /// Below the folder.
     pub file: String,
-    pub state: State,
+    pub state: ExportState,
     /// Whose it is: where a person gets it.
     pub from: &'static str,
 }
@@ -117,10 +117,10 @@ pub fn looks_like_it(folder: &Path) -> bool {
 }
 
 /// All files, looked at as far as that goes without their networks.
-pub fn look(folder: &Path) -> Vec<Looked> {
+pub fn look(folder: &Path) -> Vec<ExportSource> {
     let look = |wanted: &Wanted| {
         let Some((file, path)) = place(folder, wanted) else {
-            return Looked { file: wanted.places[0].into(), state: State::Missing, from: wanted.from };
+            return ExportSource { file: wanted.places[0].into(), state: ExportState::Missing, from: wanted.from };
         };
         let state = match wanted.what {
             What::Config(class) => config(&path, class),
@@ -128,7 +128,7 @@ pub fn look(folder: &Path) -> Vec<Looked> {
             What::Lora => weights(&path, lora),
             What::Embeds(dims) => embeds(&path, dims),
         };
-        Looked { file, state: state.map_or_else(State::Wrong, State::Right), from: wanted.from }
+        ExportSource { file, state: state.map_or_else(ExportState::Wrong, ExportState::Right), from: wanted.from }
     };
     WANTED.iter().map(look).collect()
 }

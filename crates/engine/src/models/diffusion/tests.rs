@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use upscaled_core::fault::Fault;
 
-use super::folder::{EMBEDDINGS, FACTS, Folder, Part};
-use super::original::{self, State};
+use super::folder::{DiffusionFolder, DiffusionPart, EMBEDDINGS, FACTS};
+use super::original::{self, ExportState};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion/model")
@@ -22,25 +22,25 @@ fn copy() -> tempfile::TempDir {
 
 /// The fault and the words that a folder is refused with.
 fn refused(folder: &Path) -> (Fault, String) {
-    let error = Folder::open(folder).unwrap_err();
+    let error = DiffusionFolder::open(folder).unwrap_err();
     (Fault::of(&error), format!("{error:#}"))
 }
 
 #[test]
 fn an_exported_folder_is_read() {
-    let folder = Folder::open(&fixture()).unwrap();
+    let folder = DiffusionFolder::open(&fixture()).unwrap();
     assert_eq!((folder.latent.channels, folder.latent.factor, folder.latent.patch), (4, 8, 2));
     assert_eq!((folder.latent.tile, folder.latent.overlap, folder.step.timestep), (8, 2, 1000.0));
     assert!((folder.latent.scaling - 1.5305).abs() < 1e-6 && folder.latent.shift == 0.0);
     folder.files.iter().for_each(|file| folder.verify(file).unwrap());
     let embeddings = folder.embeddings().unwrap();
     assert_eq!((embeddings.prompt.1, embeddings.pooled.1), (vec![1, 6, 24], vec![1, 12]));
-    assert!(Part::ALL.iter().all(|&part| folder.bytes_of(part) > 50_000));
+    assert!(DiffusionPart::ALL.iter().all(|&part| folder.bytes_of(part) > 50_000));
 }
 
 #[test]
 fn a_file_that_is_missing_short_or_changed_is_named() {
-    for file in [Part::Transformer.file(), Part::Decoder.file(), EMBEDDINGS] {
+    for file in [DiffusionPart::Transformer.file(), DiffusionPart::Decoder.file(), EMBEDDINGS] {
         let folder = copy();
         let path = folder.path().join(file);
         let bytes = std::fs::read(&path).unwrap();
@@ -51,7 +51,7 @@ fn a_file_that_is_missing_short_or_changed_is_named() {
         let mut flipped = bytes;
         flipped[100] ^= 1;
         std::fs::write(&path, &flipped).unwrap();
-        let opened = Folder::open(folder.path()).unwrap();
+        let opened = DiffusionFolder::open(folder.path()).unwrap();
         let facts = opened.files.iter().find(|f| f.name == file).unwrap();
         let error = opened.verify(facts).unwrap_err();
         assert!(Fault::of(&error) == Fault::BadInput && error.to_string().contains(file), "{error}");
@@ -107,7 +107,7 @@ fn the_originals_files_are_looked_at_one_by_one() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path();
     assert!(!original::looks_like_it(folder));
-    assert!(original::look(folder).iter().all(|file| file.state == State::Missing));
+    assert!(original::look(folder).iter().all(|file| file.state == ExportState::Missing));
     let at = |file: &str| folder.join(file);
     weights(&at("sd3/transformer/diffusion_pytorch_model.safetensors"), "a");
     weights(&at("sd3/vae/diffusion_pytorch_model.safetensors"), "a");
@@ -119,7 +119,7 @@ fn the_originals_files_are_looked_at_one_by_one() {
         std::fs::copy(fixture().with_file_name(source), at(file)).unwrap();
     }
     let looked = original::look(folder);
-    assert!(looked.iter().all(|file| matches!(file.state, State::Right(_))), "{looked:?}");
+    assert!(looked.iter().all(|file| matches!(file.state, ExportState::Right(_))), "{looked:?}");
     assert_eq!(original::folders(folder), [at("sd3"), at("lora"), folder.to_owned()]);
     let (fault, words) = refused(folder);
     assert!(fault == Fault::NotFound && words.contains("export_tsdsr.py"), "{words}");
@@ -127,7 +127,7 @@ fn the_originals_files_are_looked_at_one_by_one() {
     let wrong = |file: &str, word: &str| {
         let looked = original::look(folder);
         let found = looked.iter().find(|looked| looked.file == file).unwrap();
-        assert!(matches!(&found.state, State::Wrong(why) if why.contains(word)), "{file}: {found:?}");
+        assert!(matches!(&found.state, ExportState::Wrong(why) if why.contains(word)), "{file}: {found:?}");
         assert!(found.from.contains("TSD-SR") || found.from.contains("stable-diffusion-3"));
     };
     weights(&at("lora/vae.safetensors"), "decoder.weight");
@@ -152,5 +152,5 @@ fn the_originals_files_are_looked_at_one_by_one() {
     wrong("sd3/vae/diffusion_pytorch_model.safetensors.index.json", "one.safetensors");
     weights(&at("sd3/vae/one.safetensors"), "a");
     let looked = original::look(folder);
-    assert_eq!(looked[3].state, State::Right("1 files".into()));
+    assert_eq!(looked[3].state, ExportState::Right("1 files".into()));
 }

@@ -8,12 +8,12 @@ use super::weights::damaged;
 const MAX_LINE: usize = 4096;
 
 /// Bytes and the place reached in them.
-pub struct Cursor<'a> {
+pub struct ByteReader<'a> {
     pub bytes: &'a [u8],
     pub at: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> ByteReader<'a> {
     /// The next bytes, as many as told.
     pub fn take(&mut self, count: u64) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];

@@ -37,7 +37,7 @@ use crate::models::onnx::ModelProto;
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text;
 
-use self::state::State;
+use self::state::StateDict;
 use self::weights::{MAX_FILE, refused};
 
 /// First byte of a pickle of protocol 2 and above, and of no ONNX file.
@@ -104,7 +104,7 @@ fn load(path: &Path, text: &str) -> Result<Vec<u8>> {
 }
 
 /// The tensors in the bytes of a file.
-fn state_of(bytes: &[u8]) -> Result<State> {
+fn state_of(bytes: &[u8]) -> Result<StateDict> {
     if torch_zip::is(bytes) {
         torch_zip::read(bytes)
     } else if torch_legacy::is(bytes) {

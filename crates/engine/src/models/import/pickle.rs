@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 
-use super::cursor::Cursor;
+use super::cursor::ByteReader;
 use super::torch_globals;
 use super::value::{Object, Pickle, Value};
 use super::weights::{damaged, refused};
@@ -23,8 +23,8 @@ const MAX_MARKS: usize = 1000;
 
 /// Reads the pickle at the start of `bytes`; what follows it is left alone.
 pub fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
-    let mut machine = Machine {
-        cursor: Cursor { bytes, at: 0 },
+    let mut machine = PickleMachine {
+        cursor: ByteReader { bytes, at: 0 },
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
@@ -41,8 +41,8 @@ pub fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
     Err(refused(format!("its pickle has more than {MAX_STEPS} instructions")))
 }
 
-struct Machine<'a> {
-    cursor: Cursor<'a>,
+struct PickleMachine<'a> {
+    cursor: ByteReader<'a>,
     stack: Vec<Value>,
     /// Heights of the stack.
     marks: Vec<usize>,
@@ -52,7 +52,7 @@ struct Machine<'a> {
     pickle: Pickle<'a>,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> PickleMachine<'a> {
     /// One instruction; true at the end.
     fn step(&mut self) -> Result<bool> {
         match self.cursor.number(1)? as u8 {
@@ -350,7 +350,7 @@ impl<'a> Machine<'a> {
     fn call(&mut self, function: Value, arguments: Value) -> Result<()> {
         let made = torch_globals::call(&self.pickle, function, arguments)?;
         match made {
-            torch_globals::Made::Object(object) => {
+            torch_globals::CallResult::Object(object) => {
                 if let Object::Dict(entries) = &object {
                     self.copied += entries.len();
                 }
@@ -359,7 +359,7 @@ impl<'a> Machine<'a> {
                 }
                 self.push(object);
             }
-            torch_globals::Made::Value(value) => self.stack.push(value),
+            torch_globals::CallResult::Value(value) => self.stack.push(value),
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{rrdbnet, small, span, srvgg};
 
 /// A network rebuilt from weights.
 #[derive(Clone, Debug)]
-pub struct Network {
+pub struct RebuiltNetwork {
     /// Its kind and size, for people.
     pub kind: String,
     pub scale: usize,
@@ -22,9 +22,9 @@ pub struct Network {
 
 /// A kind that can be built: whether names look like it, and its graph, for which the file's
 /// name is needed where the weights do not tell all.
-type Kind = (fn(&Weights) -> bool, fn(&Weights, &str) -> Result<Network>);
+type NetworkKind = (fn(&Weights) -> bool, fn(&Weights, &str) -> Result<RebuiltNetwork>);
 
-const KINDS: &[Kind] = &[
+const KINDS: &[NetworkKind] = &[
     (rrdbnet::looks, rrdbnet::build),
     (srvgg::looks, srvgg::build),
     (span::looks, span::build),
@@ -44,7 +44,7 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// Finds the kind and builds the graph. `name` is the file's.
-pub fn recognise(weights: &Weights, name: &str) -> Result<Network> {
+pub fn recognise(weights: &Weights, name: &str) -> Result<RebuiltNetwork> {
     if let Some((_, build)) = KINDS.iter().find(|(looks, _)| looks(weights)) {
         return build(weights, name);
     }

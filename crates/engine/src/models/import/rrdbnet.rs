@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::build::{Build, Conv, INPUT};
 use super::layers::Layers;
-use super::recognise::Network;
+use super::recognise::RebuiltNetwork;
 use super::weights::{Tensor, Weights};
 
 const SLOPE: f32 = 0.2;
@@ -22,7 +22,7 @@ const MAX_UPS: usize = 4;
 
 /// How the layers are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Names {
+enum LayerNames {
     /// `body.0.rdb1.conv1`, `conv_body`.
     Today,
     /// `RRDB_trunk.0.RDB1.conv1`, `trunk_conv`, of 2019.
@@ -31,12 +31,12 @@ enum Names {
     Sequence { blocks: usize, ups: usize },
 }
 
-impl Names {
+impl LayerNames {
     fn first(self) -> &'static str {
         match self {
-            Names::Today => "conv_first",
-            Names::Trunk => "conv_first",
-            Names::Sequence { .. } => "model.0",
+            LayerNames::Today => "conv_first",
+            LayerNames::Trunk => "conv_first",
+            LayerNames::Sequence { .. } => "model.0",
         }
     }
 
@@ -44,26 +44,26 @@ impl Names {
     fn dense(self, block: usize, part: usize, conv: usize) -> String {
         let (part, conv) = (part + 1, conv + 1);
         match self {
-            Names::Today => format!("body.{block}.rdb{part}.conv{conv}"),
-            Names::Trunk => format!("RRDB_trunk.{block}.RDB{part}.conv{conv}"),
-            Names::Sequence { .. } => format!("model.1.sub.{block}.RDB{part}.conv{conv}.0"),
+            LayerNames::Today => format!("body.{block}.rdb{part}.conv{conv}"),
+            LayerNames::Trunk => format!("RRDB_trunk.{block}.RDB{part}.conv{conv}"),
+            LayerNames::Sequence { .. } => format!("model.1.sub.{block}.RDB{part}.conv{conv}.0"),
         }
     }
 
     fn body(self) -> String {
         match self {
-            Names::Today => "conv_body".into(),
-            Names::Trunk => "trunk_conv".into(),
-            Names::Sequence { blocks, .. } => format!("model.1.sub.{blocks}"),
+            LayerNames::Today => "conv_body".into(),
+            LayerNames::Trunk => "trunk_conv".into(),
+            LayerNames::Sequence { blocks, .. } => format!("model.1.sub.{blocks}"),
         }
     }
 
     /// The convolution after the doubling `n`, from 0.
     fn up(self, n: usize) -> String {
         match self {
-            Names::Today => format!("conv_up{}", n + 1),
-            Names::Trunk => format!("upconv{}", n + 1),
-            Names::Sequence { .. } => format!("model.{}", 3 * (n + 1)),
+            LayerNames::Today => format!("conv_up{}", n + 1),
+            LayerNames::Trunk => format!("upconv{}", n + 1),
+            LayerNames::Sequence { .. } => format!("model.{}", 3 * (n + 1)),
         }
     }
 
@@ -71,9 +71,9 @@ impl Names {
     /// activation stands between them.
     fn end(self) -> [String; 2] {
         match self {
-            Names::Today => ["conv_hr".into(), "conv_last".into()],
-            Names::Trunk => ["HRconv".into(), "conv_last".into()],
-            Names::Sequence { ups, .. } => [format!("model.{}", 3 * ups + 2), format!("model.{}", 3 * ups + 4)],
+            LayerNames::Today => ["conv_hr".into(), "conv_last".into()],
+            LayerNames::Trunk => ["HRconv".into(), "conv_last".into()],
+            LayerNames::Sequence { ups, .. } => [format!("model.{}", 3 * ups + 2), format!("model.{}", 3 * ups + 4)],
         }
     }
 }
@@ -84,17 +84,17 @@ pub fn looks(weights: &Weights) -> bool {
         .any(|name| weights.get(name).is_some())
 }
 
-pub fn build(weights: &Weights, _: &str) -> Result<Network> {
+pub fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("RRDBNet (ESRGAN)", weights);
     let (names, blocks, ups) = if weights.get("RRDB_trunk.0.RDB1.conv1.weight").is_some() {
-        (Names::Trunk, layers.numbered("RRDB_trunk.", ".RDB").len(), layers.numbered("upconv", ".weight").len())
+        (LayerNames::Trunk, layers.numbered("RRDB_trunk.", ".RDB").len(), layers.numbered("upconv", ".weight").len())
     } else if weights.get("body.0.rdb1.conv1.weight").is_some() {
-        (Names::Today, layers.numbered("body.", ".rdb").len(), layers.numbered("conv_up", ".weight").len())
+        (LayerNames::Today, layers.numbered("body.", ".rdb").len(), layers.numbered("conv_up", ".weight").len())
     } else {
         let blocks = layers.numbered("model.1.sub.", ".RDB").len();
         // The first convolution and the last two are no doublings.
         let ups = layers.numbered("model.", ".weight").len().saturating_sub(3);
-        (Names::Sequence { blocks, ups }, blocks, ups)
+        (LayerNames::Sequence { blocks, ups }, blocks, ups)
     };
     if blocks > MAX_BLOCKS || ups > MAX_UPS {
         return Err(layers.odd(format!("it has {blocks} blocks and {ups} doublings")));
@@ -150,7 +150,7 @@ pub fn build(weights: &Weights, _: &str) -> Result<Network> {
     layers.done()?;
     let kind = format!("RRDBNet (ESRGAN), {blocks} blocks, {width} wide, {grow} growing");
     let model = build.finish(&x, channels);
-    Ok(Network { kind, scale, channels, remarks: Vec::new(), model })
+    Ok(RebuiltNetwork { kind, scale, channels, remarks: Vec::new(), model })
 }
 
 fn concat(build: &mut Build, parts: &[String]) -> String {

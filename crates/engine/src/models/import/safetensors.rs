@@ -3,7 +3,7 @@
 use ::safetensors::{Dtype, SafeTensors};
 use anyhow::Result;
 
-use super::state::{self, Chosen, State};
+use super::state::{self, Chosen, StateDict};
 use super::weights::{Element, MAX_NAME, MAX_TENSORS, Tensor, damaged, numbers_of, refused};
 
 /// Longest header, in bytes: about a hundred bytes a tensor are needed.
@@ -16,7 +16,7 @@ pub fn is(bytes: &[u8]) -> bool {
 }
 
 /// Reads the network's state from the bytes of a file.
-pub fn read(bytes: &[u8]) -> Result<State> {
+pub fn read(bytes: &[u8]) -> Result<StateDict> {
     let length = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length));
     if length.is_none_or(|length| length > MAX_HEADER) {
         return Err(damaged("its header is longer than any known"));

@@ -11,7 +11,7 @@ use crate::pixels::shuffle::MAX_SCALE;
 
 use super::build::{Build, INPUT};
 use super::layers::Layers;
-use super::recognise::Network;
+use super::recognise::RebuiltNetwork;
 use super::weights::{Weights, refused};
 
 /// Most layers of FSRCNN's middle.
@@ -23,7 +23,7 @@ pub fn looks_like_espcn(weights: &Weights) -> bool {
             && (1..=4).all(|n| weights.get(&format!("conv{n}.weight")).is_some_and(|t| t.dims.len() == 4)))
 }
 
-pub fn espcn(weights: &Weights, _: &str) -> Result<Network> {
+pub fn espcn(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("ESPCN", weights);
     let tanh = weights.get("first_part.0.weight").is_some();
     let (names, kernels, activation): (&[&str], _, _) = match tanh {
@@ -46,7 +46,7 @@ pub fn espcn(weights: &Weights, _: &str) -> Result<Network> {
     x = build.pixel_shuffle(&x, scale);
     layers.done()?;
     let kind = format!("ESPCN, {} convolutions", names.len());
-    Ok(Network { kind, scale, channels, remarks: Vec::new(), model: build.finish(&x, channels) })
+    Ok(RebuiltNetwork { kind, scale, channels, remarks: Vec::new(), model: build.finish(&x, channels) })
 }
 
 pub fn looks_like_fsrcnn(weights: &Weights) -> bool {
@@ -54,7 +54,7 @@ pub fn looks_like_fsrcnn(weights: &Weights) -> bool {
 }
 
 /// `name` is the file's: the scale is nowhere in the weights.
-pub fn fsrcnn(weights: &Weights, name: &str) -> Result<Network> {
+pub fn fsrcnn(weights: &Weights, name: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("FSRCNN", weights);
     let Some(scale) = scale_in(name) else {
         return Err(refused(
@@ -88,7 +88,7 @@ pub fn fsrcnn(weights: &Weights, name: &str) -> Result<Network> {
     layers.done()?;
     let kind = format!("FSRCNN, {} layers, {width} wide", count / 2 + 2);
     let remarks = vec![format!("the scale, {scale}, was taken from the file's name: the weights do not tell it")];
-    Ok(Network { kind, scale, channels, remarks, model: build.finish(&x, channels) })
+    Ok(RebuiltNetwork { kind, scale, channels, remarks, model: build.finish(&x, channels) })
 }
 
 /// The one scale that a name holds: `x2`, `2x` or `X2` between other letters.

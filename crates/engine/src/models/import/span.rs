@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::build::{Build, Conv, INPUT};
 use super::layers::Layers;
-use super::recognise::Network;
+use super::recognise::RebuiltNetwork;
 use super::weights::{Tensor, Weights};
 
 const BLOCKS: usize = 6;
@@ -23,7 +23,7 @@ pub fn looks(weights: &Weights) -> bool {
         && weights.get("conv_cat.weight").is_some()
 }
 
-pub fn build(weights: &Weights, _: &str) -> Result<Network> {
+pub fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("SPAN", weights);
     let cat = layers.conv("conv_cat", None, None, 1)?;
     let width = cat.weight.dims[0];
@@ -78,7 +78,7 @@ pub fn build(weights: &Weights, _: &str) -> Result<Network> {
     x = build.pixel_shuffle(&x, scale);
     layers.done()?;
     let kind = format!("SPAN, {width} wide");
-    Ok(Network { kind, scale, channels, remarks, model: build.finish(&x, channels) })
+    Ok(RebuiltNetwork { kind, scale, channels, remarks, model: build.finish(&x, channels) })
 }
 
 /// The one 3x3 convolution that a trained group of four amounts to.

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::build::{Build, INPUT};
 use super::layers::Layers;
-use super::recognise::Network;
+use super::recognise::RebuiltNetwork;
 use super::weights::Weights;
 
 /// Most layers, activations included.
@@ -27,7 +27,7 @@ fn is_layer(rest: &str) -> bool {
     })
 }
 
-pub fn build(weights: &Weights, _: &str) -> Result<Network> {
+pub fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("SRVGGNetCompact", weights);
     let numbers = layers.numbered("body.", ".");
     let last = numbers.last().copied().unwrap_or(0);
@@ -65,5 +65,5 @@ pub fn build(weights: &Weights, _: &str) -> Result<Network> {
     let base = build.nearest(INPUT, scale);
     let sum = build.plain("Add", &[&shuffled, &base]);
     let kind = format!("SRVGGNetCompact, {} convolutions, {width} wide", last / 2 - 1);
-    Ok(Network { kind, scale, channels, remarks, model: build.finish(&sum, channels) })
+    Ok(RebuiltNetwork { kind, scale, channels, remarks, model: build.finish(&sum, channels) })
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::torch_globals::View;
+use super::torch_globals::TensorView;
 use super::value::{Object, Pickle, Value};
 use super::weights::{MAX_TENSORS, Weights, damaged, refused};
 
@@ -38,7 +38,7 @@ const MAX_DEPTH: usize = 4;
 
 /// A network's state.
 #[derive(Clone, Debug, PartialEq)]
-pub struct State {
+pub struct StateDict {
     pub weights: Weights,
     /// Wrapper it was taken from, `model.params_ema` or `bare keys`.
     pub taken: String,
@@ -56,7 +56,7 @@ pub struct Chosen<T> {
 
 impl<T> Chosen<T> {
     /// Reads the tensors; `read` is told how many numbers are held already.
-    pub fn load(self, mut read: impl FnMut(T, usize) -> Result<super::weights::Tensor>) -> Result<State> {
+    pub fn load(self, mut read: impl FnMut(T, usize) -> Result<super::weights::Tensor>) -> Result<StateDict> {
         let mut weights = Weights::default();
         let mut used = 0;
         for (name, source) in self.tensors {
@@ -65,12 +65,12 @@ impl<T> Chosen<T> {
             weights.add(&name, tensor)?;
         }
         let taken = if self.taken.is_empty() { "bare keys".to_owned() } else { self.taken.join(".") };
-        Ok(State { weights, taken, remarks: self.remarks })
+        Ok(StateDict { weights, taken, remarks: self.remarks })
     }
 }
 
 /// The state within a pickle.
-pub fn of_pickle<'p>(pickle: &'p Pickle) -> Result<Chosen<&'p View>> {
+pub fn of_pickle<'p>(pickle: &'p Pickle) -> Result<Chosen<&'p TensorView>> {
     if let Some(Object::Tensor(view)) = pickle.object(pickle.root) {
         return Ok(Chosen { tensors: vec![("tensor".into(), view)], taken: Vec::new(), remarks: Vec::new() });
     }
@@ -89,7 +89,7 @@ pub fn of_pickle<'p>(pickle: &'p Pickle) -> Result<Chosen<&'p View>> {
         taken.push(name.to_owned());
         dict = inner;
     }
-    let tensors: Vec<(String, &View)> = dict
+    let tensors: Vec<(String, &TensorView)> = dict
         .iter()
         .filter_map(|&(key, value)| match (pickle.text(key), pickle.object(value)) {
             (Some(name), Some(Object::Tensor(view))) => Some((name.to_owned(), view)),

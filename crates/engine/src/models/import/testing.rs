@@ -6,9 +6,9 @@ use prost::Message;
 
 use super::recognise::recognise;
 use super::weights::{Tensor, Weights};
-use crate::models::model_file::Network;
+use crate::models::model_file::ShapedNetwork;
 use crate::models::onnx::{ModelProto, ValueInfoProto};
-use crate::pixels::stitch::Layout;
+use crate::pixels::stitch::OutputLayout;
 
 /// A file of weights, a picture, and what PyTorch makes of it.
 pub struct Case {
@@ -70,7 +70,7 @@ pub fn compact(channels: usize, width: usize, depth: usize, scale: usize) -> Mod
 }
 
 /// The whole graph of a model at one size, as a session takes it.
-pub fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize; 4]) -> Network {
+pub fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize; 4]) -> ShapedNetwork {
     let mut model = model.clone();
     let graph = model.graph.as_mut().unwrap();
     let constants: Vec<_> = graph.initializer.iter().map(|t| t.name.clone()).collect();
@@ -80,7 +80,7 @@ pub fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize;
     graph.output = vec![ValueInfoProto::float_tensor(&output, output_dims)];
     graph.value_info.clear();
     let bytes = model.encode_to_vec();
-    Network { bytes, input, output, input_dims, output_dims, layout: Layout::Plane, residual: false }
+    ShapedNetwork { bytes, input, output, input_dims, output_dims, layout: OutputLayout::Plane, residual: false }
 }
 
 /// Largest difference over largest magnitude.

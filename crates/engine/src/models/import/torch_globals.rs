@@ -43,7 +43,7 @@ pub struct Storage {
 
 /// A tensor as a view of a storage; nothing of it is checked against the storage yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
+pub struct TensorView {
     pub storage: Storage,
     /// Type of the elements; the storage may be of bytes.
     pub element: Element,
@@ -54,7 +54,7 @@ pub struct View {
 }
 
 /// The result of a call.
-pub enum Made<'a> {
+pub enum CallResult<'a> {
     Object(Object<'a>),
     Value(Value),
 }
@@ -96,7 +96,7 @@ fn printable(module: &str, name: &str) -> String {
 }
 
 /// What a call stands for.
-pub fn call<'a>(pickle: &Pickle<'a>, function: Value, arguments: Value) -> Result<Made<'a>> {
+pub fn call<'a>(pickle: &Pickle<'a>, function: Value, arguments: Value) -> Result<CallResult<'a>> {
     let Some(Object::Global(global)) = pickle.object(function) else {
         return Err(refused("its pickle calls something it made itself: not weights but code; it was not run"));
     };
@@ -130,7 +130,7 @@ pub fn call<'a>(pickle: &Pickle<'a>, function: Value, arguments: Value) -> Resul
             Object::Tensor(view(pickle, arguments, Some(element))?)
         }
         Global::RebuildParameter => match arguments.first().map(|&data| (data, pickle.object(data))) {
-            Some((data, Some(Object::Tensor(_)))) => return Ok(Made::Value(data)),
+            Some((data, Some(Object::Tensor(_)))) => return Ok(CallResult::Value(data)),
             _ => return Err(damaged("a parameter that is no tensor")),
         },
         Global::Harmless => Object::Ignored,
@@ -138,10 +138,10 @@ pub fn call<'a>(pickle: &Pickle<'a>, function: Value, arguments: Value) -> Resul
             return Err(refused("its pickle calls a type: not weights but code; it was not run"));
         }
     };
-    Ok(Made::Object(object))
+    Ok(CallResult::Object(object))
 }
 
-fn view(pickle: &Pickle, arguments: &[Value], element: Option<Element>) -> Result<View> {
+fn view(pickle: &Pickle, arguments: &[Value], element: Option<Element>) -> Result<TensorView> {
     let &[storage, offset, dims, strides, ..] = arguments else { return Err(damaged("a tensor in its pickle")) };
     let Some(Object::Storage(storage)) = pickle.object(storage) else {
         return Err(damaged("a tensor without values"));
@@ -151,7 +151,7 @@ fn view(pickle: &Pickle, arguments: &[Value], element: Option<Element>) -> Resul
         return Err(damaged("the shape of a tensor"));
     }
     let element = element.unwrap_or(storage.element);
-    Ok(View { storage: storage.clone(), element, offset: number(offset)?, dims, strides })
+    Ok(TensorView { storage: storage.clone(), element, offset: number(offset)?, dims, strides })
 }
 
 /// The storage behind a persistent id: `("storage", class, key, device, elements[, view])`,

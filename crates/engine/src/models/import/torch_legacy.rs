@@ -10,7 +10,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::pickle;
-use super::state::{self, State};
+use super::state::{self, StateDict};
 use super::torch_globals::Storage;
 use super::torch_tensor;
 use super::value::{Object, Pickle, Value};
@@ -29,7 +29,7 @@ pub fn is(bytes: &[u8]) -> bool {
 }
 
 /// Reads the network's state from the bytes of a file.
-pub fn read(bytes: &[u8]) -> Result<State> {
+pub fn read(bytes: &[u8]) -> Result<StateDict> {
     let mut at = 0;
     let mut next = || -> Result<Pickle<'_>> {
         let pickle = pickle::read(&bytes[at..])?;

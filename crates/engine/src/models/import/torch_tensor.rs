@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use super::torch_globals::View;
+use super::torch_globals::TensorView;
 use super::weights::{Tensor, damaged, numbers_of};
 
 /// The numbers of a view in row-major order. `bytes` is its storage, little endian; `used`
 /// numbers of other tensors are held already. All of the view must lie within the storage.
-pub fn read(view: &View, bytes: &[u8], used: usize) -> Result<Tensor> {
+pub fn read(view: &TensorView, bytes: &[u8], used: usize) -> Result<Tensor> {
     let outside = || damaged("a tensor reaches beyond its values");
     let count = numbers_of(&view.dims, used)?;
     let dims: Vec<usize> = view.dims.iter().map(|&d| d as usize).collect();
@@ -53,9 +53,9 @@ mod tests {
     use crate::models::import::torch_globals::Storage;
     use crate::models::import::weights::Element;
 
-    fn view(offset: u64, dims: &[u64], strides: &[u64]) -> View {
+    fn view(offset: u64, dims: &[u64], strides: &[u64]) -> TensorView {
         let storage = Storage { key: "0".into(), element: Element::I16, count: 6, offset: 0 };
-        View { storage, element: Element::I16, offset, dims: dims.into(), strides: strides.into() }
+        TensorView { storage, element: Element::I16, offset, dims: dims.into(), strides: strides.into() }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::Result;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::state::{self, State};
+use super::state::{self, StateDict};
 use super::weights::{MAX_FILE, damaged, refused};
 use super::{pickle, torch_tensor};
 
@@ -24,8 +24,8 @@ pub fn is(bytes: &[u8]) -> bool {
 }
 
 /// Reads the network's state from the bytes of a file.
-pub fn read(bytes: &[u8]) -> Result<State> {
-    let mut archive = Archive::open(bytes)?;
+pub fn read(bytes: &[u8]) -> Result<StateDict> {
+    let mut archive = TorchArchive::open(bytes)?;
     if archive.zip.file_names_raw().any(|name| name.windows(6).any(|part| part == b"/code/")) {
         return Err(refused("holds a TorchScript program, not weights; save the network's state_dict()"));
     }
@@ -55,15 +55,15 @@ pub fn read(bytes: &[u8]) -> Result<State> {
     })
 }
 
-struct Archive<'a> {
+struct TorchArchive<'a> {
     bytes: &'a [u8],
     zip: ZipArchive<Cursor<&'a [u8]>>,
     /// Bytes read so far: entries may overlap, and must not be read for ever.
     read: u64,
 }
 
-impl<'a> Archive<'a> {
-    fn open(bytes: &'a [u8]) -> Result<Archive<'a>> {
+impl<'a> TorchArchive<'a> {
+    fn open(bytes: &'a [u8]) -> Result<TorchArchive<'a>> {
         // Looking for the archive's beginning itself, the reader takes the wrong entry for the first
         // where that is 76 bytes long in the directory (folders of 21 letters).
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
@@ -72,7 +72,7 @@ impl<'a> Archive<'a> {
         if zip.len() > MAX_ENTRIES {
             return Err(refused(format!("is a zip archive of more than {MAX_ENTRIES} entries")));
         }
-        Ok(Archive { bytes, zip, read: 0 })
+        Ok(TorchArchive { bytes, zip, read: 0 })
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::torch_globals::{Global, Storage, View};
+use super::torch_globals::{Global, Storage, TensorView};
 
 /// A value: itself, or the place of an object in the list.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub enum Object<'a> {
     Global(Global),
     /// What a persistent id names: values outside the pickle.
     Storage(Storage),
-    Tensor(View),
+    Tensor(TensorView),
     /// Something harmless that weights do not need, such as a numpy number.
     Ignored,
 }

@@ -21,8 +21,8 @@ use anyhow::Result;
 use upscaled_core::config::settings::{JobSettings, RunSettings};
 use upscaled_core::fault::Fault;
 use upscaled_core::shutdown::Shutdown;
-use upscaled_core::types::progress::{Event, Outcome, Progress};
-use upscaled_core::types::status::Status;
+use upscaled_core::types::progress::{Event, JobOutcome, Progress};
+use upscaled_core::types::status::JobStatus;
 use upscaled_engine::models::testing::TestModel;
 
 use crate::job::order::JobOrder;
@@ -133,12 +133,12 @@ impl Bench {
         bench
     }
 
-    fn run(&self) -> Result<Outcome> {
+    fn run(&self) -> Result<JobOutcome> {
         self.run_until(&Shutdown::new())
     }
 
     /// Runs the job in this thread, so that its plans of failures count, under a watchdog.
-    fn run_until(&self, shutdown: &Shutdown) -> Result<Outcome> {
+    fn run_until(&self, shutdown: &Shutdown) -> Result<JobOutcome> {
         let (ended, watch) = mpsc::channel::<()>();
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         let dog = std::thread::spawn(move || {
@@ -155,7 +155,7 @@ impl Bench {
         result
     }
 
-    fn done(&self) -> Outcome {
+    fn done(&self) -> JobOutcome {
         self.run().map_err(|e| format!("{e:#}\n{}", self.log())).unwrap()
     }
 
@@ -215,7 +215,7 @@ impl Bench {
         events.iter().filter_map(|e| if let Event::Progress(p) = e { Some(p.clone()) } else { None }).collect()
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> JobStatus {
         serde_json::from_slice(&std::fs::read(self.order.job_dir.join("status.json")).unwrap()).unwrap()
     }
 
@@ -253,7 +253,7 @@ trait Upscaled {
     fn upscaled(&self) -> u64;
 }
 
-impl Upscaled for Outcome {
+impl Upscaled for JobOutcome {
     fn upscaled(&self) -> u64 {
         (self.fps * self.seconds).round() as u64
     }

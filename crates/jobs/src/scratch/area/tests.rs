@@ -24,14 +24,14 @@ fn a_mounted_area_is_found_again_and_destroyed() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path(), 2);
     let area = WorkArea::open(&settings, KEY, 10 * MIB).unwrap();
-    assert_eq!((area.kind(), area.limit()), (Kind::Mounted, 2 * MIB));
+    assert_eq!((area.kind(), area.limit()), (AreaKind::Mounted, 2 * MIB));
     assert!(area.room() <= 2 * MIB && area.room() > MIB);
     fs::write(area.path().join("batch-000001.y4m"), vec![1; 1 << 20]).unwrap();
     assert!(area.room() <= MIB);
     // A killed process leaves the mount and loses its lock.
     drop(area);
     let area = WorkArea::open(&RunSettings { ramdisk_limit_mb: 4, ..settings.clone() }, KEY, 10 * MIB).unwrap();
-    assert_eq!((area.kind(), mount::space(area.path()).unwrap().total), (Kind::Mounted, 4 * MIB));
+    assert_eq!((area.kind(), mount::space(area.path()).unwrap().total), (AreaKind::Mounted, 4 * MIB));
     assert_eq!(fs::read(area.path().join("batch-000001.y4m")).unwrap().len(), 1 << 20);
     area.tidy(&|_| false).unwrap();
     assert_eq!(fs::read_dir(area.path()).unwrap().count(), 1);
@@ -54,7 +54,7 @@ fn without_mounting_a_shared_tmpfs_and_else_a_disk() {
     let bases = [base(disk.path()), base(tight.path()), base(ram.path())];
     let area = WorkArea::open_among(&bases, &settings, KEY, 10 * MIB).unwrap();
     drop(scope);
-    assert_eq!((area.kind(), area.path().parent()), (Kind::Shared, Some(ram.path())), "the one with the room");
+    assert_eq!((area.kind(), area.path().parent()), (AreaKind::Shared, Some(ram.path())), "the one with the room");
     fs::write(area.path().join("x"), vec![1; 2 << 20]).unwrap();
     assert_eq!(area.room(), MIB, "its own limit");
     fs::write(ram.path().join("others"), vec![1; 7 << 20]).unwrap_err();
@@ -65,7 +65,7 @@ fn without_mounting_a_shared_tmpfs_and_else_a_disk() {
     let scope = no_mount();
     let area = WorkArea::open_among(&bases[..1], &settings, KEY, MIB).unwrap();
     drop(scope);
-    assert_eq!((area.kind(), area.limit()), (Kind::Disk, 3 * MIB));
+    assert_eq!((area.kind(), area.limit()), (AreaKind::Disk, 3 * MIB));
     assert!(area.room() <= 3 * MIB);
     area.destroy().unwrap();
     assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::state::fixture::{indices, job, sealed};
-use crate::state::frame_table::{End, Publish};
+use crate::state::frame_table::{EndMark, Publish};
 
 #[test]
 fn a_plan_comes_back_and_any_flipped_byte_is_seen() {
@@ -32,7 +32,8 @@ fn a_plan_comes_back_and_any_flipped_byte_is_seen() {
 fn tidy_keeps_what_the_rules_name() {
     let root = tempfile::tempdir().unwrap();
     let (job, mut plan) = job(root.path(), 2);
-    let end = End { version: 1, frames: 8, batches: 2, damaged_frames: 0, damaged_packets: 0, mended: 0, resized: 0 };
+    let end =
+        EndMark { version: 1, frames: 8, batches: 2, damaged_frames: 0, damaged_packets: 0, mended: 0, resized: 0 };
     job.write_end(&end, &plan.key).unwrap();
     let publish = Publish { version: 1, name: "a.mkv".into(), size: 1, hash: "x".into() };
     job.write_publish(&publish, &plan.key).unwrap();

@@ -11,7 +11,7 @@ use super::*;
 
 struct House {
     _dir: tempfile::TempDir,
-    layout: Layout,
+    layout: RootLayout,
 }
 
 impl House {
@@ -20,7 +20,7 @@ impl House {
         let root = dir.path().to_path_buf();
         let folders = Folders { input: root.join("input"), output: root.join("output"), logs: root.join("logs"), root };
         fs::create_dir(&folders.input).unwrap();
-        let house = House { _dir: dir, layout: Layout::new(&folders) };
+        let house = House { _dir: dir, layout: RootLayout::new(&folders) };
         if let Some(text) = text {
             house.save_old(text.as_bytes());
         }
@@ -49,10 +49,10 @@ impl House {
     }
 }
 
-fn listed(queue: Queue) -> Vec<String> {
+fn listed(queue: QueueText) -> Vec<String> {
     match queue {
-        Queue::Jobs(listing) => listing.jobs.iter().map(|j| escape(j)).collect(),
-        Queue::Rebuild { why, .. } => panic!("must be rebuilt: {why}"),
+        QueueText::Jobs(listing) => listing.jobs.iter().map(|j| escape(j)).collect(),
+        QueueText::Rebuild { why, .. } => panic!("must be rebuilt: {why}"),
     }
 }
 
@@ -60,8 +60,8 @@ fn listed(queue: Queue) -> Vec<String> {
 fn missing_and_damaged_files_are_rebuilt_once() {
     let house = House::new(None);
     let queue = house.queue();
-    assert!(matches!(queue.read().unwrap(), Queue::Rebuild { ref readable, .. } if readable.is_empty()));
-    assert!(matches!(queue.edit(|j| j.push("x".into())).unwrap(), Queue::Rebuild { .. }));
+    assert!(matches!(queue.read().unwrap(), QueueText::Rebuild { ref readable, .. } if readable.is_empty()));
+    assert!(matches!(queue.edit(|j| j.push("x".into())).unwrap(), QueueText::Rebuild { .. }));
     assert!(!house.layout.queue_file().exists());
     assert_eq!(listed(queue.rebuild(&["a b.mkv".into(), "c".into()]).unwrap()), ["a b.mkv", "c"]);
     assert!(house.text().starts_with("# "));
@@ -69,14 +69,14 @@ fn missing_and_damaged_files_are_rebuilt_once() {
 
     for damage in [&b"a\n\0\0\0\nb\n"[..], b"a\n\xff\xff\nb\n"] {
         house.save_old(damage);
-        let Queue::Rebuild { readable, .. } = queue.read().unwrap() else { panic!("{damage:?}") };
+        let QueueText::Rebuild { readable, .. } = queue.read().unwrap() else { panic!("{damage:?}") };
         assert_eq!(readable, [PathBuf::from("a"), "b".into()]);
         assert_eq!(listed(queue.rebuild(&readable).unwrap()), ["a", "b"]);
         assert_eq!(fs::read(house.layout.root().join(".upscaled-queue.damaged")).unwrap(), damage);
     }
     fs::remove_file(house.layout.queue_file()).unwrap();
     fs::create_dir(house.layout.queue_file()).unwrap();
-    assert!(matches!(queue.read().unwrap(), Queue::Rebuild { .. }));
+    assert!(matches!(queue.read().unwrap(), QueueText::Rebuild { .. }));
     assert_eq!(house.litter(), [""; 0]);
 }
 

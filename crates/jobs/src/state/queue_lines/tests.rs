@@ -3,8 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn resolver() -> Resolver {
-    Resolver::new(Path::new("/nowhere/root"), Path::new("/nowhere/root/input"))
+fn resolver() -> LineResolver {
+    LineResolver::new(Path::new("/nowhere/root"), Path::new("/nowhere/root/input"))
 }
 
 fn jobs(text: &str) -> Vec<String> {
@@ -48,7 +48,7 @@ fn names_in_input_decide() {
     let root = tempfile::tempdir().unwrap();
     let input = root.path().join("input");
     fs::create_dir_all(input.join("input")).unwrap();
-    let resolver = Resolver::new(root.path(), &input);
+    let resolver = LineResolver::new(root.path(), &input);
     let parse = |text: &[u8]| QueueLines::parse(text, &resolver).map(|l| l.jobs());
     fs::write(input.join("input/b.mkv"), b"").unwrap();
     fs::write(input.join("a\\x41"), b"").unwrap();
@@ -60,7 +60,7 @@ fn names_in_input_decide() {
     // Through a symbolic link to the root as well.
     let link = root.path().join("link");
     std::os::unix::fs::symlink(root.path(), &link).unwrap();
-    let linked = Resolver::new(&link, &link.join("input"));
+    let linked = LineResolver::new(&link, &link.join("input"));
     let line = input.canonicalize().unwrap().join("q.mkv");
     let lines = QueueLines::parse(line.as_os_str().as_bytes(), &linked).unwrap();
     assert_eq!(lines.jobs(), paths("q.mkv"));
@@ -106,7 +106,7 @@ fn file() -> impl Strategy<Value = String> {
 
 fn others(text: &[u8]) -> Vec<Vec<u8>> {
     let lines = QueueLines::parse(text, &resolver()).unwrap();
-    lines.lines.into_iter().filter(|l| l.kind == Kind::Other && !l.text.is_empty()).map(|l| l.text).collect()
+    lines.lines.into_iter().filter(|l| l.kind == LineKind::Other && !l.text.is_empty()).map(|l| l.text).collect()
 }
 
 proptest! {

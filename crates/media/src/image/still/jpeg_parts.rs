@@ -18,7 +18,7 @@ const IPTC: &[u8] = b"8BIM\x04\x04";
 
 /// What the index of a multi-picture file says of those after the first.
 #[derive(Default)]
-struct Index {
+struct MultiPictureIndex {
     /// Panorama, stereo pair, other angles.
     equal: u64,
     /// Kinds that are not told; gain maps above all.
@@ -29,7 +29,7 @@ struct Index {
 
 /// What is behind the first picture's last byte.
 #[derive(Default)]
-struct Behind {
+struct Trailer {
     picture: bool,
     gain_map: bool,
     video: bool,
@@ -65,7 +65,7 @@ pub fn losses(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>> {
             _ => {}
         }
     };
-    let behind = if ended { behind(file)? } else { Behind::default() };
+    let behind = if ended { behind(file)? } else { Trailer::default() };
     let index = index.unwrap_or_default();
     if index.equal > 0 {
         let pictures = if index.equal == 1 { "picture" } else { "pictures" };
@@ -128,7 +128,7 @@ fn fill(file: &mut impl Read, into: &mut [u8]) -> Result<bool> {
 }
 
 /// The kinds of pictures that a multi-picture index (CIPA DC-007) lists.
-fn pictures(index: &[u8]) -> Option<Index> {
+fn pictures(index: &[u8]) -> Option<MultiPictureIndex> {
     let big = index.starts_with(b"MM");
     let number = |at: usize, size: usize| -> Option<u64> {
         let bytes = index.get(at..at.checked_add(size)?)?;
@@ -140,7 +140,7 @@ fn pictures(index: &[u8]) -> Option<Index> {
     let entry = |tag: u64| (0..entries.min(64)).map(|i| directory + 2 + 12 * i).find(|at| number(*at, 2) == Some(tag));
     let list = entry(0xb002)?;
     let (bytes, place) = (number(list + 4, 4)? as usize, number(list + 8, 4)? as usize);
-    let mut made = Index::default();
+    let mut made = MultiPictureIndex::default();
     for picture in 1..(bytes / 16).min(PICTURES_MAX) {
         match number(place.checked_add(16 * picture)?, 4)? & 0xff_ffff {
             0x01_0000..=0x01_ffff => made.previews += 1,
@@ -152,8 +152,8 @@ fn pictures(index: &[u8]) -> Option<Index> {
 }
 
 /// Looks through what follows the end of the first picture.
-fn behind(file: &mut impl BufRead) -> Result<Behind> {
-    let mut made = Behind::default();
+fn behind(file: &mut impl BufRead) -> Result<Trailer> {
+    let mut made = Trailer::default();
     let mut window: Vec<u8> = Vec::new();
     let mut first = true;
     loop {

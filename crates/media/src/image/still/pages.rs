@@ -35,23 +35,23 @@ pub struct Pages {
 
 /// Byte order and size of offsets.
 #[derive(Clone, Copy)]
-struct Layout {
+struct TiffLayout {
     big_endian: bool,
     /// BigTIFF: offsets of 64 bits.
     wide: bool,
 }
 
-impl Layout {
-    fn of(head: &[u8; 16]) -> Option<Layout> {
+impl TiffLayout {
+    fn of(head: &[u8; 16]) -> Option<TiffLayout> {
         let big_endian = match &head[..2] {
             b"II" => false,
             b"MM" => true,
             _ => return None,
         };
-        let layout = Layout { big_endian, wide: false };
+        let layout = TiffLayout { big_endian, wide: false };
         match layout.number(&head[2..4]) {
             42 => Some(layout),
-            43 if layout.number(&head[4..6]) == 8 => Some(Layout { wide: true, ..layout }),
+            43 if layout.number(&head[4..6]) == 8 => Some(TiffLayout { wide: true, ..layout }),
             _ => None,
         }
     }
@@ -157,7 +157,7 @@ fn counted(number: u64, one: &str, many: &str) -> String {
     if number == 1 { format!("a {one}") } else { format!("{number} {many}") }
 }
 
-fn header(file: &mut (impl Read + Seek)) -> Result<Option<(Layout, [u8; 16])>> {
+fn header(file: &mut (impl Read + Seek)) -> Result<Option<(TiffLayout, [u8; 16])>> {
     file.rewind()?;
     let mut head = [0; 16];
     let mut length = 0;
@@ -167,11 +167,11 @@ fn header(file: &mut (impl Read + Seek)) -> Result<Option<(Layout, [u8; 16])>> {
             count => length += count,
         }
     }
-    Ok(Layout::of(&head).filter(|layout| length == 16 || !layout.wide && length >= 8).map(|layout| (layout, head)))
+    Ok(TiffLayout::of(&head).filter(|layout| length == 16 || !layout.wide && length >= 8).map(|layout| (layout, head)))
 }
 
 /// A directory; `None` where there is none or it is cut off.
-fn directory(file: &mut (impl Read + Seek), layout: Layout, at: u64) -> Result<Option<Directory>> {
+fn directory(file: &mut (impl Read + Seek), layout: TiffLayout, at: u64) -> Result<Option<Directory>> {
     let (count_size, entry_size, place_size) = if layout.wide { (8, 20, 8) } else { (2, 12, 4) };
     let Some(count) = bytes(file, at, count_size)? else { return Ok(None) };
     let count = layout.number(&count);

@@ -19,7 +19,7 @@ const GAMMA: (u32, u32) = (45_455, 1000);
 
 /// What a picture file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Parts {
+pub struct FileParts {
     /// Places of a TIFF's pages; empty for other kinds.
     pub pages: Vec<u64>,
     /// What is not in any picture that is read, in words.
@@ -34,8 +34,8 @@ pub struct Parts {
 ///
 /// # Errors
 /// When the file cannot be read; one that is damaged is none.
-pub fn look(file: &mut (impl BufRead + Seek), format: ImageFormat) -> Result<Parts> {
-    let mut parts = Parts { frames: 1, ..Parts::default() };
+pub fn look(file: &mut (impl BufRead + Seek), format: ImageFormat) -> Result<FileParts> {
+    let mut parts = FileParts { frames: 1, ..FileParts::default() };
     match format {
         ImageFormat::Tiff => {
             let found = pages::look(file)?;
@@ -76,12 +76,12 @@ pub fn repeats(path: &Path, container: &str) -> Result<bool> {
 
 /// Returns whether a PNG is an animation of more than one frame.
 pub fn is_animated_png(file: &mut (impl BufRead + Seek)) -> Result<bool> {
-    let mut parts = Parts { frames: 1, ..Parts::default() };
+    let mut parts = FileParts { frames: 1, ..FileParts::default() };
     png(file, &mut parts)?;
     Ok(parts.frames > 1)
 }
 
-fn png(file: &mut (impl BufRead + Seek), parts: &mut Parts) -> Result<()> {
+fn png(file: &mut (impl BufRead + Seek), parts: &mut FileParts) -> Result<()> {
     file.seek(SeekFrom::Start(8))?;
     let (mut xmp, mut text, mut gamma, mut profile, mut coded) = (false, false, false, false, false);
     for _ in 0..CHUNKS_MAX {
@@ -107,7 +107,7 @@ fn png(file: &mut (impl BufRead + Seek), parts: &mut Parts) -> Result<()> {
     Ok(())
 }
 
-fn webp(file: &mut (impl BufRead + Seek), parts: &mut Parts) -> Result<()> {
+fn webp(file: &mut (impl BufRead + Seek), parts: &mut FileParts) -> Result<()> {
     file.seek(SeekFrom::Start(12))?;
     for _ in 0..CHUNKS_MAX {
         match chunk(file, u32::from_le_bytes, true)? {

@@ -29,7 +29,7 @@ fn tiff(pages: &[&[(u16, u16, u32)]]) -> Vec<u8> {
     made
 }
 
-fn of(bytes: &[u8], format: ImageFormat) -> Parts {
+fn of(bytes: &[u8], format: ImageFormat) -> FileParts {
     look(&mut Cursor::new(bytes), format).unwrap()
 }
 

@@ -15,7 +15,7 @@ use upscaled_core::types::source::{Colour, InBand, Rational, SourceInfo, StreamI
 
 use crate::demux::NO_TAGS;
 use crate::image::still::pages::OnePage;
-use crate::image::still::parts::{self, Parts};
+use crate::image::still::parts::{self, FileParts};
 use crate::image::still::{Still, StillKind, split};
 
 /// Pixels a picture may have.
@@ -92,7 +92,7 @@ pub fn kind_of(path: &Path) -> Result<Option<StillKind>> {
 pub struct Opened<'a> {
     name: String,
     format: ImageFormat,
-    parts: Parts,
+    parts: FileParts,
     decoder: Box<dyn ImageDecoder + 'a>,
     orientation: Orientation,
 }

@@ -1,6 +1,6 @@
 //! Chapters as a tree, with all that they say: editions, languages, chapters in chapters.
 
-use crate::mux::matroska::ebml::{self, Body, Node, number};
+use crate::mux::matroska::ebml::{self, ElementBody, Node, number};
 use crate::text;
 
 const EDITION: u32 = 0x45b9;
@@ -77,7 +77,7 @@ impl Chapters {
         self.languages |= masters(atom, DISPLAY).count() > 1;
         for display in masters(atom, DISPLAY) {
             let told = |node: &Node| match (&node.body, node.id) {
-                (Body::Leaf(content), LANGUAGE) => content != b"und",
+                (ElementBody::Leaf(content), LANGUAGE) => content != b"und",
                 (_, LANGUAGE_IETF | COUNTRY) => true,
                 _ => false,
             };
@@ -120,9 +120,9 @@ impl Chapters {
 fn as_text(nodes: &mut [Node]) {
     for node in nodes {
         match &mut node.body {
-            Body::Master(children) => as_text(children),
-            Body::Leaf(content) if node.id == STRING => *content = text::of(content).into_owned().into_bytes(),
-            Body::Leaf(_) => {}
+            ElementBody::Master(children) => as_text(children),
+            ElementBody::Leaf(content) if node.id == STRING => *content = text::of(content).into_owned().into_bytes(),
+            ElementBody::Leaf(_) => {}
         }
     }
 }
@@ -130,12 +130,12 @@ fn as_text(nodes: &mut [Node]) {
 fn shift(nodes: &mut [Node], nanoseconds: i64) {
     for node in nodes {
         match &mut node.body {
-            Body::Master(children) => shift(children, nanoseconds),
-            Body::Leaf(content) if matches!(node.id, START | END) => {
+            ElementBody::Master(children) => shift(children, nanoseconds),
+            ElementBody::Leaf(content) if matches!(node.id, START | END) => {
                 let moved = number(content).saturating_add_signed(nanoseconds);
                 *content = moved.to_be_bytes().to_vec();
             }
-            Body::Leaf(_) => {}
+            ElementBody::Leaf(_) => {}
         }
     }
 }
@@ -143,14 +143,14 @@ fn shift(nodes: &mut [Node], nanoseconds: i64) {
 /// The children of those nodes that have this ID.
 fn masters(nodes: &[Node], id: u32) -> impl Iterator<Item = &[Node]> {
     nodes.iter().filter_map(move |node| match &node.body {
-        Body::Master(children) if node.id == id => Some(children.as_slice()),
+        ElementBody::Master(children) if node.id == id => Some(children.as_slice()),
         _ => None,
     })
 }
 
 fn value(nodes: &[Node], id: u32) -> Option<u64> {
     nodes.iter().find_map(|node| match &node.body {
-        Body::Leaf(content) if node.id == id => Some(number(content)),
+        ElementBody::Leaf(content) if node.id == id => Some(number(content)),
         _ => None,
     })
 }

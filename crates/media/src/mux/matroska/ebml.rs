@@ -14,7 +14,7 @@ pub const CRC: u32 = 0xbf;
 
 /// The head of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct ElementHead {
     pub id: u32,
     /// Bytes of the content; `None` where the file does not tell.
     pub size: Option<u64>,
@@ -23,7 +23,7 @@ pub struct Head {
 }
 
 /// Reads a head; `None` for what is none or is cut off.
-pub fn head(bytes: &[u8]) -> Option<Head> {
+pub fn head(bytes: &[u8]) -> Option<ElementHead> {
     let id_length = bytes.first()?.leading_zeros() as usize + 1;
     if id_length > 4 {
         return None;
@@ -38,7 +38,7 @@ pub fn head(bytes: &[u8]) -> Option<Head> {
     let mark = 1u64 << (7 * size_length);
     let size = digits.iter().fold(0, |size, byte| size << 8 | u64::from(*byte)) & (mark - 1);
     let size = (size != mark - 1).then_some(size);
-    Some(Head { id, size, length: id_length + size_length })
+    Some(ElementHead { id, size, length: id_length + size_length })
 }
 
 /// The elements side by side in these bytes, up to what is damaged.
@@ -75,11 +75,11 @@ pub fn text(content: &[u8], most: usize) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub id: u32,
-    pub body: Body,
+    pub body: ElementBody,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Body {
+pub enum ElementBody {
     Leaf(Vec<u8>),
     Master(Vec<Node>),
 }
@@ -100,8 +100,8 @@ fn branch(bytes: &[u8], is_master: fn(u32) -> bool, depth: u32, left: &mut usize
             continue;
         }
         let body = match is_master(id) {
-            true => Body::Master(branch(content, is_master, depth.checked_sub(1)?, left)?),
-            false => Body::Leaf(content.to_vec()),
+            true => ElementBody::Master(branch(content, is_master, depth.checked_sub(1)?, left)?),
+            false => ElementBody::Leaf(content.to_vec()),
         };
         nodes.push(Node { id, body });
     }
@@ -113,8 +113,8 @@ pub fn bytes_of(nodes: &[Node]) -> Vec<u8> {
     let mut made = Vec::new();
     for node in nodes {
         match &node.body {
-            Body::Leaf(content) => element(&mut made, node.id, content),
-            Body::Master(children) => element(&mut made, node.id, &bytes_of(children)),
+            ElementBody::Leaf(content) => element(&mut made, node.id, content),
+            ElementBody::Master(children) => element(&mut made, node.id, &bytes_of(children)),
         }
     }
     made
@@ -212,8 +212,8 @@ mod tests {
         assert_eq!(head(&[0x08, 1, 2, 3, 4, 0x81]), None);
         assert_eq!(head(&[0x1a, 0x45, 0xdf]), None);
         assert_eq!(head(&[0xec, 0]), None);
-        assert_eq!(head(&[0xec, 0xff]), Some(Head { id: VOID, size: None, length: 2 }));
-        assert_eq!(head(&[0x42, 0x86, 0x81]), Some(Head { id: 0x4286, size: Some(1), length: 3 }));
+        assert_eq!(head(&[0xec, 0xff]), Some(ElementHead { id: VOID, size: None, length: 2 }));
+        assert_eq!(head(&[0x42, 0x86, 0x81]), Some(ElementHead { id: 0x4286, size: Some(1), length: 3 }));
         assert_eq!(tree(&[0xec, 0x85, 0], |_| false), None);
         // A master in itself, deeper than anything has a right to be
         let mut deep = Vec::new();

@@ -42,7 +42,7 @@ pub enum TrackKind {
 
 /// A track of which FFmpeg makes a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Track {
+pub struct MatroskaTrack {
     pub kind: TrackKind,
     /// A tag as `pt-BR`, well formed.
     pub language: Option<String>,
@@ -59,8 +59,8 @@ pub struct Track {
 
 /// What is said of the whole file.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    pub tracks: Vec<Track>,
+pub struct SegmentFacts {
+    pub tracks: Vec<MatroskaTrack>,
     pub chapters: Option<Chapters>,
     /// It is one of several files that are to be played as one.
     pub linked: bool,
@@ -68,21 +68,21 @@ pub struct Facts {
     pub too_large: Vec<&'static str>,
 }
 
-impl Facts {
+impl SegmentFacts {
     /// Reads them of a file.
     ///
     /// # Errors
     /// When it cannot be read; what is no Matroska or damaged says nothing.
-    pub fn read(path: &Path) -> Result<Facts> {
-        Facts::of(&mut BufReader::new(File::open(path)?))
+    pub fn read(path: &Path) -> Result<SegmentFacts> {
+        SegmentFacts::of(&mut BufReader::new(File::open(path)?))
     }
 
     /// The same of what is open.
-    pub fn of(file: &mut (impl Read + Seek)) -> Result<Facts> {
+    pub fn of(file: &mut (impl Read + Seek)) -> Result<SegmentFacts> {
         let found = scan::scan(file)?;
         let entries = found.tracks.iter().flat_map(|bytes| elements(bytes)).filter(|(id, _)| *id == TRACK_ENTRY);
         let link = |id: u32| found.info.as_deref().and_then(|info| find(info, id)).is_some_and(|uid| !uid.is_empty());
-        Ok(Facts {
+        Ok(SegmentFacts {
             tracks: entries.take(TRACKS_MAX).filter_map(|(_, entry)| track(entry)).collect(),
             chapters: found.chapters.as_deref().and_then(Chapters::of),
             linked: link(PREVIOUS) || link(NEXT),
@@ -92,7 +92,7 @@ impl Facts {
 }
 
 /// A track, where FFmpeg would make a stream of it.
-fn track(entry: &[u8]) -> Option<Track> {
+fn track(entry: &[u8]) -> Option<MatroskaTrack> {
     let value = |of: &[u8], id: u32| find(of, id).map(number);
     let kind = match value(entry, TRACK_TYPE)? {
         1 => TrackKind::Video,
@@ -105,7 +105,7 @@ fn track(entry: &[u8]) -> Option<Track> {
     let video = find(entry, VIDEO).unwrap_or_default();
     let side = |id: u32| value(video, id).unwrap_or_default();
     let display = value(video, DISPLAY_WIDTH).zip(value(video, DISPLAY_HEIGHT));
-    Some(Track {
+    Some(MatroskaTrack {
         kind,
         language: find(entry, LANGUAGE_IETF).and_then(language),
         enabled: value(entry, ENABLED) != Some(0),

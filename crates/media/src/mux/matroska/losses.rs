@@ -1,10 +1,10 @@
 //! What of a Matroska file's own ways an output does not keep, in words.
 
-use crate::mux::matroska::facts::{Facts, Track};
+use crate::mux::matroska::facts::{MatroskaTrack, SegmentFacts};
 
 /// What is written of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenHeader {
     /// The output is Matroska too.
     pub matroska: bool,
     /// Chapters are written as they are, not as FFmpeg delivers them.
@@ -15,9 +15,9 @@ pub struct Written {
     pub tracks: bool,
 }
 
-impl Facts {
+impl SegmentFacts {
     /// Names it. `kept`: index and track of the streams that are kept, and whether their language is written otherwise.
-    pub fn losses(&self, kept: &[(usize, &Track, bool)], written: Written) -> Vec<String> {
+    pub fn losses(&self, kept: &[(usize, &MatroskaTrack, bool)], written: WrittenHeader) -> Vec<String> {
         let mut made = Vec::new();
         if self.linked {
             made.push("the link to other files (linked segments): their parts are not in the output".to_owned());

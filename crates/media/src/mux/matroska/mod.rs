@@ -10,6 +10,6 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use facts::{Facts, Track, TrackKind};
-pub use losses::Written;
+pub use facts::{MatroskaTrack, SegmentFacts, TrackKind};
+pub use losses::WrittenHeader;
 pub use mend::{Mending, TrackMending};

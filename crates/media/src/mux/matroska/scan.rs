@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::{Read, Result, Seek, SeekFrom};
 
-use crate::mux::matroska::ebml::{self, HEAD_MAX, Head};
+use crate::mux::matroska::ebml::{self, ElementHead, HEAD_MAX};
 
 /// Elements of a segment that are passed on the way.
 const ELEMENTS_MAX: u32 = 4096;
@@ -30,7 +30,7 @@ pub const CLUSTER: u32 = 0x1f43_b675;
 
 /// The contents of the parts, where they are there and not too large.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct ElementContents {
     pub info: Option<Vec<u8>>,
     pub tracks: Option<Vec<u8>>,
     pub chapters: Option<Vec<u8>>,
@@ -44,8 +44,8 @@ pub struct Found {
 ///
 /// # Errors
 /// When the file cannot be read; what is no Matroska or damaged has no parts.
-pub fn scan(file: &mut (impl Read + Seek)) -> Result<Found> {
-    let mut found = Found::default();
+pub fn scan(file: &mut (impl Read + Seek)) -> Result<ElementContents> {
+    let mut found = ElementContents::default();
     let Some(start) = segment(file)? else { return Ok(found) };
     let mut places: Vec<u64> = Vec::new();
     let mut at = start;
@@ -67,7 +67,7 @@ pub fn scan(file: &mut (impl Read + Seek)) -> Result<Found> {
     Ok(found)
 }
 
-impl Found {
+impl ElementContents {
     /// Nothing is left to be looked for.
     fn is_complete(&self) -> bool {
         [INFO, TRACKS, CHAPTERS].iter().all(|id| self.seen.contains(id))
@@ -76,7 +76,7 @@ impl Found {
     fn take(
         &mut self,
         file: &mut (impl Read + Seek),
-        head: Head,
+        head: ElementHead,
         content: u64,
         start: u64,
         places: &mut Vec<u64>,
@@ -120,7 +120,7 @@ impl Found {
 }
 
 /// Looks where the index points, and where an index there points.
-fn follow(file: &mut (impl Read + Seek), start: u64, places: &mut Vec<u64>, found: &mut Found) -> Result<()> {
+fn follow(file: &mut (impl Read + Seek), start: u64, places: &mut Vec<u64>, found: &mut ElementContents) -> Result<()> {
     let mut been = HashSet::new();
     while let Some(place) = places.pop() {
         if been.len() >= PLACES_MAX || !been.insert(place) {
@@ -152,7 +152,7 @@ pub fn segment(file: &mut (impl Read + Seek)) -> Result<Option<u64>> {
 }
 
 /// The head of the element at a place; `None` at the file's end.
-pub fn head_at(file: &mut (impl Read + Seek), at: u64) -> Result<Option<Head>> {
+pub fn head_at(file: &mut (impl Read + Seek), at: u64) -> Result<Option<ElementHead>> {
     if i64::try_from(at).is_err() {
         return Ok(None);
     }

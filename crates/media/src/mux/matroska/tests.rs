@@ -66,11 +66,11 @@ fn file(children: &[Vec<u8>]) -> Vec<u8> {
     [master(scan::EBML, &[value(0x4286, 1)]), master(scan::SEGMENT, children)].concat()
 }
 
-fn read(bytes: &[u8]) -> Facts {
-    Facts::of(&mut Cursor::new(bytes)).unwrap()
+fn read(bytes: &[u8]) -> SegmentFacts {
+    SegmentFacts::of(&mut Cursor::new(bytes)).unwrap()
 }
 
-fn is_all(facts: &Facts) {
+fn is_all(facts: &SegmentFacts) {
     let [video, sound] = facts.tracks.as_slice() else { panic!("{facts:?}") };
     assert_eq!((video.kind, video.language.as_deref(), video.crop), (TrackKind::Video, None, [16, 8, 0, 0]));
     assert_eq!((sound.kind, sound.language.as_deref(), sound.enabled), (TrackKind::Audio, Some("pt-BR"), false));
@@ -115,8 +115,8 @@ fn parts_are_found_wherever_they_stand() {
     }
     let large = file(&[info(), tracks(), leaf(scan::CHAPTERS, &vec![0; 2 << 20])]);
     assert_eq!(read(&large).too_large, ["chapters"]);
-    assert_eq!(read(b"RIFF"), Facts::default());
-    assert_eq!(read(&file(&[])), Facts::default());
+    assert_eq!(read(b"RIFF"), SegmentFacts::default());
+    assert_eq!(read(&file(&[])), SegmentFacts::default());
 }
 
 #[test]
@@ -152,11 +152,11 @@ fn chapters_that_say_no_more_are_plain() {
 fn what_is_not_kept_is_named() {
     let facts = read(&file(&[info(), tracks(), chapters()]));
     let kept: Vec<_> = facts.tracks.iter().enumerate().map(|(n, track)| (n, track, true)).collect();
-    let all = Written { matroska: true, chapters: true, delivered: 1, tracks: true };
+    let all = WrittenHeader { matroska: true, chapters: true, delivered: 1, tracks: true };
     let told = facts.losses(&kept, all);
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[0].contains("linked segments") && told[1].contains("parts of other files"));
-    let told = facts.losses(&kept, Written { matroska: false, chapters: false, ..all });
+    let told = facts.losses(&kept, WrittenHeader { matroska: false, chapters: false, ..all });
     for words in
         ["pt-BR of stream 1", "stream 1 is switched off", "cropping of stream 0 (top 8, bottom 16", "ordered", "1 of 2"]
     {
@@ -244,7 +244,7 @@ proptest! {
         bytes.truncate(usize::from(cut) % bytes.len() + 1);
         let facts = read(&bytes);
         let kept: Vec<_> = facts.tracks.iter().enumerate().map(|(n, track)| (n, track, false)).collect();
-        facts.losses(&kept, Written { matroska: false, chapters: false, delivered: 0, tracks: true });
+        facts.losses(&kept, WrittenHeader { matroska: false, chapters: false, delivered: 0, tracks: true });
         if let Some(chapters) = facts.chapters {
             prop_assert_eq!(Chapters::of(&chapters.moved(0)), Some(chapters));
         }

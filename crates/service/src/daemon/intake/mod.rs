@@ -21,8 +21,8 @@ use upscaled_core::path_text::escape;
 use super::Message;
 use crate::daemon::intake::filesystem::locality;
 use crate::daemon::intake::probe::Prober;
-use crate::daemon::intake::scan::{Found, Scan, ScanRules};
-use crate::daemon::intake::stability::{Checked, FileStamp, Rules, Settle, Verdict};
+use crate::daemon::intake::scan::{FoundFile, Scan, ScanRules};
+use crate::daemon::intake::stability::{Checked, FileStamp, StabilityRules, StabilityTracker, Verdict};
 use crate::daemon::supervision::spawn::Spawner;
 
 /// Files probed at once.
@@ -49,7 +49,7 @@ pub enum Arrival {
 type Passed = HashMap<PathBuf, FileStamp>;
 
 /// What a look at a due file came to.
-pub struct Probed {
+pub struct ProbedFile {
     relative: PathBuf,
     /// `None` when the file is gone.
     checked: Result<Option<(FileStamp, Checked)>>,
@@ -60,7 +60,7 @@ pub struct Probed {
 /// What has been seen in input/ and is no job yet.
 pub struct Intake {
     rules: ScanRules,
-    settle: Settle,
+    settle: StabilityTracker,
     rescan: Duration,
     spawner: Spawner,
     messages: mpsc::Sender<Message>,
@@ -90,7 +90,7 @@ impl Intake {
         spawner: Spawner,
         messages: mpsc::Sender<Message>,
     ) -> Intake {
-        let settle = Settle::new(Rules {
+        let settle = StabilityTracker::new(StabilityRules {
             rest: Duration::from_millis(settings.settle_ms),
             give_up: Duration::from_secs(settings.unreadable_seconds),
             locality: locality(&rules.input),
@@ -179,7 +179,7 @@ impl Intake {
         scan: Result<Scan>,
         now: Duration,
         known: impl Fn(&Path, FileStamp) -> bool,
-    ) -> Vec<Found> {
+    ) -> Vec<FoundFile> {
         let begun = self.scanning.take().unwrap_or(now);
         let took = now.saturating_sub(begun);
         self.due = now + self.rescan;
@@ -252,13 +252,13 @@ impl Intake {
         tokio::spawn(async move {
             // A task of its own: whatever happens in it, the loop hears of its end.
             let (checked, prober) = tokio::spawn(check).await.unwrap_or_else(|_| (Err(panicked("a probe")), None));
-            let _ = messages.send(Message::Checked(Probed { relative, checked, prober })).await;
+            let _ = messages.send(Message::Checked(ProbedFile { relative, checked, prober })).await;
         });
     }
 
     /// A probe has ended.
-    pub fn checked(&mut self, probed: Probed, now: Duration) -> Option<Arrival> {
-        let Probed { relative, checked, prober } = probed;
+    pub fn checked(&mut self, probed: ProbedFile, now: Duration) -> Option<Arrival> {
+        let ProbedFile { relative, checked, prober } = probed;
         self.probing = self.probing.saturating_sub(1);
         self.idle.extend(prober);
         self.idle_since = now;

@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// What a child says of one file, as a line of JSON.
 #[derive(serde::Serialize, serde::Deserialize)]
-pub struct Answer {
+pub struct ProbeReply {
     pub opens: bool,
     /// Why not.
     pub reason: Option<String>,
@@ -90,9 +90,9 @@ async fn ask(mut child: Prober, idle: &mut Option<Prober>, path: &Path) -> Resul
         *idle = Some(child);
     }
     Ok(Ok(match answer {
-        Answer { opens: true, .. } => Checked::Opens,
-        Answer { no_picture: true, .. } => Checked::NoPicture,
-        Answer { reason, .. } => Checked::Refused(reason.unwrap_or_default()),
+        ProbeReply { opens: true, .. } => Checked::Opens,
+        ProbeReply { no_picture: true, .. } => Checked::NoPicture,
+        ProbeReply { reason, .. } => Checked::Refused(reason.unwrap_or_default()),
     }))
 }
 
@@ -113,7 +113,7 @@ impl Prober {
     }
 
     /// The next answer; `None` when the child has closed its output.
-    async fn answer(&mut self, last_word: &mut Option<String>) -> Option<Answer> {
+    async fn answer(&mut self, last_word: &mut Option<String>) -> Option<ProbeReply> {
         let mut open = true;
         loop {
             tokio::select! {

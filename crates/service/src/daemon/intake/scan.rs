@@ -37,7 +37,7 @@ pub struct ScanRules {
 
 /// A file that may become a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundFile {
     /// Relative to input/.
     pub relative: PathBuf,
     pub stamp: FileStamp,
@@ -46,7 +46,7 @@ pub struct Found {
 /// What a walk saw, in the order of the names.
 #[derive(Debug, Default)]
 pub struct Scan {
-    pub files: Vec<Found>,
+    pub files: Vec<FoundFile>,
     /// Passed over in a way a person may want to know: path relative to input/, and why.
     pub notes: Vec<(PathBuf, &'static str)>,
     /// Every folder was read to its end: what was not seen is not there.
@@ -96,7 +96,7 @@ pub fn scan(rules: &ScanRules) -> Result<Scan> {
     let top = fs::metadata(&rules.input)
         .with_context(|| format!("cannot read {}", upscaled_core::path_text::escape(&rules.input)))?;
     let excluded = rules.excluded.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| identity(&m)).collect();
-    let mut walk = Walk {
+    let mut walk = FolderWalk {
         rules,
         owner: top.uid(),
         excluded,
@@ -112,7 +112,7 @@ fn identity(meta: &Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
-struct Walk<'a> {
+struct FolderWalk<'a> {
     rules: &'a ScanRules,
     /// Of input/.
     owner: u32,
@@ -121,7 +121,7 @@ struct Walk<'a> {
     entries: usize,
 }
 
-impl Walk<'_> {
+impl FolderWalk<'_> {
     /// Reads one folder; `above` are the folders on the way to it, so that no link leads in a circle.
     fn folder(&mut self, relative: &Path, above: &mut Vec<(u64, u64)>) -> std::io::Result<()> {
         let first = self.scan.files.len();
@@ -230,7 +230,7 @@ impl Walk<'_> {
         match name_kind(name) {
             NameKind::Ignored => {}
             NameKind::Picture if !self.rules.images => {}
-            NameKind::Picture | NameKind::Candidate => self.scan.files.push(Found { relative, stamp: stamp(meta) }),
+            NameKind::Picture | NameKind::Candidate => self.scan.files.push(FoundFile { relative, stamp: stamp(meta) }),
         }
     }
 
@@ -261,7 +261,7 @@ impl Unfinished {
         self.in_pieces.is_empty() && self.writing.is_empty()
     }
 
-    fn covers(&self, found: &Found) -> bool {
+    fn covers(&self, found: &FoundFile) -> bool {
         let name = found.relative.file_name().unwrap_or_default();
         let stem = found.relative.file_stem().unwrap_or_default();
         let goes_on = |begin: &OsStr| self.writing.iter().any(|name| name.as_bytes().starts_with(begin.as_bytes()));

@@ -29,14 +29,14 @@ pub struct FileStamp {
 
 /// How long files rest.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct StabilityRules {
     pub rest: Duration,
     /// Unchanged for so long and still not opening: given up.
     pub give_up: Duration,
     pub locality: Locality,
 }
 
-impl Rules {
+impl StabilityRules {
     fn rest(&self) -> Duration {
         match self.locality {
             Locality::Local => self.rest,
@@ -99,8 +99,8 @@ impl Resting {
 
 /// All files that are not jobs yet.
 #[derive(Debug)]
-pub struct Settle {
-    rules: Rules,
+pub struct StabilityTracker {
+    rules: StabilityRules,
     files: HashMap<PathBuf, Resting>,
     /// Files that were due when all were last looked through, in order: with ten thousand of them that is not done
     /// for each one anew.
@@ -109,9 +109,9 @@ pub struct Settle {
     look_at: Duration,
 }
 
-impl Settle {
-    pub fn new(rules: Rules) -> Settle {
-        Settle { rules, files: HashMap::new(), due: VecDeque::new(), look_at: Duration::ZERO }
+impl StabilityTracker {
+    pub fn new(rules: StabilityRules) -> StabilityTracker {
+        StabilityTracker { rules, files: HashMap::new(), due: VecDeque::new(), look_at: Duration::ZERO }
     }
 
     pub fn len(&self) -> usize {
@@ -152,7 +152,7 @@ impl Settle {
     }
 
     /// At most `max` files that have rested long enough, by path; they are being looked at until
-    /// [`Settle::checked`].
+    /// [`StabilityTracker::checked`].
     pub fn take_due(&mut self, now: Duration, max: usize) -> Vec<PathBuf> {
         if self.due.is_empty() && max > 0 && now >= self.look_at {
             self.look_through(now);
@@ -226,8 +226,8 @@ mod tests {
     const REST: Duration = Duration::from_secs(2);
     const GIVE_UP: Duration = Duration::from_secs(60);
 
-    fn settle(locality: Locality) -> Settle {
-        Settle::new(Rules { rest: REST, give_up: GIVE_UP, locality })
+    fn settle(locality: Locality) -> StabilityTracker {
+        StabilityTracker::new(StabilityRules { rest: REST, give_up: GIVE_UP, locality })
     }
 
     fn stamp(size: u64) -> FileStamp {

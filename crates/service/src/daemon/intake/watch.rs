@@ -7,14 +7,14 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 /// Listens as long as it lives.
-pub struct Watch {
+pub struct FolderWatch {
     _watcher: RecommendedWatcher,
 }
 
-impl Watch {
+impl FolderWatch {
     /// Wakes `wake` whenever anything changes below `folder`. The channel holds one word: more say
     /// no more. Fails for example when the limit of inotify watches is reached; polling goes on then.
-    pub fn start(folder: &Path, wake: mpsc::Sender<()>) -> Result<Watch> {
+    pub fn start(folder: &Path, wake: mpsc::Sender<()>) -> Result<FolderWatch> {
         let mut told = false;
         let listen = move |event: notify::Result<Event>| {
             if matches!(&event, Err(error) if matches!(error.kind, notify::ErrorKind::MaxFilesWatch))
@@ -32,7 +32,7 @@ impl Watch {
         };
         let mut watcher = notify::recommended_watcher(listen).context("starting to watch input/")?;
         watcher.watch(folder, RecursiveMode::Recursive).context("watching input/")?;
-        Ok(Watch { _watcher: watcher })
+        Ok(FolderWatch { _watcher: watcher })
     }
 }
 
@@ -50,7 +50,7 @@ mod tests {
     async fn a_new_file_in_a_new_folder_wakes() {
         let dir = tempfile::tempdir().unwrap();
         let (wake, mut woken) = mpsc::channel(1);
-        let _watch = match Watch::start(dir.path(), wake) {
+        let _watch = match FolderWatch::start(dir.path(), wake) {
             Ok(watch) => watch,
             Err(error) => return eprintln!("skipped: no inotify here: {error:#}"),
         };

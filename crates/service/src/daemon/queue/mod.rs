@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use upscaled_core::fault::one_line;
 use upscaled_core::path_text::escape;
-use upscaled_jobs::state::queue_file::Queue;
+use upscaled_jobs::state::queue_file::QueueText;
 
-use crate::daemon::event_loop::Service;
+use crate::daemon::event_loop::EventLoop;
 use crate::daemon::intake::scan::stamp_of;
 
 /// Settled files become lines of the queue together, at most so long after they settled.
@@ -22,7 +22,7 @@ pub(in crate::daemon) const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries at an edit of the queue that failed.
 const EDIT_AGAIN: Duration = Duration::from_secs(5);
 
-impl Service {
+impl EventLoop {
     /// Settled files become jobs.
     pub(in crate::daemon) fn flush(&mut self) {
         let now = self.now();
@@ -55,13 +55,13 @@ impl Service {
         // The mark is taken before the reading: a change in between is seen the next time.
         self.queue_mark = self.books.queue_mark();
         let read = match self.books.read_queue() {
-            Ok(Queue::Jobs(listing)) => {
+            Ok(QueueText::Jobs(listing)) => {
                 for remark in listing.remarks.iter().filter(|remark| self.remarked.insert((*remark).clone())) {
                     tracing::warn!("queue.txt: {remark}");
                 }
                 Ok(listing.jobs)
             }
-            Ok(Queue::Rebuild { why, readable }) => {
+            Ok(QueueText::Rebuild { why, readable }) => {
                 self.intake.wake();
                 let rebuilt = self.books.rebuild(&why, &readable);
                 self.queue_mark = self.books.queue_mark();

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use upscaled_core::clock;
 use upscaled_core::fault::{caught, one_line};
 use upscaled_core::path_text::escape;
-use upscaled_jobs::state::history::{Ending, Entry};
+use upscaled_jobs::state::history::{Ending, HistoryEntry};
 
 use crate::daemon::Message;
-use crate::daemon::event_loop::Service;
+use crate::daemon::event_loop::EventLoop;
 use crate::daemon::intake::scan::stamp_of;
 use crate::daemon::intake::stability::FileStamp;
 use crate::daemon::state_store::Books;
@@ -40,7 +40,7 @@ impl Books {
 
     /// The jobs that were taken out of the queue, the earliest first; `since`: milliseconds since 1970.
     pub(in crate::daemon) fn removed_since(&self, since: Option<i64>) -> Vec<PathBuf> {
-        let is_meant = |entry: &Entry| {
+        let is_meant = |entry: &HistoryEntry| {
             entry.state == Ending::Removed && since.is_none_or(|since| clock::unix_ms(&entry.at) >= Some(since))
         };
         let mut removed = self.ended(is_meant);
@@ -50,7 +50,7 @@ impl Books {
 
     /// The jobs that failed or were taken out more than `days` ago and whose folders are still there.
     pub(in crate::daemon) fn spent(&self, days: u32) -> Vec<PathBuf> {
-        let is_old = |entry: &Entry| clock::age_of(&entry.at).is_some_and(|age| age >= DAY * days);
+        let is_old = |entry: &HistoryEntry| clock::age_of(&entry.at).is_some_and(|age| age >= DAY * days);
         let ended = self.ended(|entry| matches!(entry.state, Ending::Removed | Ending::Failed) && is_old(entry));
         let jobs = ended.into_iter().map(|entry| entry.job);
         jobs.filter(|job| self.folder(job).is_ok_and(|folder| folder.is_some())).collect()
@@ -87,7 +87,7 @@ pub(in crate::daemon) fn tell_removed(jobs: &[PathBuf], is_empty: bool, at: &str
     }
 }
 
-impl Service {
+impl EventLoop {
     /// Lines that are gone for good. They are noted before anything else, so that they stay out whatever happens next.
     pub(in crate::daemon) fn take_out_removed(&mut self, now: Duration) {
         let removed = self.lineup.removed(now);
@@ -138,8 +138,9 @@ impl Service {
     /// Removes those of the folders that nobody wants meanwhile.
     pub(in crate::daemon) fn let_go_spent(&self, spent: &[PathBuf]) {
         let wanted = |job: &Path| self.lineup.knows(job) || self.running(job).is_some();
-        let is_over =
-            |entry: Option<Entry>| entry.is_some_and(|entry| matches!(entry.state, Ending::Removed | Ending::Failed));
+        let is_over = |entry: Option<HistoryEntry>| {
+            entry.is_some_and(|entry| matches!(entry.state, Ending::Removed | Ending::Failed))
+        };
         for job in spent.iter().filter(|job| !wanted(job) && is_over(self.books.last_of(job))) {
             self.books.let_go(job);
         }

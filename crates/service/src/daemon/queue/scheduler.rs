@@ -6,7 +6,7 @@ use std::time::Duration;
 use upscaled_core::fault::Fault;
 
 use crate::daemon::supervision::exit_cause::Cause;
-use crate::daemon::supervision::{End, Report};
+use crate::daemon::supervision::{AttemptEnd, Report};
 
 /// Pause after the first death of a job's process; it doubles with each further one.
 pub const BACKOFF: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub struct Queued<'a> {
 
 /// The places of jobs at work.
 #[derive(Clone, Copy, Debug)]
-pub struct Places {
+pub struct JobSlots {
     /// Requests that may run at the same time.
     pub workers: usize,
     /// Requests that do.
@@ -73,7 +73,7 @@ pub struct Places {
 
 /// The first job of the queue that can run: a request where a place is free, else a film where nothing runs. A job in
 /// backoff keeps its place.
-pub fn next<'a>(queue: impl IntoIterator<Item = Queued<'a>> + Clone, places: Places, now: Duration) -> Choice {
+pub fn next<'a>(queue: impl IntoIterator<Item = Queued<'a>> + Clone, places: JobSlots, now: Duration) -> Choice {
     if places.film {
         return Choice::Full;
     }
@@ -105,7 +105,7 @@ pub fn next<'a>(queue: impl IntoIterator<Item = Queued<'a>> + Clone, places: Pla
 /// What follows from the end of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    Finish(Box<upscaled_core::types::progress::Outcome>),
+    Finish(Box<upscaled_core::types::progress::JobOutcome>),
     /// Failed for good.
     Fail {
         fault: Fault,
@@ -124,13 +124,13 @@ pub enum Next {
         fault: Fault,
         reason: String,
         pause: Duration,
-        record: Record,
+        record: AttemptRecord,
     },
 }
 
 /// What earlier attempts of this daemon came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct AttemptRecord {
     /// Failed attempts in a row without one new sealed clip.
     pub deaths: u32,
     /// Kills from outside in a row, likewise. They are no attempts: the job has done nothing wrong.
@@ -141,17 +141,18 @@ pub struct Record {
 }
 
 /// Judges an attempt by its end and the record of those before it.
-pub fn after(report: &Report, record: Record, attempts_max: u32) -> Next {
-    let mut record = if report.sealed > 0 { Record { lean: record.lean, ..Record::default() } } else { record };
+pub fn after(report: &Report, record: AttemptRecord, attempts_max: u32) -> Next {
+    let mut record =
+        if report.sealed > 0 { AttemptRecord { lean: record.lean, ..AttemptRecord::default() } } else { record };
     let leaner = |lean: u32, memory: bool| (lean + u32::from(memory)).min(LEAN_MAX);
     let (fault, reason) = match &report.end {
-        End::Done(outcome) => return Next::Finish(Box::new(outcome.clone())),
-        End::Stopped => return Next::Stay,
-        End::Failed { fault, reason } => {
+        AttemptEnd::Done(outcome) => return Next::Finish(Box::new(outcome.clone())),
+        AttemptEnd::Stopped => return Next::Stay,
+        AttemptEnd::Failed { fault, reason } => {
             record.lean = leaner(record.lean, *fault == Fault::Memory);
             (*fault, reason.clone())
         }
-        End::Died(death) if death.cause == Cause::Outside => {
+        AttemptEnd::Died(death) if death.cause == Cause::Outside => {
             record.kills = record.kills.saturating_add(1);
             let (fault, reason) = (death.fault(), death.words.clone());
             if record.kills >= KILLS_MAX {
@@ -160,11 +161,11 @@ pub fn after(report: &Report, record: Record, attempts_max: u32) -> Next {
             }
             return Next::Again { fault, reason, pause: backoff(record.kills), record };
         }
-        End::Died(death) => {
+        AttemptEnd::Died(death) => {
             record.lean = leaner(record.lean, death.cause == Cause::Memory);
             (death.fault(), death.words.clone())
         }
-        End::Stalled(time) => {
+        AttemptEnd::Stalled(time) => {
             (Fault::Device, format!("nothing moved for {} s: the job process was killed", time.as_secs()))
         }
     };
@@ -215,10 +216,10 @@ mod tests {
     const LATER: Duration = Duration::from_secs(110);
     const BEFORE: Duration = Duration::from_secs(90);
 
-    const NOBODY: Places = Places { workers: 2, requests: 0, film: false };
+    const NOBODY: JobSlots = JobSlots { workers: 2, requests: 0, film: false };
 
     /// Of films, then of requests.
-    fn among(films: &[Standing], requests: &[Standing], places: Places) -> Choice {
+    fn among(films: &[Standing], requests: &[Standing], places: JobSlots) -> Choice {
         let names: Vec<PathBuf> = (0..films.len() + requests.len()).map(|n| PathBuf::from(n.to_string())).collect();
         let queued = |(n, path)| Queued {
             path,
@@ -235,9 +236,9 @@ mod tests {
     #[test]
     fn requests_run_together_and_films_alone() {
         use Standing::*;
-        let one = Places { requests: 1, ..NOBODY };
-        let two = Places { requests: 2, ..NOBODY };
-        let film = Places { film: true, ..NOBODY };
+        let one = JobSlots { requests: 1, ..NOBODY };
+        let two = JobSlots { requests: 2, ..NOBODY };
+        let film = JobSlots { film: true, ..NOBODY };
         assert_eq!(
             among(&[Ready], &[Ready, Ready], NOBODY),
             run("1"),
@@ -275,20 +276,20 @@ mod tests {
         assert_eq!(choose(&[]), Choice::Idle);
     }
 
-    fn report(end: End, sealed: u64) -> Report {
+    fn report(end: AttemptEnd, sealed: u64) -> Report {
         Report { end, sealed, process: 1 }
     }
 
-    fn failed(fault: Fault) -> End {
-        End::Failed { fault, reason: "because".into() }
+    fn failed(fault: Fault) -> AttemptEnd {
+        AttemptEnd::Failed { fault, reason: "because".into() }
     }
 
-    fn died(cause: Cause) -> End {
-        End::Died(Death { cause, words: "killed".into() })
+    fn died(cause: Cause) -> AttemptEnd {
+        AttemptEnd::Died(Death { cause, words: "killed".into() })
     }
 
-    fn deaths(deaths: u32) -> Record {
-        Record { deaths, ..Record::default() }
+    fn deaths(deaths: u32) -> AttemptRecord {
+        AttemptRecord { deaths, ..AttemptRecord::default() }
     }
 
     #[test]
@@ -317,7 +318,7 @@ mod tests {
             record = next;
         }
         let again = after(&report(died(Cause::Outside), 1), record, 3);
-        assert!(matches!(again, Next::Again { record: Record { kills: 1, deaths: 0, .. }, .. }), "{again:?}");
+        assert!(matches!(again, Next::Again { record: AttemptRecord { kills: 1, deaths: 0, .. }, .. }), "{again:?}");
         let Next::Fail { reason, .. } = after(&report(died(Cause::Outside), 0), record, 3) else { panic!() };
         assert!(reason.contains("20 times in a row"), "{reason}");
     }
@@ -325,11 +326,11 @@ mod tests {
     #[test]
     fn lack_of_memory_is_answered_with_less() {
         let killed = |sealed, record| after(&report(died(Cause::Memory), sealed), record, 3);
-        let Next::Again { record, fault: Fault::Memory, .. } = killed(0, Record::default()) else { panic!() };
-        assert_eq!(record, Record { deaths: 1, kills: 0, lean: 1 });
-        let Next::Again { record, .. } = killed(5, Record { deaths: 2, kills: 3, lean: 3 }) else { panic!() };
-        assert_eq!(record, Record { deaths: 1, kills: 0, lean: LEAN_MAX }, "clips forgive deaths, not hunger");
-        let Next::Fail { reason, .. } = killed(0, Record { deaths: 2, kills: 0, lean: 4 }) else { panic!() };
+        let Next::Again { record, fault: Fault::Memory, .. } = killed(0, AttemptRecord::default()) else { panic!() };
+        assert_eq!(record, AttemptRecord { deaths: 1, kills: 0, lean: 1 });
+        let Next::Again { record, .. } = killed(5, AttemptRecord { deaths: 2, kills: 3, lean: 3 }) else { panic!() };
+        assert_eq!(record, AttemptRecord { deaths: 1, kills: 0, lean: LEAN_MAX }, "clips forgive deaths, not hunger");
+        let Next::Fail { reason, .. } = killed(0, AttemptRecord { deaths: 2, kills: 0, lean: 4 }) else { panic!() };
         assert!(reason.contains("memory_limit_mb") && reason.contains("upscaled retry"), "{reason}");
     }
 
@@ -347,9 +348,9 @@ mod tests {
         assert!(matches!(after(&report(failed(Fault::NoRamDisk), 0), deaths(2), 3), Next::Wait { .. }));
         assert!(matches!(after(&report(failed(Fault::Busy), 0), deaths(2), 3), Next::Wait { pause: BUSY_AGAIN, .. }));
         assert!(matches!(after(&report(failed(Fault::Device), 0), deaths(0), 3), Next::Again { .. }));
-        assert_eq!(after(&report(End::Stopped, 0), deaths(2), 3), Next::Stay);
-        assert!(matches!(after(&report(End::Done(Default::default()), 0), deaths(2), 3), Next::Finish(_)));
-        let stalled = End::Stalled(Duration::from_secs(300));
+        assert_eq!(after(&report(AttemptEnd::Stopped, 0), deaths(2), 3), Next::Stay);
+        assert!(matches!(after(&report(AttemptEnd::Done(Default::default()), 0), deaths(2), 3), Next::Finish(_)));
+        let stalled = AttemptEnd::Stalled(Duration::from_secs(300));
         assert!(matches!(after(&report(stalled, 0), deaths(0), 3), Next::Again { fault: Fault::Device, .. }));
     }
 }

@@ -8,24 +8,24 @@ use anyhow::{Context, Result};
 use upscaled_core::config::settings::RunSettings;
 use upscaled_core::fault::{Fault, caught, one_line};
 use upscaled_core::path_text::escape;
-use upscaled_core::types::progress::Outcome;
-use upscaled_core::types::status::State;
+use upscaled_core::types::progress::JobOutcome;
+use upscaled_core::types::status::JobState;
 use upscaled_jobs::job::order::JobOrder;
 use upscaled_jobs::scratch::area;
 use upscaled_jobs::state::requests::key_of;
 use upscaled_media::lease;
 
 use super::running::{Running, Why};
-use crate::daemon::event_loop::{Memory, Service};
+use crate::daemon::event_loop::{EventLoop, JobRecord};
 use crate::daemon::intake::probe;
 use crate::daemon::intake::scan::stamp_of;
 use crate::daemon::intake::stability::FileStamp;
 use crate::daemon::intake::symlinks::{STRANGE_LINK, is_by_link, strange_link};
-use crate::daemon::queue::scheduler::{self, Choice, Next, Places, Queued, Record, Standing};
-use crate::daemon::supervision::{End, Report};
+use crate::daemon::queue::scheduler::{self, AttemptRecord, Choice, JobSlots, Next, Queued, Standing};
+use crate::daemon::supervision::{AttemptEnd, Report};
 use crate::daemon::{Message, progress_log, recovery, status_view, writable};
 
-impl Service {
+impl EventLoop {
     /// Starts what can run now. Returns whether there is nothing to do and nothing to wait for.
     pub(in crate::daemon) fn start_next(&mut self, now: Duration) -> bool {
         if self.held.is_some() {
@@ -47,7 +47,7 @@ impl Service {
             };
             let requests = self.running.iter().filter(|running| running.is_request()).count();
             let film = self.running.len() > requests;
-            let places = Places { workers: self.options.workers.max(1) as usize, requests, film };
+            let places = JobSlots { workers: self.options.workers.max(1) as usize, requests, film };
             let jobs = self.lineup.jobs().iter().map(PathBuf::as_path).filter(|job| self.running(job).is_none());
             let job = match scheduler::next(jobs.map(queued), places, now) {
                 Choice::Idle => return self.running.is_empty(),
@@ -106,7 +106,7 @@ impl Service {
             run,
         };
         let stall = Duration::from_secs(self.options.settings.stall_timeout.max(1));
-        self.books.transition(job, State::Running, "starting", None);
+        self.books.transition(job, JobState::Running, "starting", None);
         let running = Running::start(order, stamp, stall, &self.spawner, &self.explained, &self.messages)?;
         self.running.push(running);
         Ok(true)
@@ -115,7 +115,7 @@ impl Service {
     /// The source is not there: the job keeps its place until a scan sees it.
     fn missing(&mut self, job: &Path) {
         self.memory.entry(job.to_path_buf()).or_default().standing = Standing::Missing;
-        self.books.transition(job, State::Waiting, status_view::MISSING, None);
+        self.books.transition(job, JobState::Waiting, status_view::MISSING, None);
     }
 
     /// The running job of that name.
@@ -140,10 +140,10 @@ impl Service {
                 return self.release(&job);
             }
         };
-        if matches!(report.end, End::Died(_) | End::Stalled(_)) {
+        if matches!(report.end, AttemptEnd::Died(_) | AttemptEnd::Stalled(_)) {
             recovery::half_made_by(report.process, &order.target_dir);
         }
-        let before = self.memory.get(&job).map_or_else(Record::default, |memory| memory.record);
+        let before = self.memory.get(&job).map_or_else(AttemptRecord::default, |memory| memory.record);
         match scheduler::after(&report, before, self.options.settings.attempts_max) {
             // What came of it without its disk says nothing.
             next if next != Next::Stay && away.is_some() => {
@@ -182,8 +182,8 @@ impl Service {
                 };
                 let less = if record.lean > before.lean { ", with less memory" } else { "" };
                 tracing::warn!("{}: {reason}; {again}{less} in {} s", escape(&job), pause.as_secs());
-                self.memory.insert(job.clone(), Memory { standing: Standing::Backoff { until }, record });
-                self.books.transition(&job, State::Queued, "going on after a failure", Some((fault, &reason)));
+                self.memory.insert(job.clone(), JobRecord { standing: Standing::Backoff { until }, record });
+                self.books.transition(&job, JobState::Queued, "going on after a failure", Some((fault, &reason)));
             }
         }
         self.release(&job);
@@ -192,10 +192,10 @@ impl Service {
     fn stopped(&mut self, job: &Path) {
         let why = self.running(job).and_then(|running| running.why);
         let (state, words) = match why {
-            _ if self.held.is_some() && self.books.is_paused() => (State::Paused, "paused"),
-            _ if self.books.paused_jobs().contains(job) => (State::Paused, "paused"),
-            Some(Why::Held) => (State::Waiting, self.held.as_deref().unwrap_or("held")),
-            _ => (State::Queued, "stopped; goes on by itself"),
+            _ if self.held.is_some() && self.books.is_paused() => (JobState::Paused, "paused"),
+            _ if self.books.paused_jobs().contains(job) => (JobState::Paused, "paused"),
+            Some(Why::Held) => (JobState::Waiting, self.held.as_deref().unwrap_or("held")),
+            _ => (JobState::Queued, "stopped; goes on by itself"),
         };
         self.books.transition(job, state, words, None);
         if why.is_none() {
@@ -213,7 +213,7 @@ impl Service {
         if self.told.insert(job.to_path_buf(), reason.to_string()).as_deref() != Some(reason) {
             tracing::warn!("{}: {reason}; looking again every {} s", escape(job), pause.as_secs());
         }
-        self.books.transition(job, State::Waiting, reason, Some((fault, reason)));
+        self.books.transition(job, JobState::Waiting, reason, Some((fault, reason)));
     }
 
     /// Failed for good: history first, then the queue.
@@ -228,8 +228,10 @@ impl Service {
             }
             // Not in a circle: it stays in the queue, and waits.
             let until = self.now() + scheduler::SPACE_AGAIN;
-            self.memory
-                .insert(job.to_path_buf(), Memory { standing: Standing::Waiting { until }, record: Record::default() });
+            self.memory.insert(
+                job.to_path_buf(),
+                JobRecord { standing: Standing::Waiting { until }, record: AttemptRecord::default() },
+            );
         } else {
             self.summary.failed += 1;
         }
@@ -245,13 +247,13 @@ impl Service {
     }
 
     /// The output is published: history, source, queue line, job folder, apart from the loop.
-    fn finish(&mut self, job: &Path, outcome: Outcome) {
+    fn finish(&mut self, job: &Path, outcome: JobOutcome) {
         let Some(running) = self.running_mut(job) else { return };
         running.outcome = Some(outcome.clone());
         let (order, stamp) = (running.order.clone(), running.stamp);
         tracing::info!("{}", progress_log::summary(&escape(job), &outcome));
         self.lineup.leaves(job);
-        self.books.transition(job, State::Done, "done", None);
+        self.books.transition(job, JobState::Done, "done", None);
         let (books, messages, job) = (self.books.clone(), self.messages.clone(), job.to_path_buf());
         tokio::task::spawn_blocking(move || {
             let done = caught("the end of a job", || books.finish(&order, &outcome, stamp));

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use upscaled_core::fault::Fault;
-use upscaled_core::types::progress::{Event, Outcome, Phase, Progress};
+use upscaled_core::types::progress::{Event, JobOutcome, Phase, Progress};
 use upscaled_engine::runtime::session;
 use upscaled_jobs::scratch::oom::{Explained, OomWatch};
 
@@ -51,9 +51,9 @@ const EXIT_STOPPED: i32 = 130;
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum End {
+pub enum AttemptEnd {
     /// The output is published.
-    Done(Outcome),
+    Done(JobOutcome),
     /// The job itself told of a failure.
     Failed { fault: Fault, reason: String },
     /// Stopped because it was asked to.
@@ -67,7 +67,7 @@ pub enum End {
 /// The end, and what the attempt achieved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    pub end: End,
+    pub end: AttemptEnd,
     /// Clips sealed by this attempt.
     pub sealed: u64,
     /// The id that its process had.
@@ -111,7 +111,7 @@ struct Supervisor {
 
 /// What the child has said so far.
 struct Told {
-    end: Option<End>,
+    end: Option<AttemptEnd>,
     sealed: u64,
     beat: Option<u64>,
     phase: Option<Phase>,
@@ -200,10 +200,10 @@ impl Supervisor {
                 self.told.sealed += 1;
                 self.told.moved = Instant::now();
             }
-            Event::Done(outcome) => self.told.end = Some(End::Done(outcome.clone())),
-            Event::Failed { fault: Fault::Stopped, .. } => self.told.end = Some(End::Stopped),
+            Event::Done(outcome) => self.told.end = Some(AttemptEnd::Done(outcome.clone())),
+            Event::Failed { fault: Fault::Stopped, .. } => self.told.end = Some(AttemptEnd::Stopped),
             Event::Failed { fault, reason } => {
-                self.told.end = Some(End::Failed { fault: *fault, reason: reason.clone() });
+                self.told.end = Some(AttemptEnd::Failed { fault: *fault, reason: reason.clone() });
             }
             Event::Log { .. } => {}
         }
@@ -257,13 +257,13 @@ impl Supervisor {
     fn report(&mut self, status: ExitStatus) -> Report {
         let end = match self.told.end.take() {
             Some(end) => end,
-            None if self.asked.is_some() || status.code() == Some(EXIT_STOPPED) => End::Stopped,
-            None if self.killed_for_stall => End::Stalled(self.patience()),
+            None if self.asked.is_some() || status.code() == Some(EXIT_STOPPED) => AttemptEnd::Stopped,
+            None if self.killed_for_stall => AttemptEnd::Stalled(self.patience()),
             None => {
                 let last_word = self.told.last_words.back().map(String::as_str);
                 // Only such a death is one that the kernel counts.
                 let killed = status.signal() == Some(Signal::SIGKILL as i32);
-                End::Died(Death::of(status, killed.then(|| self.memory.look()).flatten(), last_word))
+                AttemptEnd::Died(Death::of(status, killed.then(|| self.memory.look()).flatten(), last_word))
             }
         };
         Report { end, sealed: self.told.sealed, process: self.child.id() }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use upscaled_core::fault::panicked;
 use upscaled_core::path_text::escape;
-use upscaled_core::types::progress::{Event, Outcome, Phase, Progress};
+use upscaled_core::types::progress::{Event, JobOutcome, Phase, Progress};
 use upscaled_jobs::job::order::JobOrder;
 use upscaled_jobs::scratch::oom::Explained;
 use upscaled_jobs::state::requests::key_of;
@@ -48,7 +48,7 @@ pub struct Running {
     pub progress: Option<Progress>,
     pub why: Option<Why>,
     /// The child has ended with this; history, queue and folder are being brought up to date.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<JobOutcome>,
     stop: watch::Sender<bool>,
     events: mpsc::Receiver<Event>,
     log: ProgressLog,

@@ -79,7 +79,7 @@ struct Start {
 pub struct Spawner(mpsc::SyncSender<Start>);
 
 /// Children that have made themselves ready for a job before there is one.
-struct Waiting {
+struct WarmProcesses {
     program: Program,
     /// What they make themselves ready for, as one line; nothing where none is kept.
     line: Option<Vec<u8>>,
@@ -89,7 +89,7 @@ struct Waiting {
     idle: VecDeque<Child>,
 }
 
-impl Waiting {
+impl WarmProcesses {
     /// Sees that there are as many as wanted. One that has died keeps its place until a job wants it: what kills it
     /// would kill the next one too.
     fn fill(&mut self) {
@@ -124,7 +124,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WarmProcesses {
     fn drop(&mut self) {
         for child in &mut self.idle {
             let _ = child.kill().and_then(|()| child.wait());
@@ -139,7 +139,7 @@ impl Spawner {
         let (sender, receiver) = mpsc::sync_channel::<Start>(WAITING_MAX);
         let line = standby.map(serde_json::to_vec).transpose()?.map(|line| [line, b"\n".to_vec()].concat());
         let wanted = standby.map_or(0, |standby| standby.together.max(1) as usize);
-        let mut waiting = Waiting { program: program.clone(), line, wanted, idle: VecDeque::new() };
+        let mut waiting = WarmProcesses { program: program.clone(), line, wanted, idle: VecDeque::new() };
         let serve = move || {
             let mut rest = Instant::now();
             loop {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use upscaled_core::fault::Fault;
-use upscaled_core::types::status::State;
+use upscaled_core::types::status::JobState;
 use upscaled_jobs::state::history::Ending;
 
 use super::house::House;
@@ -22,10 +22,10 @@ fn a_running_job_is_paused_resumed_and_cancelled() {
     let house = House::new();
     house.drop_in("a.mkv", "film slow");
     let mut daemon = house.start(false);
-    let runs = || house.view("a.mkv").is_some_and(|view| view.state == State::Running && view.progress.is_some());
+    let runs = || house.view("a.mkv").is_some_and(|view| view.state == JobState::Running && view.progress.is_some());
     house.wait_for("the job", runs);
     house.ask(Request::Pause { job: some("a.mkv") }).unwrap();
-    assert_eq!(house.view("a.mkv").unwrap().state, State::Paused);
+    assert_eq!(house.view("a.mkv").unwrap().state, JobState::Paused);
     std::thread::sleep(Duration::from_millis(600));
     assert_eq!(house.begun("a.mkv"), 1);
     house.ask(Request::Resume { job: some("a.mkv") }).unwrap();
@@ -130,7 +130,7 @@ fn without_a_daemon_the_files_are_edited() {
     assert_eq!(house.queue(), ["s/b.mkv", "a.mkv"]);
     commands::apply(&books, &Request::Pause { job: some("s/b.mkv") }).unwrap();
     let views = commands::apply(&books, &Request::first_page()).unwrap().jobs;
-    assert_eq!(views.iter().map(|view| view.state).collect::<Vec<_>>(), [State::Paused, State::Queued]);
+    assert_eq!(views.iter().map(|view| view.state).collect::<Vec<_>>(), [JobState::Paused, JobState::Queued]);
     commands::apply(&books, &Request::Remove { job: "a.mkv".into() }).unwrap();
     let unknown = commands::apply(&books, &Request::Cancel { job: some("a.mkv") }).unwrap_err();
     assert_eq!(Fault::of(&unknown), Fault::NotFound);

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use upscaled_core::config::settings::RunSettings;
 use upscaled_jobs::scratch::area::WorkArea;
-use upscaled_jobs::state::history::{Ending, Entry};
+use upscaled_jobs::state::history::{Ending, HistoryEntry};
 use upscaled_jobs::state::job_dir::JobDir;
 
 use super::house::House;
@@ -123,7 +123,7 @@ fn a_published_output_is_finished_not_made_again() {
 /// Lines of the history that tell of a job.
 fn lines(house: &House, job: &str) -> Vec<Ending> {
     let text = std::fs::read_to_string(house.layout().history()).unwrap_or_default();
-    let entries = text.lines().map(|line| serde_json::from_str::<Entry>(line).unwrap());
+    let entries = text.lines().map(|line| serde_json::from_str::<HistoryEntry>(line).unwrap());
     entries.filter(|entry| entry.job == std::path::Path::new(job)).map(|entry| entry.state).collect()
 }
 

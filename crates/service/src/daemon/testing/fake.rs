@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::unescape;
-use upscaled_core::types::progress::{Event, Outcome, Phase, Progress};
+use upscaled_core::types::progress::{Event, JobOutcome, Phase, Progress};
 use upscaled_jobs::job::order::JobOrder;
 use upscaled_jobs::state::job_dir::JobDir;
 
-use crate::daemon::intake::probe::Answer;
+use crate::daemon::intake::probe::ProbeReply;
 use crate::daemon::supervision::child::{self, EventPipe};
 use crate::daemon::supervision::spawn::Program;
 
@@ -77,7 +77,7 @@ fn probe() {
         if no_picture {
             add_one(&path, ".probed-");
         }
-        println!("{}", serde_json::to_string(&Answer { opens, reason, no_picture }).unwrap());
+        println!("{}", serde_json::to_string(&ProbeReply { opens, reason, no_picture }).unwrap());
     }
     std::process::exit(0);
 }
@@ -175,6 +175,6 @@ fn done(order: &JobOrder, pipe: &EventPipe) {
     std::fs::create_dir_all(&order.target_dir).unwrap();
     std::fs::write(&output, b"made").unwrap();
     let output = upscaled_core::path_text::escape(&output);
-    pipe.send(&Event::Done(Outcome { output, frames: 60, ..Outcome::default() }));
+    pipe.send(&Event::Done(JobOutcome { output, frames: 60, ..JobOutcome::default() }));
     std::process::exit(0);
 }

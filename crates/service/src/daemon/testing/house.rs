@@ -10,14 +10,14 @@ use nix::unistd::Pid;
 
 use upscaled_core::config::settings::{DaemonSettings, Folders, JobSettings, RunSettings};
 use upscaled_core::fault::Fault;
-use upscaled_jobs::state::history::{Ending, Entry};
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::history::{Ending, HistoryEntry};
+use upscaled_jobs::state::paths::RootLayout;
 use upscaled_jobs::state::state_folder::StateFolder;
 
 use super::fake;
 use crate::daemon::control::{Client, JobView, Request, Response};
 use crate::daemon::state_store::Books;
-use crate::daemon::{Options, run};
+use crate::daemon::{DaemonOptions, run};
 
 const ROOT: &str = "UPSCALED_FAKE_ROOT";
 const SETTINGS: &str = "UPSCALED_FAKE_SETTINGS";
@@ -52,8 +52,8 @@ fn stand_in_daemon() {
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_writer(Arc::new(log)).init();
     let once = std::env::var_os(ONCE).is_some();
     let run_settings = RunSettings { work_area: Some(root.join("work")), ..RunSettings::default() };
-    let options = Options {
-        state: StateFolder::open(&Layout::new(&folders)).unwrap(),
+    let options = DaemonOptions {
+        state: StateFolder::open(&RootLayout::new(&folders)).unwrap(),
         folders,
         settings: serde_json::from_str(&std::env::var(SETTINGS).unwrap()).unwrap(),
         once,
@@ -91,8 +91,8 @@ impl House {
         self.dir.path()
     }
 
-    pub fn layout(&self) -> Layout {
-        Layout::new(&folders(self.root()))
+    pub fn layout(&self) -> RootLayout {
+        RootLayout::new(&folders(self.root()))
     }
 
     pub fn books(&self) -> Books {
@@ -150,7 +150,7 @@ impl House {
         text.lines().filter(|line| !line.starts_with('#')).map(str::to_string).collect()
     }
 
-    pub fn last(&self, job: &str) -> Option<Entry> {
+    pub fn last(&self, job: &str) -> Option<HistoryEntry> {
         self.books().ended(|entry| entry.job == Path::new(job)).pop()
     }
 

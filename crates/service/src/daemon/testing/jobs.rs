@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
-use upscaled_core::types::status::State;
+use upscaled_core::types::status::JobState;
 use upscaled_jobs::state::history::Ending;
 
 use super::house::House;
@@ -77,7 +77,7 @@ fn a_source_that_is_taken_away_is_waited_for() {
     let away = house.root().join("a.mkv");
     std::fs::rename(&path, &away).unwrap();
     house.drop_in(".gate", "");
-    let waits = || house.view("a.mkv").is_some_and(|view| view.state == State::Waiting && view.place == Some(1));
+    let waits = || house.view("a.mkv").is_some_and(|view| view.state == JobState::Waiting && view.place == Some(1));
     house.wait_for("the job to wait", waits);
     assert_eq!(house.ending("a.mkv"), None, "{}", house.log());
     std::fs::rename(&away, &path).unwrap();

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::escape;
-use upscaled_core::types::status::State;
+use upscaled_core::types::status::JobState;
 use upscaled_jobs::state::history::Ending;
 use upscaled_jobs::state::requests;
 
@@ -27,7 +27,7 @@ fn open_gate(house: &House, job: &str) {
 fn running(house: &House) -> Vec<String> {
     let Ok(response) = house.ask(Request::Glance { from: 0, count: 100 }) else { return Vec::new() };
     let jobs = response.jobs.iter();
-    jobs.take_while(|view| view.state == State::Running).map(|view| view.job.clone()).collect()
+    jobs.take_while(|view| view.state == JobState::Running).map(|view| view.job.clone()).collect()
 }
 
 #[test]
@@ -44,8 +44,8 @@ fn as_many_requests_run_as_there_are_workers() {
     assert_eq!(house.queue(), [first.as_str(), &second, &third, "film.mkv"]);
     // All that a person sees tells of both
     let all = house.ask(Request::Glance { from: 0, count: 10 }).unwrap().jobs;
-    let states: Vec<State> = all.iter().map(|view| view.state).collect();
-    assert_eq!(states, [State::Running, State::Running, State::Queued, State::Queued]);
+    let states: Vec<JobState> = all.iter().map(|view| view.state).collect();
+    assert_eq!(states, [JobState::Running, JobState::Running, JobState::Queued, JobState::Queued]);
     house.wait_for("figures of both", || {
         let all = house.ask(Request::Glance { from: 0, count: 0 }).unwrap().jobs;
         all.iter().filter(|view| view.progress.is_some()).count() == 2

@@ -15,7 +15,7 @@ use super::fake;
 use crate::daemon::intake::probe;
 use crate::daemon::intake::stability::Checked;
 use crate::daemon::supervision::spawn::Spawner;
-use crate::daemon::supervision::{self, Attempt, End, Report, STOP_GRACE};
+use crate::daemon::supervision::{self, Attempt, AttemptEnd, Report, STOP_GRACE};
 
 const STALL: Duration = Duration::from_secs(1);
 
@@ -81,7 +81,7 @@ async fn attempt(text: &str, stop_after: Option<Duration>) -> (Report, Vec<Event
 #[tokio::test(flavor = "current_thread")]
 async fn a_normal_job_is_done() {
     let (report, events) = attempt("film sealed sealed", None).await;
-    let End::Done(outcome) = report.end else { panic!("{report:?}") };
+    let AttemptEnd::Done(outcome) = report.end else { panic!("{report:?}") };
     assert_eq!((report.sealed, outcome.frames), (2, 60));
     assert!(matches!(events[0], Event::Progress(_)));
     assert_eq!(events.iter().filter(|event| matches!(event, Event::Sealed { .. })).count(), 2);
@@ -90,16 +90,16 @@ async fn a_normal_job_is_done() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_told_failure_is_taken_as_told() {
     let (report, _) = attempt("film bad", None).await;
-    assert_eq!(report.end, End::Failed { fault: Fault::BadInput, reason: "the stand-in says BadInput".into() });
+    assert_eq!(report.end, AttemptEnd::Failed { fault: Fault::BadInput, reason: "the stand-in says BadInput".into() });
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn deaths_are_told_from_ends() {
     let (report, _) = attempt("film sealed crash", None).await;
-    let End::Died(how) = report.end else { panic!("{report:?}") };
+    let AttemptEnd::Died(how) = report.end else { panic!("{report:?}") };
     assert!(how.words.contains("SIGABRT") && report.sealed == 1, "{how:?}");
     let (report, _) = attempt("film silent", None).await;
-    let End::Died(how) = report.end else { panic!("{report:?}") };
+    let AttemptEnd::Died(how) = report.end else { panic!("{report:?}") };
     assert!(how.words.contains("status 7"), "{how:?}");
 }
 
@@ -107,21 +107,21 @@ async fn deaths_are_told_from_ends() {
 async fn a_stall_is_killed_but_waiting_for_space_is_none() {
     let begun = Instant::now();
     let (report, _) = attempt("film stall", None).await;
-    assert_eq!(report.end, End::Stalled(STALL));
+    assert_eq!(report.end, AttemptEnd::Stalled(STALL));
     assert!(begun.elapsed() < STALL * 5);
     let (report, _) = attempt("film space", None).await;
-    assert!(matches!(report.end, End::Done(_)), "{report:?}");
+    assert!(matches!(report.end, AttemptEnd::Done(_)), "{report:?}");
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_stop_is_obeyed_or_enforced() {
     let begun = Instant::now();
     let (report, _) = attempt("film slow", Some(Duration::from_millis(600))).await;
-    assert_eq!(report.end, End::Stopped);
+    assert_eq!(report.end, AttemptEnd::Stopped);
     assert!(begun.elapsed() < Duration::from_secs(3));
     let begun = Instant::now();
     let (report, _) = attempt("film stubborn", Some(Duration::from_millis(900))).await;
-    assert_eq!(report.end, End::Stopped);
+    assert_eq!(report.end, AttemptEnd::Stopped);
     assert!(begun.elapsed() >= STOP_GRACE && begun.elapsed() < Duration::from_secs(6));
 }
 

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use own::NotOwn;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE};
 use reqwest::{Client, Response, StatusCode};
-use resolver::{Refused, Resolver, check_literal};
+use resolver::{AddressRefused, PublicResolver, check_literal};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 use url::Url;
@@ -75,7 +75,7 @@ struct PartOf {
 }
 
 /// How one request ended, short of an error for good.
-enum Step {
+enum FetchStep {
     Whole,
     /// Broke off; another try may go on.
     Broken(String),
@@ -100,7 +100,7 @@ impl Fetcher {
         Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(Arc::new(Resolver { private: names }))
+            .dns_resolver(Arc::new(PublicResolver { private: names }))
             .connector_layer(NotOwn { private: own })
             .connect_timeout(CONNECT)
             .read_timeout(STALL)
@@ -125,7 +125,7 @@ impl Fetcher {
             return Err(FetchError::Address(format!("only http and https are fetched, not {}", url.scheme())));
         }
         let Some(host) = url.host() else { return Err(FetchError::Address("the URL names no host".into())) };
-        check_literal(host, self.private).map_err(|Refused(host)| FetchError::Forbidden(host))
+        check_literal(host, self.private).map_err(|AddressRefused(host)| FetchError::Forbidden(host))
     }
 
     /// Fetches `url` into `target`, durably; what an earlier try left beside it is gone on with.
@@ -138,8 +138,8 @@ impl Fetcher {
             tries += 1;
             let step = timeout_at(end, self.try_once(url, target, &part, limits));
             let broken = match step.await.map_err(|_| FetchError::TooSlow(limits.time))?? {
-                Step::Whole => break,
-                Step::Broken(why) => why,
+                FetchStep::Whole => break,
+                FetchStep::Broken(why) => why,
             };
             if tries >= TRIES_MAX {
                 return Err(FetchError::Unreachable(broken));
@@ -174,7 +174,13 @@ impl Fetcher {
     }
 
     /// One request, redirects followed, from where the part ends.
-    async fn try_once(&self, url: &Url, target: &Path, part: &Path, limits: FetchLimits) -> Result<Step, FetchError> {
+    async fn try_once(
+        &self,
+        url: &Url,
+        target: &Path,
+        part: &Path,
+        limits: FetchLimits,
+    ) -> Result<FetchStep, FetchError> {
         let known: PartOf = versions::read(&sidecar(target), VERSION).ok().flatten().unwrap_or_default();
         let there = std::fs::metadata(part).map_or(0, |meta| meta.len());
         let there = if known.validator.is_empty() { 0 } else { there };
@@ -187,7 +193,7 @@ impl Fetcher {
             }
             let response = match request.send().await {
                 Ok(response) => response,
-                Err(error) => return refused(&error).map_or_else(|| Ok(Step::Broken(words(&error))), Err),
+                Err(error) => return refused(&error).map_or_else(|| Ok(FetchStep::Broken(words(&error))), Err),
             };
             let status = response.status();
             if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
@@ -209,17 +215,17 @@ impl Fetcher {
         target: &Path,
         part: &Path,
         limits: FetchLimits,
-    ) -> Result<Step, FetchError> {
+    ) -> Result<FetchStep, FetchError> {
         let start = match response.status() {
             StatusCode::OK => 0,
             StatusCode::PARTIAL_CONTENT if starts_at(&response) == Some(there) => there,
             StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT if there > 0 => {
                 // It is another file now, or the part was whole: from the start, without a doubt.
                 atomic_file::remove(&sidecar(target))?;
-                return Ok(Step::Broken("the server cannot go on where it broke off".into()));
+                return Ok(FetchStep::Broken("the server cannot go on where it broke off".into()));
             }
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                return Ok(Step::Broken(format!("the server answered {status}")));
+                return Ok(FetchStep::Broken(format!("the server answered {status}")));
             }
             status => return Err(FetchError::Unreachable(format!("the server answered {status}"))),
         };
@@ -238,7 +244,7 @@ impl Fetcher {
             let piece = match response.chunk().await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
-                Err(error) => return Ok(Step::Broken(words(&error))),
+                Err(error) => return Ok(FetchStep::Broken(words(&error))),
             };
             got += piece.len() as u64;
             if got > limits.bytes {
@@ -254,8 +260,10 @@ impl Fetcher {
             written.with_context(|| format!("writing {}", escape(part)))?;
         }
         match length {
-            Some(length) if got != start + length => Ok(Step::Broken("the connection was closed too early".into())),
-            _ => Ok(Step::Whole),
+            Some(length) if got != start + length => {
+                Ok(FetchStep::Broken("the connection was closed too early".into()))
+            }
+            _ => Ok(FetchStep::Whole),
         }
     }
 }
@@ -297,7 +305,7 @@ pub fn place(url: &Url) -> String {
 fn refused(error: &reqwest::Error) -> Option<FetchError> {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        if let Some(Refused(host)) = error.downcast_ref() {
+        if let Some(AddressRefused(host)) = error.downcast_ref() {
             return Some(FetchError::Forbidden(host.clone()));
         }
         cause = error.source();

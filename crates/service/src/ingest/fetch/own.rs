@@ -10,7 +10,7 @@ use hyper_util::client::legacy::connect::{Connection, HttpInfo};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::resolver::Refused;
+use super::resolver::AddressRefused;
 
 /// Any port: nothing is sent to it.
 const PORT: u16 = 9;
@@ -46,21 +46,21 @@ pub struct NotOwn {
 }
 
 impl<S> Layer<S> for NotOwn {
-    type Service = Looked<S>;
+    type Service = CheckedConnector<S>;
 
-    fn layer(&self, inner: S) -> Looked<S> {
-        Looked { inner, private: self.private }
+    fn layer(&self, inner: S) -> CheckedConnector<S> {
+        CheckedConnector { inner, private: self.private }
     }
 }
 
 /// A connector whose connections are looked at.
 #[derive(Clone, Debug)]
-pub struct Looked<S> {
+pub struct CheckedConnector<S> {
     inner: S,
     private: bool,
 }
 
-impl<S, T> Service<T> for Looked<S>
+impl<S, T> Service<T> for CheckedConnector<S>
 where
     S: Service<T, Error = BoxError>,
     S::Response: Connection,
@@ -82,7 +82,7 @@ where
             connection.connected().get_extras(&mut facts);
             match facts.get::<HttpInfo>() {
                 Some(info) if !private && same(info.local_addr().ip(), info.remote_addr().ip()) => {
-                    Err(Refused(info.remote_addr().ip().to_string()).into())
+                    Err(AddressRefused(info.remote_addr().ip().to_string()).into())
                 }
                 _ => Ok(connection),
             }

@@ -10,7 +10,7 @@ use super::own::is_own;
 /// A name whose addresses are all refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is an address of this machine or of a private network")]
-pub struct Refused(pub String);
+pub struct AddressRefused(pub String);
 
 /// Returns whether an address may be connected to.
 fn may_lead_to(address: IpAddr, private: bool) -> bool {
@@ -18,19 +18,19 @@ fn may_lead_to(address: IpAddr, private: bool) -> bool {
 }
 
 /// Asks the system, and passes on public addresses of others alone.
-pub struct Resolver {
+pub struct PublicResolver {
     /// Others too.
     pub private: bool,
 }
 
-impl Resolve for Resolver {
+impl Resolve for PublicResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let private = self.private;
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let fit: Vec<SocketAddr> = found.into_iter().filter(|a| may_lead_to(a.ip(), private)).collect();
             if fit.is_empty() {
-                return Err(Refused(name.as_str().to_owned()).into());
+                return Err(AddressRefused(name.as_str().to_owned()).into());
             }
             Ok(Box::new(fit.into_iter()) as Addrs)
         })
@@ -38,13 +38,13 @@ impl Resolve for Resolver {
 }
 
 /// Whether a URL's host may be asked for, as far as it is an address: the resolver sees only names.
-pub fn check_literal(host: url::Host<&str>, private: bool) -> Result<(), Refused> {
+pub fn check_literal(host: url::Host<&str>, private: bool) -> Result<(), AddressRefused> {
     let address = match host {
         url::Host::Domain(_) => return Ok(()),
         url::Host::Ipv4(address) => IpAddr::V4(address),
         url::Host::Ipv6(address) => IpAddr::V6(address),
     };
-    if may_lead_to(address, private) { Ok(()) } else { Err(Refused(address.to_string())) }
+    if may_lead_to(address, private) { Ok(()) } else { Err(AddressRefused(address.to_string())) }
 }
 
 #[cfg(test)]

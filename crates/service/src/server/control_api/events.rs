@@ -16,7 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::control::Request;
-use crate::server::control_api::Control;
+use crate::server::control_api::ControlApi;
 use crate::server::control_api::jobs::Jobs;
 use crate::server::kit::error::ApiError;
 
@@ -31,7 +31,7 @@ const FULL: Duration = Duration::from_secs(10);
 
 /// What those who listen are told.
 #[derive(Default)]
-pub struct Feed {
+pub struct EventFeed {
     /// The latest event as it goes over the wire; nothing while nobody listens.
     latest: watch::Sender<Option<Bytes>>,
     /// Somebody has come.
@@ -39,7 +39,7 @@ pub struct Feed {
 }
 
 /// Looks at the daemon for as long as somebody listens. It never ends.
-pub async fn look(control: Control) {
+pub async fn look(control: ControlApi) {
     let feed = &control.feed;
     loop {
         feed.wanted.notified().await;
@@ -61,18 +61,18 @@ pub async fn look(control: Control) {
     }
 }
 
-struct Listener {
+struct EventListener {
     latest: watch::Receiver<Option<Bytes>>,
     _place: OwnedSemaphorePermit,
 }
 
-pub async fn listen(State(control): State<Control>) -> Result<Response, ApiError> {
+pub async fn listen(State(control): State<ControlApi>) -> Result<Response, ApiError> {
     let full = |_| ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "Too many listen already", FULL);
     let place = control.listeners.clone().try_acquire_owned().map_err(full)?;
     let mut latest = control.feed.latest.subscribe();
     latest.mark_changed();
     control.feed.wanted.notify_one();
-    let events = unfold(Listener { latest, _place: place }, |mut listener| async move {
+    let events = unfold(EventListener { latest, _place: place }, |mut listener| async move {
         let piece = listener.next().await?;
         Some((Ok::<_, Infallible>(piece), listener))
     });
@@ -83,7 +83,7 @@ pub async fn listen(State(control): State<Control>) -> Result<Response, ApiError
     Ok(response)
 }
 
-impl Listener {
+impl EventListener {
     /// The next event, or a comment that keeps the connection alive; `None` when the daemon ends.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
@@ -101,30 +101,31 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::control::{Asked, DaemonView, Response as Answer};
-    use crate::server::control_api::Options;
+    use crate::daemon::control::{Command, DaemonView, Response as Answer};
+    use crate::server::control_api::ControlApiOptions;
     use crate::server::kit::auth::Guard;
     use futures_util::StreamExt;
     use std::path::Path;
     use tokio::sync::mpsc;
     use upscaled_core::config::settings::{Folders, ServiceSettings};
-    use upscaled_jobs::state::downloads::Downloads;
-    use upscaled_jobs::state::paths::Layout;
+    use upscaled_jobs::state::downloads::DownloadStore;
+    use upscaled_jobs::state::paths::RootLayout;
     use upscaled_jobs::state::state_folder::StateFolder;
 
-    fn options(root: &Path) -> Options {
+    fn options(root: &Path) -> ControlApiOptions {
         let at = |name: &str| root.join(name);
-        let layout = Layout::new(&Folders { root: at(""), input: at("input"), output: at("output"), logs: at("logs") });
-        let downloads = Downloads::new(layout.clone(), &StateFolder::open(&layout).unwrap()).unwrap();
-        Options { layout, downloads, settings: ServiceSettings::default() }
+        let layout =
+            RootLayout::new(&Folders { root: at(""), input: at("input"), output: at("output"), logs: at("logs") });
+        let downloads = DownloadStore::new(layout.clone(), &StateFolder::open(&layout).unwrap()).unwrap();
+        ControlApiOptions { layout, downloads, settings: ServiceSettings::default() }
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn one_asks_for_all_and_nobody_for_none() {
-        let (asked, mut requests) = mpsc::channel::<Asked>(1);
+        let (asked, mut requests) = mpsc::channel::<Command>(1);
         let guard = Guard::new("127.0.0.1:80".parse().unwrap(), None, false).unwrap();
         let root = tempfile::tempdir().unwrap();
-        let control = Control::new(asked, guard, options(root.path())).unwrap();
+        let control = ControlApi::new(asked, guard, options(root.path())).unwrap();
         tokio::spawn(look(control.clone()));
         let quiet = timeout(LOOK, requests.recv()).await;
         assert!(quiet.is_err(), "asked though nobody listens");

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use upscaled_core::config::chosen::{self, Chosen};
 
 use crate::daemon::control::{self, DaemonView, JobView, PAGE, Request};
-use crate::server::control_api::Control;
-use crate::server::control_api::downloads::{self, View, Wish};
+use crate::server::control_api::ControlApi;
+use crate::server::control_api::downloads::{self, DownloadRequest, DownloadView};
 use crate::server::kit::error::ApiError;
 
 /// The daemon and its jobs: the running one, a part of the queue in its order, then those that ended, the latest first.
@@ -22,12 +22,12 @@ pub struct Jobs {
     pub daemon: DaemonView,
     pub jobs: Vec<JobView>,
     /// What is on its way into input/, and what failed on it.
-    pub downloads: Vec<View>,
+    pub downloads: Vec<DownloadView>,
 }
 
 impl Jobs {
     /// The daemon's answer, with what is on its way to it.
-    pub fn new(control: &Control, response: control::Response) -> Jobs {
+    pub fn new(control: &ControlApi, response: control::Response) -> Jobs {
         let downloads = control.downloads.no_jobs();
         // Those that are jobs are told of as jobs.
         Jobs { daemon: response.daemon.unwrap_or_default(), jobs: response.jobs, downloads }
@@ -36,7 +36,7 @@ impl Jobs {
 
 /// What was done, in words.
 #[derive(Serialize)]
-pub struct Done {
+pub struct ActionSummary {
     pub message: String,
 }
 
@@ -64,12 +64,12 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Opt
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Place {
+pub struct QueuePosition {
     /// The first is 1.
     place: usize,
 }
 
-type Told = Result<Json<Done>, ApiError>;
+type Told = Result<Json<ActionSummary>, ApiError>;
 
 pub async fn health() -> Json<Value> {
     Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
@@ -83,17 +83,17 @@ const NUMBER_MAX: usize = 1 << 53;
 /// Which part of the queue: `count` jobs behind the first `from`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
+pub struct QueuePage {
     from: Option<usize>,
     count: Option<usize>,
 }
 
 pub async fn all(
-    State(control): State<Control>,
-    part: Result<Query<Part>, QueryRejection>,
+    State(control): State<ControlApi>,
+    part: Result<Query<QueuePage>, QueryRejection>,
 ) -> Result<Json<Jobs>, ApiError> {
     let unreadable = |rejection: QueryRejection| ApiError::new(rejection.status(), rejection.body_text());
-    let Query(Part { from, count }) = part.map_err(unreadable)?;
+    let Query(QueuePage { from, count }) = part.map_err(unreadable)?;
     if [from, count].iter().flatten().any(|number| *number > NUMBER_MAX) {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "from and count are at most 9007199254740992"));
     }
@@ -102,13 +102,16 @@ pub async fn all(
     Ok(Json(Jobs::new(&control, response)))
 }
 
-pub async fn one(State(control): State<Control>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {
+pub async fn one(State(control): State<ControlApi>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {
     let mut response = control.ask(Request::Status { job }).await?;
     let job = response.jobs.pop();
     job.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "There is no such job"))
 }
 
-pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRejection>) -> Result<Response, ApiError> {
+pub async fn add(
+    State(control): State<ControlApi>,
+    body: Result<Json<Add>, JsonRejection>,
+) -> Result<Response, ApiError> {
     let Json(Add { path, url, name, settings }) = body.map_err(unreadable)?;
     match (path, url) {
         (Some(path), None) if name.is_none() => {
@@ -118,7 +121,7 @@ pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRej
         }
         (None, Some(url)) => {
             let settings = chosen::canonical(&settings.unwrap_or_default());
-            let wish = Wish { url, name, settings: settings.map_err(|error| control.refusal(&error))? };
+            let wish = DownloadRequest { url, name, settings: settings.map_err(|error| control.refusal(&error))? };
             Ok(downloads::fetch(&control, wish).await.into_response())
         }
         _ => {
@@ -131,29 +134,29 @@ pub async fn add(State(control): State<Control>, body: Result<Json<Add>, JsonRej
 type Telling = BoxFuture<'static, Told>;
 
 /// A word to one job: the handler of what it means.
-pub fn steer(means: fn(String) -> Request) -> impl Fn(State<Control>, Path<String>) -> Telling + Clone {
+pub fn steer(means: fn(String) -> Request) -> impl Fn(State<ControlApi>, Path<String>) -> Telling + Clone {
     move |State(control), Path(job)| Box::pin(async move { done(&control, means(job)).await })
 }
 
 /// A word to all work.
-pub fn steer_all(means: fn() -> Request) -> impl Fn(State<Control>) -> Telling + Clone {
+pub fn steer_all(means: fn() -> Request) -> impl Fn(State<ControlApi>) -> Telling + Clone {
     move |State(control)| Box::pin(async move { done(&control, means()).await })
 }
 
 pub async fn reorder(
-    State(control): State<Control>,
+    State(control): State<ControlApi>,
     Path(job): Path<String>,
-    body: Result<Json<Place>, JsonRejection>,
+    body: Result<Json<QueuePosition>, JsonRejection>,
 ) -> Told {
-    let Json(Place { place }) = body.map_err(unreadable)?;
+    let Json(QueuePosition { place }) = body.map_err(unreadable)?;
     done(&control, Request::Move { job, place }).await
 }
 
-async fn done(control: &Control, request: Request) -> Told {
+async fn done(control: &ControlApi, request: Request) -> Told {
     if matches!(request, Request::Retry { .. }) {
         control.must_be_there()?;
     }
-    Ok(Json(Done { message: control.ask(request).await?.message }))
+    Ok(Json(ActionSummary { message: control.ask(request).await?.message }))
 }
 
 /// A body that is not what was wanted.

@@ -7,8 +7,8 @@ use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderName, StatusCode};
 use serde::Deserialize;
 
-use crate::server::control_api::Control;
-use crate::server::control_api::jobs::{Done, unreadable};
+use crate::server::control_api::ControlApi;
+use crate::server::control_api::jobs::{ActionSummary, unreadable};
 use crate::server::kit::error::ApiError;
 
 #[derive(Deserialize)]
@@ -20,11 +20,11 @@ pub struct Login {
 type Cookie = [(HeaderName, String); 1];
 
 pub async fn log_in(
-    State(control): State<Control>,
+    State(control): State<ControlApi>,
     body: Result<Json<Login>, JsonRejection>,
-) -> Result<(Cookie, Json<Done>), ApiError> {
+) -> Result<(Cookie, Json<ActionSummary>), ApiError> {
     let Json(Login { token }) = body.map_err(unreadable)?;
     let cookie = control.guard.log_in(&token);
     let cookie = cookie.ok_or_else(|| ApiError::new(StatusCode::UNAUTHORIZED, "This is not the token"))?;
-    Ok(([(SET_COOKIE, cookie)], Json(Done { message: "logged in".into() })))
+    Ok(([(SET_COOKIE, cookie)], Json(ActionSummary { message: "logged in".into() })))
 }

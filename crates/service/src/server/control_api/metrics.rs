@@ -8,31 +8,31 @@ use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
 
 use upscaled_core::types::progress::Progress;
-use upscaled_core::types::status::State as JobState;
+use upscaled_core::types::status::JobState;
 use upscaled_jobs::scratch::memory;
 
 use crate::daemon::control::{DaemonView, JobView, Request, Response};
-use crate::server::control_api::Control;
+use crate::server::control_api::ControlApi;
 use crate::server::kit::error::ApiError;
 use crate::server::kit::gpu::{self, Gpu};
 
 const STATES: [JobState; 5] =
     [JobState::Queued, JobState::Running, JobState::Paused, JobState::Waiting, JobState::Failed];
 
-pub async fn tell(State(control): State<Control>) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
+pub async fn tell(State(control): State<ControlApi>) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
     let response = control.ask(Request::Glance { from: 0, count: 0 }).await?;
     let (daemon, jobs) = tokio::task::spawn_blocking(memory::resident).await.unwrap_or_default();
     let gpu = match response.jobs.iter().filter_map(|job| device(&job.progress.as_ref()?.device)).min() {
         Some(device) => gpu::ask_aside(device).await.map(|gpu| (device, gpu)),
         None => None,
     };
-    let machine = Machine { daemon, jobs, gpu };
+    let machine = MachineMetrics { daemon, jobs, gpu };
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text(&response, &machine)))
 }
 
 /// What is seen of the machine.
 #[derive(Default)]
-struct Machine {
+struct MachineMetrics {
     /// Bytes of memory that the daemon holds, and its processes.
     daemon: u64,
     jobs: u64,
@@ -53,7 +53,7 @@ struct Metric<'a> {
     samples: Vec<(String, f64)>,
 }
 
-fn text(response: &Response, machine: &Machine) -> String {
+fn text(response: &Response, machine: &MachineMetrics) -> String {
     let mut out = String::new();
     for Metric { name, kind, help, samples } in metrics(response, machine) {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -64,7 +64,7 @@ fn text(response: &Response, machine: &Machine) -> String {
     out
 }
 
-fn metrics(response: &Response, machine: &Machine) -> Vec<Metric<'static>> {
+fn metrics(response: &Response, machine: &MachineMetrics) -> Vec<Metric<'static>> {
     let nobody = DaemonView::default();
     let daemon = response.daemon.as_ref().unwrap_or(&nobody);
     let gauge = |name, help, samples| Metric { name, kind: "gauge", help, samples };
@@ -183,7 +183,7 @@ mod tests {
             output: None,
         };
         let daemon = Some(DaemonView { queued: 2, ..DaemonView::default() });
-        let machine = Machine::default();
+        let machine = MachineMetrics::default();
         let told = |jobs| text(&Response { daemon: daemon.clone(), jobs, ..Response::default() }, &machine);
         let both = told(vec![job(20, 3.0), job(30, 5.0)]);
         for line in [
@@ -205,7 +205,7 @@ mod tests {
         let daemon = DaemonView { queued: 3, waiting: 1, paused: true, done: 7, failed: 1, ..DaemonView::default() };
         let daemon = Some(DaemonView { frames: 90, source_bytes: 10, output_bytes: 30, ..daemon });
         let gpu = Gpu { name: "X".into(), total: 80.0, used: 16.0, free: 64.0 };
-        let machine = Machine { daemon: 1 << 26, jobs: 1 << 29, gpu: Some((1, gpu)) };
+        let machine = MachineMetrics { daemon: 1 << 26, jobs: 1 << 29, gpu: Some((1, gpu)) };
         let told = text(&Response { daemon, ..Response::default() }, &machine);
         for line in [
             "# TYPE upscaled_queue_length gauge",

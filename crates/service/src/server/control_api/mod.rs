@@ -19,22 +19,22 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use downloads::Downloads;
+use downloads::DownloadManager;
 use tokio::sync::{Semaphore, mpsc};
 
 use upscaled_core::config::settings::ServiceSettings;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_jobs::scratch::memory;
 use upscaled_jobs::state;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 
-use crate::daemon::Front;
-use crate::daemon::control::{Asked, Request, Response};
+use crate::daemon::Frontend;
+use crate::daemon::control::{Command, Request, Response};
 use crate::server::kit::auth::Guard;
 use crate::server::kit::error::ApiError;
 use crate::server::kit::limits::Limits;
 use crate::server::kit::listener::Listener;
-use crate::server::kit::shown::Shown;
+use crate::server::kit::shown::ClientPaths;
 use crate::server::kit::{openapi, router};
 
 /// Bytes of a request's body.
@@ -47,43 +47,43 @@ const OPEN: &[&str] = &["/", "/app.js", "/style.css", "/icon.svg", "/api/login"]
 const AWAY_RETRY: Duration = Duration::from_secs(30);
 
 /// What the listener is of.
-pub struct Options {
-    pub layout: Layout,
+pub struct ControlApiOptions {
+    pub layout: RootLayout,
     /// Records of films on their way.
-    pub downloads: state::downloads::Downloads,
+    pub downloads: state::downloads::DownloadStore,
     pub settings: ServiceSettings,
 }
 
 /// What the handlers share.
 #[derive(Clone)]
-pub struct Control {
-    asked: mpsc::Sender<Asked>,
+pub struct ControlApi {
+    asked: mpsc::Sender<Command>,
     guard: Guard,
     /// Places for those who listen to events.
     listeners: Arc<Semaphore>,
-    feed: Arc<events::Feed>,
-    downloads: Arc<Downloads>,
-    layout: Layout,
-    shown: Shown,
+    feed: Arc<events::EventFeed>,
+    downloads: Arc<DownloadManager>,
+    layout: RootLayout,
+    shown: ClientPaths,
 }
 
-impl Control {
-    fn new(asked: mpsc::Sender<Asked>, guard: Guard, options: Options) -> Result<Control> {
-        let Options { layout, downloads, settings } = options;
-        Ok(Control {
-            downloads: Arc::new(Downloads::new(&layout, downloads, &settings, asked.clone())?),
+impl ControlApi {
+    fn new(asked: mpsc::Sender<Command>, guard: Guard, options: ControlApiOptions) -> Result<ControlApi> {
+        let ControlApiOptions { layout, downloads, settings } = options;
+        Ok(ControlApi {
+            downloads: Arc::new(DownloadManager::new(&layout, downloads, &settings, asked.clone())?),
             asked,
             guard,
             listeners: Arc::new(Semaphore::new(events::LISTENERS_MAX)),
             feed: Arc::default(),
-            shown: Shown::new(&layout),
+            shown: ClientPaths::new(&layout),
             layout,
         })
     }
 
     /// The daemon's answer; its refusals as errors.
     async fn ask(&self, request: Request) -> Result<Response, ApiError> {
-        let answer = Asked::send(&self.asked, request).await.map_err(|error| ApiError::kept(&error))?;
+        let answer = Command::send(&self.asked, request).await.map_err(|error| ApiError::kept(&error))?;
         answer.into_result().map(|response| self.told(response)).map_err(|error| self.refusal(&error))
     }
 
@@ -117,13 +117,13 @@ impl Control {
     }
 }
 
-/// Serves a listener for as long as the daemon runs; give it to [`crate::daemon::Options`].
-pub fn front(listener: Listener, guard: Guard, options: Options) -> Front {
+/// Serves a listener for as long as the daemon runs; give it to [`crate::daemon::DaemonOptions`].
+pub fn front(listener: Listener, guard: Guard, options: ControlApiOptions) -> Frontend {
     let guard = guard.with_login(OPEN);
     Box::new(move |asked| {
         Box::pin(async move {
             let limits = Limits::within(memory::whole());
-            let control = Control::new(asked, guard.clone(), options);
+            let control = ControlApi::new(asked, guard.clone(), options);
             let control = control.and_then(|control| control.downloads.take_up().map(|()| control));
             let control = match control {
                 Ok(control) => control,
@@ -142,7 +142,7 @@ pub fn front(listener: Listener, guard: Guard, options: Options) -> Front {
     })
 }
 
-fn routes(control: Control) -> Router {
+fn routes(control: ControlApi) -> Router {
     Router::new()
         .route("/", get(page::index))
         .route("/app.js", get(page::script))

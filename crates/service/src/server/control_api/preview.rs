@@ -7,16 +7,16 @@ use axum::http::{HeaderName, StatusCode};
 use upscaled_core::fault::Fault;
 use upscaled_core::path_text::unescape;
 use upscaled_jobs::state::job_dir::JobDir;
-use upscaled_jobs::state::paths::{Layout, clean_relative};
-use upscaled_jobs::state::preview::Side;
+use upscaled_jobs::state::paths::{RootLayout, clean_relative};
+use upscaled_jobs::state::preview::PreviewSide;
 
-use crate::server::control_api::Control;
+use crate::server::control_api::ControlApi;
 use crate::server::kit::error::ApiError;
 
 type Picture = ([(HeaderName, &'static str); 2], Vec<u8>);
 
 pub async fn picture(
-    State(control): State<Control>,
+    State(control): State<ControlApi>,
     Path((job, side)): Path<(String, String)>,
 ) -> Result<Picture, ApiError> {
     let layout = control.layout.clone();
@@ -27,9 +27,9 @@ pub async fn picture(
     Ok(([(CONTENT_TYPE, "image/jpeg"), (CACHE_CONTROL, "no-store")], bytes))
 }
 
-fn read(layout: &Layout, job: &str, side: &str) -> anyhow::Result<Option<Vec<u8>>> {
+fn read(layout: &RootLayout, job: &str, side: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let Some(job) = unescape(job).and_then(|job| clean_relative(&job)) else { return Ok(None) };
-    let Some(side) = Side::named(side) else { return Ok(None) };
+    let Some(side) = PreviewSide::named(side) else { return Ok(None) };
     match JobDir::open(&layout.job_dir(&job)?)? {
         Some(folder) => folder.read_preview(side),
         None => Ok(None),

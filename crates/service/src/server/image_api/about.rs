@@ -13,13 +13,13 @@ use upscaled_core::sys::processors;
 use upscaled_engine::models::registry;
 
 use crate::server::image_api::engines::{self, Engines};
-use crate::server::image_api::{Counts, Worker};
+use crate::server::image_api::{ImageWorker, RequestCounts};
 use crate::server::kit::gpu::{self, Gpu};
 
 const NAME: &str = "upscaled image worker";
 const DESCRIPTION: &str = "Makes pictures larger with a super-resolution network";
 
-pub async fn health(State(worker): State<Arc<Worker>>) -> Response {
+pub async fn health(State(worker): State<Arc<ImageWorker>>) -> Response {
     let Some(engines) = worker.engines.get() else {
         let body = json!({
             "status": "loading",
@@ -43,7 +43,7 @@ pub async fn health(State(worker): State<Arc<Worker>>) -> Response {
     Json(body).into_response()
 }
 
-pub async fn info(State(worker): State<Arc<Worker>>) -> Json<Value> {
+pub async fn info(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
     let engines = worker.engines.get();
     let gpu = of_device(engines).await;
     let is_gpu = engines.is_some_and(|e| e.gpu().is_some());
@@ -74,10 +74,10 @@ pub async fn info(State(worker): State<Arc<Worker>>) -> Json<Value> {
     }))
 }
 
-pub async fn stats(State(worker): State<Arc<Worker>>) -> Json<Value> {
+pub async fn stats(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
     let engines = worker.engines.get();
     let (running, calls, at_once, calls_max) = worker.queue.figures();
-    let Counts { done, failed, refused } = &worker.counts;
+    let RequestCounts { done, failed, refused } = &worker.counts;
     let mut stats = json!({
         "timestamp": jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.6f").to_string(),
         "device": engines.map(|e| e.device()),

@@ -22,17 +22,17 @@ const AWKWARD: &str = "<>:\"|?*";
 const NUMBER: &str = "_99999.png";
 
 /// An archive on its way.
-pub struct Archive {
+pub struct ZipStream {
     zip: ZipWriter<File>,
     file: Arc<File>,
 }
 
-impl Archive {
-    pub fn new() -> Result<Archive> {
+impl ZipStream {
+    pub fn new() -> Result<ZipStream> {
         let spool = Spool::new()?;
         let file = spool.file().clone();
         let zip = ZipWriter::new(file.try_clone().context("the archive's file")?);
-        Ok(Archive { zip, file })
+        Ok(ZipStream { zip, file })
     }
 
     /// Adds a file, as it is: PNG does not become smaller.
@@ -51,11 +51,11 @@ impl Archive {
     }
 }
 
-/// Names of results, each given once.
+/// UniqueNames of results, each given once.
 #[derive(Default)]
-pub struct Names(HashSet<String>);
+pub struct UniqueNames(HashSet<String>);
 
-impl Names {
+impl UniqueNames {
     /// The name of the PNG made of an uploaded file: as uploaded, without folders or anything a
     /// file system might trip over, with a number where it is taken.
     pub fn of(&mut self, uploaded: &str) -> String {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn names_are_plain_and_apart() {
-        let mut names = Names::default();
+        let mut names = UniqueNames::default();
         for (uploaded, want) in [
             ("frame_0001.png", "frame_0001.png"),
             ("frame_0001.png", "frame_0001_2.png"),
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_archive_reads_back() {
-        let mut archive = Archive::new().unwrap();
+        let mut archive = ZipStream::new().unwrap();
         archive.add("a.png", b"one").unwrap();
         archive.add("b.png", &[7; 100_000]).unwrap();
         let (file, length) = archive.finish().unwrap();

@@ -12,13 +12,13 @@ use axum::response::IntoResponse;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use crate::server::image_api::archive::{Archive, Names};
-use crate::server::image_api::picture::{self, Enlarged};
-use crate::server::image_api::request::Call;
-use crate::server::image_api::{Worker, engines};
+use crate::server::image_api::archive::{UniqueNames, ZipStream};
+use crate::server::image_api::picture::{self, UpscaledPicture};
+use crate::server::image_api::request::AdmittedCall;
+use crate::server::image_api::{ImageWorker, engines};
 use crate::server::kit::error::ApiError;
-use crate::server::kit::query::Asked;
-use crate::server::kit::reply::{self, Source};
+use crate::server::kit::query::QueryFields;
+use crate::server::kit::reply::{self, FileSource};
 use crate::server::kit::result_links::Spool;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +27,11 @@ enum Format {
     Json,
 }
 
-pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result<Response<Body>, ApiError> {
+pub async fn post(State(worker): State<Arc<ImageWorker>>, request: Request) -> Result<Response<Body>, ApiError> {
     let usual = if engines::is_diffusion(&worker.model) { Format::Json } else { Format::Zip };
-    let format = format(&Asked::of(request.uri()), request.headers(), usual);
+    let format = format(&QueryFields::of(request.uri()), request.headers(), usual);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
-    let mut call = Call::read(&worker, request, "files", true).await?;
+    let mut call = AdmittedCall::read(&worker, request, "files", true).await?;
     let format = format?;
     let files = std::mem::take(&mut call.form.files);
     let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
@@ -46,7 +46,7 @@ pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result
 }
 
 /// What `?format=` says, else what is accepted, else the usual.
-fn format(asked: &Asked, headers: &HeaderMap, usual: Format) -> Result<Format, ApiError> {
+fn format(asked: &QueryFields, headers: &HeaderMap, usual: Format) -> Result<Format, ApiError> {
     match asked.text("format") {
         Some("zip") => return Ok(Format::Zip),
         Some("json") => return Ok(Format::Json),
@@ -63,11 +63,12 @@ fn format(asked: &Asked, headers: &HeaderMap, usual: Format) -> Result<Format, A
     Ok(json.unwrap_or(usual))
 }
 
-type Results<'a> = std::pin::Pin<&'a mut (dyn stream::Stream<Item = (Result<Enlarged, ApiError>, String)> + Send + 'a)>;
+type Results<'a> =
+    std::pin::Pin<&'a mut (dyn stream::Stream<Item = (Result<UpscaledPicture, ApiError>, String)> + Send + 'a)>;
 
 async fn zip(mut results: Results<'_>) -> Result<Response<Body>, ApiError> {
-    let mut archive = Archive::new().map_err(|error| ApiError::kept(&error))?;
-    let mut names = Names::default();
+    let mut archive = ZipStream::new().map_err(|error| ApiError::kept(&error))?;
+    let mut names = UniqueNames::default();
     let (mut failed, mut lessened) = (Vec::new(), Vec::new());
     let mut total = 0;
     while let Some((made, uploaded)) = results.next().await {
@@ -91,7 +92,7 @@ async fn zip(mut results: Results<'_>) -> Result<Response<Body>, ApiError> {
         }
     }
     let (file, length) = archive.finish().map_err(|error| ApiError::kept(&error))?;
-    let mut response = reply::of(Source(file, 0), length, "application/zip");
+    let mut response = reply::of(FileSource(file, 0), length, "application/zip");
     let headers = response.headers_mut();
     headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"upscaled.zip\""));
     headers.insert(HeaderName::from_static("x-total"), HeaderValue::from(total));
@@ -99,9 +100,13 @@ async fn zip(mut results: Results<'_>) -> Result<Response<Body>, ApiError> {
     Ok(response)
 }
 
-async fn listed(worker: &Worker, mut results: Results<'_>, host: Option<&str>) -> Result<Response<Body>, ApiError> {
+async fn listed(
+    worker: &ImageWorker,
+    mut results: Results<'_>,
+    host: Option<&str>,
+) -> Result<Response<Body>, ApiError> {
     let mut spool = Spool::new().map_err(|error| ApiError::kept(&error))?;
-    let mut names = Names::default();
+    let mut names = UniqueNames::default();
     let mut entries: Vec<Value> = Vec::new();
     let mut successful = 0;
     while let Some((made, uploaded)) = results.next().await {
@@ -131,7 +136,7 @@ async fn listed(worker: &Worker, mut results: Results<'_>, host: Option<&str>) -
     Ok(Json(json!({"results": entries, "total": total, "successful": successful})).into_response())
 }
 
-fn keep(worker: &Worker, spool: &mut Spool, name: &str, png: &[u8]) -> Result<String> {
+fn keep(worker: &ImageWorker, spool: &mut Spool, name: &str, png: &[u8]) -> Result<String> {
     let at = spool.append(png)?;
     worker.links.add(spool, at, png.len() as u64, name, "image/png")
 }
@@ -145,7 +150,7 @@ mod tests {
     fn the_query_goes_before_what_is_accepted() {
         let chosen = |query: &'static str, accept: &'static str| {
             let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
-            format(&Asked::of(&Uri::from_static(query)), &headers, Format::Zip).map_err(|e| e.status().as_u16())
+            format(&QueryFields::of(&Uri::from_static(query)), &headers, Format::Zip).map_err(|e| e.status().as_u16())
         };
         assert_eq!(chosen("/", "*/*"), Ok(Format::Zip));
         assert_eq!(chosen("/", "text/html, application/json;q=0.9"), Ok(Format::Json));

@@ -14,16 +14,16 @@ use upscaled_core::config::target::Target as Size;
 use upscaled_core::fault::Fault;
 use upscaled_core::types::engine::Precision;
 use upscaled_engine::diffusion::field::Field;
-use upscaled_engine::diffusion::upscaler::{Options, Setup, Upscaler};
-use upscaled_engine::models::diffusion::Part;
+use upscaled_engine::diffusion::upscaler::{DiffusionOptions, Setup, Upscaler};
+use upscaled_engine::models::diffusion::DiffusionPart;
 use upscaled_engine::models::registry;
 use upscaled_engine::planning::choice;
 use upscaled_engine::runtime::pool::Died;
-use upscaled_engine::runtime::provider::Target;
+use upscaled_engine::runtime::provider::SessionTarget;
 use upscaled_jobs::pipeline::still_diffusion;
 use upscaled_media::image::still::Still;
 
-use crate::server::image_api::request::Wish;
+use crate::server::image_api::request::UpscaleParams;
 
 /// Most pictures in one call of the model: as many as share its tiles well, and no more than may
 /// have to wait for each other.
@@ -32,36 +32,36 @@ pub const TOGETHER: usize = 8;
 const LINGER: Duration = Duration::from_millis(30);
 
 /// Which parts of each engine are in memory.
-type Loaded = [(Part, bool); 3];
+type Loaded = [(DiffusionPart, bool); 3];
 
 /// Engines that take pictures from one queue.
 pub struct Diffusion {
-    tasks: Sender<Task>,
+    tasks: Sender<DiffusionTask>,
     /// Of each engine.
     loaded: Vec<Arc<Mutex<Loaded>>>,
     /// Held by each engine's thread.
     alive: Weak<()>,
-    target: Target,
+    target: SessionTarget,
     label: String,
     model: String,
     settings: JobSettings,
 }
 
 /// A picture in the queue.
-struct Task {
+struct DiffusionTask {
     picture: Field,
-    asked: Asked,
+    asked: DiffusionRequest,
 }
 
 /// What is asked for, and by whom.
-struct Asked {
-    options: Options,
+struct DiffusionRequest {
+    options: DiffusionOptions,
     /// Gone when nobody waits any more.
     asker: Weak<()>,
     answer: Sender<Result<Field>>,
 }
 
-impl Asked {
+impl DiffusionRequest {
     fn is_waited_for(&self) -> bool {
         self.asker.strong_count() > 0
     }
@@ -80,7 +80,7 @@ impl Diffusion {
             model.load()?;
             model.take_words().iter().for_each(|words| tracing::info!("{words}"));
             let precision = if model.folder().precision == "f16" { Precision::F16 } else { Precision::F32 };
-            about.get_or_insert((Target { precision, ..model.target() }, model.label()));
+            about.get_or_insert((SessionTarget { precision, ..model.target() }, model.label()));
             let state = Arc::new(Mutex::new(model.loaded()));
             loaded.push(state.clone());
             let queue = queue.clone();
@@ -115,7 +115,7 @@ impl Diffusion {
         &self.label
     }
 
-    pub fn target(&self) -> Target {
+    pub fn target(&self) -> SessionTarget {
         self.target
     }
 
@@ -137,22 +137,22 @@ impl Diffusion {
     ///
     /// # Errors
     /// [`Fault::Unsupported`] where it becomes too large.
-    pub fn options(&self, size: (u32, u32), wish: Wish) -> Result<Options> {
+    pub fn options(&self, size: (u32, u32), wish: UpscaleParams) -> Result<DiffusionOptions> {
         let to = Size::Scale(wish.scale).size(size, false, (1, 1))?;
         still_diffusion::check(&self.model, size, to)?;
         let options = still_diffusion::options(&self.settings, wish.scale as usize);
-        Ok(Options { process: wish.process_size as usize, ..options })
+        Ok(DiffusionOptions { process: wish.process_size as usize, ..options })
     }
 
     /// Enlarges a picture, together with others that wait for the same.
-    pub fn enlarge(&self, options: &Options, picture: Still, asker: &Weak<()>) -> Result<Still> {
+    pub fn enlarge(&self, options: &DiffusionOptions, picture: Still, asker: &Weak<()>) -> Result<Still> {
         let scale = options.scale as u32;
         let to = (picture.width * scale, picture.height * scale);
         let (answer, made) = bounded(1);
         let field = still_diffusion::field(&picture)?;
         let gone = || Died("the diffusion model's thread has died");
-        let asked = Asked { options: *options, asker: asker.clone(), answer };
-        self.tasks.send(Task { picture: field, asked }).map_err(|_| gone())?;
+        let asked = DiffusionRequest { options: *options, asker: asker.clone(), answer };
+        self.tasks.send(DiffusionTask { picture: field, asked }).map_err(|_| gone())?;
         let made = made.recv().map_err(|_| gone())??;
         Ok(still_diffusion::of_field(&picture, &made, to))
     }
@@ -165,8 +165,8 @@ pub fn state(open: bool) -> Map<String, Value> {
 }
 
 /// Works on what the queue holds until nobody can put anything into it.
-fn serve(model: &mut Upscaler, queue: &Receiver<Task>, loaded: &Mutex<Loaded>) {
-    let mut next: Option<Task> = None;
+fn serve(model: &mut Upscaler, queue: &Receiver<DiffusionTask>, loaded: &Mutex<Loaded>) {
+    let mut next: Option<DiffusionTask> = None;
     while let Some(first) = next.take().or_else(|| queue.recv().ok()) {
         let options = first.asked.options;
         let (mut pictures, mut asked) = (vec![first.picture], vec![first.asked]);
@@ -190,7 +190,7 @@ fn serve(model: &mut Upscaler, queue: &Receiver<Task>, loaded: &Mutex<Loaded>) {
 
 /// Answers all that ask for the same options. What fails for all is tried for each, so that only
 /// those fail that must.
-fn answer(model: &mut Upscaler, pictures: &[Field], asked: &[Asked]) {
+fn answer(model: &mut Upscaler, pictures: &[Field], asked: &[DiffusionRequest]) {
     match together(model, pictures, asked) {
         Ok(made) => asked.iter().zip(made).for_each(|(asked, made)| drop(asked.answer.send(Ok(made)))),
         Err(_) if asked.len() > 1 => {
@@ -201,8 +201,8 @@ fn answer(model: &mut Upscaler, pictures: &[Field], asked: &[Asked]) {
 }
 
 /// One call for all pictures, given up when nobody waits for any of them.
-fn together(model: &mut Upscaler, pictures: &[Field], asked: &[Asked]) -> Result<Vec<Field>> {
-    let check = || match asked.iter().any(Asked::is_waited_for) {
+fn together(model: &mut Upscaler, pictures: &[Field], asked: &[DiffusionRequest]) -> Result<Vec<Field>> {
+    let check = || match asked.iter().any(DiffusionRequest::is_waited_for) {
         true => Ok(()),
         false => Err(Fault::Stopped.because("nobody waits for this picture any more")),
     };
@@ -237,7 +237,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/diffusion/model");
         let settings = JobSettings { device: "cpu".into(), ..JobSettings::default() };
         let model = Diffusion::open(&folder, &settings, &RunSettings::default(), 1).unwrap();
-        let wish = Wish { scale: 2, process_size: 64 };
+        let wish = UpscaleParams { scale: 2, process_size: 64 };
         let options = model.options((20, 30), wish).unwrap();
         let here = Arc::new(());
         let enlarge = |level: f32, asker: &Weak<()>| {
@@ -260,7 +260,7 @@ mod tests {
             assert!(left == Err(Fault::Stopped) || left == Ok(alone.clone()), "together with others it may be made");
         });
         assert_eq!(enlarge(0.9, &gone), Err(Fault::Stopped));
-        let error = model.options((16_000, 16_000), Wish { scale: 4, ..wish }).unwrap_err();
+        let error = model.options((16_000, 16_000), UpscaleParams { scale: 4, ..wish }).unwrap_err();
         assert_eq!(Fault::of(&error), Fault::Unsupported);
     }
 }

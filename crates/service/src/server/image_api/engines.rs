@@ -8,17 +8,17 @@ use serde_json::{Map, Value};
 use upscaled_core::config::settings::{JobSettings, RunSettings};
 use upscaled_core::fault::Fault;
 use upscaled_core::sys::processors;
-use upscaled_core::types::engine::{EnginePin, Precision};
+use upscaled_core::types::engine::{EngineSpec, Precision};
 use upscaled_engine::diffusion::upscaler;
 use upscaled_engine::models::registry;
 use upscaled_engine::runtime::pool::Died;
-use upscaled_engine::runtime::provider::Target;
+use upscaled_engine::runtime::provider::SessionTarget;
 use upscaled_jobs::pipeline::still_diffusion;
 use upscaled_media::image::still::{Pixels, Still};
 
 use crate::server::image_api::diffusion::{self, Diffusion};
 use crate::server::image_api::networks::Networks;
-use crate::server::image_api::request::Wish;
+use crate::server::image_api::request::UpscaleParams;
 
 /// Most engines behind one port.
 pub const WORKERS_MAX: u32 = 64;
@@ -31,9 +31,9 @@ pub enum Engines {
 
 /// A picture's way through the engines.
 #[derive(Clone)]
-pub enum Way {
-    Network(EnginePin),
-    Diffusion(upscaler::Options),
+pub enum ExecutionPlan {
+    Network(EngineSpec),
+    Diffusion(upscaler::DiffusionOptions),
 }
 
 /// Pictures worked on at a time: one in each engine, and one for each processor in the
@@ -115,16 +115,16 @@ impl Engines {
         }
     }
 
-    fn target(&self) -> Target {
+    fn target(&self) -> SessionTarget {
         match self {
-            Engines::Networks(networks) => Target::of(networks.pin()),
+            Engines::Networks(networks) => SessionTarget::of(networks.pin()),
             Engines::Diffusion(diffusion) => diffusion.target(),
         }
     }
 
     /// The number of the graphics device they run on, if they do.
     pub fn gpu(&self) -> Option<u32> {
-        let Target { provider, device, .. } = self.target();
+        let SessionTarget { provider, device, .. } = self.target();
         provider.is_gpu().then_some(device)
     }
 
@@ -165,18 +165,18 @@ impl Engines {
     ///
     /// # Errors
     /// [`Fault::Unsupported`] where it is too large, or not to be reached with the model.
-    pub fn way(&self, size: (u32, u32), depth: u8, wish: Wish) -> Result<Way> {
+    pub fn way(&self, size: (u32, u32), depth: u8, wish: UpscaleParams) -> Result<ExecutionPlan> {
         match self {
-            Engines::Networks(networks) => networks.pin_for(size, depth, wish.scale).map(Way::Network),
-            Engines::Diffusion(diffusion) => diffusion.options(size, wish).map(Way::Diffusion),
+            Engines::Networks(networks) => networks.pin_for(size, depth, wish.scale).map(ExecutionPlan::Network),
+            Engines::Diffusion(diffusion) => diffusion.options(size, wish).map(ExecutionPlan::Diffusion),
         }
     }
 
     /// Bytes of memory that a picture needs on its way.
-    pub fn need(way: &Way, size: (u32, u32), scale: u32) -> u64 {
+    pub fn need(way: &ExecutionPlan, size: (u32, u32), scale: u32) -> u64 {
         match way {
-            Way::Network(pin) => Networks::need(pin, size, scale),
-            Way::Diffusion(_) => {
+            ExecutionPlan::Network(pin) => Networks::need(pin, size, scale),
+            ExecutionPlan::Diffusion(_) => {
                 let to = (size.0.saturating_mul(scale), size.1.saturating_mul(scale));
                 still_diffusion::bytes(size, to)
             }
@@ -185,10 +185,10 @@ impl Engines {
 
     /// Enlarges a picture. Several threads may ask at the same time. `asker` is gone when nobody
     /// waits for the picture any more: long work on it ends then.
-    pub fn enlarge(&self, way: &Way, picture: Still, asker: &Weak<()>) -> Result<Pixels> {
+    pub fn enlarge(&self, way: &ExecutionPlan, picture: Still, asker: &Weak<()>) -> Result<Pixels> {
         match (self, way) {
-            (Engines::Networks(networks), Way::Network(pin)) => networks.enlarge(pin, picture),
-            (Engines::Diffusion(diffusion), Way::Diffusion(options)) => {
+            (Engines::Networks(networks), ExecutionPlan::Network(pin)) => networks.enlarge(pin, picture),
+            (Engines::Diffusion(diffusion), ExecutionPlan::Diffusion(options)) => {
                 diffusion.enlarge(options, picture, asker)?.pixels()
             }
             _ => Err(Fault::Internal.because("a picture was sent another model's way")),

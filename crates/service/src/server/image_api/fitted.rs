@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 
 use upscaled_core::config::settings::JobSettings;
 use upscaled_core::fault::{caught, one_line};
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 use upscaled_engine::models::facts::ModelFacts;
 use upscaled_engine::models::model_file::ModelFile;
 use upscaled_engine::planning::tiling::Cut;
@@ -29,7 +29,7 @@ const SIZES: usize = 16;
 type Size = (u32, u32);
 
 /// What is known of a size that pictures came in.
-struct Asked {
+struct SizeUsage {
     size: Size,
     /// What its own tiles would have saved, in its pictures.
     saved: f64,
@@ -37,25 +37,25 @@ struct Asked {
 }
 
 #[derive(Default)]
-struct State {
+struct FittedState {
     /// The last one asked for comes last.
-    asked: Vec<Asked>,
+    asked: Vec<SizeUsage>,
     opening: bool,
     fitted: Option<(Size, Arc<Stations>)>,
 }
 
 /// The engines whose tiles are cut for one size.
-pub struct Fitted {
+pub struct SizeSpecializedPool {
     settings: JobSettings,
     facts: ModelFacts,
     count: u32,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<FittedState>>,
 }
 
-impl Fitted {
+impl SizeSpecializedPool {
     /// `settings` and `count`: of the engines that serve every size.
-    pub fn new(settings: JobSettings, facts: ModelFacts, count: u32) -> Fitted {
-        Fitted { settings, facts, count, state: Arc::default() }
+    pub fn new(settings: JobSettings, facts: ModelFacts, count: u32) -> SizeSpecializedPool {
+        SizeSpecializedPool { settings, facts, count, state: Arc::default() }
     }
 
     /// The engines for pictures of a size, if there are any. Each call counts as a picture, which
@@ -66,7 +66,7 @@ impl Fitted {
             // Those that serve every size are left, and will do.
             let over = state.fitted.take().map(|(size, _)| size);
             state.asked.retain(|asked| Some(asked.size) != over);
-            state.asked.extend(over.map(|size| Asked { size, saved: 0.0, given_up: true }));
+            state.asked.extend(over.map(|size| SizeUsage { size, saved: 0.0, given_up: true }));
         }
         if let Some((_, stations)) = state.fitted.as_ref().filter(|(fitted, _)| *fitted == size) {
             let stations = stations.clone();
@@ -93,7 +93,7 @@ impl Fitted {
     }
 
     /// Opens engines of `pin` in a thread of their own; pictures do not wait for them.
-    fn open(&self, size: Size, pin: EnginePin, every: Arc<Stations>) {
+    fn open(&self, size: Size, pin: EngineSpec, every: Arc<Stations>) {
         let (state, count) = (self.state.clone(), self.count);
         let body = move || {
             let opened = caught("opening engines", || open(size, &pin, &every, count));
@@ -121,13 +121,13 @@ impl Fitted {
     }
 }
 
-impl State {
+impl FittedState {
     /// Counts a picture; whether tiles for its size are worth opening.
     fn count(&mut self, size: Size, saved: f64) -> bool {
         let known = self.asked.iter().position(|asked| asked.size == size);
         let mut asked = match known {
             Some(at) => self.asked.remove(at),
-            None => Asked { size, saved: 0.0, given_up: false },
+            None => SizeUsage { size, saved: 0.0, given_up: false },
         };
         asked.saved += saved;
         let worth = asked.saved >= WORTH && !asked.given_up;
@@ -140,14 +140,14 @@ impl State {
 }
 
 /// The share of a picture's work that `fitting` does not have to do.
-fn saving(every: &EnginePin, fitting: &EnginePin, size: Size) -> f64 {
+fn saving(every: &EngineSpec, fitting: &EngineSpec, size: Size) -> f64 {
     // Other pictures' tiles fill the rest of a call.
-    let work = |pin: &EnginePin| Cut { batch: 1, ..Cut::of(pin) }.pixels(size, pin.halo);
+    let work = |pin: &EngineSpec| Cut { batch: 1, ..Cut::of(pin) }.pixels(size, pin.halo);
     (1.0 - work(fitting) / work(every)).max(0.0)
 }
 
 /// Engines that make the same pixels as those that serve every size, which is tried.
-fn open(size: Size, pin: &EnginePin, every: &Stations, count: u32) -> Result<Stations> {
+fn open(size: Size, pin: &EngineSpec, every: &Stations, count: u32) -> Result<Stations> {
     let model = ModelFile::open_pinned(pin)?;
     let room = SESSIONS_BYTES.saturating_sub(bytes(&model, every.pin())?);
     let pin = spread(&model, choice::fit(&model, pin)?, room)?;
@@ -165,7 +165,7 @@ fn open(size: Size, pin: &EnginePin, every: &Stations, count: u32) -> Result<Sta
     Ok(stations)
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<FittedState>) -> MutexGuard<'_, FittedState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_size_that_keeps_coming_is_worth_it() {
-        let mut state = State::default();
+        let mut state = FittedState::default();
         assert!(!(0..15).any(|_| state.count((512, 512), 0.5)));
         // Others between, as many as are counted, do not make it forgotten.
         assert!(!(0..SIZES as u32 - 1).any(|n| state.count((n, n), 0.5)));

@@ -20,18 +20,18 @@ use serde_json::{Value, json};
 
 use upscaled_core::clock;
 use upscaled_core::fault::{Fault, one_line};
-use upscaled_core::jail::{Denied, Folder};
+use upscaled_core::jail::{Denied, JailFolder};
 use upscaled_jobs::state::manifest::{BYTES_MAX, Batch, Manifest, picture_bytes_max};
 use upscaled_media::image::still::Opened;
 
-use crate::server::image_api::Worker;
+use crate::server::image_api::ImageWorker;
 use crate::server::image_api::picture::{self, off_the_loop};
-use crate::server::image_api::request::Wish;
+use crate::server::image_api::request::UpscaleParams;
 use crate::server::kit::error::ApiError;
 use crate::server::kit::form::File;
 use crate::server::kit::shared_folders::Shared;
 
-/// Failed batches that are told with their reasons.
+/// FailedFrame batches that are told with their reasons.
 const FAILED_MAX: usize = 1000;
 
 /// What a worker does with manifests.
@@ -48,14 +48,14 @@ pub struct Manifests {
 /// The manifest that is worked on, or was.
 #[derive(Default)]
 struct Present {
-    status: Status,
+    status: ManifestStatus,
     /// Where it is written, if the manifest lies where the original puts it.
     file: Option<StatusFile>,
 }
 
 /// The answer of `/status`, and the file beside the manifests.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Status {
+pub struct ManifestStatus {
     status: Word,
     total_batches: usize,
     completed_batches: usize,
@@ -65,13 +65,13 @@ pub struct Status {
     end_time: Option<String>,
     manifest_path: Option<String>,
     /// Why batches failed, the first of them.
-    failed_batches: Vec<Failed>,
+    failed_batches: Vec<FailedFrame>,
     /// Frames that were there already.
     skipped_frames: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Failed {
+struct FailedFrame {
     batch: String,
     error: String,
 }
@@ -87,20 +87,20 @@ pub enum Word {
 }
 
 /// A file by its folder and its name.
-type StatusFile = (Folder, OsString);
+type StatusFile = (JailFolder, OsString);
 
 /// A manifest with its folders, which stay the same ones whatever becomes of their names.
 struct Order {
     manifest: Manifest,
-    input: Folder,
-    output: Folder,
+    input: JailFolder,
+    output: JailFolder,
 }
 
 /// An order that is worked on.
 struct Run {
     order: Order,
     turn: u64,
-    wish: Wish,
+    wish: UpscaleParams,
 }
 
 impl Manifests {
@@ -116,12 +116,12 @@ impl Manifests {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> ManifestStatus {
         self.state().status.clone()
     }
 
     /// Changes the status of a run that is still the present one; what it is now.
-    fn change(&self, turn: u64, change: impl FnOnce(&mut Status)) -> Option<Status> {
+    fn change(&self, turn: u64, change: impl FnOnce(&mut ManifestStatus)) -> Option<ManifestStatus> {
         let mut state = self.state();
         self.is_present(turn).then(|| {
             change(&mut state.status);
@@ -145,22 +145,22 @@ impl Manifests {
     }
 }
 
-pub async fn status(State(worker): State<Arc<Worker>>) -> Json<Status> {
+pub async fn status(State(worker): State<Arc<ImageWorker>>) -> Json<ManifestStatus> {
     Json(worker.manifests.status())
 }
 
 /// Ends what runs at the next frame; what is done stays.
-pub async fn reset(State(worker): State<Arc<Worker>>) -> Json<Value> {
+pub async fn reset(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
     {
         let mut state = worker.manifests.state();
         worker.manifests.turn.fetch_add(1, Ordering::SeqCst);
-        state.status = Status::default();
+        state.status = ManifestStatus::default();
     }
     tell(&worker).await;
     Json(json!({"status": "reset", "message": "Worker reset to idle state"}))
 }
 
-pub async fn process(State(worker): State<Arc<Worker>>, body: Bytes) -> Result<Json<Value>, ApiError> {
+pub async fn process(State(worker): State<Arc<ImageWorker>>, body: Bytes) -> Result<Json<Value>, ApiError> {
     let refuse = |words: &str| ApiError::new(StatusCode::BAD_REQUEST, words);
     let body: Value = serde_json::from_slice(&body).map_err(|_| refuse("The body must be JSON"))?;
     let asked = match &body["manifest_path"] {
@@ -176,16 +176,16 @@ pub async fn process(State(worker): State<Arc<Worker>>, body: Bytes) -> Result<J
         if state.status.status == Word::Processing {
             return Ok(Json(json!({"status": "error", "message": "Worker is already processing a manifest"})));
         }
-        let status = Status {
+        let status = ManifestStatus {
             status: Word::Processing,
             total_batches: order.manifest.batches.len(),
             start_time: Some(clock::now_local()),
             manifest_path: Some(asked.clone()),
-            ..Status::default()
+            ..ManifestStatus::default()
         };
         *state = Present { status, file };
         let turn = manifests.turn.fetch_add(1, Ordering::SeqCst) + 1;
-        let wish = Wish { scale: order.manifest.scale, process_size: worker.defaults.process_size };
+        let wish = UpscaleParams { scale: order.manifest.scale, process_size: worker.defaults.process_size };
         Run { order, turn, wish }
     };
     tracing::info!("manifest {asked}: {} batches", run.order.manifest.batches.len());
@@ -227,7 +227,7 @@ fn status_file(shared: &Shared, manifest: &Path) -> Option<StatusFile> {
 }
 
 /// All batches, one after the other, their frames at the same time.
-async fn work(worker: Arc<Worker>, run: Run) {
+async fn work(worker: Arc<ImageWorker>, run: Run) {
     let manifests = &worker.manifests;
     tell(&worker).await;
     for batch in &run.order.manifest.batches {
@@ -242,7 +242,7 @@ async fn work(worker: Arc<Worker>, run: Run) {
             match failed {
                 None => status.completed_batches += 1,
                 Some(error) if status.failed_batches.len() < FAILED_MAX => {
-                    status.failed_batches.push(Failed { batch: batch.id.clone(), error });
+                    status.failed_batches.push(FailedFrame { batch: batch.id.clone(), error });
                 }
                 Some(_) => {}
             }
@@ -267,7 +267,7 @@ async fn work(worker: Arc<Worker>, run: Run) {
 }
 
 /// Writes the status as it is now. A failure is told, and stops nothing.
-async fn tell(worker: &Arc<Worker>) {
+async fn tell(worker: &Arc<ImageWorker>) {
     let worker = worker.clone();
     match tokio::task::spawn_blocking(move || worker.manifests.write()).await {
         Ok(Ok(())) => {}
@@ -278,7 +278,7 @@ async fn tell(worker: &Arc<Worker>) {
 
 /// The frames of a batch; why it failed, if it did. A frame that fails does not keep the others
 /// from being made.
-async fn batch_done(worker: &Arc<Worker>, run: &Run, batch: &Batch) -> Option<String> {
+async fn batch_done(worker: &Arc<ImageWorker>, run: &Run, batch: &Batch) -> Option<String> {
     let frames = stream::iter(batch.frames.clone()).map(|name| async move {
         if !worker.manifests.is_present(run.turn) {
             return Some("stopped by a reset".to_owned());
@@ -293,7 +293,7 @@ async fn batch_done(worker: &Arc<Worker>, run: &Run, batch: &Batch) -> Option<St
 }
 
 /// One frame, unless it is there already and whole.
-async fn frame(worker: &Arc<Worker>, run: &Run, name: &str) -> Result<(), ApiError> {
+async fn frame(worker: &Arc<ImageWorker>, run: &Run, name: &str) -> Result<(), ApiError> {
     let (held, input, output) = (worker.clone(), run.order.input.clone(), run.order.output.clone());
     let (scale, wanted) = (run.wish.scale, name.to_owned());
     let source = off_the_loop(move || {
@@ -312,7 +312,7 @@ async fn frame(worker: &Arc<Worker>, run: &Run, name: &str) -> Result<(), ApiErr
 }
 
 /// The bytes of a frame. A link in its place has to lead to a file of the shared folders.
-fn source(worker: &Worker, input: &Folder, name: &str) -> Result<Vec<u8>, ApiError> {
+fn source(worker: &ImageWorker, input: &JailFolder, name: &str) -> Result<Vec<u8>, ApiError> {
     let missing = || ApiError::told(&Fault::NotFound.because(format!("{name} is not there or cannot be read")));
     let file = match input.file(OsStr::new(name)) {
         Err(Denied::Outside) => worker.manifests.shared.file(&input.path().join(name), "frame").map(|found| found.file),
@@ -329,7 +329,7 @@ fn source(worker: &Worker, input: &Folder, name: &str) -> Result<Vec<u8>, ApiErr
 }
 
 /// Whether a frame's result is there, whole, and has the size that it shall have.
-fn is_done(source: &[u8], output: &Folder, name: &str, scale: u32) -> bool {
+fn is_done(source: &[u8], output: &JailFolder, name: &str, scale: u32) -> bool {
     let look = || -> Result<bool> {
         let file = output.file(OsStr::new(name)).map_err(|denied| denied.told(name))?;
         let (width, height) = Opened::new(source, "the frame")?.size();

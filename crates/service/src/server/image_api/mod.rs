@@ -25,7 +25,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use engines::Engines;
 use manifest::Manifests;
-use queue::Queue;
+use queue::CallQueue;
 use tokio::sync::oneshot;
 
 use upscaled_core::config::settings::{JobSettings, RunSettings};
@@ -56,7 +56,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_millis(200);
 
 /// What a worker is started with.
-pub struct Options {
+pub struct WorkerOptions {
     pub host: String,
     pub port: u16,
     /// Engines behind the port.
@@ -82,28 +82,28 @@ pub struct Defaults {
 
 /// What happened since the start.
 #[derive(Default)]
-struct Counts {
+struct RequestCounts {
     done: AtomicU64,
     failed: AtomicU64,
     refused: AtomicU64,
 }
 
 /// What all requests share.
-struct Worker {
+struct ImageWorker {
     /// Empty until the models are loaded.
     engines: OnceLock<Arc<Engines>>,
-    queue: Queue,
+    queue: CallQueue,
     uploads: Uploads,
     links: Arc<Links>,
     manifests: Manifests,
     limits: Limits,
     defaults: Defaults,
-    counts: Counts,
+    counts: RequestCounts,
     model: String,
     start: Instant,
 }
 
-impl Worker {
+impl ImageWorker {
     fn engines(&self) -> Result<&Arc<Engines>, ApiError> {
         self.engines.get().ok_or_else(|| {
             let words = "The model is being loaded";
@@ -112,7 +112,7 @@ impl Worker {
     }
 }
 
-fn resources(worker: Arc<Worker>) -> Router {
+fn resources(worker: Arc<ImageWorker>) -> Router {
     let files = Router::new().route("/files/{secret}/{name}", get(result_links::get)).with_state(worker.links.clone());
     Router::new()
         .route("/upscale", post(upscale::post))
@@ -133,21 +133,21 @@ fn resources(worker: Arc<Worker>) -> Router {
 /// # Errors
 /// [`Fault::Config`] and [`Fault::Busy`] for an address that cannot be had or needs a token;
 /// otherwise what kept the model from being loaded.
-pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
+pub fn run(options: WorkerOptions, shutdown: &Shutdown) -> Result<()> {
     let listener = Listener::bind(&options.host, options.port, "--host and --port")?;
     let guard = Guard::new(listener.address, options.token.as_deref(), options.insecure)?;
     let shared = Shared::new(&options.shared)?;
     let limits = Limits { listeners: 1, ..Limits::within(memory::whole()) };
     let slots = engines::pictures_at_once(&options.settings.model, options.workers);
-    let worker = Arc::new(Worker {
+    let worker = Arc::new(ImageWorker {
         engines: OnceLock::new(),
-        queue: Queue::new(slots, options.waiting, budget::engine_bytes(&options.run)),
+        queue: CallQueue::new(slots, options.waiting, budget::engine_bytes(&options.run)),
         uploads: Uploads::default(),
         links: Arc::new(Links::new(LINK_LIFE, LINK_BYTES)),
         manifests: Manifests::new(shared),
         limits,
         defaults: options.defaults,
-        counts: Counts::default(),
+        counts: RequestCounts::default(),
         model: options.settings.model.clone(),
         start: Instant::now(),
     });
@@ -164,14 +164,14 @@ pub fn run(options: Options, shutdown: &Shutdown) -> Result<()> {
 async fn serve(
     listener: Listener,
     guard: Guard,
-    worker: Arc<Worker>,
-    options: &Options,
+    worker: Arc<ImageWorker>,
+    options: &WorkerOptions,
     shutdown: &Shutdown,
 ) -> Result<()> {
     let app = router::guarded(resources(worker.clone()), guard, &worker.limits);
     let address = listener.address;
     let (fail, failed) = oneshot::channel();
-    let open = Open { settings: options.settings.clone(), run: options.run.clone(), workers: options.workers };
+    let open = EngineOptions { settings: options.settings.clone(), run: options.run.clone(), workers: options.workers };
     let loading = tokio::spawn(load(worker.clone(), open, address, fail));
     let telling = tokio::spawn(tell(worker.clone()));
     let mut failure = None;
@@ -203,14 +203,19 @@ async fn told_to_stop(shutdown: &Shutdown) {
 }
 
 /// What the engines are opened with.
-struct Open {
+struct EngineOptions {
     settings: JobSettings,
     run: RunSettings,
     workers: u32,
 }
 
 /// Opens the engines beside the listener, which says "loading" until then.
-async fn load(worker: Arc<Worker>, open: Open, address: std::net::SocketAddr, fail: oneshot::Sender<anyhow::Error>) {
+async fn load(
+    worker: Arc<ImageWorker>,
+    open: EngineOptions,
+    address: std::net::SocketAddr,
+    fail: oneshot::Sender<anyhow::Error>,
+) {
     let start = Instant::now();
     let opened = tokio::task::spawn_blocking(move || Engines::open(&open.settings, &open.run, open.workers)).await;
     let opened = opened.unwrap_or_else(|error| Err(Fault::Internal.because(format!("loading the model: {error}"))));
@@ -235,7 +240,7 @@ async fn load(worker: Arc<Worker>, open: Open, address: std::net::SocketAddr, fa
 }
 
 /// Tells once in a while what was done, where something was.
-async fn tell(worker: Arc<Worker>) {
+async fn tell(worker: Arc<ImageWorker>) {
     let mut told = String::new();
     loop {
         tokio::time::sleep(TOLD_EVERY).await;
@@ -249,9 +254,9 @@ async fn tell(worker: Arc<Worker>) {
     }
 }
 
-fn summary(worker: &Worker) -> String {
+fn summary(worker: &ImageWorker) -> String {
     let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
-    let Counts { done, failed, refused } = &worker.counts;
+    let RequestCounts { done, failed, refused } = &worker.counts;
     let (done, failed, refused) = (count(done), count(failed), count(refused));
     format!("{done} pictures done, {failed} failed, {refused} calls refused as the queue was full")
 }

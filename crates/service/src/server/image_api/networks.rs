@@ -9,7 +9,7 @@ use anyhow::Result;
 use upscaled_core::config::settings::JobSettings;
 use upscaled_core::config::target::Target;
 use upscaled_core::counted::Counted;
-use upscaled_core::types::engine::EnginePin;
+use upscaled_core::types::engine::EngineSpec;
 use upscaled_engine::models::model_file::ModelFile;
 use upscaled_engine::models::registry;
 use upscaled_engine::planning::choice;
@@ -21,7 +21,7 @@ use upscaled_jobs::job::frame_memory;
 use upscaled_jobs::pipeline::still;
 use upscaled_media::image::still::{Pixels, Still};
 
-use crate::server::image_api::fitted::Fitted;
+use crate::server::image_api::fitted::SizeSpecializedPool;
 
 /// Tiles for pictures of every size are squares, of which little reaches beyond a picture: on the
 /// processor this much a side, ..
@@ -40,7 +40,7 @@ pub struct Networks {
     every: Arc<Stations>,
     /// For pictures of 16 bits, where those ask for another precision than those of 8.
     deep: Option<Arc<Stations>>,
-    fitted: Fitted,
+    fitted: SizeSpecializedPool,
 }
 
 impl Networks {
@@ -57,17 +57,17 @@ impl Networks {
         // The last one tells the cut, which is settled below.
         notes.split_last().into_iter().flat_map(|(_, others)| others).for_each(|note| tracing::info!("{note}"));
         let model = ModelFile::open_pinned(&pin)?;
-        let open = |pin: &EnginePin, count| {
+        let open = |pin: &EngineSpec, count| {
             let pin = spread(&model, choice::batched(&model, pin, DEVICE_BATCH)?, SESSIONS_BYTES)?;
             Stations::open(&pin, count).map(Arc::new)
         };
         let deep = if same_numbers(&pin, &deep) { None } else { Some(open(&deep, 1)?) };
         let every = open(&pin, count)?;
-        Ok(Networks { every, deep, fitted: Fitted::new(settings, model.facts, count) })
+        Ok(Networks { every, deep, fitted: SizeSpecializedPool::new(settings, model.facts, count) })
     }
 
     /// The pin of the engines, as for pictures of 8 bits.
-    pub fn pin(&self) -> &EnginePin {
+    pub fn pin(&self) -> &EngineSpec {
         self.every.pin()
     }
 
@@ -102,7 +102,7 @@ impl Networks {
     ///
     /// # Errors
     /// [`Fault::Unsupported`] where that is too large, or not to be reached with the model.
-    pub fn pin_for(&self, size: (u32, u32), depth: u8, scale: u32) -> Result<EnginePin> {
+    pub fn pin_for(&self, size: (u32, u32), depth: u8, scale: u32) -> Result<EngineSpec> {
         let mut pin = self.stations(depth).pin().clone();
         let target = Target::Scale(scale).size(size, false, (1, 1))?;
         cascade::reach(&mut pin, size, target)?;
@@ -110,14 +110,14 @@ impl Networks {
     }
 
     /// Bytes of memory that a picture needs with a pin of [`Networks::pin_for`].
-    pub fn need(pin: &EnginePin, size: (u32, u32), scale: u32) -> u64 {
+    pub fn need(pin: &EngineSpec, size: (u32, u32), scale: u32) -> u64 {
         let output = (size.0.saturating_mul(scale), size.1.saturating_mul(scale));
         frame_memory::of_still(pin, size, output)
     }
 
     /// Enlarges a picture, in the engine that has least to do. Several threads may ask: the
     /// tiles of all their pictures stand in the same queues.
-    pub fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Pixels> {
+    pub fn enlarge(&self, pin: &EngineSpec, picture: Still) -> Result<Pixels> {
         let stations = self.stations(picture.depth);
         let size = (picture.width, picture.height);
         let is_every = Arc::ptr_eq(stations, &self.every);
@@ -132,7 +132,7 @@ impl Networks {
 
 /// Engines of one pin.
 pub struct Stations {
-    pin: EnginePin,
+    pin: EngineSpec,
     stations: Vec<Station>,
 }
 
@@ -144,12 +144,12 @@ struct Station {
 
 impl Stations {
     /// Opens `count` engines.
-    pub fn open(pin: &EnginePin, count: u32) -> Result<Stations> {
+    pub fn open(pin: &EngineSpec, count: u32) -> Result<Stations> {
         let open = |_| Ok(Station { engine: Engine::open_lasting(pin)?, busy: AtomicUsize::new(0) });
         Ok(Stations { pin: pin.clone(), stations: (0..count.max(1)).map(open).collect::<Result<_>>()? })
     }
 
-    pub fn pin(&self) -> &EnginePin {
+    pub fn pin(&self) -> &EngineSpec {
         &self.pin
     }
 
@@ -166,7 +166,7 @@ impl Stations {
         self.alive().next().is_some()
     }
 
-    fn enlarge(&self, pin: &EnginePin, picture: Still) -> Result<Pixels> {
+    fn enlarge(&self, pin: &EngineSpec, picture: Still) -> Result<Pixels> {
         // One that opens its threads again takes pictures only where no other does.
         let load = |station: &&Station| (!station.engine.is_open(), station.busy.load(Ordering::SeqCst));
         let station = self.alive().min_by_key(load).ok_or(Died("all engines have died"))?;
@@ -180,17 +180,17 @@ impl Stations {
 
 /// A session a thread, as far as `room` in bytes goes: several pictures keep more of them at work
 /// than the bands of one would.
-pub fn spread(model: &ModelFile, pin: EnginePin, room: u64) -> Result<EnginePin> {
-    let spread = EnginePin { sessions: pin.sessions * pin.threads, threads: 1, ..pin.clone() };
+pub fn spread(model: &ModelFile, pin: EngineSpec, room: u64) -> Result<EngineSpec> {
+    let spread = EngineSpec { sessions: pin.sessions * pin.threads, threads: 1, ..pin.clone() };
     Ok(if pin.provider.is_gpu() || bytes(model, &spread)? > room { pin } else { spread })
 }
 
 /// Estimated bytes of a pin's sessions.
-pub fn bytes(model: &ModelFile, pin: &EnginePin) -> Result<u64> {
+pub fn bytes(model: &ModelFile, pin: &EngineSpec) -> Result<u64> {
     Ok(choice::session_bytes(model, pin)?.saturating_mul(u64::from(pin.sessions)))
 }
 
-fn same_numbers(a: &EnginePin, b: &EnginePin) -> bool {
+fn same_numbers(a: &EngineSpec, b: &EngineSpec) -> bool {
     (a.provider, a.device, a.precision) == (b.provider, b.device, b.precision)
 }
 

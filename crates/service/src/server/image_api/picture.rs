@@ -10,9 +10,9 @@ use axum::http::StatusCode;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_media::image::still::{Opened, Still, StillKind};
 
-use crate::server::image_api::Worker;
-use crate::server::image_api::engines::{self, Engines, Way};
-use crate::server::image_api::request::Wish;
+use crate::server::image_api::ImageWorker;
+use crate::server::image_api::engines::{self, Engines, ExecutionPlan};
+use crate::server::image_api::request::UpscaleParams;
 use crate::server::kit::error::ApiError;
 use crate::server::kit::form::File;
 
@@ -20,7 +20,7 @@ use crate::server::kit::form::File;
 const TRIES: u32 = 2;
 
 /// A picture enlarged.
-pub struct Enlarged {
+pub struct UpscaledPicture {
     pub png: Vec<u8>,
     pub from: (u32, u32),
     pub to: (u32, u32),
@@ -31,7 +31,7 @@ pub struct Enlarged {
 }
 
 /// Enlarges an uploaded picture. It waits for its turn, and counts as done or failed.
-pub async fn enlarge(worker: &Arc<Worker>, file: File, wish: Wish) -> Result<Enlarged, ApiError> {
+pub async fn enlarge(worker: &Arc<ImageWorker>, file: File, wish: UpscaleParams) -> Result<UpscaledPicture, ApiError> {
     let made = work(worker, file, wish).await;
     match &made {
         Ok(_) => worker.counts.done.fetch_add(1, Ordering::Relaxed),
@@ -40,7 +40,7 @@ pub async fn enlarge(worker: &Arc<Worker>, file: File, wish: Wish) -> Result<Enl
     made
 }
 
-async fn work(worker: &Arc<Worker>, file: File, wish: Wish) -> Result<Enlarged, ApiError> {
+async fn work(worker: &Arc<ImageWorker>, file: File, wish: UpscaleParams) -> Result<UpscaledPicture, ApiError> {
     let engines = worker.engines()?.clone();
     let slot = worker.queue.slot().await?;
     let start = Instant::now();
@@ -72,7 +72,7 @@ pub async fn off_the_loop<T: Send + 'static>(
 }
 
 /// The picture's size and its way through the engine, by its header alone.
-fn plan(engines: &Engines, file: &File, wish: Wish) -> Result<((u32, u32), Way), ApiError> {
+fn plan(engines: &Engines, file: &File, wish: UpscaleParams) -> Result<((u32, u32), ExecutionPlan), ApiError> {
     let opened = Opened::new(&file.bytes, "The picture").map_err(|error| ApiError::told(&error))?;
     let too_large = |error: anyhow::Error| ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string());
     opened.check_size().map_err(too_large)?;
@@ -91,7 +91,7 @@ fn plan(engines: &Engines, file: &File, wish: Wish) -> Result<((u32, u32), Way),
     Ok((size, way))
 }
 
-fn make(engines: &Engines, file: &File, way: &Way, asker: &Weak<()>) -> Result<Enlarged, ApiError> {
+fn make(engines: &Engines, file: &File, way: &ExecutionPlan, asker: &Weak<()>) -> Result<UpscaledPicture, ApiError> {
     let mut tried = 0;
     let (mut losses, from, start, made) = loop {
         let opened = Opened::new(&file.bytes, "The picture").map_err(|error| ApiError::told(&error))?;
@@ -113,5 +113,5 @@ fn make(engines: &Engines, file: &File, way: &Way, asker: &Weak<()>) -> Result<E
     let to = (made.about().width, made.about().height);
     let (png, lost) = made.encode().map_err(|error| ApiError::kept(&error))?;
     losses.extend(lost);
-    Ok(Enlarged { png, from, to, seconds, losses })
+    Ok(UpscaledPicture { png, from, to, seconds, losses })
 }

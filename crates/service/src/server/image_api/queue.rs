@@ -19,7 +19,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
 /// The bounds of one worker.
-pub struct Queue {
+pub struct CallQueue {
     /// Pictures at work, in the order in which they asked.
     slots: Arc<Semaphore>,
     at_once: usize,
@@ -35,21 +35,21 @@ pub struct Queue {
 
 /// A call's place; given back when dropped.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub struct CallSlot(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for CallSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl Queue {
+impl CallQueue {
     /// `at_once` pictures at work, that many calls and `waiting` more, and `memory` bytes for
     /// the pictures.
-    pub fn new(at_once: usize, waiting: usize, memory: u64) -> Queue {
+    pub fn new(at_once: usize, waiting: usize, memory: u64) -> CallQueue {
         let most = u64::try_from(Semaphore::MAX_PERMITS).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
         let memory_mib = (memory / MIB).clamp(1, most) as u32;
-        Queue {
+        CallQueue {
             slots: Arc::new(Semaphore::new(at_once)),
             at_once,
             memory: Arc::new(Semaphore::new(memory_mib as usize)),
@@ -61,10 +61,10 @@ impl Queue {
     }
 
     /// A place for a call; 429 where all are taken.
-    pub fn enter(&self) -> Result<Place, ApiError> {
+    pub fn enter(&self) -> Result<CallSlot, ApiError> {
         let fits = |calls: usize| (calls < self.calls_max).then_some(calls + 1);
         match self.calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
-            Ok(_) => Ok(Place(self.calls.clone())),
+            Ok(_) => Ok(CallSlot(self.calls.clone())),
             Err(_) => {
                 let words = "The queue is full; try again later";
                 Err(ApiError::later(StatusCode::TOO_MANY_REQUESTS, words, self.wait()))
@@ -139,8 +139,8 @@ mod tests {
 
     #[test]
     fn places_are_bounded_and_come_back() {
-        let queue = Queue::new(1, 2, 10 * MIB);
-        let places: Vec<Place> = (0..3).map(|_| queue.enter().unwrap()).collect();
+        let queue = CallQueue::new(1, 2, 10 * MIB);
+        let places: Vec<CallSlot> = (0..3).map(|_| queue.enter().unwrap()).collect();
         assert_eq!(status(queue.enter()), 429);
         drop(places);
         assert!(queue.enter().is_ok());
@@ -155,7 +155,7 @@ mod tests {
     fn memory_is_waited_for_unless_it_never_comes() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let queue = Queue::new(1, 2, 10 * MIB);
+            let queue = CallQueue::new(1, 2, 10 * MIB);
             assert_eq!(status(queue.memory(10 * MIB + 1, "a picture").await), 413);
             let held = queue.memory(9 * MIB, "a picture").await.unwrap();
             let soon = Duration::from_millis(20);

@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 use axum::extract::Request;
 use axum::http::StatusCode;
 
-use crate::server::image_api::Worker;
-use crate::server::image_api::queue::Place;
+use crate::server::image_api::ImageWorker;
+use crate::server::image_api::queue::CallSlot;
 use crate::server::kit::error::ApiError;
-use crate::server::kit::form::Form;
-use crate::server::kit::query::Asked;
+use crate::server::kit::form::UploadForm;
+use crate::server::kit::query::QueryFields;
 
 /// What is wanted of each picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct UpscaleParams {
     /// 2 or 4.
     pub scale: u32,
     /// Of diffusion models, 64 to 256; others take no notice.
@@ -22,25 +22,25 @@ pub struct Wish {
 }
 
 /// A call that has come in whole and has its place in the queue.
-pub struct Call {
-    pub wish: Wish,
-    pub form: Form,
-    pub _place: Place,
+pub struct AdmittedCall {
+    pub wish: UpscaleParams,
+    pub form: UploadForm,
+    pub _place: CallSlot,
 }
 
-impl Call {
+impl AdmittedCall {
     /// Reads a call's upload to its end, and only then asks for a place.
     ///
     /// # Errors
     /// 422 for ill-typed numbers and a missing file, 400 for numbers out of range; those of
     /// [`crate::server::kit::form::Uploads::read`]; 429 for a full queue; 503 until the model is loaded.
     pub async fn read(
-        worker: &Arc<Worker>,
+        worker: &Arc<ImageWorker>,
         request: Request,
         field: &'static str,
         many: bool,
-    ) -> Result<Call, ApiError> {
-        let asked = Asked::of(request.uri());
+    ) -> Result<AdmittedCall, ApiError> {
+        let asked = QueryFields::of(request.uri());
         let mut problems = Vec::new();
         let scale = asked.whole("upscale", worker.defaults.upscale.into(), &mut problems);
         let process_size = asked.whole("process_size", worker.defaults.process_size.into(), &mut problems);
@@ -61,6 +61,6 @@ impl Call {
         let place = worker.queue.enter().inspect_err(|_| {
             worker.counts.refused.fetch_add(1, Ordering::Relaxed);
         })?;
-        Ok(Call { wish: Wish { scale, process_size }, form, _place: place })
+        Ok(AdmittedCall { wish: UpscaleParams { scale, process_size }, form, _place: place })
     }
 }

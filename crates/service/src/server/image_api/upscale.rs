@@ -10,18 +10,18 @@ use axum::response::IntoResponse;
 
 use upscaled_core::fault::{Fault, one_line};
 
-use crate::server::image_api::request::Call;
-use crate::server::image_api::{Worker, picture};
+use crate::server::image_api::request::AdmittedCall;
+use crate::server::image_api::{ImageWorker, picture};
 use crate::server::kit::error::ApiError;
-use crate::server::kit::reply::{self, Source};
+use crate::server::kit::reply::{self, FileSource};
 use crate::server::kit::result_links::Spool;
 
 /// A larger picture waits for its reader on the disk: many slow readers hold no memory.
 const MEMORY_MAX: usize = 256 << 10;
 const KIND: &str = "image/png";
 
-pub async fn post(State(worker): State<Arc<Worker>>, request: Request) -> Result<Response<Body>, ApiError> {
-    let mut call = Call::read(&worker, request, "file", false).await?;
+pub async fn post(State(worker): State<Arc<ImageWorker>>, request: Request) -> Result<Response<Body>, ApiError> {
+    let mut call = AdmittedCall::read(&worker, request, "file", false).await?;
     // There is one, or reading would have failed.
     let Some(file) = call.form.files.pop() else { return Err(ApiError::fields(&[])) };
     let made = picture::enlarge(&worker, file, call.wish).await?;
@@ -54,7 +54,7 @@ async fn answer(png: Vec<u8>) -> Response<Body> {
         (png, kept)
     });
     match spooled.await {
-        Ok((png, Ok(file))) => reply::of(Source(file, 0), png.len() as u64, KIND),
+        Ok((png, Ok(file))) => reply::of(FileSource(file, 0), png.len() as u64, KIND),
         Ok((png, Err(error))) => {
             // Counted among the answers in memory, which are bounded.
             tracing::debug!("an answer stays in memory: {}", one_line(&error));

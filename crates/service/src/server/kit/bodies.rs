@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::server::kit::error::ApiError;
-use crate::server::kit::pace::{Behind, Least, Pace};
+use crate::server::kit::pace::{Lag, Least, Pace};
 use crate::server::kit::seats::Seat;
 
 /// A body waits so long for a place, looks for one so often, and may be sent again after so long.
@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Why a body is not read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum BodyEnd {
     /// Nothing came, or too little.
     Slow,
     /// Another one takes its place.
@@ -37,15 +37,15 @@ enum End {
     Full,
 }
 
-impl End {
+impl BodyEnd {
     fn answer(self) -> Response {
         let error = match self {
-            End::Slow => ApiError::new(StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly"),
-            End::Overtaken => ApiError::new(
+            BodyEnd::Slow => ApiError::new(StatusCode::REQUEST_TIMEOUT, "The request's body came too slowly"),
+            BodyEnd::Overtaken => ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "Too many requests at the moment, and this one's body came the slowest; try again later",
             ),
-            End::Full => {
+            BodyEnd::Full => {
                 let words = "Too many requests at the moment; try again later";
                 ApiError::later(StatusCode::SERVICE_UNAVAILABLE, words, RETRY)
             }
@@ -60,21 +60,21 @@ impl End {
 pub struct Bodies {
     most: usize,
     least: Least,
-    all: Mutex<All>,
+    all: Mutex<AllBodies>,
     /// Those that look for a place, in the order in which they came.
     line: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct All {
+struct AllBodies {
     next: u64,
-    bodies: HashMap<u64, Reading>,
+    bodies: HashMap<u64, BodyReader>,
 }
 
-struct Reading {
+struct BodyReader {
     pace: Pace,
     received: u64,
-    end: Option<oneshot::Sender<End>>,
+    end: Option<oneshot::Sender<BodyEnd>>,
 }
 
 impl Bodies {
@@ -82,7 +82,7 @@ impl Bodies {
         Arc::new(Bodies { most, least, all: Mutex::default(), line: tokio::sync::Mutex::default() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, All> {
+    fn lock(&self) -> MutexGuard<'_, AllBodies> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,37 +92,37 @@ impl Bodies {
         self.end_slowest(|body| body.received > 0)
     }
 
-    fn end_slowest(&self, may_end: impl Fn(&Reading) -> bool) -> bool {
+    fn end_slowest(&self, may_end: impl Fn(&BodyReader) -> bool) -> bool {
         let (mut all, now) = (self.lock(), Instant::now());
         let bodies = all.bodies.iter().filter(|(_, body)| may_end(body));
         let behind = bodies.map(|(id, body)| (body.pace.behind(now), *id));
-        let slowest: Option<(Behind, u64)> = behind.filter(|(behind, _)| behind.is_slow()).max();
+        let slowest: Option<(Lag, u64)> = behind.filter(|(behind, _)| behind.is_slow()).max();
         let Some(body) = slowest.and_then(|(_, id)| all.bodies.remove(&id)) else { return false };
         if let Some(end) = body.end {
-            let _ = end.send(End::Overtaken);
+            let _ = end.send(BodyEnd::Overtaken);
         }
         true
     }
 
-    fn try_enter(&self, end: &mut Option<oneshot::Sender<End>>) -> Option<u64> {
+    fn try_enter(&self, end: &mut Option<oneshot::Sender<BodyEnd>>) -> Option<u64> {
         let mut all = self.lock();
         if all.bodies.len() >= self.most {
             return None;
         }
         let id = all.next;
         all.next += 1;
-        all.bodies.insert(id, Reading { pace: Pace::default(), received: 0, end: end.take() });
+        all.bodies.insert(id, BodyReader { pace: Pace::default(), received: 0, end: end.take() });
         Some(id)
     }
 
-    /// A place; [`End::Full`] is told where there is none.
-    async fn enter(self: &Arc<Self>, end: oneshot::Sender<End>) -> Option<Place> {
+    /// A place; [`BodyEnd::Full`] is told where there is none.
+    async fn enter(self: &Arc<Self>, end: oneshot::Sender<BodyEnd>) -> Option<BodySlot> {
         let mut end = Some(end);
         let limit = Instant::now() + WAIT_MAX;
         if let Ok(_turn) = timeout_at(limit, self.line.lock()).await {
             loop {
                 if let Some(id) = self.try_enter(&mut end) {
-                    return Some(Place { bodies: self.clone(), id });
+                    return Some(BodySlot { bodies: self.clone(), id });
                 }
                 if self.end_slowest(|_| true) {
                     continue;
@@ -133,18 +133,18 @@ impl Bodies {
                 sleep(LOOK).await;
             }
         }
-        let _ = end?.send(End::Full);
+        let _ = end?.send(BodyEnd::Full);
         None
     }
 }
 
 /// A body's place, until dropped.
-struct Place {
+struct BodySlot {
     bodies: Arc<Bodies>,
     id: u64,
 }
 
-impl Place {
+impl BodySlot {
     /// Waits for the next piece; `None` when the body is given up, which is told.
     async fn next(&self, body: &mut BodyDataStream) -> Option<Option<<BodyDataStream as stream::Stream>::Item>> {
         let limit = {
@@ -157,7 +157,7 @@ impl Place {
         let mut all = self.bodies.lock();
         let Ok(piece) = piece else {
             if let Some(end) = all.bodies.remove(&self.id)?.end {
-                let _ = end.send(End::Slow);
+                let _ = end.send(BodyEnd::Slow);
             }
             return None;
         };
@@ -169,27 +169,27 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for BodySlot {
     fn drop(&mut self) {
         self.bodies.lock().bodies.remove(&self.id);
     }
 }
 
 /// A body before and after its first piece was asked for.
-enum Stage {
-    Untouched(Arc<Bodies>, oneshot::Sender<End>),
-    Read(Place),
+enum BodyStage {
+    Untouched(Arc<Bodies>, oneshot::Sender<BodyEnd>),
+    Read(BodySlot),
 }
 
 /// The body as the resource reads it. One that is given up never ends: the request does.
-fn read(bodies: Arc<Bodies>, body: Body, seat: Option<Arc<Seat>>, end: oneshot::Sender<End>) -> Body {
-    let start = (Stage::Untouched(bodies, end), body.into_data_stream());
+fn read(bodies: Arc<Bodies>, body: Body, seat: Option<Arc<Seat>>, end: oneshot::Sender<BodyEnd>) -> Body {
+    let start = (BodyStage::Untouched(bodies, end), body.into_data_stream());
     Body::from_stream(stream::unfold(start, move |(stage, mut body)| {
         let seat = seat.clone();
         async move {
             let place = match stage {
-                Stage::Read(place) => Some(place),
-                Stage::Untouched(bodies, end) => bodies.enter(end).await,
+                BodyStage::Read(place) => Some(place),
+                BodyStage::Untouched(bodies, end) => bodies.enter(end).await,
             };
             let piece = match &place {
                 Some(place) => place.next(&mut body).await,
@@ -201,7 +201,7 @@ fn read(bodies: Arc<Bodies>, body: Body, seat: Option<Arc<Seat>>, end: oneshot::
             {
                 seat.has_sent_all();
             }
-            Some((piece?, (Stage::Read(place), body)))
+            Some((piece?, (BodyStage::Read(place), body)))
         }
     }))
 }
@@ -364,7 +364,9 @@ mod tests {
         assert_eq!(second.next(&mut whole().into_data_stream()).await.unwrap().unwrap().unwrap().len(), 10);
         assert!(!bodies.make_room(), "the one that holds memory is not slow");
         let _ = futures_util::future::select(Box::pin(second.next(&mut never)), Box::pin(sleep(OWED))).await;
-        assert!(bodies.make_room() && second_ended.try_recv() == Ok(End::Overtaken) && first_ended.try_recv().is_err());
+        assert!(
+            bodies.make_room() && second_ended.try_recv() == Ok(BodyEnd::Overtaken) && first_ended.try_recv().is_err()
+        );
     }
 
     /// Longer than what makes one slow.

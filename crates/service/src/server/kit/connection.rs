@@ -91,16 +91,16 @@ fn counted(response: Response<Body>, seat: Arc<Seat>) -> Response<Body> {
         Some(bytes) if !seat.holds(bytes) => full(),
         _ => response,
     };
-    response.map(|inner| Body::new(Answer { inner, seat }))
+    response.map(|inner| Body::new(ResponseBody { inner, seat }))
 }
 
 /// An answer's body, which tells when there is no more of it.
-struct Answer {
+struct ResponseBody {
     inner: Body,
     seat: Arc<Seat>,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -117,7 +117,7 @@ impl HttpBody for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.seat.ends_call();
     }

@@ -35,12 +35,12 @@ const TEXT_MAX: usize = 4096;
 pub struct Uploads(Arc<AtomicU64>);
 
 /// A share of them, given back when dropped.
-struct Share {
+struct ByteReservation {
     all: Arc<AtomicU64>,
     bytes: u64,
 }
 
-impl Share {
+impl ByteReservation {
     /// The same, and where there is no room, the slowest bodies go for it.
     async fn take_from(&mut self, bodies: Option<&Bodies>, bytes: u64, most: u64) -> bool {
         let end = Instant::now() + ROOM_WAIT;
@@ -62,7 +62,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for ByteReservation {
     fn drop(&mut self) {
         self.all.fetch_sub(self.bytes, Ordering::SeqCst);
     }
@@ -77,10 +77,10 @@ pub struct File {
 }
 
 /// The files of one field, in their order, and the fields that are plain text.
-pub struct Form<F = File> {
+pub struct UploadForm<F = File> {
     pub files: Vec<F>,
     pub texts: Vec<(String, String)>,
-    _share: Share,
+    _share: ByteReservation,
 }
 
 /// Waits for the next piece of an upload, but not beyond its time. How its client gets on is seen to by
@@ -102,10 +102,10 @@ impl Uploads {
         field: &'static str,
         many: bool,
         limits: &Limits,
-    ) -> Result<Form, ApiError> {
+    ) -> Result<UploadForm, ApiError> {
         let form = self.parts(request, field, many, limits, None, || Ok(Vec::new())).await?;
         let files = form.files.into_iter().map(|(name, bytes)| File { name, bytes: bytes.into() }).collect();
-        Ok(Form { files, texts: form.texts, _share: form._share })
+        Ok(UploadForm { files, texts: form.texts, _share: form._share })
     }
 
     /// Reads the one file that stands in `field` onto the file system of a folder; of an upload that is `refused` nothing
@@ -120,13 +120,13 @@ impl Uploads {
         folder: &Path,
         limits: &Limits,
         refused: Option<ApiError>,
-    ) -> Result<Form<OnDisk>, ApiError> {
+    ) -> Result<UploadForm<OnDisk>, ApiError> {
         let form = self.parts(request, field, false, limits, refused, || Writing::begin(folder)).await?;
         let mut files = Vec::new();
         for (_, writing) in form.files {
             files.push(writing.end().await?);
         }
-        Ok(Form { files, texts: form.texts, _share: form._share })
+        Ok(UploadForm { files, texts: form.texts, _share: form._share })
     }
 
     async fn parts<T: Taker>(
@@ -137,15 +137,15 @@ impl Uploads {
         limits: &Limits,
         refused: Option<ApiError>,
         begin: impl Fn() -> Result<T, ApiError>,
-    ) -> Result<Form<(String, T)>, ApiError> {
+    ) -> Result<UploadForm<(String, T)>, ApiError> {
         let length = request.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > limits.form_bytes + limits.drain_bytes) {
             return Err(too_large(limits.form_bytes));
         }
         let bodies = request.extensions().get::<Arc<Bodies>>().cloned();
         let Ok(mut parts) = Multipart::from_request(request, &()).await else { return Err(missing(field)) };
-        let share = Share { all: self.0.clone(), bytes: 0 };
-        let mut reading = Reading { files: Vec::new(), share, refused, refused_bytes: 0 };
+        let share = ByteReservation { all: self.0.clone(), bytes: 0 };
+        let mut reading = FormReader { files: Vec::new(), share, refused, refused_bytes: 0 };
         let mut texts = Vec::new();
         let (end, mut received) = (Instant::now() + limits.upload_time, 0);
         loop {
@@ -183,21 +183,21 @@ impl Uploads {
         match reading.refused {
             Some(error) => Err(error),
             None if reading.files.is_empty() => Err(missing(field)),
-            None => Ok(Form { files: reading.files, texts, _share: reading.share }),
+            None => Ok(UploadForm { files: reading.files, texts, _share: reading.share }),
         }
     }
 }
 
 /// A form on its way.
-struct Reading<T> {
+struct FormReader<T> {
     files: Vec<(String, T)>,
-    share: Share,
+    share: ByteReservation,
     /// Why it will not be taken; it is read on for a while, so that the client gets to know.
     refused: Option<ApiError>,
     refused_bytes: u64,
 }
 
-impl<T> Reading<T> {
+impl<T> FormReader<T> {
     fn refuse(&mut self, error: ApiError) {
         self.refused.get_or_insert(error);
         self.files.clear();
@@ -265,13 +265,13 @@ mod tests {
         Limits { file_bytes: 10, form_bytes: 40, drain_bytes: 1000, files: 2, uploads_bytes: 20, ..Limits::default() }
     }
 
-    fn read(uploads: &Uploads, body: Body, many: bool) -> Result<Form, ApiError> {
+    fn read(uploads: &Uploads, body: Body, many: bool) -> Result<UploadForm, ApiError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(uploads.read(request(body), "file", many, &small()))
     }
 
-    fn names(form: Result<Form, ApiError>) -> Result<Vec<String>, u16> {
-        let names = |form: Form| form.files.iter().map(|f| format!("{}={}", f.name, f.bytes.len())).collect();
+    fn names(form: Result<UploadForm, ApiError>) -> Result<Vec<String>, u16> {
+        let names = |form: UploadForm| form.files.iter().map(|f| format!("{}={}", f.name, f.bytes.len())).collect();
         form.map(names).map_err(|e| e.status().as_u16())
     }
 

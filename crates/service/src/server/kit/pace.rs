@@ -61,9 +61,9 @@ impl Pace {
     }
 
     /// Returns how far it is behind.
-    pub fn behind(&self, now: Instant) -> Behind {
+    pub fn behind(&self, now: Instant) -> Lag {
         let waited = self.waited(now);
-        Behind::new(self.owed + waited, self.lag + waited)
+        Lag::new(self.owed + waited, self.lag + waited)
     }
 
     fn waited(&self, now: Instant) -> Duration {
@@ -73,20 +73,20 @@ impl Pace {
 
 /// How far a transfer is behind; the worse the greater. First come those that are behind the least rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Behind {
+pub struct Lag {
     owed: Duration,
     lag: Duration,
 }
 
-impl Behind {
-    fn new(owed: Duration, lag: Duration) -> Behind {
+impl Lag {
+    fn new(owed: Duration, lag: Duration) -> Lag {
         let owed = if owed < OWED_MIN { Duration::ZERO } else { owed };
-        Behind { owed, lag }
+        Lag { owed, lag }
     }
 
     /// Of a client who has done nothing for so long.
-    pub fn idle(time: Duration) -> Behind {
-        Behind::new(time, time)
+    pub fn idle(time: Duration) -> Lag {
+        Lag::new(time, time)
     }
 
     /// Returns whether others may be put before it.
@@ -162,6 +162,6 @@ mod tests {
         // Time in which the server is at work is not the client's
         pace.moved(1 << 20, &LEAST, start);
         assert!(!pace.behind(after(start, 1000.0)).is_slow());
-        assert!(Behind::idle(Duration::from_secs(2)) > Behind::idle(Duration::from_secs(1)));
+        assert!(Lag::idle(Duration::from_secs(2)) > Lag::idle(Duration::from_secs(1)));
     }
 }

@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::server::kit::error::Problem;
 
 /// The fields of a query; of a repeated one the last counts.
-pub struct Asked(Vec<(String, String)>);
+pub struct QueryFields(Vec<(String, String)>);
 
-impl Asked {
+impl QueryFields {
     /// What stands behind the question mark; nothing where that is malformed.
-    pub fn of(uri: &Uri) -> Asked {
-        Asked(Query::try_from_uri(uri).map(|Query(fields)| fields).unwrap_or_default())
+    pub fn of(uri: &Uri) -> QueryFields {
+        QueryFields(Query::try_from_uri(uri).map(|Query(fields)| fields).unwrap_or_default())
     }
 
     pub fn text(&self, name: &str) -> Option<&str> {
@@ -40,13 +40,13 @@ mod tests {
 
     #[test]
     fn numbers_and_what_is_none() {
-        let asked = Asked::of(&Uri::from_static("/upscale?upscale=4&process_size=abc&upscale=2&x=%2Fy"));
+        let asked = QueryFields::of(&Uri::from_static("/upscale?upscale=4&process_size=abc&upscale=2&x=%2Fy"));
         let mut problems = Vec::new();
         assert_eq!((asked.whole("upscale", 7, &mut problems), problems.len()), (2, 0));
         assert_eq!((asked.whole("absent", 7, &mut problems), problems.len()), (7, 0));
         asked.whole("process_size", 7, &mut problems);
         assert_eq!((problems[0].place, &problems[0].input), (["query", "process_size"], &Value::from("abc")));
         assert_eq!(asked.text("x"), Some("/y"));
-        assert_eq!(Asked::of(&Uri::from_static("/upscale")).text("x"), None);
+        assert_eq!(QueryFields::of(&Uri::from_static("/upscale")).text("x"), None);
     }
 }

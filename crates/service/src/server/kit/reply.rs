@@ -17,9 +17,9 @@ const PIECE: u64 = 64 << 10;
 
 /// A file from this byte on.
 #[derive(Clone)]
-pub struct Source(pub Arc<File>, pub u64);
+pub struct FileSource(pub Arc<File>, pub u64);
 
-impl Source {
+impl FileSource {
     async fn read(&self, at: u64, length: u64) -> io::Result<Bytes> {
         let (file, from) = (self.0.clone(), self.1 + at);
         let read = move || {
@@ -31,7 +31,7 @@ impl Source {
 }
 
 /// What a request asks of a resource that never changes under its name.
-enum Part {
+enum RequestedPart {
     All,
     /// First byte and length.
     Range(u64, u64),
@@ -40,42 +40,42 @@ enum Part {
     Known,
 }
 
-fn part(headers: &HeaderMap, length: u64, tag: &str) -> Part {
+fn part(headers: &HeaderMap, length: u64, tag: &str) -> RequestedPart {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let names =
         |list: &str| list.split(',').map(|one| one.trim().trim_start_matches("W/")).any(|one| one == "*" || one == tag);
     if text(IF_NONE_MATCH).is_some_and(names) {
-        return Part::Known;
+        return RequestedPart::Known;
     }
     let Some(range) = text(RANGE).filter(|_| text(IF_RANGE).is_none_or(|of| of.trim() == tag)) else {
-        return Part::All;
+        return RequestedPart::All;
     };
     // What is no range, or more than one, may be answered with all.
-    let Ok(parsed) = http_range_header::parse_range_header(range) else { return Part::All };
+    let Ok(parsed) = http_range_header::parse_range_header(range) else { return RequestedPart::All };
     if parsed.ranges.len() > 1 {
-        return Part::All;
+        return RequestedPart::All;
     }
     match parsed.validate(length) {
         Ok(ranges) => {
             let range = &ranges[0];
-            Part::Range(*range.start(), range.end() + 1 - range.start())
+            RequestedPart::Range(*range.start(), range.end() + 1 - range.start())
         }
-        Err(_) => Part::Unsatisfiable,
+        Err(_) => RequestedPart::Unsatisfiable,
     }
 }
 
 /// As [`of`], or the part of it that the request asks for. `tag`: names these bytes, in quotes.
-pub fn ranged(headers: &HeaderMap, source: Source, length: u64, kind: &'static str, tag: &str) -> Response<Body> {
+pub fn ranged(headers: &HeaderMap, source: FileSource, length: u64, kind: &'static str, tag: &str) -> Response<Body> {
     let (status, mut response, told) = match part(headers, length, tag) {
-        Part::All => (StatusCode::OK, of(source, length, kind), None),
-        Part::Range(at, count) => {
+        RequestedPart::All => (StatusCode::OK, of(source, length, kind), None),
+        RequestedPart::Range(at, count) => {
             let told = format!("bytes {at}-{}/{length}", at + count - 1);
-            (StatusCode::PARTIAL_CONTENT, of(Source(source.0, source.1 + at), count, kind), Some(told))
+            (StatusCode::PARTIAL_CONTENT, of(FileSource(source.0, source.1 + at), count, kind), Some(told))
         }
-        Part::Unsatisfiable => {
+        RequestedPart::Unsatisfiable => {
             (StatusCode::RANGE_NOT_SATISFIABLE, Response::new(Body::empty()), Some(format!("bytes */{length}")))
         }
-        Part::Known => (StatusCode::NOT_MODIFIED, Response::new(Body::empty()), None),
+        RequestedPart::Known => (StatusCode::NOT_MODIFIED, Response::new(Body::empty()), None),
     };
     *response.status_mut() = status;
     let out = response.headers_mut();
@@ -87,7 +87,7 @@ pub fn ranged(headers: &HeaderMap, source: Source, length: u64, kind: &'static s
 }
 
 /// An answer of `length` bytes.
-pub fn of(source: Source, length: u64, kind: &'static str) -> Response<Body> {
+pub fn of(source: FileSource, length: u64, kind: &'static str) -> Response<Body> {
     let pieces = stream::try_unfold(0u64, move |at| {
         let source = source.clone();
         async move {
@@ -115,7 +115,7 @@ mod tests {
         spool.append(b"..0123456789.").unwrap();
         let ask = |pairs: &[(HeaderName, &str)]| {
             let headers = pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
-            let source = Source(spool.file().clone(), 2);
+            let source = FileSource(spool.file().clone(), 2);
             ranged(&headers.collect(), source, 10, "video/mp4", "\"t\"")
         };
         for (range, status, told, body) in [

@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use upscaled_core::fault::Fault;
 
 use crate::server::kit::error::ApiError;
-use crate::server::kit::reply::{self, Source};
+use crate::server::kit::reply::{self, FileSource};
 
 /// Random bytes of a name.
 const SECRET: usize = 16;
@@ -142,7 +142,7 @@ pub async fn get(
     let Some(link) = links.find(&secret) else {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "There is no such file, or its time is over"));
     };
-    let (source, tag) = (Source(link.file, link.at), format!("\"{secret}\""));
+    let (source, tag) = (FileSource(link.file, link.at), format!("\"{secret}\""));
     let mut response = reply::ranged(&headers, source, link.length, link.kind, &tag);
     let ascii: String = link.name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' }).collect();
     if let Ok(value) = HeaderValue::from_str(&format!("inline; filename=\"{ascii}\"")) {

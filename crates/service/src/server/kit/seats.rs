@@ -8,24 +8,24 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::server::kit::limits::Limits;
-use crate::server::kit::pace::{Behind, Least, Pace};
+use crate::server::kit::pace::{Lag, Least, Pace};
 
 /// One in so many connections is not to be in a call: there is always one that can go for a newcomer.
 const FREE_SHARE: usize = 8;
 
-/// All connections of a listener.
+/// AllSeats connections of a listener.
 pub struct Seats {
     most: usize,
     /// Bytes of answers in memory, of all connections.
     answers_bytes: u64,
     least: Least,
-    all: Mutex<All>,
+    all: Mutex<AllSeats>,
 }
 
 #[derive(Default)]
-struct All {
+struct AllSeats {
     next: u64,
-    seats: HashMap<u64, State>,
+    seats: HashMap<u64, SeatState>,
     /// Those in a call, and the bytes that are held by all.
     calls: usize,
     held: u64,
@@ -38,7 +38,7 @@ pub struct Seat {
     over: Arc<Notify>,
 }
 
-struct State {
+struct SeatState {
     /// Since when the client owes a request's header; `None` while a request is answered.
     idle: Option<Instant>,
     write: Pace,
@@ -49,18 +49,18 @@ struct State {
     over: Arc<Notify>,
 }
 
-impl State {
+impl SeatState {
     /// Returns how far behind its client is, where it is the client who is waited for.
-    fn behind(&self, now: Instant) -> Option<Behind> {
+    fn behind(&self, now: Instant) -> Option<Lag> {
         if self.write.is_waiting() {
-            return Some(self.write.behind(now)).filter(Behind::is_slow);
+            return Some(self.write.behind(now)).filter(Lag::is_slow);
         }
-        self.idle.map(|since| Behind::idle(now.saturating_duration_since(since)))
+        self.idle.map(|since| Lag::idle(now.saturating_duration_since(since)))
     }
 }
 
-impl All {
-    fn remove(&mut self, id: u64) -> Option<State> {
+impl AllSeats {
+    fn remove(&mut self, id: u64) -> Option<SeatState> {
         let state = self.seats.remove(&id)?;
         self.calls -= usize::from(state.idle.is_none());
         self.held -= state.held;
@@ -68,7 +68,7 @@ impl All {
     }
 
     /// Ends the connection whose client gets on worst; whether there was one.
-    fn end_worst(&mut self, may_end: impl Fn(&State) -> bool) -> bool {
+    fn end_worst(&mut self, may_end: impl Fn(&SeatState) -> bool) -> bool {
         let now = Instant::now();
         let seats = self.seats.iter().filter(|(_, state)| may_end(state));
         let behind = seats.filter_map(|(id, state)| Some((state.behind(now)?, u64::MAX - id)));
@@ -84,7 +84,7 @@ impl Seats {
         Arc::new(Seats { most, answers_bytes, least, all: Mutex::default() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, All> {
+    fn lock(&self) -> MutexGuard<'_, AllSeats> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,7 +98,7 @@ impl Seats {
         let (id, over) = (all.next, Arc::<Notify>::default());
         all.next += 1;
         let idle = Some(Instant::now());
-        all.seats.insert(id, State { idle, write: Pace::default(), held: 0, unread: false, over: over.clone() });
+        all.seats.insert(id, SeatState { idle, write: Pace::default(), held: 0, unread: false, over: over.clone() });
         Some(Seat { seats: self.clone(), id, over })
     }
 
@@ -110,7 +110,7 @@ impl Seats {
 
 impl Seat {
     /// Does something with the state, unless the connection is over.
-    fn with<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> Option<T> {
+    fn with<T>(&self, act: impl FnOnce(&mut SeatState, Instant) -> T) -> Option<T> {
         let mut all = self.seats.lock();
         all.seats.get_mut(&self.id).map(|state| act(state, Instant::now()))
     }
@@ -180,7 +180,7 @@ impl Seat {
         self.with(|state, now| state.write.moved(bytes, &least, now));
     }
 
-    /// All that was made is written.
+    /// AllSeats that was made is written.
     pub fn flushed(&self) {
         let all = &mut *self.seats.lock();
         if let Some(state) = all.seats.get_mut(&self.id).filter(|state| state.idle.is_some()) {

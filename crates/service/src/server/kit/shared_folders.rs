@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use axum::http::StatusCode;
 
 use upscaled_core::fault::Fault;
-use upscaled_core::jail::{Denied, Folder, Found, Jail};
+use upscaled_core::jail::{Denied, Jail, JailFile, JailFolder};
 use upscaled_core::path_text::escape;
 
 use crate::server::kit::error::ApiError;
@@ -42,17 +42,17 @@ impl Shared {
     ///
     /// # Errors
     /// 403 outside the folders, whether or not something is there; 404 inside them.
-    pub fn file(&self, path: &Path, what: &str) -> Result<Found, ApiError> {
+    pub fn file(&self, path: &Path, what: &str) -> Result<JailFile, ApiError> {
         self.in_one(path, what, |jail| jail.file(path))
     }
 
     /// Opens a folder that is there.
-    pub fn folder(&self, path: &Path, what: &str) -> Result<Folder, ApiError> {
+    pub fn folder(&self, path: &Path, what: &str) -> Result<JailFolder, ApiError> {
         self.in_one(path, what, |jail| jail.folder(path))
     }
 
     /// Opens a folder, made if it is not there.
-    pub fn made_folder(&self, path: &Path, what: &str) -> Result<Folder, ApiError> {
+    pub fn made_folder(&self, path: &Path, what: &str) -> Result<JailFolder, ApiError> {
         self.in_one(path, what, |jail| jail.made_folder(path, MODE))
     }
 

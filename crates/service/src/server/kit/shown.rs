@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use upscaled_core::path_text::escape;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 
 /// What ends a path within a sentence, with a blank or nothing behind it.
 const ENDS: [char; 3] = [':', ';', ','];
@@ -13,13 +13,13 @@ const QUOTES: [char; 3] = ['"', '\'', '`'];
 
 /// The folders of an installation, and what clients call them.
 #[derive(Clone, Debug)]
-pub struct Shown {
+pub struct ClientPaths {
     /// As `core::path_text`, the longest first.
     folders: Vec<(String, &'static str)>,
 }
 
-impl Shown {
-    pub fn new(layout: &Layout) -> Shown {
+impl ClientPaths {
+    pub fn new(layout: &RootLayout) -> ClientPaths {
         let named = [(layout.input(), "input"), (layout.output(), "output"), (layout.root(), "")];
         // Errors of the system may name what links lead to.
         let both = |(folder, name): (&Path, &'static str)| {
@@ -29,7 +29,7 @@ impl Shown {
         let mut folders: Vec<_> = named.into_iter().flat_map(both).filter(|(path, _)| path.len() > 1).collect();
         folders.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         folders.dedup();
-        Shown { folders }
+        ClientPaths { folders }
     }
 
     /// A sentence with paths as `output/film.mkv`, and without those that lead out of the root.
@@ -153,7 +153,7 @@ mod tests {
             output: at("/disk"),
             logs: at("/srv/my films/logs"),
         };
-        let shown = Shown::new(&Layout::new(&folders));
+        let shown = ClientPaths::new(&RootLayout::new(&folders));
         for (words, want) in [
             ("cannot read /srv/my films/input/a b.mkv: gone", "cannot read input/a b.mkv: gone"),
             ("there is no file /srv/my films/input/a.mkv", "there is no file input/a.mkv"),

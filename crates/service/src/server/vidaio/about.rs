@@ -7,19 +7,19 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use upscaled_core::path_text::unescape;
-use upscaled_core::types::status::State as JobState;
+use upscaled_core::types::status::JobState;
 use upscaled_jobs::state::requests::key_of;
 
 use super::places::WAITING_MAX;
-use super::service::{Service, blocking};
-use super::tasks::{ALL, Task};
+use super::service::{VidaioService, blocking};
+use super::tasks::{ALL, VidaioTask};
 use crate::daemon::control::Request;
 
 fn size((width, height): (u32, u32)) -> String {
     format!("{width}x{height}")
 }
 
-fn of_each(value: impl Fn(&Task) -> Value) -> Value {
+fn of_each(value: impl Fn(&VidaioTask) -> Value) -> Value {
     Value::Object(ALL.iter().map(|task| (task.name.to_owned(), value(task))).collect::<Map<_, _>>())
 }
 
@@ -36,7 +36,7 @@ struct Crew {
     keys: Vec<String>,
 }
 
-async fn crew(service: &Service) -> Crew {
+async fn crew(service: &VidaioService) -> Crew {
     let Ok(response) = service.ask(Request::Glance { from: 0, count: 0 }).await else {
         return Crew { ready: 0, keys: Vec::new() };
     };
@@ -47,18 +47,18 @@ async fn crew(service: &Service) -> Crew {
     Crew { ready: daemon.map_or(0, |daemon| idle(keys.len() + daemon.kept)), keys }
 }
 
-async fn ready(service: &Service) -> u32 {
+async fn ready(service: &VidaioService) -> u32 {
     crew(service).await.ready
 }
 
 /// The tasks that the requests at work are of; those of the current contract are of none.
-async fn tasks_at_work(service: &Service, keys: Vec<String>) -> Vec<String> {
+async fn tasks_at_work(service: &VidaioService, keys: Vec<String>) -> Vec<String> {
     let requests = service.requests.clone();
     let task = move |key: &String| requests.read(key).ok().flatten()?.task;
     blocking(move || Ok(keys.iter().filter_map(task).collect())).await.unwrap_or_default()
 }
 
-pub async fn health(State(service): State<Arc<Service>>) -> Json<Value> {
+pub async fn health(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     Json(json!({
         "status": "healthy",
         "workers_ready": ready(&service).await,
@@ -67,11 +67,11 @@ pub async fn health(State(service): State<Arc<Service>>) -> Json<Value> {
     }))
 }
 
-pub async fn stats(State(service): State<Arc<Service>>) -> Json<Value> {
+pub async fn stats(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     let Crew { ready, keys } = crew(&service).await;
     let tasks = tasks_at_work(&service, keys).await;
     // Every worker takes every task: a task has those that are at it, and may have those that do nothing.
-    let at_work = |task: &Task| tasks.iter().filter(|name| *name == task.name).count();
+    let at_work = |task: &VidaioTask| tasks.iter().filter(|name| *name == task.name).count();
     Json(json!({
         "workers_ready": ready,
         "max_workers": service.settings.vidaio_workers,
@@ -101,7 +101,7 @@ pub async fn task_types() -> Json<Value> {
     }))
 }
 
-pub async fn info(State(service): State<Arc<Service>>) -> Json<Value> {
+pub async fn info(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     Json(json!({
         "name": "upscaled",
         "version": env!("CARGO_PKG_VERSION"),
@@ -114,7 +114,7 @@ pub async fn info(State(service): State<Arc<Service>>) -> Json<Value> {
     }))
 }
 
-pub async fn current_health(State(service): State<Arc<Service>>) -> Json<Value> {
+pub async fn current_health(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     let mut told = places(&service);
     told.insert("status".into(), "ok".into());
     told.insert("workers_ready".into(), ready(&service).await.into());
@@ -122,11 +122,11 @@ pub async fn current_health(State(service): State<Arc<Service>>) -> Json<Value> 
     Json(Value::Object(told))
 }
 
-pub async fn queue(State(service): State<Arc<Service>>) -> Json<Value> {
+pub async fn queue(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     Json(Value::Object(places(&service)))
 }
 
-fn places(service: &Service) -> Map<String, Value> {
+fn places(service: &VidaioService) -> Map<String, Value> {
     let places = &service.places;
     let pending = places.pending();
     let told = json!({

@@ -7,19 +7,19 @@ use serde_json::{Map, Value};
 use crate::server::kit::error::{ApiError, Problem};
 
 /// A body, and what is wrong with it so far.
-pub struct Body {
+pub struct JsonBody {
     fields: Map<String, Value>,
     problems: Vec<Problem>,
 }
 
-impl Body {
+impl JsonBody {
     /// # Errors
     /// 422 for what is no JSON object, 413 for too much of it.
-    pub fn of(body: Result<Json<Value>, JsonRejection>) -> Result<Body, ApiError> {
+    pub fn of(body: Result<Json<Value>, JsonRejection>) -> Result<JsonBody, ApiError> {
         let wrong =
             |kind, message, input| Err(ApiError::fields(&[Problem { kind, place: ["body", "json"], message, input }]));
         match body {
-            Ok(Json(Value::Object(fields))) => Ok(Body { fields, problems: Vec::new() }),
+            Ok(Json(Value::Object(fields))) => Ok(JsonBody { fields, problems: Vec::new() }),
             Ok(Json(other)) => wrong("model_attributes_type", "Input should be a valid dictionary", other),
             Err(JsonRejection::BytesRejection(rejection)) => {
                 Err(ApiError::new(rejection.status(), rejection.body_text()))
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn fields_and_what_is_wrong_with_them() {
-        let of = |value: Value| Body::of(Ok(Json(value)));
+        let of = |value: Value| JsonBody::of(Ok(Json(value)));
         let mut body = of(json!({"a": "x", "n": 3, "s": "4", "f": 5.0, "l": ["p"]})).unwrap();
         assert_eq!((body.text("a", None), body.text("b", Some("y"))), ("x".into(), "y".into()));
         assert_eq!([body.whole("n", None), body.whole("s", None), body.whole("f", None)], [3, 4, 5]);

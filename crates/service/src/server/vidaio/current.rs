@@ -10,23 +10,23 @@ use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use upscaled_core::path_text::escape;
-use upscaled_jobs::state::requests::Origin;
+use upscaled_jobs::state::requests::PayloadOrigin;
 
-use super::body::Body;
+use super::body::JsonBody;
 use super::files;
-use super::service::{Failed, Service, Wish, blocking};
-use super::shared::{self, Refused, Source, Target};
+use super::service::{RequestError, ServiceRequest, VidaioService, blocking};
+use super::shared::{self, PathRefused, SharedClip, SharedTarget};
 use crate::server::kit::error::ApiError;
 
 /// Clips of a request.
 const VIDEOS_MAX: usize = 5;
 
 pub async fn post(
-    State(service): State<Arc<Service>>,
+    State(service): State<Arc<VidaioService>>,
     headers: HeaderMap,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let mut body = Body::of(body)?;
+    let mut body = JsonBody::of(body)?;
     let alone = body.has("video_path") && !body.has("video_paths");
     let videos = match alone {
         true => vec![body.text("video_path", None)],
@@ -77,12 +77,12 @@ pub async fn post(
 }
 
 /// What became of one clip: its path or its URL.
-type End = Result<(String, String), Failed>;
+type End = Result<(String, String), RequestError>;
 
-async fn one(service: &Arc<Service>, headers: &HeaderMap, clip: Result<Clip, Failed>) -> End {
+async fn one(service: &Arc<VidaioService>, headers: &HeaderMap, clip: Result<Clip, RequestError>) -> End {
     let Clip { wish, called } = clip?;
     let record = service.fulfil(wish).await?;
-    let Origin::Shared { target, .. } = &record.origin else {
+    let PayloadOrigin::Shared { target, .. } = &record.origin else {
         return Ok((String::new(), files::link(service, &record, headers)));
     };
     let path = record.delivered.as_ref().map_or(target, |delivered| &delivered.path);
@@ -91,7 +91,7 @@ async fn one(service: &Arc<Service>, headers: &HeaderMap, clip: Result<Clip, Fai
 }
 
 /// What is told of all clips, or of the one that was asked for `alone`.
-fn answer(service: &Service, ends: &[End], alone: bool) -> Value {
+fn answer(service: &VidaioService, ends: &[End], alone: bool) -> Value {
     let of = |end: &End| match end {
         Ok((path, url)) => [Value::from(path.as_str()), Value::from(url.as_str()), Value::Null],
         Err(failed) => ["".into(), "".into(), failed.words.as_str().into()],
@@ -115,26 +115,26 @@ fn answer(service: &Service, ends: &[End], alone: bool) -> Value {
 
 /// A clip that can be worked on.
 struct Clip {
-    wish: Wish,
+    wish: ServiceRequest,
     /// The shared folder's own path, and what its client calls it.
     called: Option<(PathBuf, PathBuf)>,
 }
 
 /// All clips of a request. A path that cannot be is an error of the whole request; a URL that cannot be, of its clip.
 fn clips(
-    service: &Service,
+    service: &VidaioService,
     videos: &[String],
     outputs: &[String],
     scale: u32,
-) -> Result<Vec<Result<Clip, Failed>>, ApiError> {
-    let mut places: Vec<(Source, Target)> = Vec::new();
+) -> Result<Vec<Result<Clip, RequestError>>, ApiError> {
+    let mut places: Vec<(SharedClip, SharedTarget)> = Vec::new();
     let mut clips = Vec::new();
     for (at, video) in videos.iter().enumerate() {
         let output = outputs.get(at).filter(|output| !output.is_empty());
         let lower = video.to_ascii_lowercase();
         if lower.starts_with("http://") || lower.starts_with("https://") {
             let identity = format!("url {video}");
-            let wish = wish(identity, Origin::Url(video.to_owned()), scale);
+            let wish = wish(identity, PayloadOrigin::Url(video.to_owned()), scale);
             clips.push(service.check_url(video).map(|()| Clip { wish, called: None }));
             continue;
         }
@@ -143,14 +143,14 @@ fn clips(
         let beside = || source.path.with_file_name(shared::default_name(&source.path, scale));
         let path = output.map_or_else(beside, PathBuf::from);
         let target = shared::target(&jail, &path, output.is_some()).map_err(|why| match why {
-            Refused::Missing => {
+            PathRefused::Missing => {
                 ApiError::new(StatusCode::BAD_REQUEST, format!("There is no such folder: {}", path.display()))
             }
             why => refuse(video, why),
         })?;
         let identity = format!("file {} {:?} {}", escape(&source.path), source.stamp, escape(&target.path));
         let (from, to, named) = (source.path.clone(), target.path.clone(), target.named);
-        let origin = Origin::Shared { source: from, target: to, named };
+        let origin = PayloadOrigin::Shared { source: from, target: to, named };
         let called = jail.called(Path::new(output.unwrap_or(video)));
         clips.push(Ok(Clip { wish: wish(identity, origin, scale), called }));
         places.push((source, target));
@@ -158,22 +158,22 @@ fn clips(
     apart(&places).map(|()| clips)
 }
 
-fn wish(identity: String, origin: Origin, scale: u32) -> Wish {
-    Wish { identity, origin, task: None, scale, max_size_mb: None, upload: None }
+fn wish(identity: String, origin: PayloadOrigin, scale: u32) -> ServiceRequest {
+    ServiceRequest { identity, origin, task: None, scale, max_size_mb: None, upload: None }
 }
 
-fn refuse(video: &str, why: Refused) -> ApiError {
+fn refuse(video: &str, why: PathRefused) -> ApiError {
     let words = match why {
-        Refused::Missing => format!("Input file not found: {video}"),
-        Refused::Outside => "Paths have to lie in the shared folder".into(),
-        Refused::Failed(words) => format!("{video} cannot be opened: {words}"),
+        PathRefused::Missing => format!("Input file not found: {video}"),
+        PathRefused::Outside => "Paths have to lie in the shared folder".into(),
+        PathRefused::Failed(words) => format!("{video} cannot be opened: {words}"),
     };
     ApiError::new(StatusCode::BAD_REQUEST, words)
 }
 
 /// Makes sure that no result would get the name of a clip, nor that of another result.
-fn apart(places: &[(Source, Target)]) -> Result<(), ApiError> {
-    let refuse = |target: &Target, words: &str| {
+fn apart(places: &[(SharedClip, SharedTarget)]) -> Result<(), ApiError> {
+    let refuse = |target: &SharedTarget, words: &str| {
         let name = escape(Path::new(target.path.file_name().unwrap_or_default()));
         Err(ApiError::new(StatusCode::BAD_REQUEST, format!("{words}: {name}; name another one in output_paths")))
     };

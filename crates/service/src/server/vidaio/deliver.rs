@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 
 use upscaled_core::failpoint;
 use upscaled_core::fault::Fault;
-use upscaled_core::jail::{Folder, Part};
+use upscaled_core::jail::{JailFolder, PartFile};
 use upscaled_core::path_text::escape;
-use upscaled_jobs::state::requests::{Content, Delivered, Origin, Record, Requests};
+use upscaled_jobs::state::requests::{Content, Delivered, PayloadOrigin, RequestRecord, Requests};
 
 use super::shared::{lies, numbered, place};
 
@@ -31,14 +31,19 @@ const PIECE: usize = 1 << 20;
 ///
 /// # Errors
 /// [`Fault::Conflict`] where the client named a path and another file is there.
-pub fn deliver(shared: Option<&Path>, requests: &Requests, mut record: Record, output: &Path) -> Result<Record> {
-    let Origin::Shared { target, named, .. } = &record.origin else { return Ok(record) };
+pub fn deliver(
+    shared: Option<&Path>,
+    requests: &Requests,
+    mut record: RequestRecord,
+    output: &Path,
+) -> Result<RequestRecord> {
+    let PayloadOrigin::Shared { target, named, .. } = &record.origin else { return Ok(record) };
     let (folder, first) = place(shared, target)?;
     let named = *named;
     let mut from = File::open(output)?;
     let made = content(&mut from)?;
     let own = own_name(&record);
-    let mut part: Option<Part> = None;
+    let mut part: Option<PartFile> = None;
     for name in names(&record, &folder, &first, named) {
         let earlier = record.delivered.clone().filter(|known| known.path == folder.path().join(&name));
         let found = look(&folder, &name, &made, earlier.as_ref())?;
@@ -77,8 +82,8 @@ pub fn deliver(shared: Option<&Path>, requests: &Requests, mut record: Record, o
 ///
 /// # Errors
 /// [`Fault::Conflict`] as [`deliver`].
-pub fn check(shared: Option<&Path>, record: &Record) -> Result<()> {
-    let Origin::Shared { target, named: true, .. } = &record.origin else { return Ok(()) };
+pub fn check(shared: Option<&Path>, record: &RequestRecord) -> Result<()> {
+    let PayloadOrigin::Shared { target, named: true, .. } = &record.origin else { return Ok(()) };
     let (folder, name) = place(shared, target)?;
     let known = record.delivered.as_ref().filter(|known| known.path == folder.path().join(&name));
     let ours = |known: &Delivered| look(&folder, &name, &known.content, Some(known));
@@ -96,7 +101,7 @@ fn taken(name: &OsStr) -> anyhow::Error {
 }
 
 /// The names to be tried: the one chosen before goes first.
-fn names(record: &Record, folder: &Folder, first: &OsStr, named: bool) -> Vec<OsString> {
+fn names(record: &RequestRecord, folder: &JailFolder, first: &OsStr, named: bool) -> Vec<OsString> {
     let most = if named { 1 } else { NAMES_MAX };
     let chosen = record.delivered.as_ref().filter(|known| known.path.parent() == Some(folder.path()) && !named);
     let chosen = chosen.and_then(|known| Some(known.path.file_name()?.to_owned()));
@@ -104,7 +109,7 @@ fn names(record: &Record, folder: &Folder, first: &OsStr, named: bool) -> Vec<Os
 }
 
 /// The name of a result on its way. Other records have others, whoever's they are.
-fn own_name(record: &Record) -> OsString {
+fn own_name(record: &RequestRecord) -> OsString {
     format!(".upscaled-{}.part", &blake3::hash(record.secret.as_bytes()).to_hex()[..16]).into()
 }
 
@@ -119,7 +124,7 @@ enum Lies {
     Other,
 }
 
-fn look(folder: &Folder, name: &OsStr, made: &Content, earlier: Option<&Delivered>) -> Result<Lies> {
+fn look(folder: &JailFolder, name: &OsStr, made: &Content, earlier: Option<&Delivered>) -> Result<Lies> {
     let Some(entry) = folder.entry(name)? else { return Ok(Lies::Nothing) };
     let known = || earlier.into_iter().flat_map(|known| [Some(&known.content), known.replaces.as_ref()]).flatten();
     if !entry.plain || !(entry.bytes == made.bytes || known().any(|known| known.bytes == entry.bytes)) {
@@ -153,7 +158,7 @@ fn content(file: &mut File) -> Result<Content> {
 }
 
 /// A durable copy under a name of its own.
-fn copy(folder: &Folder, own: &OsStr, from: &mut File, made: &Content) -> Result<Part> {
+fn copy(folder: &JailFolder, own: &OsStr, from: &mut File, made: &Content) -> Result<PartFile> {
     let what = || "copying the result into the shared folder";
     from.rewind()?;
     let mut part = folder.part(own, 0o600).with_context(what)?;

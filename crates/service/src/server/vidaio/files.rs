@@ -7,17 +7,17 @@ use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, HOST};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use upscaled_jobs::state::requests::Record;
+use upscaled_jobs::state::requests::RequestRecord;
 
-use super::service::Service;
+use super::service::VidaioService;
 use crate::server::kit::error::ApiError;
-use crate::server::kit::reply::{self, Source};
+use crate::server::kit::reply::{self, FileSource};
 
 /// What every result is called.
 const NAME: &str = "upscaled.mp4";
 
 /// Where a client finds a result.
-pub fn link(service: &Service, record: &Record, headers: &HeaderMap) -> String {
+pub fn link(service: &VidaioService, record: &RequestRecord, headers: &HeaderMap) -> String {
     if let Some(url) = record.finished.as_ref().and_then(|finished| finished.url.clone()) {
         return url;
     }
@@ -28,7 +28,7 @@ pub fn link(service: &Service, record: &Record, headers: &HeaderMap) -> String {
 
 /// `GET /files/{secret}/{name}`; HEAD and ranges too.
 pub async fn get(
-    State(service): State<Arc<Service>>,
+    State(service): State<Arc<VidaioService>>,
     Path((secret, _)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
@@ -44,7 +44,7 @@ pub async fn get(
     let length = file.metadata().map_err(|_| none())?.len();
     // The bytes under a secret never change.
     let tag = format!("\"{secret}\"");
-    let source = Source(Arc::new(file), 0);
+    let source = FileSource(Arc::new(file), 0);
     let mut response = reply::ranged(&headers, source, length, "video/mp4", &tag);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=3600"));
     Ok(response)

@@ -1,7 +1,7 @@
 //! The video service: clips that clients name or send, upscaled by the daemon as jobs of its ordinary
 //! queue, ahead of all others, under the profile `vidaio`.
 //!
-//! Two contracts that exist, each with a listener of its own, on one [`service::Service`].
+//! Two contracts that exist, each with a listener of its own, on one [`service::VidaioService`].
 
 mod about;
 mod body;
@@ -26,16 +26,16 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use service::Service;
+use service::VidaioService;
 use tokio::sync::{mpsc, oneshot};
 
 use upscaled_core::config::settings::ServiceSettings;
 use upscaled_core::fault::one_line;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 use upscaled_jobs::state::requests::Requests;
 
-use crate::daemon::Front;
-use crate::daemon::control::Asked;
+use crate::daemon::Frontend;
+use crate::daemon::control::Command;
 use crate::server::kit::auth::Guard;
 use crate::server::kit::listener::Listener;
 use crate::server::kit::{openapi, router};
@@ -50,8 +50,8 @@ const BLOCKING_MAX: usize = 16;
 const END_LIMIT: Duration = Duration::from_millis(200);
 
 /// What the service is started with.
-pub struct Options {
-    pub layout: Layout,
+pub struct VidaioOptions {
+    pub layout: RootLayout,
     pub requests: Requests,
     pub settings: ServiceSettings,
     /// The variables that other programs name a store by; settings go before them.
@@ -63,11 +63,11 @@ pub struct Options {
     pub current: Option<(Listener, Guard)>,
 }
 
-/// Serves the listeners for as long as the daemon runs; give it to [`crate::daemon::Options`].
+/// Serves the listeners for as long as the daemon runs; give it to [`crate::daemon::DaemonOptions`].
 ///
 /// # Errors
 /// [`upscaled_core::fault::Fault::Config`] for settings that cannot be.
-pub fn front(options: Options) -> Result<Front> {
+pub fn front(options: VidaioOptions) -> Result<Frontend> {
     let prepared = service::Prepared::new(&options)?;
     Ok(Box::new(move |asked| {
         Box::pin(async move {
@@ -87,21 +87,21 @@ pub fn front(options: Options) -> Result<Front> {
     }))
 }
 
-fn run(options: Options, prepared: service::Prepared, asked: mpsc::Sender<Asked>) -> Result<()> {
+fn run(options: VidaioOptions, prepared: service::Prepared, asked: mpsc::Sender<Command>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_MAX)
         .build()
         .context("starting the video service's loop")?;
     let ended = runtime.block_on(async move {
-        let service = Arc::new(Service::start(prepared, asked.clone())?);
+        let service = Arc::new(VidaioService::start(prepared, asked.clone())?);
         service.requests.sweep();
         service.clone().take_up();
         let closed = || {
             let asked = asked.clone();
             async move { asked.closed().await }
         };
-        let Options { original, current, .. } = options;
+        let VidaioOptions { original, current, .. } = options;
         let serve = |name: &'static str, bound: Option<(Listener, Guard)>, resources: Router| {
             let (limits, stop) = (service.limits.clone(), closed());
             async move {
@@ -121,7 +121,7 @@ fn run(options: Options, prepared: service::Prepared, asked: mpsc::Sender<Asked>
     ended
 }
 
-fn of_original(service: Arc<Service>) -> Router {
+fn of_original(service: Arc<VidaioService>) -> Router {
     let upload = upload::body_max(&service.settings);
     Router::new()
         .route("/upscale-video", post(original::post).layer(DefaultBodyLimit::max(BODY_MAX)))
@@ -135,7 +135,7 @@ fn of_original(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-fn of_current(service: Arc<Service>) -> Router {
+fn of_current(service: Arc<VidaioService>) -> Router {
     Router::new()
         .route("/upscale", post(current::post).layer(DefaultBodyLimit::max(BODY_MAX)))
         .route("/health", get(about::current_health))

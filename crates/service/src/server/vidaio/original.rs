@@ -9,10 +9,10 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-use upscaled_jobs::state::requests::Origin;
+use upscaled_jobs::state::requests::PayloadOrigin;
 
-use super::body::Body;
-use super::service::{Service, Wish};
+use super::body::JsonBody;
+use super::service::{ServiceRequest, VidaioService};
 use super::{files, tasks};
 use crate::server::kit::error::ApiError;
 
@@ -20,12 +20,12 @@ use crate::server::kit::error::ApiError;
 pub const SIZE_DEFAULT: i64 = 100;
 
 pub async fn post(
-    State(service): State<Arc<Service>>,
+    State(service): State<Arc<VidaioService>>,
     headers: HeaderMap,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let start = Instant::now();
-    let mut body = Body::of(body)?;
+    let mut body = JsonBody::of(body)?;
     let url = body.text("payload_url", None);
     let task = body.text("task_type", None);
     let most = body.whole("maximum_optimized_size_mb", Some(SIZE_DEFAULT));
@@ -35,9 +35,9 @@ pub async fn post(
     body.end()?;
     let task = tasks::find(&task).ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, tasks::unknown()))?;
     service.check_url(&url)?;
-    let wish = Wish {
+    let wish = ServiceRequest {
         identity: format!("url {url}"),
-        origin: Origin::Url(url),
+        origin: PayloadOrigin::Url(url),
         task: Some(task.name),
         scale: task.scale(),
         max_size_mb: u64::try_from(most).ok(),

@@ -17,25 +17,25 @@ pub const WAITING_MAX: usize = 5;
 const FULL_RETRY: Duration = Duration::from_secs(10);
 
 /// All places.
-pub struct Places {
+pub struct RequestSlots {
     most: usize,
     active: Arc<Semaphore>,
     pending: Arc<AtomicUsize>,
 }
 
 /// A request that was let in; it leaves when dropped.
-pub struct Place(Arc<AtomicUsize>);
+pub struct RequestSlot(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for RequestSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl Places {
-    pub fn new(workers: u32) -> Places {
+impl RequestSlots {
+    pub fn new(workers: u32) -> RequestSlots {
         let most = ACTIVE.max(workers as usize);
-        Places { most, active: Arc::new(Semaphore::new(most)), pending: Arc::default() }
+        RequestSlots { most, active: Arc::new(Semaphore::new(most)), pending: Arc::default() }
     }
 
     /// Requests that may be at work.
@@ -47,10 +47,10 @@ impl Places {
     ///
     /// # Errors
     /// 429 when all are taken.
-    pub fn enter(&self) -> Result<Place, ApiError> {
+    pub fn enter(&self) -> Result<RequestSlot, ApiError> {
         let fits = |pending: usize| (pending < self.most + WAITING_MAX).then_some(pending + 1);
         match self.pending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
-            Ok(_) => Ok(Place(self.pending.clone())),
+            Ok(_) => Ok(RequestSlot(self.pending.clone())),
             Err(_) => {
                 let words = format!(
                     "Upscaling queue full: {}/{WAITING_MAX} queued, {}/{} active",
@@ -89,8 +89,8 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn seven_and_no_more() {
-        let places = Places::new(1);
-        let mut inside: Vec<Place> = (0..7).map(|_| places.enter().unwrap()).collect();
+        let places = RequestSlots::new(1);
+        let mut inside: Vec<RequestSlot> = (0..7).map(|_| places.enter().unwrap()).collect();
         let turn = places.turn().await;
         assert_eq!((places.active(), places.waiting(), places.pending()), (1, 6, 7));
         let full = places.enter().err().unwrap();
@@ -100,6 +100,6 @@ mod tests {
         drop(turn);
         assert!(places.enter().is_ok());
         assert_eq!((places.active(), places.pending()), (0, 6));
-        assert_eq!((places.most(), Places::new(4).most()), (2, 4));
+        assert_eq!((places.most(), RequestSlots::new(4).most()), (2, 4));
     }
 }

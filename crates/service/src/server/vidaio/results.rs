@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::{Context, Result};
 
 use upscaled_core::fault::one_line;
-use upscaled_jobs::state::requests::Record;
+use upscaled_jobs::state::requests::RequestRecord;
 
-use super::service::{Service, blocking, locked};
+use super::service::{VidaioService, blocking, locked};
 
 /// What a file looked like: it changes with every write.
 pub type Mark = [i64; 6];
@@ -26,9 +26,9 @@ pub fn hash_of(file: &File) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-impl Service {
+impl VidaioService {
     /// The result of a request that has ended well, if it is what was made.
-    pub(super) async fn result(&self, record: &Record) -> Option<File> {
+    pub(super) async fn result(&self, record: &RequestRecord) -> Option<File> {
         let finished = record.finished.clone()?;
         let (requests, key) = (self.requests.clone(), record.key.clone());
         let opened = blocking(move || {

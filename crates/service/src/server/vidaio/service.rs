@@ -17,21 +17,21 @@ use upscaled_core::config::settings::ServiceSettings;
 use upscaled_core::fault::one_line;
 use upscaled_jobs::scratch::memory;
 use upscaled_jobs::state::history::History;
-use upscaled_jobs::state::paths::Layout;
-use upscaled_jobs::state::requests::{Finished, Origin, Record, Requests};
+use upscaled_jobs::state::paths::RootLayout;
+use upscaled_jobs::state::requests::{Finished, PayloadOrigin, RequestRecord, Requests};
 
-use super::Options;
-use super::places::Places;
+use super::VidaioOptions;
+use super::places::RequestSlots;
 use super::results::Mark;
 use super::store::Store;
 use super::work::failed_fetch;
-use crate::daemon::control::{Asked, Request};
+use crate::daemon::control::{Command, Request};
 use crate::daemon::mount_guard::Homes;
 use crate::ingest::fetch::Fetcher;
 use crate::server::kit::error::ApiError;
 use crate::server::kit::form::Uploads;
 use crate::server::kit::limits::Limits;
-use crate::server::kit::shown::Shown;
+use crate::server::kit::shown::ClientPaths;
 
 /// Requests at hand, of both contracts.
 const REQUESTS_MAX: usize = 64;
@@ -44,7 +44,7 @@ const FULL_RETRY: Duration = Duration::from_secs(10);
 
 /// What is made before the daemon runs, so that a wrong setting ends the program at once.
 pub struct Prepared {
-    layout: Layout,
+    layout: RootLayout,
     requests: Requests,
     settings: ServiceSettings,
     fetcher: Fetcher,
@@ -53,7 +53,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn new(options: &Options) -> Result<Prepared> {
+    pub fn new(options: &VidaioOptions) -> Result<Prepared> {
         Ok(Prepared {
             layout: options.layout.clone(),
             requests: options.requests.clone(),
@@ -67,8 +67,8 @@ impl Prepared {
 
 /// What a client wants.
 #[derive(Clone, Debug)]
-pub struct Wish {
-    pub origin: Origin,
+pub struct ServiceRequest {
+    pub origin: PayloadOrigin,
     pub task: Option<&'static str>,
     pub scale: u32,
     pub max_size_mb: Option<u64>,
@@ -78,7 +78,7 @@ pub struct Wish {
     pub upload: Option<Arc<File>>,
 }
 
-impl Wish {
+impl ServiceRequest {
     /// The key of the request: the same wish has the same.
     pub fn key(&self) -> String {
         let task = self.task.unwrap_or_default();
@@ -92,13 +92,13 @@ pub(super) const UPLOAD_LOST: StatusCode = StatusCode::GONE;
 
 /// Why a request came to nothing, fit for the client.
 #[derive(Clone, Debug)]
-pub struct Failed {
+pub struct RequestError {
     pub status: StatusCode,
     pub words: String,
 }
 
-impl From<Failed> for ApiError {
-    fn from(failed: Failed) -> ApiError {
+impl From<RequestError> for ApiError {
+    fn from(failed: RequestError) -> ApiError {
         match failed.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 ApiError::later(failed.status, failed.words, FULL_RETRY)
@@ -108,28 +108,28 @@ impl From<Failed> for ApiError {
     }
 }
 
-pub type Ended = Result<Record, Failed>;
+pub type RequestResult = Result<RequestRecord, RequestError>;
 
 /// What all requests share.
-pub struct Service {
+pub struct VidaioService {
     pub requests: Requests,
-    pub layout: Layout,
-    pub(super) shown: Shown,
+    pub layout: RootLayout,
+    pub(super) shown: ClientPaths,
     pub settings: ServiceSettings,
     pub limits: Limits,
     /// Of clips that come with their request.
     pub upload_limits: Limits,
-    pub places: Places,
+    pub places: RequestSlots,
     pub uploads: Uploads,
     pub model: String,
     pub(super) fetcher: Fetcher,
     pub store: Option<Store>,
-    pub(super) asked: mpsc::Sender<Asked>,
+    pub(super) asked: mpsc::Sender<Command>,
     pub(super) history: Mutex<History>,
     pub(super) homes: Homes,
     /// What results looked like when their bytes were last compared with the record, by the key.
     pub(super) seen: Mutex<HashMap<String, Mark>>,
-    at_work: Mutex<HashMap<String, watch::Receiver<Option<Ended>>>>,
+    at_work: Mutex<HashMap<String, watch::Receiver<Option<RequestResult>>>>,
     /// Keys of finished requests by the secret of their link.
     pub(super) links: Mutex<HashMap<String, String>>,
 }
@@ -143,18 +143,18 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send
     tokio::task::spawn_blocking(work).await.context("work on files was given up")?
 }
 
-impl Service {
-    pub fn start(prepared: Prepared, asked: mpsc::Sender<Asked>) -> Result<Service> {
+impl VidaioService {
+    pub fn start(prepared: Prepared, asked: mpsc::Sender<Command>) -> Result<VidaioService> {
         let Prepared { layout, requests, settings, fetcher, store, model } = prepared;
-        Ok(Service {
+        Ok(VidaioService {
             requests,
             homes: Homes::new(&layout),
             seen: Mutex::default(),
             history: Mutex::new(History::open(&layout.history())?),
-            shown: Shown::new(&layout),
+            shown: ClientPaths::new(&layout),
             layout,
             upload_limits: super::upload::limits(&settings),
-            places: Places::new(settings.vidaio_workers),
+            places: RequestSlots::new(settings.vidaio_workers),
             settings,
             limits: Limits::within(memory::whole()),
             uploads: Uploads::default(),
@@ -191,13 +191,13 @@ impl Service {
     }
 
     /// Whether another request can be taken at this moment.
-    pub fn room(&self) -> Result<(), Failed> {
+    pub fn room(&self) -> Result<(), RequestError> {
         self.must_be_there()?;
         room_beside(self.at_hand())
     }
 
     /// Nothing is fetched, queued or begun while input/ or output/ is away.
-    pub(super) fn must_be_there(&self) -> Result<(), Failed> {
+    pub(super) fn must_be_there(&self) -> Result<(), RequestError> {
         match self.homes.away() {
             Some(words) => {
                 tracing::warn!("a request is refused: {words}");
@@ -207,12 +207,12 @@ impl Service {
         }
     }
 
-    pub fn check_url(&self, text: &str) -> Result<(), Failed> {
+    pub fn check_url(&self, text: &str) -> Result<(), RequestError> {
         self.fetcher.check(text).map(drop).map_err(|error| failed_fetch(&error))
     }
 
     /// Does what is wanted, or joins those who do; whoever leaves, it goes on.
-    pub async fn fulfil(self: &Arc<Self>, wish: Wish) -> Ended {
+    pub async fn fulfil(self: &Arc<Self>, wish: ServiceRequest) -> RequestResult {
         let (key, mut wish) = (wish.key(), Some(wish));
         loop {
             self.must_be_there()?;
@@ -232,7 +232,11 @@ impl Service {
     }
 
     /// Begins a request, which takes the wish with it, or joins those who are at it already.
-    fn begin(self: &Arc<Self>, key: String, wish: &mut Option<Wish>) -> Result<watch::Receiver<Option<Ended>>, Failed> {
+    fn begin(
+        self: &Arc<Self>,
+        key: String,
+        wish: &mut Option<ServiceRequest>,
+    ) -> Result<watch::Receiver<Option<RequestResult>>, RequestError> {
         let mut at_work = locked(&self.at_work);
         if let Some(ended) = at_work.get(&key) {
             return Ok(ended.clone());
@@ -247,7 +251,7 @@ impl Service {
                 async move { service.carry(&key, wish).await }
             });
             let end = carried.await.unwrap_or_else(|_| Err(internal()));
-            if let Err(Failed { status, words }) = &end {
+            if let Err(RequestError { status, words }) = &end {
                 tracing::warn!("request {key}: {} {words}", status.as_u16());
             }
             // First out of the list: whoever comes now finds the record.
@@ -259,7 +263,7 @@ impl Service {
 
     /// Asks the daemon's loop.
     pub async fn ask(&self, request: Request) -> Result<crate::daemon::control::Response> {
-        Asked::send(&self.asked, request).await?.into_result()
+        Command::send(&self.asked, request).await?.into_result()
     }
 
     /// Drops all that is kept of a request whose job has ended.
@@ -306,7 +310,7 @@ impl Service {
     }
 
     /// The finished request behind a link.
-    pub async fn behind(&self, secret: &str) -> Option<Record> {
+    pub async fn behind(&self, secret: &str) -> Option<RequestRecord> {
         let key = locked(&self.links).get(secret).cloned()?;
         let requests = self.requests.clone();
         let record = blocking(move || requests.read(&key)).await.ok().flatten()?;
@@ -316,16 +320,19 @@ impl Service {
 }
 
 /// Whether another request can be taken beside so many.
-fn room_beside(at_hand: usize) -> Result<(), Failed> {
+fn room_beside(at_hand: usize) -> Result<(), RequestError> {
     let words = || "Too many requests at the moment; try again later".into();
-    let full = || Failed { status: StatusCode::TOO_MANY_REQUESTS, words: words() };
+    let full = || RequestError { status: StatusCode::TOO_MANY_REQUESTS, words: words() };
     if at_hand < REQUESTS_MAX { Ok(()) } else { Err(full()) }
 }
 
-pub fn stopping() -> Failed {
-    Failed { status: StatusCode::SERVICE_UNAVAILABLE, words: "Not at this moment; ask again, and it goes on".into() }
+pub fn stopping() -> RequestError {
+    RequestError {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        words: "Not at this moment; ask again, and it goes on".into(),
+    }
 }
 
-pub fn internal() -> Failed {
-    Failed { status: StatusCode::INTERNAL_SERVER_ERROR, words: "The server failed; its log says why".into() }
+pub fn internal() -> RequestError {
+    RequestError { status: StatusCode::INTERNAL_SERVER_ERROR, words: "The server failed; its log says why".into() }
 }

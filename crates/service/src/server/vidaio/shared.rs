@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use upscaled_core::fault::{Fault, one_line};
-use upscaled_core::jail::{Denied, Folder, Jail};
+use upscaled_core::jail::{Denied, Jail, JailFolder};
 use upscaled_core::path_text::escape;
 use upscaled_core::{atomic_file, failpoint, file_name};
 
 /// Why a path is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum PathRefused {
     /// It does not lead to a file.
     Missing,
     /// It does not lie in the shared folder, or there is none.
@@ -25,19 +25,19 @@ pub enum Refused {
     Failed(String),
 }
 
-impl From<Denied> for Refused {
-    fn from(denied: Denied) -> Refused {
+impl From<Denied> for PathRefused {
+    fn from(denied: Denied) -> PathRefused {
         match denied {
-            Denied::Missing => Refused::Missing,
-            Denied::Outside => Refused::Outside,
-            Denied::Failed(error) => Refused::Failed(one_line(&error)),
+            Denied::Missing => PathRefused::Missing,
+            Denied::Outside => PathRefused::Outside,
+            Denied::Failed(error) => PathRefused::Failed(one_line(&error)),
         }
     }
 }
 
 /// A clip of the shared folder.
 #[derive(Debug)]
-pub struct Source {
+pub struct SharedClip {
     /// Links resolved.
     pub path: PathBuf,
     /// File system and inode.
@@ -48,7 +48,7 @@ pub struct Source {
 
 /// A place for a result.
 #[derive(Debug)]
-pub struct Target {
+pub struct SharedTarget {
     /// Links in its folder resolved.
     pub path: PathBuf,
     /// File system and inode of its folder.
@@ -60,24 +60,24 @@ pub struct Target {
 }
 
 /// The folder as the one that requests may name paths in.
-pub fn open(folder: Option<&Path>) -> Result<Jail, Refused> {
-    Jail::open(folder.ok_or(Refused::Outside)?).map_err(|_| Refused::Outside)
+pub fn open(folder: Option<&Path>) -> Result<Jail, PathRefused> {
+    Jail::open(folder.ok_or(PathRefused::Outside)?).map_err(|_| PathRefused::Outside)
 }
 
 /// A clip by its path.
-pub fn source(jail: &Jail, path: &Path) -> Result<Source, Refused> {
+pub fn source(jail: &Jail, path: &Path) -> Result<SharedClip, PathRefused> {
     let found = jail.file(path)?;
     let meta = found.file.metadata().map_err(Denied::from)?;
     let (id, stamp) = ((meta.dev(), meta.ino()), (meta.len(), meta.mtime(), meta.mtime_nsec()));
-    Ok(Source { path: found.path, id, stamp })
+    Ok(SharedClip { path: found.path, id, stamp })
 }
 
 /// A place for a result, by its path; its folder has to be there.
-pub fn target(jail: &Jail, path: &Path, named: bool) -> Result<Target, Refused> {
-    let (parent, name) = path.parent().zip(path.file_name()).ok_or(Refused::Outside)?;
+pub fn target(jail: &Jail, path: &Path, named: bool) -> Result<SharedTarget, PathRefused> {
+    let (parent, name) = path.parent().zip(path.file_name()).ok_or(PathRefused::Outside)?;
     let folder = jail.folder(parent)?;
     let there = source(jail, path).ok().map(|there| there.id);
-    Ok(Target { path: folder.path().join(name), folder: folder.id().map_err(Denied::from)?, there, named })
+    Ok(SharedTarget { path: folder.path().join(name), folder: folder.id().map_err(Denied::from)?, there, named })
 }
 
 /// Returns what a result is called where its client names no path.
@@ -91,17 +91,17 @@ pub fn numbered(name: &OsStr, n: u32) -> OsString {
     if n < 2 { name.to_owned() } else { file_name::fit(stem, OsStr::new(&format!("-{n}.mp4"))) }
 }
 
-impl Target {
+impl SharedTarget {
     /// Returns whether it leads to a clip, by whatever name.
-    pub fn is(&self, source: &Source) -> bool {
+    pub fn is(&self, source: &SharedClip) -> bool {
         self.path == source.path || self.there == Some(source.id)
     }
 
     /// Returns whether both are one place. Names that a client chose may differ in more than the case of their
     /// letters: not every file system tells those apart.
-    pub fn is_also(&self, other: &Target) -> bool {
-        let name = |target: &Target| target.path.file_name().unwrap_or_default().to_owned();
-        let folded = |target: &Target| name(target).to_string_lossy().to_lowercase();
+    pub fn is_also(&self, other: &SharedTarget) -> bool {
+        let name = |target: &SharedTarget| target.path.file_name().unwrap_or_default().to_owned();
+        let folded = |target: &SharedTarget| name(target).to_string_lossy().to_lowercase();
         let equal = name(self) == name(other) || (self.named && other.named && folded(self) == folded(other));
         self.folder == other.folder && equal
     }
@@ -134,7 +134,7 @@ pub fn take(folder: Option<&Path>, source: &Path, payload: &Path, most: u64) -> 
 }
 
 /// The folder of a result, and its name there.
-pub fn place(folder: Option<&Path>, target: &Path) -> Result<(Folder, OsString)> {
+pub fn place(folder: Option<&Path>, target: &Path) -> Result<(JailFolder, OsString)> {
     let away = |denied: Denied| denied.told("the folder of the output");
     let jail = Jail::open(folder.ok_or_else(|| away(Denied::Outside))?).context("opening the shared folder")?;
     let (parent, name) = target.parent().zip(target.file_name()).ok_or_else(|| away(Denied::Outside))?;
@@ -142,7 +142,7 @@ pub fn place(folder: Option<&Path>, target: &Path) -> Result<(Folder, OsString)>
 }
 
 /// A plain file in a folder, if that is what lies under a name.
-pub fn lies(folder: &Folder, name: &OsStr) -> Option<File> {
+pub fn lies(folder: &JailFolder, name: &OsStr) -> Option<File> {
     folder.file(name).ok()
 }
 
@@ -167,18 +167,18 @@ mod tests {
         let of = |path: &str| source(&jail, &shared.join(path)).map(|source| source.path);
         assert_eq!(of("a.mp4"), Ok(shared.join("a.mp4")));
         assert_eq!(of("sub/../in.mp4"), Ok(shared.join("a.mp4")));
-        assert_eq!(of("none.mp4"), Err(Refused::Missing));
-        assert_eq!(of("sub"), Err(Refused::Missing));
+        assert_eq!(of("none.mp4"), Err(PathRefused::Missing));
+        assert_eq!(of("sub"), Err(PathRefused::Missing));
         for path in ["../secret.mp4", "out.mp4", "up/secret.mp4", "up/none.mp4", "../none.mp4", "/etc/passwd"] {
-            assert_eq!(of(path), Err(Refused::Outside), "{path}");
+            assert_eq!(of(path), Err(PathRefused::Outside), "{path}");
         }
-        assert_eq!(open(None).unwrap_err(), Refused::Outside);
-        assert_eq!(source(&jail, Path::new("a.mp4")).unwrap_err(), Refused::Outside);
+        assert_eq!(open(None).unwrap_err(), PathRefused::Outside);
+        assert_eq!(source(&jail, Path::new("a.mp4")).unwrap_err(), PathRefused::Outside);
         let to = |path: &str| target(&jail, &shared.join(path), true).map(|target| target.path);
         assert_eq!(to("sub/c.mp4"), Ok(shared.join("sub/c.mp4")));
-        assert_eq!(to("up/c.mp4"), Err(Refused::Outside));
-        assert_eq!(to("../c.mp4"), Err(Refused::Outside));
-        assert_eq!(to("none/c.mp4"), Err(Refused::Missing));
+        assert_eq!(to("up/c.mp4"), Err(PathRefused::Outside));
+        assert_eq!(to("../c.mp4"), Err(PathRefused::Outside));
+        assert_eq!(to("none/c.mp4"), Err(PathRefused::Missing));
         // Copies, and a link that took the place of a file that was looked at
         let payload = root.join("payload");
         take(Some(&shared), &shared.join("a.mp4"), &payload, 100).unwrap();

@@ -3,21 +3,21 @@
 use upscaled_core::config::target::TASKS;
 
 /// A task and the sizes it is named after; outputs are `scale` times their payload, whatever its size.
-pub struct Task {
+pub struct VidaioTask {
     pub name: &'static str,
     pub from: (u32, u32),
     pub to: (u32, u32),
 }
 
 /// In the order in which they are told.
-pub const ALL: [Task; 4] = [
-    Task { name: "SD2HD", from: (854, 480), to: (1920, 1080) },
-    Task { name: "SD24K", from: (854, 480), to: (3840, 2160) },
-    Task { name: "HD24K", from: (1920, 1080), to: (3840, 2160) },
-    Task { name: "4K28K", from: (3840, 2160), to: (7680, 4320) },
+pub const ALL: [VidaioTask; 4] = [
+    VidaioTask { name: "SD2HD", from: (854, 480), to: (1920, 1080) },
+    VidaioTask { name: "SD24K", from: (854, 480), to: (3840, 2160) },
+    VidaioTask { name: "HD24K", from: (1920, 1080), to: (3840, 2160) },
+    VidaioTask { name: "4K28K", from: (3840, 2160), to: (7680, 4320) },
 ];
 
-impl Task {
+impl VidaioTask {
     /// How many times larger an output is.
     pub fn scale(&self) -> u32 {
         TASKS.iter().find(|(name, _)| *name == self.name).map_or(2, |(_, scale)| *scale)
@@ -25,7 +25,7 @@ impl Task {
 }
 
 /// The task of that name.
-pub fn find(name: &str) -> Option<&'static Task> {
+pub fn find(name: &str) -> Option<&'static VidaioTask> {
     ALL.iter().find(|task| task.name == name)
 }
 

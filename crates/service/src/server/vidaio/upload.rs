@@ -14,12 +14,12 @@ use serde_json::json;
 
 use upscaled_core::config::settings::ServiceSettings;
 use upscaled_core::fault::one_line;
-use upscaled_jobs::state::requests::Origin;
+use upscaled_jobs::state::requests::PayloadOrigin;
 
-use super::service::{Service, Wish, blocking, internal};
+use super::service::{ServiceRequest, VidaioService, blocking, internal};
 use super::{files, tasks};
 use crate::server::kit::error::{ApiError, Problem};
-use crate::server::kit::form::Form;
+use crate::server::kit::form::UploadForm;
 use crate::server::kit::limits::Limits;
 
 /// Bytes of a form that are not its clip.
@@ -46,7 +46,7 @@ pub fn body_max(settings: &ServiceSettings) -> usize {
     usize::try_from(limits.form_bytes + limits.drain_bytes).unwrap_or(usize::MAX)
 }
 
-pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Result<Response<Body>, ApiError> {
+pub async fn post(State(service): State<Arc<VidaioService>>, request: Request) -> Result<Response<Body>, ApiError> {
     let start = Instant::now();
     let headers = request.headers().clone();
     // A full service takes no upload that it could do nothing with, nor one whose disk is away.
@@ -64,7 +64,7 @@ pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Resu
     };
     let place = folder.as_ref().map_or_else(PathBuf::new, |folder| folder.at(""));
     // What is on the disk whole takes no place of those on their way: the form's share of them goes here.
-    let Form { files, texts, .. } =
+    let UploadForm { files, texts, .. } =
         service.uploads.to_disk(request, "video_file", &place, &service.upload_limits, refused).await?;
     let task = texts.iter().rev().find(|(name, _)| name == "task_type").map(|(_, task)| task.clone());
     let missing = || {
@@ -74,9 +74,9 @@ pub async fn post(State(service): State<Arc<Service>>, request: Request) -> Resu
     let task = tasks::find(&task.ok_or_else(missing)?);
     let task = task.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, tasks::unknown()))?;
     let Some(file) = files.into_iter().next() else { return Err(internal().into()) };
-    let wish = Wish {
+    let wish = ServiceRequest {
         identity: format!("upload {}", file.hash),
-        origin: Origin::Upload,
+        origin: PayloadOrigin::Upload,
         task: Some(task.name),
         scale: task.scale(),
         max_size_mb: None,

@@ -15,13 +15,15 @@ use upscaled_core::clock::unix_now;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::own_folder::path_of;
 use upscaled_core::path_text::{escape, unescape};
-use upscaled_jobs::state::history::{Ending, Entry};
+use upscaled_jobs::state::history::{Ending, HistoryEntry};
 use upscaled_jobs::state::requests::{
-    Finished, Origin, PAYLOAD, REQUEST_VERSION, Record, job, key_of, make_result_folder,
+    Finished, PAYLOAD, PayloadOrigin, REQUEST_VERSION, RequestRecord, job, key_of, make_result_folder,
 };
 
 use super::results::hash_of;
-use super::service::{Ended, Failed, Service, UPLOAD_LOST, Wish, blocking, internal, locked, stopping};
+use super::service::{
+    RequestError, RequestResult, ServiceRequest, UPLOAD_LOST, VidaioService, blocking, internal, locked, stopping,
+};
 use super::store::ADDRESS_LIFE;
 use super::{deliver, shared};
 use crate::daemon::control::Request;
@@ -36,9 +38,9 @@ struct UploadLost;
 /// Between two looks at the history.
 const LOOK: Duration = Duration::from_millis(50);
 
-impl Service {
+impl VidaioService {
     /// All of it, whoever still listens.
-    pub(super) async fn carry(&self, key: &str, wish: Option<Wish>) -> Ended {
+    pub(super) async fn carry(&self, key: &str, wish: Option<ServiceRequest>) -> RequestResult {
         let upload = wish.as_ref().and_then(|wish| wish.upload.clone());
         // Also those that an earlier process left, which nobody asks for now.
         self.homes.there().await;
@@ -65,7 +67,7 @@ impl Service {
     }
 
     /// The record as it is kept, a new one where there is none, or the result of the old is gone.
-    async fn record(&self, key: &str, wish: Option<Wish>) -> Result<Record> {
+    async fn record(&self, key: &str, wish: Option<ServiceRequest>) -> Result<RequestRecord> {
         let (requests, key) = (self.requests.clone(), key.to_owned());
         blocking(move || {
             let kept = match requests.read(&key) {
@@ -73,8 +75,9 @@ impl Service {
                 kept => kept?,
             };
             // Whether the client named the result's path, the key does not tell.
-            let origin = |kept: &Record| wish.as_ref().map_or_else(|| kept.origin.clone(), |wish| wish.origin.clone());
-            let kept = kept.map(|kept| Record { origin: origin(&kept), ..kept });
+            let origin =
+                |kept: &RequestRecord| wish.as_ref().map_or_else(|| kept.origin.clone(), |wish| wish.origin.clone());
+            let kept = kept.map(|kept| RequestRecord { origin: origin(&kept), ..kept });
             let good = |finished: &Finished| unix_now() < finished.at.saturating_add(ADDRESS_LIFE.as_secs());
             let lies = |finished: &Finished| {
                 let file = requests.result(&key, &finished.output).ok().flatten();
@@ -87,8 +90,8 @@ impl Service {
                 return Ok(record.clone());
             }
             let record = match (kept, wish) {
-                (Some(kept), _) => Record { finished: None, ..kept },
-                (None, Some(wish)) => Record {
+                (Some(kept), _) => RequestRecord { finished: None, ..kept },
+                (None, Some(wish)) => RequestRecord {
                     version: REQUEST_VERSION,
                     key,
                     secret: result_links::secret()?,
@@ -108,10 +111,15 @@ impl Service {
         .await
     }
 
-    async fn work(&self, mut record: Record, upload: Option<Arc<File>>, start: Instant) -> Result<Record> {
+    async fn work(
+        &self,
+        mut record: RequestRecord,
+        upload: Option<Arc<File>>,
+        start: Instant,
+    ) -> Result<RequestRecord> {
         let key = record.key.clone();
         if let Some(finished) = record.finished.take() {
-            let kept = Record { finished: Some(finished.clone()), ..record.clone() };
+            let kept = RequestRecord { finished: Some(finished.clone()), ..record.clone() };
             match self.result(&kept).await {
                 Some(file) => return self.deliver(kept, path_of(&file)).await,
                 // The store has it, or had it: it is not looked at here.
@@ -165,7 +173,7 @@ impl Service {
         let output = path_of(&file);
         record = self.deliver(record, output.clone()).await?;
         let (mut object, mut url) = (None, None);
-        if let (Some(store), false) = (&self.store, matches!(record.origin, Origin::Shared { .. })) {
+        if let (Some(store), false) = (&self.store, matches!(record.origin, PayloadOrigin::Shared { .. })) {
             let stored = store.put(&output, &record.secret).await.map_err(|error| {
                 // What a store says may hold its address and the name of the key.
                 tracing::error!("request {key}: the store: {}", one_line(&error));
@@ -190,38 +198,44 @@ impl Service {
     }
 
     /// Puts the result beside its clip, where that was named by path.
-    async fn deliver(&self, record: Record, output: PathBuf) -> Result<Record> {
+    async fn deliver(&self, record: RequestRecord, output: PathBuf) -> Result<RequestRecord> {
         let (folder, requests) = (self.settings.shared_folder.clone(), self.requests.clone());
         blocking(move || deliver::deliver(folder.as_deref(), &requests, record, &output)).await
     }
 
     /// The payload in its place, unless it is `there`.
-    async fn fetched(&self, record: &Record, upload: Option<Arc<File>>, payload: &Path, there: bool) -> Result<()> {
+    async fn fetched(
+        &self,
+        record: &RequestRecord,
+        upload: Option<Arc<File>>,
+        payload: &Path,
+        there: bool,
+    ) -> Result<()> {
         match &record.origin {
             _ if there => {}
-            Origin::Url(url) => {
+            PayloadOrigin::Url(url) => {
                 let url = self.fetcher.check(url)?;
                 let time = Duration::from_secs(self.settings.fetch_seconds);
                 let limits = FetchLimits { bytes: self.settings.fetch_max_mb << 20, time };
                 self.fetcher.fetch(&url, payload, limits).await?;
             }
-            Origin::Shared { source, .. } => {
+            PayloadOrigin::Shared { source, .. } => {
                 let (source, most) = (source.clone(), self.settings.fetch_max_mb << 20);
                 let folder = self.settings.shared_folder.clone();
                 let target = payload.to_owned();
                 blocking(move || shared::take(folder.as_deref(), &source, &target, most)).await?;
             }
-            Origin::Upload if let Some(upload) = upload => {
+            PayloadOrigin::Upload if let Some(upload) = upload => {
                 let target = payload.to_owned();
                 blocking(move || atomic_file::name(&upload, &target)).await?;
             }
-            Origin::Upload => return Err(UploadLost.into()),
+            PayloadOrigin::Upload => return Err(UploadLost.into()),
         }
         Ok(())
     }
 
     /// The end of a job, which is queued where it has not ended already.
-    async fn upscaled(&self, key: &str) -> Result<Entry> {
+    async fn upscaled(&self, key: &str) -> Result<HistoryEntry> {
         let job = &job(key);
         if let Some(entry) = self.published(job) {
             return Ok(entry);
@@ -239,7 +253,7 @@ impl Service {
     }
 
     /// The end of a job whose output is there.
-    fn published(&self, job: &Path) -> Option<Entry> {
+    fn published(&self, job: &Path) -> Option<HistoryEntry> {
         self.end_of(job).ok().flatten().filter(|entry| {
             let output = entry.outcome.as_ref().and_then(|outcome| unescape(&outcome.output));
             let lies = |output: &Path| {
@@ -249,14 +263,14 @@ impl Service {
         })
     }
 
-    fn end_of(&self, job: &Path) -> Result<Option<Entry>> {
+    fn end_of(&self, job: &Path) -> Result<Option<HistoryEntry>> {
         let mut history = locked(&self.history);
         history.refresh()?;
         Ok(history.last(job).filter(|entry| entry.state != Ending::Retried).cloned())
     }
 
     /// What is told of a job that ended without an output.
-    fn came_to_nothing(&self, entry: &Entry) -> anyhow::Error {
+    fn came_to_nothing(&self, entry: &HistoryEntry) -> anyhow::Error {
         let reason = entry.reason.clone().unwrap_or_default();
         match entry.state {
             Ending::Cancelled | Ending::Removed => Fault::Internal.because("the job was cancelled"),
@@ -272,19 +286,19 @@ impl Service {
     }
 
     /// An error as the client is told it; the whole of it in the log.
-    fn failed(&self, error: &anyhow::Error) -> Failed {
+    fn failed(&self, error: &anyhow::Error) -> RequestError {
         let status = match Fault::of(error) {
             _ if error.is::<UploadLost>() => UPLOAD_LOST,
             Fault::BadInput | Fault::Unsupported => StatusCode::BAD_REQUEST,
             Fault::Stopped => return stopping(),
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Failed { status, words: self.shown.words(&one_line(error)) }
+        RequestError { status, words: self.shown.words(&one_line(error)) }
     }
 }
 
 /// A download's failure as the client is told it.
-pub fn failed_fetch(error: &FetchError) -> Failed {
+pub fn failed_fetch(error: &FetchError) -> RequestError {
     let status = match error {
         FetchError::Address(_) | FetchError::Unreachable(_) | FetchError::TooSlow(_) => StatusCode::BAD_REQUEST,
         FetchError::Forbidden(_) => StatusCode::FORBIDDEN,
@@ -294,7 +308,7 @@ pub fn failed_fetch(error: &FetchError) -> Failed {
             return internal();
         }
     };
-    Failed { status, words: format!("The payload cannot be fetched: {error}") }
+    RequestError { status, words: format!("The payload cannot be fetched: {error}") }
 }
 
 #[cfg(test)]

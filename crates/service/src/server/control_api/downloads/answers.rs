@@ -8,28 +8,28 @@ use serde::Serialize;
 
 use upscaled_core::fault::Fault;
 
-use super::{View, Wish};
+use super::{DownloadRequest, DownloadView};
 use crate::ingest::fetch::FetchError;
-use crate::server::control_api::Control;
-use crate::server::control_api::jobs::Done;
+use crate::server::control_api::ControlApi;
+use crate::server::control_api::jobs::ActionSummary;
 use crate::server::kit::error::ApiError;
 
 /// What has been begun.
 #[derive(Serialize)]
 pub struct Accepted {
     message: String,
-    download: View,
+    download: DownloadView,
 }
 
 #[derive(Serialize)]
-pub struct All {
-    downloads: Vec<View>,
+pub struct DownloadList {
+    downloads: Vec<DownloadView>,
 }
 
 pub type Begun = (StatusCode, [(HeaderName, String); 1], Json<Accepted>);
 
 /// Begins a download, and answers at once.
-pub async fn fetch(control: &Control, wish: Wish) -> Result<Begun, ApiError> {
+pub async fn fetch(control: &ControlApi, wish: DownloadRequest) -> Result<Begun, ApiError> {
     control.must_be_there()?;
     let downloads = control.downloads.clone();
     let download = off_the_loop(control, move || downloads.add(wish)).await?;
@@ -38,24 +38,27 @@ pub async fn fetch(control: &Control, wish: Wish) -> Result<Begun, ApiError> {
     Ok((StatusCode::ACCEPTED, place, Json(Accepted { message, download })))
 }
 
-pub async fn all(State(control): State<Control>) -> Json<All> {
-    Json(All { downloads: control.downloads.all() })
+pub async fn all(State(control): State<ControlApi>) -> Json<DownloadList> {
+    Json(DownloadList { downloads: control.downloads.all() })
 }
 
-pub async fn one(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<View>, ApiError> {
+pub async fn one(State(control): State<ControlApi>, Path(id): Path<String>) -> Result<Json<DownloadView>, ApiError> {
     let none = || ApiError::new(StatusCode::NOT_FOUND, "There is no such download");
     control.downloads.one(&id).map(Json).ok_or_else(none)
 }
 
-pub async fn cancel(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Done>, ApiError> {
+pub async fn cancel(
+    State(control): State<ControlApi>,
+    Path(id): Path<String>,
+) -> Result<Json<ActionSummary>, ApiError> {
     let downloads = control.downloads.clone();
     off_the_loop(&control, move || downloads.cancel(&id)).await?;
-    Ok(Json(Done { message: "the download is cancelled".into() }))
+    Ok(Json(ActionSummary { message: "the download is cancelled".into() }))
 }
 
 /// Work on the records, which may have to wait for the disk.
 async fn off_the_loop<T: Send + 'static>(
-    control: &Control,
+    control: &ControlApi,
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -23,18 +23,18 @@ use upscaled_core::config::chosen::Chosen;
 use upscaled_core::config::settings::ServiceSettings;
 use upscaled_core::fault::{Fault, one_line};
 use upscaled_core::path_text::escape;
-use upscaled_jobs::state::downloads::{self, DOWNLOAD_VERSION, End, Record};
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::downloads::{self, DOWNLOAD_VERSION, DownloadEnd, DownloadRecord};
+use upscaled_jobs::state::paths::RootLayout;
 
-use crate::daemon::control::Asked;
+use crate::daemon::control::Command;
 use crate::daemon::mount_guard::Homes;
 use crate::ingest::fetch::{FetchLimits, Fetcher, place};
 use crate::server::kit::result_links;
-use crate::server::kit::shown::Shown;
+use crate::server::kit::shown::ClientPaths;
 
 pub use answers::{all, cancel, fetch, one};
 
-/// Downloads at a time, and those that wait for their turn.
+/// DownloadManager at a time, and those that wait for their turn.
 const AT_ONCE: usize = 2;
 const WAITING_MAX: usize = 50;
 /// Seconds, and number, of those that are kept after their end.
@@ -48,7 +48,7 @@ const END_LIMIT: Duration = Duration::from_millis(200);
 /// Where a download stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum DownloadStage {
     /// For its turn.
     #[default]
     Waiting,
@@ -62,9 +62,9 @@ pub enum Stage {
 
 /// A download, as clients are told of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct View {
+pub struct DownloadView {
     pub id: String,
-    pub state: Stage,
+    pub state: DownloadStage,
     /// The host it comes from: paths and queries may hold secrets.
     pub host: String,
     pub name: String,
@@ -79,46 +79,46 @@ pub struct View {
 }
 
 /// What a client wants.
-pub struct Wish {
+pub struct DownloadRequest {
     pub url: String,
     pub name: Option<String>,
     pub settings: Chosen,
 }
 
-struct Held {
-    record: Record,
-    stage: Stage,
+struct HeldDownload {
+    record: DownloadRecord,
+    stage: DownloadStage,
     task: Option<AbortHandle>,
 }
 
 /// All of them.
-pub struct Downloads {
-    store: downloads::Downloads,
+pub struct DownloadManager {
+    store: downloads::DownloadStore,
     fetcher: Fetcher,
     limits: FetchLimits,
-    shown: Shown,
-    asked: mpsc::Sender<Asked>,
+    shown: ClientPaths,
+    asked: mpsc::Sender<Command>,
     homes: Homes,
     turns: Semaphore,
-    held: Mutex<BTreeMap<String, Held>>,
+    held: Mutex<BTreeMap<String, HeldDownload>>,
     /// Of a thread of their own, so that nothing that comes holds up the daemon.
     runtime: OnceLock<Handle>,
 }
 
-impl Downloads {
+impl DownloadManager {
     pub fn new(
-        layout: &Layout,
-        store: downloads::Downloads,
+        layout: &RootLayout,
+        store: downloads::DownloadStore,
         settings: &ServiceSettings,
-        asked: mpsc::Sender<Asked>,
-    ) -> Result<Downloads> {
-        Ok(Downloads {
+        asked: mpsc::Sender<Command>,
+    ) -> Result<DownloadManager> {
+        Ok(DownloadManager {
             fetcher: Fetcher::new(settings.fetch_private)?,
             limits: FetchLimits {
                 bytes: settings.fetch_max_mb << 20,
                 time: Duration::from_secs(settings.fetch_seconds),
             },
-            shown: Shown::new(layout),
+            shown: ClientPaths::new(layout),
             homes: Homes::new(layout),
             store,
             asked,
@@ -128,7 +128,7 @@ impl Downloads {
         })
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Held>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, HeldDownload>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,13 +149,13 @@ impl Downloads {
         self.store.sweep();
         for record in self.store.all() {
             let stage = match &record.end {
-                None => Stage::Waiting,
-                Some(End::Queued) => Stage::Queued,
-                Some(End::Failed(_)) => Stage::Failed,
+                None => DownloadStage::Waiting,
+                Some(DownloadEnd::Queued) => DownloadStage::Queued,
+                Some(DownloadEnd::Failed(_)) => DownloadStage::Failed,
             };
             let id = record.id.clone();
-            self.held().insert(id.clone(), Held { record, stage, task: None });
-            if stage == Stage::Waiting {
+            self.held().insert(id.clone(), HeldDownload { record, stage, task: None });
+            if stage == DownloadStage::Waiting {
                 tracing::info!("download {id}: going on with it");
                 self.begin(&id);
             }
@@ -183,7 +183,7 @@ impl Downloads {
     /// # Errors
     /// What is wrong with the address is a [`FetchError`]; [`Fault::Config`] for a name that cannot be,
     /// [`Fault::Busy`] when too many wait, and while input/ or output/ is away.
-    pub fn add(self: &Arc<Self>, wish: Wish) -> Result<View> {
+    pub fn add(self: &Arc<Self>, wish: DownloadRequest) -> Result<DownloadView> {
         self.homes.must_be_there()?;
         let url = self.fetcher.check(&wish.url)?;
         let name = match wish.name {
@@ -194,7 +194,7 @@ impl Downloads {
             }
             None => name_of(&url),
         };
-        let record = Record {
+        let record = DownloadRecord {
             version: DOWNLOAD_VERSION,
             id: result_links::secret()?,
             url: wish.url,
@@ -205,7 +205,7 @@ impl Downloads {
             end: None,
             ended: 0,
         };
-        let same = |held: &&Held| {
+        let same = |held: &&HeldDownload| {
             let known = &held.record;
             known.end.is_none()
                 && (&known.url, &known.name, &known.settings) == (&record.url, &record.name, &record.settings)
@@ -218,7 +218,7 @@ impl Downloads {
             if all.values().filter(|held| held.record.end.is_none()).count() >= WAITING_MAX {
                 return Err(Fault::Busy.because("too many downloads wait already; try again later"));
             }
-            let held = Held { record: record.clone(), stage: Stage::Waiting, task: None };
+            let held = HeldDownload { record: record.clone(), stage: DownloadStage::Waiting, task: None };
             let view = self.view(&held);
             all.insert(record.id.clone(), held);
             view
@@ -257,25 +257,25 @@ impl Downloads {
     }
 
     /// All, the oldest first.
-    pub fn all(&self) -> Vec<View> {
+    pub fn all(&self) -> Vec<DownloadView> {
         self.views(|_| true)
     }
 
     /// Those that are no jobs, the oldest first.
-    pub fn no_jobs(&self) -> Vec<View> {
-        self.views(|held| held.stage != Stage::Queued)
+    pub fn no_jobs(&self) -> Vec<DownloadView> {
+        self.views(|held| held.stage != DownloadStage::Queued)
     }
 
-    fn views(&self, wanted: impl Fn(&Held) -> bool) -> Vec<View> {
+    fn views(&self, wanted: impl Fn(&HeldDownload) -> bool) -> Vec<DownloadView> {
         let old = unix_now().saturating_sub(KEPT_SECONDS);
         let held = self.held();
         let kept = held.values().filter(|held| held.record.end.is_none() || held.record.ended >= old);
-        let mut all: Vec<View> = kept.filter(|held| wanted(held)).map(|held| self.view(held)).collect();
+        let mut all: Vec<DownloadView> = kept.filter(|held| wanted(held)).map(|held| self.view(held)).collect();
         all.sort_by(|a, b| (a.asked, &a.id).cmp(&(b.asked, &b.id)));
         all
     }
 
-    pub fn one(&self, id: &str) -> Option<View> {
+    pub fn one(&self, id: &str) -> Option<DownloadView> {
         self.held().get(id).map(|held| self.view(held))
     }
 
@@ -287,7 +287,7 @@ impl Downloads {
         let mut held = {
             let mut all = self.held();
             let held = all.get(id).ok_or_else(|| Fault::NotFound.because("there is no such download"))?;
-            if held.stage == Stage::Naming {
+            if held.stage == DownloadStage::Naming {
                 return Err(Fault::Conflict.because("it is becoming a job at this moment: cancel that"));
             }
             if let Some(task) = &held.task {
@@ -299,27 +299,29 @@ impl Downloads {
             // It can be asked for again.
             if let Some(mut held) = held.take() {
                 let reason = self.shown.words(&format!("cancelled, and something of it stays: {}", one_line(error)));
-                (held.record.end, held.record.ended) = (Some(End::Failed(reason)), unix_now());
-                held.stage = Stage::Failed;
+                (held.record.end, held.record.ended) = (Some(DownloadEnd::Failed(reason)), unix_now());
+                held.stage = DownloadStage::Failed;
                 self.held().insert(id.to_owned(), held);
             }
         })
     }
 
-    fn view(&self, Held { record, stage, .. }: &Held) -> View {
-        View {
+    fn view(&self, HeldDownload { record, stage, .. }: &HeldDownload) -> DownloadView {
+        DownloadView {
             id: record.id.clone(),
             state: *stage,
             host: Url::parse(&record.url).map_or_else(|_| String::new(), |url| place(&url)),
             name: record.name.clone(),
             bytes: match stage {
-                Stage::Waiting | Stage::Fetching | Stage::Naming => self.store.bytes(&record.id),
-                Stage::Queued => std::fs::metadata(self.store.named(&record.job)).map_or(0, |meta| meta.len()),
-                Stage::Failed => 0,
+                DownloadStage::Waiting | DownloadStage::Fetching | DownloadStage::Naming => {
+                    self.store.bytes(&record.id)
+                }
+                DownloadStage::Queued => std::fs::metadata(self.store.named(&record.job)).map_or(0, |meta| meta.len()),
+                DownloadStage::Failed => 0,
             },
-            job: (*stage == Stage::Queued).then(|| escape(&record.job)),
+            job: (*stage == DownloadStage::Queued).then(|| escape(&record.job)),
             reason: match &record.end {
-                Some(End::Failed(reason)) => Some(reason.clone()),
+                Some(DownloadEnd::Failed(reason)) => Some(reason.clone()),
                 _ => None,
             },
             asked: record.asked,
@@ -327,7 +329,12 @@ impl Downloads {
     }
 
     /// The record as changed, on disk and here; `None` when it was cancelled meanwhile.
-    async fn change(self: &Arc<Self>, id: &str, stage: Stage, change: impl FnOnce(&mut Record)) -> Option<Record> {
+    async fn change(
+        self: &Arc<Self>,
+        id: &str,
+        stage: DownloadStage,
+        change: impl FnOnce(&mut DownloadRecord),
+    ) -> Option<DownloadRecord> {
         let mut record = self.held().get(id)?.record.clone();
         let before = record.clone();
         change(&mut record);

@@ -11,25 +11,26 @@ use upscaled_core::clock::unix_now;
 use upscaled_core::config::chosen::Chosen;
 use upscaled_core::fault::{Fault, caught, one_line};
 use upscaled_core::path_text::escape;
-use upscaled_jobs::state::downloads::{self, End, PAYLOAD, Record};
+use upscaled_jobs::state::downloads::{self, DownloadEnd, DownloadRecord, PAYLOAD};
 
 use super::name::names;
-use super::{AGAIN, Downloads, Stage};
-use crate::daemon::control::{Asked, Request};
+use super::{AGAIN, DownloadManager, DownloadStage};
+use crate::daemon::control::{Command, Request};
 use crate::ingest::fetch::{FetchError, place};
 
-impl Downloads {
+impl DownloadManager {
     /// All of one download.
     pub(super) async fn carry(self: &Arc<Self>, id: &str) {
         let Ok(turn) = self.turns.acquire().await else { return };
-        let Some(record) = self.change(id, Stage::Fetching, |_| {}).await else { return };
+        let Some(record) = self.change(id, DownloadStage::Fetching, |_| {}).await else { return };
         let host = Url::parse(&record.url).map(|url| place(&url)).unwrap_or_default();
         match self.work(record, turn).await {
             Ok(job) => {
                 tracing::info!("{}: downloaded from {host}", escape(&job));
-                let end =
-                    |record: &mut Record| (record.job, record.end, record.ended) = (job, Some(End::Queued), unix_now());
-                self.change(id, Stage::Queued, end).await;
+                let end = |record: &mut DownloadRecord| {
+                    (record.job, record.end, record.ended) = (job, Some(DownloadEnd::Queued), unix_now())
+                };
+                self.change(id, DownloadStage::Queued, end).await;
             }
             // It goes on in the next process.
             Err(error) if Fault::of(&error) == Fault::Stopped => {}
@@ -44,14 +45,16 @@ impl Downloads {
                     tracing::warn!("what a download left stays: {}", one_line(&error));
                 }
                 let reason = self.shown.words(&one_line(&error));
-                let end = |record: &mut Record| (record.end, record.ended) = (Some(End::Failed(reason)), unix_now());
-                self.change(id, Stage::Failed, end).await;
+                let end = |record: &mut DownloadRecord| {
+                    (record.end, record.ended) = (Some(DownloadEnd::Failed(reason)), unix_now())
+                };
+                self.change(id, DownloadStage::Failed, end).await;
             }
         }
     }
 
     /// Fetched, named, queued; its job. `turn` is given back once it is there.
-    async fn work(self: &Arc<Self>, record: Record, turn: SemaphorePermit<'_>) -> Result<PathBuf> {
+    async fn work(self: &Arc<Self>, record: DownloadRecord, turn: SemaphorePermit<'_>) -> Result<PathBuf> {
         let id = record.id.clone();
         self.homes.there().await;
         let has_name = !record.job.as_os_str().is_empty();
@@ -69,7 +72,7 @@ impl Downloads {
             let job = PathBuf::from(name);
             while self.store.named(&job).symlink_metadata().is_err() {
                 let (own, gone) = (job.clone(), || Fault::Stopped.because("it was cancelled"));
-                self.change(&id, Stage::Naming, |record| record.job = own).await.ok_or_else(gone)?;
+                self.change(&id, DownloadStage::Naming, |record| record.job = own).await.ok_or_else(gone)?;
                 let error = match self.bring(&id, &job, record.settings.clone()).await {
                     Ok(()) => return Ok(job),
                     Err(error) => error,
@@ -84,7 +87,7 @@ impl Downloads {
                     Fault::Conflict => break,
                     fault if away || matches!(fault, Fault::Busy | Fault::NoSpace | Fault::ReadOnly) => {
                         tracing::warn!("{}: cannot be queued yet: {}", escape(&job), one_line(&error));
-                        self.change(&id, Stage::Waiting, |_| {}).await.ok_or_else(gone)?;
+                        self.change(&id, DownloadStage::Waiting, |_| {}).await.ok_or_else(gone)?;
                         tokio::time::sleep(AGAIN).await;
                         self.homes.there().await;
                     }
@@ -96,7 +99,7 @@ impl Downloads {
     }
 
     /// Fetches it, unless that is done. A disk that goes away meanwhile takes what has come with it; with it, it goes on.
-    async fn fetched(self: &Arc<Self>, record: &Record) -> Result<()> {
+    async fn fetched(self: &Arc<Self>, record: &DownloadRecord) -> Result<()> {
         let id = &record.id;
         let url = self.fetcher.check(&record.url)?;
         loop {
@@ -108,9 +111,9 @@ impl Downloads {
             let Some(words) = self.homes.away() else { return Err(error) };
             tracing::warn!("a download from {} waits: {words}", place(&url));
             let gone = || Fault::Stopped.because("it was cancelled");
-            self.change(id, Stage::Waiting, |_| {}).await.ok_or_else(gone)?;
+            self.change(id, DownloadStage::Waiting, |_| {}).await.ok_or_else(gone)?;
             self.homes.there().await;
-            self.change(id, Stage::Fetching, |_| {}).await.ok_or_else(gone)?;
+            self.change(id, DownloadStage::Fetching, |_| {}).await.ok_or_else(gone)?;
         }
     }
 
@@ -132,11 +135,11 @@ impl Downloads {
 
     /// Gives it its name and its place in the queue, in one step of the daemon's loop.
     async fn bring(&self, id: &str, job: &Path, settings: Chosen) -> Result<()> {
-        let from = escape(&downloads::Downloads::payload(id));
+        let from = escape(&downloads::DownloadStore::payload(id));
         self.ask(Request::Bring { from, job: escape(job), settings }).await
     }
 
     async fn ask(&self, request: Request) -> Result<()> {
-        Asked::send(&self.asked, request).await?.into_result().map(drop)
+        Command::send(&self.asked, request).await?.into_result().map(drop)
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use upscaled_core::config::settings::Folders;
-use upscaled_jobs::state::paths::Layout;
+use upscaled_jobs::state::paths::RootLayout;
 use upscaled_jobs::state::requests::REQUEST_VERSION;
 use upscaled_jobs::state::state_folder::StateFolder;
 
@@ -15,7 +15,7 @@ struct Stage {
     shared: PathBuf,
     requests: Requests,
     output: PathBuf,
-    record: Record,
+    record: RequestRecord,
     _dir: tempfile::TempDir,
 }
 
@@ -29,11 +29,11 @@ impl Stage {
         let folders =
             Folders { root: root.clone(), input: root.join("i"), output: root.join("o"), logs: root.join("l") };
         let (source, target) = (shared.join("sub/a.mp4"), shared.join("sub/a_upscaled_2x.mp4"));
-        let record = Record {
+        let record = RequestRecord {
             version: REQUEST_VERSION,
             key: "0a".into(),
             secret: "s".into(),
-            origin: Origin::Shared { source, target, named },
+            origin: PayloadOrigin::Shared { source, target, named },
             task: None,
             scale: 2,
             max_size_mb: None,
@@ -41,12 +41,12 @@ impl Stage {
             delivered: None,
             finished: None,
         };
-        let layout = Layout::new(&folders);
+        let layout = RootLayout::new(&folders);
         let requests = Requests::new(layout.clone(), &StateFolder::open(&layout).unwrap()).unwrap();
         Stage { requests, shared, output, record, _dir: dir }
     }
 
-    fn deliver(&self, record: Record) -> Result<Record> {
+    fn deliver(&self, record: RequestRecord) -> Result<RequestRecord> {
         deliver(Some(&self.shared), &self.requests, record, &self.output)
     }
 
@@ -106,7 +106,7 @@ fn a_path_that_was_chosen_is_that_or_nothing() {
         assert_eq!(Fault::of(&error), Fault::Conflict);
         assert!(!error.to_string().contains('/') && error.to_string().contains(NAMES[0]), "{error}");
     };
-    let check = |record: &Record| check(Some(&stage.shared), record);
+    let check = |record: &RequestRecord| check(Some(&stage.shared), record);
     check(&stage.record).unwrap();
     for mine in ["of others", "no resul"] {
         fs::write(stage.at(NAMES[0]), mine).unwrap();
@@ -123,8 +123,8 @@ fn a_path_that_was_chosen_is_that_or_nothing() {
     assert_eq!((stage.delivered().as_str(), stage.names().len()), (NAMES[0], 1));
     // A request that named no path does not mind
     fs::write(stage.at(NAMES[0]), "of others").unwrap();
-    let Origin::Shared { source, target, .. } = record.origin.clone() else { panic!() };
-    let unnamed = Record { origin: Origin::Shared { source, target, named: false }, ..record };
+    let PayloadOrigin::Shared { source, target, .. } = record.origin.clone() else { panic!() };
+    let unnamed = RequestRecord { origin: PayloadOrigin::Shared { source, target, named: false }, ..record };
     self::check(Some(&stage.shared), &unnamed).unwrap();
     assert_eq!(stage.deliver(unnamed).unwrap().delivered.unwrap().path, stage.at(NAMES[1]));
 }
