@@ -25,7 +25,7 @@ const AFTER: &str = "Settings come from flags, then UPSCALED_* variables, then u
 
 #[derive(Parser)]
 #[command(name = "upscaled", version, about = ABOUT, after_help = AFTER, max_term_width = 100)]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     pub place: DaemonLocation,
     #[command(subcommand)]
@@ -34,7 +34,7 @@ pub struct Arguments {
 
 /// Which daemon is meant.
 #[derive(Args)]
-pub struct DaemonLocation {
+pub(super) struct DaemonLocation {
     /// Folder that holds upscaled.toml, queue.txt, input/, output/ and logs/ [default: the current folder]
     #[arg(long, value_name = "DIR", global = true)]
     pub root: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub struct DaemonLocation {
 }
 
 #[derive(Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Watch input/ and upscale what is dropped into it
     Daemon(DaemonArguments),
     /// Upscale one file in the foreground
@@ -90,7 +90,7 @@ pub enum Command {
 }
 
 #[derive(Args)]
-pub struct DaemonArguments {
+pub(super) struct DaemonArguments {
     /// Wait until the files in input/ have settled, upscale them all, and end
     #[arg(long)]
     pub once: bool,
@@ -111,7 +111,7 @@ pub struct DaemonArguments {
 }
 
 #[derive(Args, Default)]
-pub struct RunArguments {
+pub(super) struct RunArguments {
     /// The film or picture
     pub input: PathBuf,
     /// The file to write; its extension tells the container
@@ -148,7 +148,7 @@ pub struct RunArguments {
 }
 
 #[derive(Args)]
-pub struct PartsArguments {
+pub(super) struct PartsArguments {
     pub input: PathBuf,
     /// Frames to measure, from the first
     #[arg(long, default_value_t = 120)]
@@ -158,14 +158,14 @@ pub struct PartsArguments {
 }
 
 #[derive(Args, Clone, Default)]
-pub struct SetArguments {
+pub(super) struct SetArguments {
     /// Any other setting, such as crf=20; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<OsString>,
 }
 
 #[derive(Args)]
-pub struct JobArguments {
+pub(super) struct JobArguments {
     /// The job: its path in input/; without one, all of them
     pub job: Option<PathBuf>,
     /// The answer as JSON, for programs
@@ -174,7 +174,7 @@ pub struct JobArguments {
 }
 
 #[derive(Args)]
-pub struct OneJobArguments {
+pub(super) struct OneJobArguments {
     /// The job: its path in input/
     pub job: PathBuf,
     /// The answer as JSON, for programs
@@ -183,7 +183,7 @@ pub struct OneJobArguments {
 }
 
 #[derive(Args)]
-pub struct RetryArguments {
+pub(super) struct RetryArguments {
     /// The job: its path in input/; without one, all that have failed
     pub job: Option<PathBuf>,
     /// All that were taken out of the queue, in place of those that have failed
@@ -201,7 +201,7 @@ pub struct RetryArguments {
 }
 
 #[derive(Args)]
-pub struct QueueArguments {
+pub(super) struct QueueArguments {
     #[command(subcommand)]
     pub action: Option<QueueAction>,
     /// The answer as JSON, for programs
@@ -210,7 +210,7 @@ pub struct QueueArguments {
 }
 
 #[derive(Args)]
-pub struct AddArguments {
+pub(super) struct AddArguments {
     /// Files in input/
     #[arg(required = true)]
     pub jobs: Vec<PathBuf>,
@@ -222,7 +222,7 @@ pub struct AddArguments {
 }
 
 #[derive(Subcommand)]
-pub enum QueueAction {
+pub(super) enum QueueAction {
     /// Show the jobs in their order
     List,
     /// Put files of input/ at the end
@@ -239,7 +239,7 @@ pub enum QueueAction {
 }
 
 #[derive(Args)]
-pub struct DoctorArguments {
+pub(super) struct DoctorArguments {
     /// The findings as JSON, for programs
     #[arg(long)]
     pub json: bool,
@@ -250,20 +250,20 @@ pub struct DoctorArguments {
 
 /// Returns the folder that relative paths begin at; nothing when it has been removed, in which case only whole paths
 /// can be found.
-pub fn here() -> PathBuf {
+pub(super) fn here() -> PathBuf {
     std::env::current_dir().unwrap_or_default()
 }
 
 impl DaemonLocation {
     /// Where settings come from, with these flags on top.
-    pub fn sources(&self, flags: Layer) -> Result<Sources> {
+    pub(super) fn sources(&self, flags: Layer) -> Result<Sources> {
         Sources::new(self.root.clone(), self.config.clone(), flags)
     }
 }
 
 impl SetArguments {
     /// Adds every `NAME=VALUE` to `layer`.
-    pub fn apply(&self, layer: &mut Layer) -> Result<()> {
+    pub(super) fn apply(&self, layer: &mut Layer) -> Result<()> {
         use std::os::unix::ffi::{OsStrExt, OsStringExt};
         let here = here();
         for pair in &self.set {
@@ -284,7 +284,7 @@ impl SetArguments {
     }
 
     /// The settings as those chosen for single jobs; `None` where there are none.
-    pub fn chosen(&self) -> Result<Option<Chosen>> {
+    pub(super) fn chosen(&self) -> Result<Option<Chosen>> {
         let mut layer = Layer::new("flags");
         self.apply(&mut layer)?;
         let written = chosen::written(&layer);
@@ -292,7 +292,7 @@ impl SetArguments {
     }
 
     /// The settings at a place with these on top, and above all the `flags` that are given.
-    pub fn resolve(&self, place: &DaemonLocation, flags: &[(&str, Option<&OsString>)]) -> Result<Settings> {
+    pub(super) fn resolve(&self, place: &DaemonLocation, flags: &[(&str, Option<&OsString>)]) -> Result<Settings> {
         let mut layer = Layer::new("flags");
         self.apply(&mut layer)?;
         let here = here();
@@ -307,12 +307,12 @@ impl SetArguments {
 
 impl RunArguments {
     /// One file to another with these settings and nothing else asked for.
-    pub fn for_file(input: PathBuf, output: PathBuf, set: SetArguments) -> RunArguments {
+    pub(super) fn for_file(input: PathBuf, output: PathBuf, set: SetArguments) -> RunArguments {
         RunArguments { input, output, set, ..Default::default() }
     }
 
     /// The flags as a layer of settings.
-    pub fn layer(&self) -> Result<Layer> {
+    pub(super) fn layer(&self) -> Result<Layer> {
         let mut layer = Layer::new("flags");
         self.set.apply(&mut layer)?;
         let here = here();

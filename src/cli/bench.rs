@@ -26,19 +26,19 @@ const LIMIT: f64 = 40.0;
 const WORTH: f64 = 1.03;
 
 #[derive(Args)]
-pub struct BenchArguments {
+pub(super) struct BenchArguments {
     #[command(subcommand)]
     pub command: BenchCommand,
 }
 
 #[derive(Subcommand)]
-pub enum BenchCommand {
+pub(super) enum BenchCommand {
     /// Do a clip of each task of the video service, and tell whether one of 10 s would be done within 40 s
     Tasks(TasksArguments),
 }
 
 #[derive(Args)]
-pub struct TasksArguments {
+pub(super) struct TasksArguments {
     /// Only these, such as SD2HD [default: all four]
     pub tasks: Vec<String>,
     /// Seconds of the clip that is measured; what a clip of 10 s takes is reckoned from it
@@ -84,7 +84,7 @@ struct BenchRow {
     tried: Vec<ParallelTrial>,
 }
 
-pub fn run(place: &DaemonLocation, arguments: &BenchArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &BenchArguments) -> Result<CommandEnd> {
     let BenchCommand::Tasks(arguments) = &arguments.command;
     let _log = logging::init(None, Console::Stderr)?;
     let shutdown = signals::shutdown_on_signals()?;

@@ -26,7 +26,7 @@ use upscaled_service::webhooks;
 use crate::cli::args::{DaemonArguments, DaemonLocation};
 use crate::cli::exit::CommandEnd;
 
-pub fn run(place: &DaemonLocation, arguments: &DaemonArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &DaemonArguments) -> Result<CommandEnd> {
     let mut flags = Layer::new("flags");
     arguments.set.apply(&mut flags)?;
     let sources = place.sources(flags)?;

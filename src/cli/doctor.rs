@@ -20,7 +20,7 @@ use crate::cli::{doctor_engine, doctor_folders, doctor_machine, doctor_media, ou
 
 /// What is tried in a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DoctorProbe {
+pub(super) enum DoctorProbe {
     Media,
     Engine,
 }
@@ -36,7 +36,7 @@ impl DoctorProbe {
 
 /// One thing that was tried.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Finding {
+pub(super) struct Finding {
     /// What it is about: `ffmpeg`, `encoder`, `engine`, `gpu`, `folder`, ..
     pub subject: String,
     pub works: bool,
@@ -50,12 +50,12 @@ pub struct Finding {
 
 impl Finding {
     /// It works.
-    pub fn works(subject: &str, found: impl Into<String>) -> Finding {
+    pub(super) fn works(subject: &str, found: impl Into<String>) -> Finding {
         Finding { subject: subject.into(), works: true, needed: false, found: found.into(), advice: None }
     }
 
     /// It does not work, and something else stands in for it.
-    pub fn missing(subject: &str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    pub(super) fn missing(subject: &str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
         Finding {
             subject: subject.into(),
             works: false,
@@ -66,18 +66,18 @@ impl Finding {
     }
 
     /// It does not work, and nothing goes without it.
-    pub fn broken(subject: &str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    pub(super) fn broken(subject: &str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
         Finding { needed: true, ..Finding::missing(subject, found, advice) }
     }
 
     /// It works, and could work better.
-    pub fn but(mut self, advice: impl Into<String>) -> Finding {
+    pub(super) fn but(mut self, advice: impl Into<String>) -> Finding {
         self.advice = Some(advice.into());
         self
     }
 }
 
-pub fn run(place: &DaemonLocation, arguments: &DoctorArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &DoctorArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Child)?;
     let mut findings = Vec::new();
     let settings = settings(place, &mut findings);

@@ -26,7 +26,7 @@ use crate::cli::doctor::Finding;
 const SIZE: (u32, u32) = (320, 240);
 const SETUP: &str = "run: make setup; or name the library with ORT_DYLIB_PATH";
 
-pub fn check(job: &JobSettings) -> Vec<Finding> {
+pub(super) fn check(job: &JobSettings) -> Vec<Finding> {
     let mut findings = vec![model(job)];
     match library::description() {
         Err(error) => {

@@ -17,7 +17,7 @@ const RAM_DISK_WANTED: u64 = 2 << 30;
 /// Folders of input/ that are looked at.
 const FOLDERS_MAX: usize = 100_000;
 
-pub fn check(settings: &Settings) -> Vec<Finding> {
+pub(super) fn check(settings: &Settings) -> Vec<Finding> {
     let folders = &settings.folders;
     let mut findings = vec![
         writable("root", &folders.root),
@@ -124,7 +124,7 @@ fn watching(settings: &Settings) -> Vec<Finding> {
 }
 
 /// A folder and all below it, at most [`FOLDERS_MAX`].
-pub fn folders_in(top: &Path) -> Vec<PathBuf> {
+pub(super) fn folders_in(top: &Path) -> Vec<PathBuf> {
     let mut all = vec![top.to_path_buf()];
     let mut next = 0;
     while next < all.len() && all.len() < FOLDERS_MAX {
@@ -136,7 +136,7 @@ pub fn folders_in(top: &Path) -> Vec<PathBuf> {
 }
 
 /// The kind of file system that holds `path`, by the kernel's name.
-pub fn file_system(path: &Path) -> Option<String> {
+pub(super) fn file_system(path: &Path) -> Option<String> {
     let path = path.canonicalize().ok()?;
     kind_in(&std::fs::read_to_string("/proc/self/mountinfo").ok()?, &path)
 }

@@ -19,7 +19,7 @@ const LIBRARY_FOLDERS: &[&str] = &[
 ];
 const UNIT: &str = "upscaled.service";
 
-pub fn check() -> Vec<Finding> {
+pub(super) fn check() -> Vec<Finding> {
     let mut findings = vec![processor()];
     findings.extend(gpu(Path::new("/")));
     findings.push(systemd());

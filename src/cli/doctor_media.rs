@@ -15,7 +15,7 @@ const HARDWARE: &[&str] = &["h264_nvenc", "hevc_nvenc", "av1_nvenc"];
 const SOFTWARE: &[(&str, &str, bool)] =
     &[("libx264", "H.264", true), ("libx265", "HEVC", true), ("libsvtav1", "AV1", false)];
 
-pub fn check(job: &JobSettings) -> Vec<Finding> {
+pub(super) fn check(job: &JobSettings) -> Vec<Finding> {
     upscaled_media::init();
     let mut findings = vec![Finding::works("ffmpeg", upscaled_media::versions().join(", "))];
     for name in HARDWARE {

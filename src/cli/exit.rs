@@ -6,7 +6,7 @@ use upscaled_core::fault::{Fault, one_line};
 
 /// How a command ended when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommandEnd {
+pub(super) enum CommandEnd {
     Done,
     /// The command did its work and found that something needed does not work.
     Wanting,
@@ -17,7 +17,7 @@ pub enum CommandEnd {
 }
 
 /// The exit code, after the reason was written to standard error.
-pub fn code(result: anyhow::Result<CommandEnd>) -> ExitCode {
+pub(super) fn code(result: anyhow::Result<CommandEnd>) -> ExitCode {
     let number = match result {
         Ok(CommandEnd::Done) => 0,
         Ok(CommandEnd::Wanting) => 1,

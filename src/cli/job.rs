@@ -14,7 +14,7 @@ use crate::cli::exit::CommandEnd;
 use crate::cli::signals;
 
 /// `standby`: first read settings and get ready for such a job.
-pub fn run(standby: bool) -> Result<CommandEnd> {
+pub(super) fn run(standby: bool) -> Result<CommandEnd> {
     child::guard()?;
     let shutdown = signals::shutdown_on_signals()?;
     // Kept to the end: what is still to be logged is written when it goes.

@@ -37,13 +37,13 @@ const MARKER_BYTES_MAX: u64 = 1 << 20;
 const MODE: u32 = 0o777;
 
 #[derive(Args)]
-pub struct ManifestArguments {
+pub(super) struct ManifestArguments {
     #[command(subcommand)]
     pub command: ManifestCommand,
 }
 
 #[derive(Subcommand)]
-pub enum ManifestCommand {
+pub(super) enum ManifestCommand {
     /// Write manifests for frames that lie in a folder already
     Make(MakeArguments),
     /// Upscale a film by workers that share a folder with this machine
@@ -51,7 +51,7 @@ pub enum ManifestCommand {
 }
 
 #[derive(Args)]
-pub struct MakeArguments {
+pub(super) struct MakeArguments {
     /// Folder with frame_000001.png, frame_000002.png, ..; manifests/, status/ and output_frames/ are made beside it
     pub input: PathBuf,
     pub frames: u64,
@@ -68,7 +68,7 @@ pub struct MakeArguments {
 }
 
 #[derive(Args)]
-pub struct ShareArguments {
+pub(super) struct ShareArguments {
     /// The film
     pub input: PathBuf,
     /// The file to write; its extension tells the container
@@ -94,7 +94,7 @@ pub struct ShareArguments {
     pub set: SetArguments,
 }
 
-pub fn run(place: &DaemonLocation, arguments: &ManifestArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &ManifestArguments) -> Result<CommandEnd> {
     match &arguments.command {
         ManifestCommand::Make(arguments) => make(arguments),
         ManifestCommand::Run(arguments) => share(place, arguments),

@@ -7,7 +7,7 @@ use crate::cli::exit::CommandEnd;
 use crate::cli::model_args::{ModelArguments, ModelCommand};
 use crate::cli::{model_bench, model_check, model_import, model_list, model_measure, model_sheet, model_show};
 
-pub fn run(place: &DaemonLocation, arguments: &ModelArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &ModelArguments) -> Result<CommandEnd> {
     match &arguments.command {
         ModelCommand::List { json } => model_list::run(place, *json),
         ModelCommand::Show { name, json } => model_show::run(place, name, *json),

@@ -10,13 +10,13 @@ use crate::cli::model_measure::MeasureArguments;
 use crate::cli::model_sheet::SheetArguments;
 
 #[derive(Args)]
-pub struct ModelArguments {
+pub(super) struct ModelArguments {
     #[command(subcommand)]
     pub command: ModelCommand,
 }
 
 #[derive(Subcommand)]
-pub enum ModelCommand {
+pub(super) enum ModelCommand {
     /// List the models that are found by name, and where
     List {
         /// The answer as JSON, for programs
@@ -44,7 +44,7 @@ pub enum ModelCommand {
 }
 
 #[derive(Args)]
-pub struct ImportArguments {
+pub(super) struct ImportArguments {
     /// An ONNX file, or weights: .pth, .pt, .ckpt, .safetensors
     pub file: PathBuf,
     /// What to call it [default: the file's name]

@@ -26,7 +26,7 @@ const SIZES: [(u32, u32); 2] = [(854, 480), (1920, 1080)];
 const SIDES: std::ops::RangeInclusive<u32> = 16..=8192;
 
 #[derive(Args)]
-pub struct ModelBenchArguments {
+pub(super) struct ModelBenchArguments {
     /// Models: names or files [default: that of the settings]
     pub models: Vec<OsString>,
     /// Size of the frames [default: 854x480 and 1920x1080]
@@ -64,7 +64,7 @@ struct ModelBenchRow {
     error: Option<String>,
 }
 
-pub fn run(place: &DaemonLocation, arguments: &ModelBenchArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &ModelBenchArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Stderr)?;
     let mut rows = Vec::new();
     let mut worst = CommandEnd::Done;

@@ -21,7 +21,7 @@ use crate::cli::exit::CommandEnd;
 use crate::cli::{model_show, output};
 
 #[derive(Args)]
-pub struct CheckArguments {
+pub(super) struct CheckArguments {
     /// An exported folder or its name, or the folder with Stable Diffusion 3, TSD-SR's LoRA and its embeddings
     pub folder: PathBuf,
     /// Where it is loaded: auto, cpu, cuda:N
@@ -53,7 +53,7 @@ struct CheckReport {
     next: String,
 }
 
-pub fn run(place: &DaemonLocation, arguments: &CheckArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &CheckArguments) -> Result<CommandEnd> {
     let root = model_show::root(place)?;
     let named = || still_diffusion::folder(&registry::resolve(arguments.folder.to_str()?, Some(&root)).ok()?);
     let named = if arguments.folder.is_dir() { None } else { named() };

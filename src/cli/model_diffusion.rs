@@ -29,7 +29,7 @@ struct DiffusionDetails {
 }
 
 /// Prints the facts of a model's folder.
-pub fn show(path: &Path, json: bool) -> Result<()> {
+pub(super) fn show(path: &Path, json: bool) -> Result<()> {
     let folder = DiffusionFolder::open(path)?;
     let latent = &folder.latent;
     let shown = DiffusionDetails {

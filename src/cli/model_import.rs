@@ -24,7 +24,7 @@ const FOLDER: u32 = 0o755;
 /// First bytes of a file that tell what it is.
 const HEAD: usize = 1024;
 
-pub fn run(place: &DaemonLocation, arguments: &ImportArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &ImportArguments) -> Result<CommandEnd> {
     let target = target(place, arguments)?;
     if target.exists() && !arguments.force {
         let text = escape(&target);

@@ -32,7 +32,7 @@ struct ListRow {
     error: Option<String>,
 }
 
-pub fn run(place: &DaemonLocation, json: bool) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, json: bool) -> Result<CommandEnd> {
     let folders = registry::folders(Some(&root(place)?));
     let lines: Vec<ListRow> = registry::list(&folders).into_iter().map(line).collect();
     if json {

@@ -17,7 +17,7 @@ use crate::cli::exit::CommandEnd;
 use crate::cli::{model_show, output};
 
 #[derive(Args)]
-pub struct MeasureArguments {
+pub(super) struct MeasureArguments {
     /// Folders of pictures; each is halved, enlarged again, and compared with what it was
     #[arg(required = true)]
     pub folders: Vec<PathBuf>,
@@ -37,7 +37,7 @@ struct Measured {
     scores: Vec<Score>,
 }
 
-pub fn run(place: &DaemonLocation, arguments: &MeasureArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &MeasureArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Stderr)?;
     let settings = arguments.set.resolve(place, &[])?.job;
     let models = model_show::resolved(place, &arguments.models)?;

@@ -22,7 +22,7 @@ use crate::cli::{model_show, output};
 const MODELS_MAX: usize = 30;
 
 #[derive(Args)]
-pub struct SheetArguments {
+pub(super) struct SheetArguments {
     /// A picture, or a film of which one frame is taken
     pub input: PathBuf,
     /// Models to compare with the source and with bicubic, separated by commas
@@ -51,7 +51,7 @@ fn seconds(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|at: &f64| at.is_finite() && *at >= 0.0).ok_or_else(wrong)
 }
 
-pub fn run(place: &DaemonLocation, arguments: &SheetArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &SheetArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Stderr)?;
     let out = match &arguments.out {
         Some(out) => out.clone(),

@@ -19,7 +19,7 @@ use crate::cli::{model_diffusion, output};
 
 /// What is shown of a model.
 #[derive(Serialize)]
-pub struct ModelDetails {
+pub(super) struct ModelDetails {
     pub name: String,
     pub sha256: String,
     pub channels: u32,
@@ -57,7 +57,7 @@ pub struct ModelDetails {
     pub remarks: Vec<String>,
 }
 
-pub fn run(place: &DaemonLocation, name: &str, json: bool) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, name: &str, json: bool) -> Result<CommandEnd> {
     let resolved = registry::resolve(name, Some(&root(place)?))?;
     if let Some(folder) = still_diffusion::folder(&resolved) {
         model_diffusion::show(&folder, json)?;
@@ -75,17 +75,17 @@ pub fn run(place: &DaemonLocation, name: &str, json: bool) -> Result<CommandEnd>
 }
 
 /// The folder whose `models/` is looked through.
-pub fn root(place: &DaemonLocation) -> Result<PathBuf> {
+pub(super) fn root(place: &DaemonLocation) -> Result<PathBuf> {
     Ok(place.sources(Layer::default())?.root)
 }
 
 /// The names of models as those that can be opened: a file of `models/` in the root by its path.
-pub fn resolved(place: &DaemonLocation, names: &[String]) -> Result<Vec<String>> {
+pub(super) fn resolved(place: &DaemonLocation, names: &[String]) -> Result<Vec<String>> {
     let root = root(place)?;
     names.iter().map(|name| registry::resolve(name, Some(&root))).collect()
 }
 
-pub fn shown(model: &ModelFile, probed: &ProbeResult) -> ModelDetails {
+pub(super) fn shown(model: &ModelFile, probed: &ProbeResult) -> ModelDetails {
     let (facts, cost) = (&model.facts, cost::of(model));
     let mut remarks = facts.remarks.clone();
     remarks.extend(probed.remarks.iter().cloned());
@@ -121,7 +121,7 @@ fn facts_file(name: &str) -> Option<String> {
     (registry::builtin(name).is_none() && file.is_file()).then(|| escape(&file))
 }
 
-pub fn print(shown: &ModelDetails) -> Result<()> {
+pub(super) fn print(shown: &ModelDetails) -> Result<()> {
     let side = |fixed: Option<usize>| fixed.map_or("any".to_owned(), |size| size.to_string());
     let pixels = |n: Option<u32>| n.map_or("not known".to_owned(), |n| format!("{n} pixels"));
     let planes = if shown.channels == 1 { "1 (luma)" } else { "3 (RGB)" };

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 /// Standard output was closed by its reader. A command ends on it, quietly.
 #[derive(Debug)]
-pub struct ReaderGone;
+pub(super) struct ReaderGone;
 
 impl fmt::Display for ReaderGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,7 +18,7 @@ impl fmt::Display for ReaderGone {
 impl std::error::Error for ReaderGone {}
 
 /// Writes one line to standard output.
-pub fn line(text: &str) -> Result<()> {
+pub(super) fn line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
@@ -27,17 +27,17 @@ pub fn line(text: &str) -> Result<()> {
 }
 
 /// Writes a value to standard output as indented JSON.
-pub fn json(value: &impl serde::Serialize) -> Result<()> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<()> {
     line(&serde_json::to_string_pretty(value).context("writing JSON")?)
 }
 
 /// Writes one line to standard error, if that still can be done.
-pub fn complain(text: &str) {
+pub(super) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Rows in columns as wide as their longest cell; the last column is left as it is.
-pub fn table(rows: &[Vec<String>]) -> Vec<String> {
+pub(super) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

@@ -10,7 +10,7 @@ use crate::cli::args::{DaemonLocation, PartsArguments, RunArguments};
 use crate::cli::exit::CommandEnd;
 use crate::cli::{output, run};
 
-pub fn run(place: &DaemonLocation, arguments: &PartsArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &PartsArguments) -> Result<CommandEnd> {
     let _log = logging::init(None, Console::Child)?;
     let scratch = std::env::temp_dir().join(format!("upscaled-parts-{}", std::process::id()));
     std::fs::create_dir(&scratch).context("making a folder to measure in")?;

@@ -20,19 +20,19 @@ use crate::cli::worker::TokenArguments;
 use crate::cli::{output, pictures_batch, signals};
 
 /// What stands behind the stem of an enlarged picture's name.
-pub const UPSCALED: &str = "_upscaled";
+pub(super) const UPSCALED: &str = "_upscaled";
 
 /// Flags of all commands that take a value.
 const PLACES: [&str; 2] = ["--root", "--config"];
 
 #[derive(Args)]
-pub struct ImageArguments {
+pub(super) struct ImageArguments {
     #[command(subcommand)]
     pub command: ImageCommand,
 }
 
 #[derive(Subcommand)]
-pub enum ImageCommand {
+pub(super) enum ImageCommand {
     /// Have one picture made larger
     Upscale(UpscaleArguments),
     /// Have all pictures of a folder made larger; those that are done already are skipped
@@ -47,7 +47,7 @@ pub enum ImageCommand {
 
 /// Which workers are meant.
 #[derive(Args)]
-pub struct WorkersArguments {
+pub(super) struct WorkersArguments {
     /// The worker's machine
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     pub host: String,
@@ -59,7 +59,7 @@ pub struct WorkersArguments {
 }
 
 #[derive(Args)]
-pub struct WishArguments {
+pub(super) struct WishArguments {
     /// How many times larger: 2 or 4
     #[arg(short, long, value_name = "N", default_value = "2", value_parser = ["2", "4"])]
     pub upscale: String,
@@ -71,7 +71,7 @@ pub struct WishArguments {
 }
 
 #[derive(Args)]
-pub struct UpscaleArguments {
+pub(super) struct UpscaleArguments {
     /// The picture
     #[arg(short, long, value_name = "FILE")]
     pub input: PathBuf,
@@ -83,7 +83,7 @@ pub struct UpscaleArguments {
 }
 
 #[derive(Args)]
-pub struct BatchArguments {
+pub(super) struct BatchArguments {
     /// The folder with the pictures
     #[arg(value_name = "DIR", required_unless_present = "batch")]
     pub folder: Option<PathBuf>,
@@ -107,7 +107,7 @@ pub struct BatchArguments {
 }
 
 #[derive(Args)]
-pub struct AskArguments {
+pub(super) struct AskArguments {
     #[command(flatten)]
     pub workers: WorkersArguments,
     /// The answers as JSON, for programs
@@ -116,7 +116,7 @@ pub struct AskArguments {
 }
 
 impl WorkersArguments {
-    pub fn workers(&self) -> Result<Vec<WorkerClient>> {
+    pub(super) fn workers(&self) -> Result<Vec<WorkerClient>> {
         let token = self.token.read()?;
         let places = client::places(&self.host, &self.port)?;
         Ok(places.iter().map(|place| WorkerClient::new(place, token.clone())).collect())
@@ -124,12 +124,12 @@ impl WorkersArguments {
 }
 
 impl WishArguments {
-    pub fn wish(&self) -> PictureRequest {
+    pub(super) fn wish(&self) -> PictureRequest {
         PictureRequest { upscale: if self.upscale == "4" { 4 } else { 2 }, process_size: self.process_size }
     }
 }
 
-pub fn run(arguments: &ImageArguments) -> Result<CommandEnd> {
+pub(super) fn run(arguments: &ImageArguments) -> Result<CommandEnd> {
     match &arguments.command {
         ImageCommand::Upscale(arguments) => upscale(arguments),
         ImageCommand::Batch(arguments) => pictures_batch::run(arguments),
@@ -141,7 +141,7 @@ pub fn run(arguments: &ImageArguments) -> Result<CommandEnd> {
 
 /// Python's client has no commands: its flags tell what is to be done, and their order does not matter. And it has `-ps`,
 /// which here would be `-p s`.
-pub fn as_python_has_it(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+pub(super) fn as_python_has_it(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<OsString> = arguments.collect();
     // The command stands behind the program's name and what names a place.
     let names_place = |at: usize| at > 0 && PLACES.iter().any(|flag| words[at - 1] == *flag);
@@ -182,7 +182,7 @@ fn beside(picture: &Path) -> Result<PathBuf> {
 }
 
 /// `<stem>_upscaled<suffix>`.
-pub fn upscaled_name(picture: &Path) -> Result<OsString> {
+pub(super) fn upscaled_name(picture: &Path) -> Result<OsString> {
     let stem = picture
         .file_stem()
         .ok_or_else(|| Fault::Config.because(format!("{} is no file name; name a picture", escape(picture))))?;
@@ -195,7 +195,12 @@ pub fn upscaled_name(picture: &Path) -> Result<OsString> {
 }
 
 /// Sends a picture and writes what comes back, as it is.
-pub fn send(fleet: &WorkerPool, source: &Path, target: &Path, wish: PictureRequest) -> Result<client::ReceivedPicture> {
+pub(super) fn send(
+    fleet: &WorkerPool,
+    source: &Path,
+    target: &Path,
+    wish: PictureRequest,
+) -> Result<client::ReceivedPicture> {
     let name = escape(source);
     let about = std::fs::metadata(source).with_context(|| format!("opening {name}"))?;
     if !about.is_file() {
@@ -282,7 +287,7 @@ fn how_many(good: usize, all: usize) -> CommandEnd {
 }
 
 /// The word to stop, as far as one command is concerned.
-pub fn stopped(shutdown: &Shutdown) -> Result<()> {
+pub(super) fn stopped(shutdown: &Shutdown) -> Result<()> {
     match shutdown.is_set() {
         true => Err(Fault::Stopped.because("stopped; the same command goes on from here")),
         false => Ok(()),

@@ -35,7 +35,7 @@ struct BatchItem {
     target: PathBuf,
 }
 
-pub fn run(arguments: &BatchArguments) -> Result<CommandEnd> {
+pub(super) fn run(arguments: &BatchArguments) -> Result<CommandEnd> {
     let shutdown = signals::shutdown_on_signals()?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let shown = bar.clone();

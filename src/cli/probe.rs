@@ -22,7 +22,7 @@ struct Refusal {
     reason: String,
 }
 
-pub fn run(file: &Path) -> Result<CommandEnd> {
+pub(super) fn run(file: &Path) -> Result<CommandEnd> {
     child::guard()?;
     let _log = logging::init(None, Console::Child)?;
     upscaled_media::init();
@@ -49,7 +49,7 @@ fn look(path: &Path) -> ProbeReply {
 }
 
 /// Reads a path a line, escaped as in queue.txt, and answers each with one line, until standard input ends.
-pub fn serve() -> Result<CommandEnd> {
+pub(super) fn serve() -> Result<CommandEnd> {
     child::guard()?;
     let _log = logging::init(None, Console::Child)?;
     upscaled_media::init();

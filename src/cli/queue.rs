@@ -9,7 +9,7 @@ use crate::cli::client::DaemonClient;
 use crate::cli::exit::CommandEnd;
 use crate::cli::{output, status};
 
-pub fn run(place: &DaemonLocation, arguments: &QueueArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &QueueArguments) -> Result<CommandEnd> {
     let daemon = DaemonClient::of(place)?;
     let request = match &arguments.action {
         None | Some(QueueAction::List) => {
@@ -37,7 +37,7 @@ pub fn run(place: &DaemonLocation, arguments: &QueueArguments) -> Result<Command
 }
 
 /// `upscaled add`, and `upscaled queue add`.
-pub fn add(place: &DaemonLocation, arguments: &AddArguments) -> Result<CommandEnd> {
+pub(super) fn add(place: &DaemonLocation, arguments: &AddArguments) -> Result<CommandEnd> {
     let daemon = DaemonClient::of(place)?;
     let jobs = arguments.jobs.iter().map(|job| daemon.job(job)).collect::<Result<_>>()?;
     let settings = arguments.set.chosen()?;

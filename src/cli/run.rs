@@ -27,7 +27,7 @@ use crate::cli::exit::CommandEnd;
 use crate::cli::show::Show;
 use crate::cli::{output, signals};
 
-pub fn run(place: &DaemonLocation, arguments: &RunArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &RunArguments) -> Result<CommandEnd> {
     let shutdown = signals::shutdown_on_signals()?;
     let order = order(place, arguments)?;
     let show = Show::new(&order.name(), arguments.json);
@@ -36,12 +36,17 @@ pub fn run(place: &DaemonLocation, arguments: &RunArguments) -> Result<CommandEn
 }
 
 /// The log of a foreground command. Kept to its end.
-pub fn log(show: &Show) -> Result<LogGuard> {
+pub(super) fn log(show: &Show) -> Result<LogGuard> {
     logging::init(None, Console::Through(show.sink()))
 }
 
 /// Does the job of an order made from these arguments.
-pub fn perform(order: &JobOrder, arguments: &RunArguments, show: &Show, shutdown: &Shutdown) -> Result<CommandEnd> {
+pub(super) fn perform(
+    order: &JobOrder,
+    arguments: &RunArguments,
+    show: &Show,
+    shutdown: &Shutdown,
+) -> Result<CommandEnd> {
     if arguments.no_resume {
         anew(order)?;
     } else {
@@ -145,7 +150,7 @@ fn drop_hopeless(order: &JobOrder, fault: Fault) {
 }
 
 /// The job that these arguments mean, if it can be. Its folder stands beside the output.
-pub fn order(place: &DaemonLocation, arguments: &RunArguments) -> Result<JobOrder> {
+pub(super) fn order(place: &DaemonLocation, arguments: &RunArguments) -> Result<JobOrder> {
     let here = here();
     if here.as_os_str().is_empty() && (arguments.input.is_relative() || arguments.output.is_relative()) {
         return Err(Fault::NotFound.because(

@@ -16,7 +16,7 @@ const BAR: &str = "{prefix}  {wide_bar} {percent:>3} %\n{msg}";
 const NO_LENGTH: &str = "{prefix}  {spinner}\n{msg}";
 
 /// One foreground job's display.
-pub struct Show {
+pub(super) struct Show {
     name: String,
     way: ShownAs,
 }
@@ -29,7 +29,7 @@ enum ShownAs {
 
 impl Show {
     /// `json`: events on standard output, one a line. Else a bar where standard error is a terminal.
-    pub fn new(name: &str, json: bool) -> Self {
+    pub(super) fn new(name: &str, json: bool) -> Self {
         let way = if json {
             ShownAs::Json
         } else if std::io::stderr().is_terminal() {
@@ -44,7 +44,7 @@ impl Show {
     }
 
     /// Where log lines go, so that they do not tear the bar.
-    pub fn sink(&self) -> LineSink {
+    pub(super) fn sink(&self) -> LineSink {
         match &self.way {
             ShownAs::Bar(bar) => {
                 let bar = bar.clone();
@@ -54,7 +54,7 @@ impl Show {
         }
     }
 
-    pub fn event(&self, event: &Event) {
+    pub(super) fn event(&self, event: &Event) {
         if let ShownAs::Json = self.way {
             // The last event is written by the command itself, after the job folder is gone.
             if let (false, Ok(text)) = (matches!(event, Event::Done(_)), serde_json::to_string(event)) {
@@ -98,7 +98,7 @@ impl Show {
     }
 
     /// Takes the bar away.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         if let ShownAs::Bar(bar) = &self.way {
             bar.finish_and_clear();
         }

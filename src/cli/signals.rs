@@ -10,7 +10,7 @@ const INTERRUPTED: i32 = 130;
 
 /// Makes a write beyond the largest size of files (`ulimit -f`) an error like any other: by default SIGXFSZ ends the
 /// process. Call it before any other thread is started.
-pub fn no_end_by_file_size() {
+pub(super) fn no_end_by_file_size() {
     let mut set = SigSet::empty();
     set.add(Signal::SIGXFSZ);
     if let Err(error) = set.thread_block() {
@@ -20,7 +20,7 @@ pub fn no_end_by_file_size() {
 
 /// From now on these signals set the returned flag; a second one ends the process at once.
 /// Call it before any other thread is started, for threads inherit what is blocked here.
-pub fn shutdown_on_signals() -> Result<Shutdown> {
+pub(super) fn shutdown_on_signals() -> Result<Shutdown> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         set.add(signal);

@@ -10,7 +10,7 @@ use crate::cli::client::DaemonClient;
 use crate::cli::exit::CommandEnd;
 use crate::cli::output;
 
-pub fn run(place: &DaemonLocation, arguments: &JobArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &JobArguments) -> Result<CommandEnd> {
     let daemon = DaemonClient::of(place)?;
     let request = match daemon.maybe_job(arguments.job.as_deref())? {
         Some(job) => Request::Status { job },
@@ -54,7 +54,7 @@ fn daemon_line(daemon: Option<&DaemonView>, message: &str) -> String {
 }
 
 /// A line for each job: place, name, state, and what it does or why it ended.
-pub fn print_jobs(jobs: &[JobView]) -> Result<()> {
+pub(super) fn print_jobs(jobs: &[JobView]) -> Result<()> {
     let mut rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
     if jobs.iter().all(|job| job.place.is_none()) {
         rows.iter_mut().for_each(|row| drop(row.remove(0)));

@@ -9,14 +9,14 @@ use crate::cli::args::{DaemonLocation, JobArguments, OneJobArguments, RetryArgum
 use crate::cli::client::DaemonClient;
 use crate::cli::exit::CommandEnd;
 
-pub fn pause(place: &DaemonLocation, arguments: &JobArguments) -> Result<CommandEnd> {
+pub(super) fn pause(place: &DaemonLocation, arguments: &JobArguments) -> Result<CommandEnd> {
     let daemon = DaemonClient::of(place)?;
     let job = daemon.maybe_job(arguments.job.as_deref())?;
     daemon.tell(&Request::Pause { job }, arguments.json)?;
     Ok(CommandEnd::Done)
 }
 
-pub fn resume(place: &DaemonLocation, arguments: &JobArguments) -> Result<CommandEnd> {
+pub(super) fn resume(place: &DaemonLocation, arguments: &JobArguments) -> Result<CommandEnd> {
     let daemon = DaemonClient::of(place)?;
     let job = daemon.maybe_job(arguments.job.as_deref())?;
     daemon.tell(&Request::Resume { job }, arguments.json)?;
@@ -24,14 +24,14 @@ pub fn resume(place: &DaemonLocation, arguments: &JobArguments) -> Result<Comman
 }
 
 /// Asks for the job by name, so that nobody gives up hours of work by a slip.
-pub fn cancel(place: &DaemonLocation, arguments: &OneJobArguments) -> Result<CommandEnd> {
+pub(super) fn cancel(place: &DaemonLocation, arguments: &OneJobArguments) -> Result<CommandEnd> {
     let daemon = DaemonClient::of(place)?;
     let job = Some(daemon.job(&arguments.job)?);
     daemon.tell(&Request::Cancel { job }, arguments.json)?;
     Ok(CommandEnd::Done)
 }
 
-pub fn retry(place: &DaemonLocation, arguments: &RetryArguments) -> Result<CommandEnd> {
+pub(super) fn retry(place: &DaemonLocation, arguments: &RetryArguments) -> Result<CommandEnd> {
     let daemon = DaemonClient::of(place)?;
     let job = daemon.maybe_job(arguments.job.as_deref())?;
     // A span is one before this moment, not before the daemon's answer.

@@ -22,7 +22,7 @@ const TOKEN: &str = "UPSCALED_TOKEN";
 const TOKEN_FILE_MAX: u64 = 4096;
 
 #[derive(Args)]
-pub struct WorkerArguments {
+pub(super) struct WorkerArguments {
     /// Address to listen on; one that other machines reach needs a token
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     pub host: String,
@@ -58,7 +58,7 @@ pub struct WorkerArguments {
 
 /// Who may ask a listener.
 #[derive(Args, Default)]
-pub struct AccessArguments {
+pub(super) struct AccessArguments {
     #[command(flatten)]
     pub token: TokenArguments,
     /// Serve other machines without a token
@@ -68,7 +68,7 @@ pub struct AccessArguments {
 
 /// The secret that client and worker share.
 #[derive(Args, Default)]
-pub struct TokenArguments {
+pub(super) struct TokenArguments {
     /// The token itself; other users see it in the list of processes, so rather --token-file [default: UPSCALED_TOKEN]
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
     pub token: Option<String>,
@@ -79,7 +79,7 @@ pub struct TokenArguments {
 
 impl TokenArguments {
     /// The token: of the flags, else of the environment.
-    pub fn read(&self) -> Result<Option<String>> {
+    pub(super) fn read(&self) -> Result<Option<String>> {
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => Some(token.clone()),
             (None, Some(file)) => Some(of_file(file)?),
@@ -106,7 +106,7 @@ fn of_file(file: &Path) -> Result<String> {
     }
 }
 
-pub fn run(place: &DaemonLocation, arguments: &WorkerArguments) -> Result<CommandEnd> {
+pub(super) fn run(place: &DaemonLocation, arguments: &WorkerArguments) -> Result<CommandEnd> {
     let shutdown = signals::shutdown_on_signals()?;
     let flags = [("model", arguments.model.as_ref()), ("device", arguments.device.as_ref())];
     let settings = arguments.set.resolve(place, &flags)?;

@@ -16,7 +16,7 @@ const QUICK: Duration = Duration::from_secs(1);
 const TRIES: usize = 20;
 
 /// A listener under attack.
-pub struct Target<'a> {
+pub(crate) struct Target<'a> {
     pub address: SocketAddr,
     pub token: &'a str,
     /// A request with a body: path, type, body, and the status that it has.
@@ -100,7 +100,7 @@ impl Target<'_> {
     }
 
     /// Holds a listener to it that no crowd keeps others out.
-    pub fn stands_crowds(&self) {
+    pub(crate) fn stands_crowds(&self) {
         assert!(may_open(CROWD), "too few file descriptors for this test");
         self.is_open("nobody else");
         for stall in [Stall::Header, Stall::Body, Stall::Reading] {
@@ -122,7 +122,7 @@ impl Target<'_> {
     }
 
     /// More connections than there may be: those that do nothing go for those that come.
-    pub fn stands_floods(&self) {
+    pub(crate) fn stands_floods(&self) {
         if !may_open(2 * CONNECTIONS) {
             return eprintln!("skipped: too few file descriptors");
         }

@@ -6,7 +6,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs a test in a thread with mounts of its own, which processes that it starts share; says why where that cannot be.
-pub fn with_own_mounts(name: &'static str, test: impl FnOnce() + Send + 'static) {
+pub(crate) fn with_own_mounts(name: &'static str, test: impl FnOnce() + Send + 'static) {
     let work = move || {
         let none = None::<&str>;
         let own = unshare(CloneFlags::CLONE_NEWNS)
@@ -20,14 +20,14 @@ pub fn with_own_mounts(name: &'static str, test: impl FnOnce() + Send + 'static)
 }
 
 /// A disk in RAM, with a folder at which it is mounted or not.
-pub struct Disk {
+pub(crate) struct Disk {
     disk: PathBuf,
     folder: PathBuf,
 }
 
 impl Disk {
     /// Mounted at a folder, which has to be there. `aside`: an empty folder of another place.
-    pub fn at(folder: &Path, aside: &Path) -> Disk {
+    pub(crate) fn at(folder: &Path, aside: &Path) -> Disk {
         std::fs::create_dir_all(aside).expect("a folder");
         mount(Some("disk"), aside, Some("tmpfs"), MsFlags::empty(), Some("size=1g")).expect("a tmpfs");
         let disk = Disk { disk: aside.to_path_buf(), folder: folder.to_path_buf() };
@@ -35,13 +35,13 @@ impl Disk {
         disk
     }
 
-    pub fn mount(&self) {
+    pub(crate) fn mount(&self) {
         let none = None::<&str>;
         mount(Some(self.disk.as_path()), self.folder.as_path(), none, MsFlags::MS_BIND, none).expect("a mount");
     }
 
     /// As when its cable is pulled: whoever has a file open on it keeps that.
-    pub fn unmount(&self) {
+    pub(crate) fn unmount(&self) {
         umount2(&self.folder, MntFlags::MNT_DETACH).expect("an unmount");
     }
 }
@@ -54,7 +54,7 @@ impl Drop for Disk {
 }
 
 /// Every file and folder below a folder.
-pub fn all_in(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn all_in(folder: &Path) -> Vec<PathBuf> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {

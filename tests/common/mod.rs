@@ -1,6 +1,6 @@
 //! Drives the real program in a folder of its own, and reads results with ffprobe.
 
-pub mod disk;
+pub(crate) mod disk;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -30,7 +30,7 @@ fn missing() -> Option<&'static str> {
 }
 
 /// Whether a test can run; says why when not.
-pub fn ready(test: &str) -> bool {
+pub(crate) fn ready(test: &str) -> bool {
     match missing() {
         None => true,
         Some(reason) => {
@@ -41,12 +41,12 @@ pub fn ready(test: &str) -> bool {
 }
 
 /// The program that is tested: another build with the same features, where one is named.
-pub fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("UPSCALED_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_upscaled").into()).into()
 }
 
 /// The folder with ONNX Runtime's library that tests use; [`ready`] has seen it.
-pub fn libraries() -> PathBuf {
+pub(crate) fn libraries() -> PathBuf {
     match std::env::var_os("ORT_DYLIB_PATH") {
         Some(file) => Path::new(&file).parent().expect("a folder").to_owned(),
         None => library_folders().into_iter().find(|folder| has_library(folder)).expect("ready() has been asked"),
@@ -64,13 +64,13 @@ fn has_library(folder: &Path) -> bool {
 }
 
 /// A root folder with settings that do not wait long.
-pub struct Root {
+pub(crate) struct Root {
     dir: TempDir,
 }
 
 impl Root {
     /// `settings`: lines of upscaled.toml, after those every test wants.
-    pub fn new(settings: &str) -> Root {
+    pub(crate) fn new(settings: &str) -> Root {
         let dir = tempfile::Builder::new().prefix("upscaled-test-").tempdir().expect("a temporary folder");
         for folder in ["input", "output", "logs"] {
             fs::create_dir(dir.path().join(folder)).expect("a folder");
@@ -80,27 +80,27 @@ impl Root {
         Root { dir }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn input(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn input(&self, name: impl AsRef<Path>) -> PathBuf {
         let path = self.path().join("input").join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
         path
     }
 
-    pub fn output(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn output(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path().join("output").join(name)
     }
 
     /// The program with arguments, apart from settings of the person who runs the tests.
-    pub fn program(&self, args: &[&OsStr]) -> Command {
+    pub(crate) fn program(&self, args: &[&OsStr]) -> Command {
         self.program_at(&binary(), args)
     }
 
     /// The program at another place, such as a copy of it.
-    pub fn program_at(&self, binary: &Path, args: &[&OsStr]) -> Command {
+    pub(crate) fn program_at(&self, binary: &Path, args: &[&OsStr]) -> Command {
         let mut command = Command::new(binary);
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with("UPSCALED_") {
@@ -117,7 +117,7 @@ impl Root {
 
     /// Returns a line of shell, to be run with the program as `$0` and these arguments, in the environment that the
     /// program has in tests.
-    pub fn shell(&self, line: &str, args: &[&OsStr]) -> Command {
+    pub(crate) fn shell(&self, line: &str, args: &[&OsStr]) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", line]).arg(binary()).args(args).current_dir(self.path()).stdin(Stdio::null());
         for (name, value) in self.program(&[]).get_envs() {
@@ -130,12 +130,12 @@ impl Root {
     }
 
     /// The program with arguments, started; its words go to a file.
-    pub fn spawn(&self, args: &[&OsStr]) -> Child {
+    pub(crate) fn spawn(&self, args: &[&OsStr]) -> Child {
         self.spawn_command(self.program(args))
     }
 
     /// A command, started; its words go to a file.
-    pub fn spawn_command(&self, mut command: Command) -> Child {
+    pub(crate) fn spawn_command(&self, mut command: Command) -> Child {
         let console = fs::OpenOptions::new().append(true).create(true).open(self.path().join("console.txt"));
         let console = console.expect("a file for its words");
         command.stdout(console.try_clone().expect("a handle")).stderr(console);
@@ -143,37 +143,37 @@ impl Root {
     }
 
     /// `upscaled daemon --once`, started.
-    pub fn start(&self) -> Child {
+    pub(crate) fn start(&self) -> Child {
         self.spawn(&[OsStr::new("daemon"), OsStr::new("--once"), OsStr::new("--root"), self.path().as_os_str()])
     }
 
     /// `upscaled daemon --once` to its end; the exit code.
-    pub fn drain(&self) -> i32 {
+    pub(crate) fn drain(&self) -> i32 {
         let mut child = self.start();
         let code = finish(&mut child);
         code.unwrap_or_else(|| panic!("the daemon did not end in time\n{}", self.console()))
     }
 
     /// What the program said.
-    pub fn console(&self) -> String {
+    pub(crate) fn console(&self) -> String {
         let bytes = fs::read(self.path().join("console.txt")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Lines of history.jsonl.
-    pub fn history(&self) -> Vec<Value> {
+    pub(crate) fn history(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.output("history.jsonl")).unwrap_or_default();
         text.lines().map(|l| serde_json::from_str(l).expect("a line of history.jsonl is JSON")).collect()
     }
 
     /// The last line of a job, by its escaped relative path.
-    pub fn ended(&self, job: &str) -> Value {
+    pub(crate) fn ended(&self, job: &str) -> Value {
         let found = self.history().into_iter().rfind(|e| e["job"] == job);
         found.unwrap_or_else(|| panic!("no line for {job:?} in history.jsonl\n{}", self.console()))
     }
 
     /// Job folders, temp files and queue lines that are left, and job processes.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut folders = vec![self.path().join("output")];
         while let Some(folder) = folders.pop() {
@@ -195,7 +195,7 @@ impl Root {
 }
 
 /// Waits for the end of a process, kills it when that takes too long; the exit code, -1 after a signal.
-pub fn finish(child: &mut Child) -> Option<i32> {
+pub(crate) fn finish(child: &mut Child) -> Option<i32> {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if let Some(status) = child.try_wait().expect("a child") {
@@ -209,7 +209,7 @@ pub fn finish(child: &mut Child) -> Option<i32> {
 }
 
 /// Whether a condition came true within `seconds`.
-pub fn within(seconds: u64, mut test: impl FnMut() -> bool) -> bool {
+pub(crate) fn within(seconds: u64, mut test: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         if test() {
@@ -221,7 +221,7 @@ pub fn within(seconds: u64, mut test: impl FnMut() -> bool) -> bool {
 }
 
 /// The job process below a supervisor: the one with `job` among its arguments.
-pub fn job_process(supervisor: u32) -> Option<u32> {
+pub(crate) fn job_process(supervisor: u32) -> Option<u32> {
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
@@ -237,27 +237,27 @@ pub fn job_process(supervisor: u32) -> Option<u32> {
     None
 }
 
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, f)| !f.trim_start().starts_with(['Z', 'X']))
 }
 
 /// The names of an object's fields, in the order of the alphabet.
-pub fn fields(object: &Value) -> Vec<String> {
+pub(crate) fn fields(object: &Value) -> Vec<String> {
     let mut names: Vec<String> = object.as_object().expect("an object").keys().cloned().collect();
     names.sort();
     names
 }
 
 /// The most memory that a process has had, in bytes.
-pub fn peak(pid: u32) -> u64 {
+pub(crate) fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
 /// SIGKILL to a process that is not our child.
-pub fn kill_nine(pid: u32) {
+pub(crate) fn kill_nine(pid: u32) {
     let status = Command::new("sh").args(["-c", &format!("kill -9 {pid}")]).status();
     assert!(status.is_ok_and(|s| s.success()), "process {pid} could not be killed");
 }
@@ -279,13 +279,13 @@ fn tool(name: &str, args: &[&str], path: &Path) -> String {
 }
 
 /// Streams, format and chapters as ffprobe tells them.
-pub fn describe(path: &Path) -> Value {
+pub(crate) fn describe(path: &Path) -> Value {
     let args = ["-show_streams", "-show_format", "-show_chapters", "-show_data_hash", "md5", "-of", "json", "INPUT"];
     serde_json::from_str(&tool("ffprobe", &args, path)).expect("ffprobe writes JSON")
 }
 
 /// Presentation times of the frames of the first video stream, in nanoseconds, as decoded.
-pub fn times(path: &Path) -> Vec<i128> {
+pub(crate) fn times(path: &Path) -> Vec<i128> {
     let info = describe(path);
     let video = streams(&info, "video").into_iter().next().expect("a video stream");
     let base = video["time_base"].as_str().and_then(|t| t.split_once('/')).expect("a time base");
@@ -299,13 +299,13 @@ pub fn times(path: &Path) -> Vec<i128> {
 }
 
 /// The streams of a kind.
-pub fn streams(info: &Value, kind: &str) -> Vec<Value> {
+pub(crate) fn streams(info: &Value, kind: &str) -> Vec<Value> {
     let all = info["streams"].as_array().cloned().unwrap_or_default();
     all.into_iter().filter(|s| s["codec_type"] == kind).collect()
 }
 
 /// framemd5 of pictures and sound, decoded.
-pub fn frame_hashes(path: &Path) -> String {
+pub(crate) fn frame_hashes(path: &Path) -> String {
     let args =
         ["-copyts", "-i", "INPUT", "-map", "0:v", "-map", "0:a?", "-vsync", "passthrough", "-f", "framemd5", "-"];
     let text = tool("ffmpeg", &args, path);
@@ -313,7 +313,7 @@ pub fn frame_hashes(path: &Path) -> String {
 }
 
 /// A small film: B-frames, cuts in brightness, two audio tracks, subtitles, three chapters. `.mkv` or `.mp4`.
-pub fn film(path: &Path, frames: u32, size: &str) {
+pub(crate) fn film(path: &Path, frames: u32, size: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (lines, meta) = (folder.path().join("lines.srt"), folder.path().join("meta.txt"));
     fs::write(&lines, "1\n00:00:00,100 --> 00:00:00,300\nHello\n").expect("subtitles");
@@ -348,7 +348,7 @@ pub fn film(path: &Path, frames: u32, size: &str) {
 }
 
 /// A film of pictures only, as small as can be.
-pub fn scrap(path: &Path, frames: u32) {
+pub(crate) fn scrap(path: &Path, frames: u32) {
     let mut command = Command::new("ffmpeg");
     let picture = format!("testsrc2=s=64x48:r=25:d={},format=yuv420p", f64::from(frames) / 25.0);
     command.args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", &picture, "-c:v", "libx264"]);
@@ -358,7 +358,7 @@ pub fn scrap(path: &Path, frames: u32) {
 }
 
 /// The output of a finished job, found by its name (the extension may change).
-pub fn result(root: &Root, stem: impl AsRef<Path>) -> PathBuf {
+pub(crate) fn result(root: &Root, stem: impl AsRef<Path>) -> PathBuf {
     let wanted = root.output(stem);
     let prefix = wanted.file_name().expect("a name").to_owned();
     let folder = wanted.parent().expect("a folder");
@@ -368,7 +368,7 @@ pub fn result(root: &Root, stem: impl AsRef<Path>) -> PathBuf {
 }
 
 /// Asserts that a result is its source at twice the size: frames, times, streams, chapters, titles, languages.
-pub fn assert_same_film(source: &Path, output: &Path) {
+pub(crate) fn assert_same_film(source: &Path, output: &Path) {
     let (a, b) = (describe(source), describe(output));
     for kind in ["video", "audio", "subtitle", "attachment"] {
         let (x, y) = (streams(&a, kind), streams(&b, kind));

@@ -9,10 +9,10 @@ use ureq::Agent;
 
 use crate::common::{Root, within};
 
-pub const TOKEN: &str = "a-token-of-25-characters-";
+pub(crate) const TOKEN: &str = "a-token-of-25-characters-";
 
 /// A daemon with a listener; killed with the test.
-pub struct Daemon {
+pub(crate) struct Daemon {
     pub root: Root,
     pub child: Child,
     pub at: String,
@@ -33,28 +33,28 @@ impl Drop for Daemon {
     }
 }
 
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
     pub body: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 impl Daemon {
-    pub fn start(host: &str, more: &[&str]) -> Daemon {
+    pub(crate) fn start(host: &str, more: &[&str]) -> Daemon {
         Daemon::of(Root::new("device = \"cpu\"\nrescan_seconds = 1\n"), host, more)
     }
 
-    pub fn of(root: Root, host: &str, more: &[&str]) -> Daemon {
+    pub(crate) fn of(root: Root, host: &str, more: &[&str]) -> Daemon {
         // In the root, so that nothing of a killed daemon stays anywhere else.
         let area = format!("work_area={}", root.path().join("ram").display());
         let words = ["daemon", "--listen", &format!("{host}:0"), "--set", &area].map(str::to_owned);
@@ -65,20 +65,20 @@ impl Daemon {
     }
 
     /// Killed as by a power cut, and started again.
-    pub fn again(&mut self) {
+    pub(crate) fn again(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
         (self.child, self.at) = launch(&self.root, &self.words);
     }
 
     /// The command line, beside it.
-    pub fn command(&self, words: &[&str]) -> std::process::Output {
+    pub(crate) fn command(&self, words: &[&str]) -> std::process::Output {
         let words = words.iter().copied().chain(["--root"]).map(OsStr::new);
         let words: Vec<_> = words.chain([self.root.path().as_os_str()]).collect();
         self.root.program(&words).output().expect("the program starts")
     }
 
-    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
+    pub(crate) fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.at));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -93,21 +93,21 @@ impl Daemon {
         Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), body }
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[], None)
     }
 
-    pub fn post(&self, path: &str, body: Option<Value>) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: Option<Value>) -> Answer {
         self.ask("POST", path, &[], body)
     }
 
     /// A job as `/api/jobs/JOB` tells of it.
-    pub fn job_itself(&self, name: &str) -> Value {
+    pub(crate) fn job_itself(&self, name: &str) -> Value {
         self.get(&format!("/api/jobs/{}", name.replace(' ', "%20"))).json()
     }
 
     /// A job of `/api/jobs`, null where there is none.
-    pub fn job(&self, name: &str) -> Value {
+    pub(crate) fn job(&self, name: &str) -> Value {
         let jobs = self.get("/api/jobs").json()["jobs"].as_array().unwrap().clone();
         jobs.into_iter().find(|job| job["job"] == name).unwrap_or_default()
     }

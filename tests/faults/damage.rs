@@ -19,7 +19,7 @@ const DAMAGES: [&str; 8] = ["delete", "truncate", "flip", "empty", "swap", "unre
 const SETTINGS: &str = "eta_frames = 4\nbatch_frames = 4\nattempts_max = 3\nmodel = \"mine\"\n";
 /// The first clip sealed, the second on its way, frames of the third on the RAM disk.
 const IN_THE_MIDDLE: &str = "job/seal.rename=delay(100000)@2;job/frame_store.write=delay(100000)@11";
-pub const JOB: &str = JOBS[0];
+pub(crate) const JOB: &str = JOBS[0];
 
 /// What is damaged, and what must come of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +50,7 @@ const FILES: [(&str, Rule); 12] = [
 ];
 
 /// Where a file of the table is.
-pub fn place(stage: &Stage, file: &str) -> PathBuf {
+pub(crate) fn place(stage: &Stage, file: &str) -> PathBuf {
     let folder = stage.root.output("sub/a.mkv.job");
     let first = |folder: PathBuf, ending: &str| {
         let mut found: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
@@ -80,7 +80,7 @@ fn models(name: &str) -> PathBuf {
 }
 
 /// A root with one job done and one stopped in the middle of its work, over the film of that number.
-pub fn in_the_middle(number: u32) -> Stage {
+pub(crate) fn in_the_middle(number: u32) -> Stage {
     let stage = Stage::with(SETTINGS);
     fs::create_dir(stage.root.path().join("models")).expect("a folder");
     fs::copy(models("fast-film.onnx"), place(&stage, "model")).expect("a model");
@@ -244,7 +244,7 @@ fn source(stage: &Stage, how: &str, others: &Others) -> Result<char, String> {
 }
 
 /// One start to its end: the exit code, and the last words. No start may hang.
-pub fn start(stage: &Stage) -> Result<(i32, String), String> {
+pub(crate) fn start(stage: &Stage) -> Result<(i32, String), String> {
     let mut daemon = stage.daemon(true);
     let code = stage::wait(&mut daemon).ok_or_else(|| format!("the daemon hangs: {}", stage.last_words()))?;
     if code == 101 || code == -1 {

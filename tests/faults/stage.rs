@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::Root;
 
 /// The jobs, in the order in which they are done.
-pub const JOBS: [&str; 2] = ["sub/a.mkv", "sub/b.mkv"];
+pub(crate) const JOBS: [&str; 2] = ["sub/a.mkv", "sub/b.mkv"];
 /// Settings with which a job takes half a second: twelve frames in two batches.
 const QUICK: &str = "eta_frames = 4\nbatch_frames = 8\nattempts_max = 3\n";
 /// Those of every stage.
@@ -24,14 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(150);
 
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ended {
+pub(crate) enum Ended {
     Done,
     Failed(String),
     /// Taken out of the queue by a person, or so it seems.
     Removed,
 }
 
-pub struct Stage {
+pub(crate) struct Stage {
     pub root: Root,
     /// Rules of planned failures, and a file for each failure that happened.
     failures: PathBuf,
@@ -48,7 +48,7 @@ impl Drop for Stage {
 }
 
 /// A film of noise, so that no frame is like another; made once. Other numbers are other films.
-pub fn film(number: u32) -> PathBuf {
+pub(crate) fn film(number: u32) -> PathBuf {
     static MADE: Mutex<BTreeMap<u32, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().expect("no film failed");
     let make = || {
@@ -66,7 +66,7 @@ pub fn film(number: u32) -> PathBuf {
 }
 
 /// What both jobs come to with these settings when nothing happens.
-pub fn reference(settings: &str) -> Arc<Vec<u8>> {
+pub(crate) fn reference(settings: &str) -> Arc<Vec<u8>> {
     static KNOWN: Mutex<Option<HashMap<String, Arc<Vec<u8>>>>> = Mutex::new(None);
     let mut known = KNOWN.lock().expect("no reference failed");
     let known = known.get_or_insert_default();
@@ -83,12 +83,12 @@ pub fn reference(settings: &str) -> Arc<Vec<u8>> {
 
 impl Stage {
     /// `settings`: lines of upscaled.toml besides those that make it quick.
-    pub fn new(settings: &str) -> Stage {
+    pub(crate) fn new(settings: &str) -> Stage {
         Stage::with(&format!("{QUICK}{settings}"))
     }
 
     /// [`Stage::new`] with batches and attempts of its own.
-    pub fn with(settings: &str) -> Stage {
+    pub(crate) fn with(settings: &str) -> Stage {
         let root = Root::new(&format!("{ALWAYS}{settings}"));
         let toml = root.path().join("upscaled.toml");
         let mut text = fs::read_to_string(&toml).expect("the settings");
@@ -100,26 +100,26 @@ impl Stage {
     }
 
     /// The film as the source of a job, there all at once.
-    pub fn put(&self, job: &str) {
+    pub(crate) fn put(&self, job: &str) {
         self.put_film(job, 0);
     }
 
     /// Another film.
-    pub fn put_film(&self, job: &str, number: u32) {
+    pub(crate) fn put_film(&self, job: &str, number: u32) {
         let target = self.root.input(job);
         let part = target.with_extension("part");
         fs::copy(film(number), &part).expect("a copy of the film");
         fs::rename(part, target).expect("a name");
     }
 
-    pub fn output(&self, job: &str) -> PathBuf {
+    pub(crate) fn output(&self, job: &str) -> PathBuf {
         let job = Path::new(job);
         let name = format!("{}_upscaled.mkv", job.file_stem().expect("a name").to_string_lossy());
         self.root.output(job.with_file_name(name))
     }
 
     /// Failures that are planned from now on, in all processes.
-    pub fn plan(&self, rules: &str) {
+    pub(crate) fn plan(&self, rules: &str) {
         // At once: the program reads it at each fault point.
         let new = self.failures.join("rules.new");
         fs::write(&new, rules).expect("the rules");
@@ -127,7 +127,7 @@ impl Stage {
     }
 
     /// The failures that happened, by point.
-    pub fn failures(&self) -> HashMap<String, u64> {
+    pub(crate) fn failures(&self) -> HashMap<String, u64> {
         let mut found = HashMap::new();
         for entry in fs::read_dir(&self.failures).expect("a folder").flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -140,12 +140,12 @@ impl Stage {
         found
     }
 
-    pub fn daemon(&self, once: bool) -> Child {
+    pub(crate) fn daemon(&self, once: bool) -> Child {
         self.command(once).spawn().expect("the program starts")
     }
 
     /// The daemon's command line; its words go to the console's file.
-    pub fn command(&self, once: bool) -> Command {
+    pub(crate) fn command(&self, once: bool) -> Command {
         let console = self.console();
         let mut command = self.root.program(&["daemon", "--root"].map(OsStr::new));
         command.arg(self.root.path()).stdin(Stdio::null());
@@ -160,7 +160,7 @@ impl Stage {
     }
 
     /// `daemon --once`, started again when it dies, as a service manager does. The number of starts.
-    pub fn drain(&self) -> Result<u32, String> {
+    pub(crate) fn drain(&self) -> Result<u32, String> {
         for start in 1..=STARTS_MAX {
             let mut daemon = self.daemon(true);
             match wait(&mut daemon) {
@@ -173,7 +173,7 @@ impl Stage {
     }
 
     /// The daemon, started again as long as it dies, until something is so.
-    pub fn serve_until(&self, patience: Duration, mut is: impl FnMut() -> bool) -> Result<u32, String> {
+    pub(crate) fn serve_until(&self, patience: Duration, mut is: impl FnMut() -> bool) -> Result<u32, String> {
         let end = Instant::now() + patience;
         let mut starts = 0;
         loop {
@@ -197,20 +197,20 @@ impl Stage {
         }
     }
 
-    pub fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         let console = self.root.console();
         let lines: Vec<&str> = console.lines().collect();
         format!("\n    {}", lines[lines.len().saturating_sub(12)..].join("\n    "))
     }
 
     /// history.jsonl, where it is a file.
-    pub fn history(&self) -> String {
+    pub(crate) fn history(&self) -> String {
         let path = self.root.output("history.jsonl");
         if path.is_file() { fs::read_to_string(path).unwrap_or_default() } else { String::new() }
     }
 
     /// How a job ended; `None` when history.jsonl has no word of it.
-    pub fn ending(&self, job: &str) -> Option<Ended> {
+    pub(crate) fn ending(&self, job: &str) -> Option<Ended> {
         let text = self.history();
         let mut lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let entry = lines.rfind(|line| line["job"] == job)?;
@@ -224,7 +224,7 @@ impl Stage {
 
     /// What must hold when all is over: endings, sources, outputs; after one more start nothing is left; what
     /// failed with words can be retried and comes out right. Returns how the jobs had ended.
-    pub fn judge(&self, jobs: &[&str], reference: &[u8]) -> Result<Vec<Ended>, String> {
+    pub(crate) fn judge(&self, jobs: &[&str], reference: &[u8]) -> Result<Vec<Ended>, String> {
         let mut endings = Vec::new();
         for job in jobs {
             let ending = self.ending(job).ok_or_else(|| format!("{job} has no ending: {}", self.last_words()))?;
@@ -253,7 +253,7 @@ impl Stage {
     }
 
     /// `upscaled retry`, after which the job must come to its end.
-    pub fn retry(&self, job: &str) -> Result<(), String> {
+    pub(crate) fn retry(&self, job: &str) -> Result<(), String> {
         let retry = ["retry", job, "--root"].map(OsStr::new);
         let out = self.root.program(&retry).arg(self.root.path()).output().expect("the program starts");
         if !out.status.success() {
@@ -267,7 +267,7 @@ impl Stage {
     }
 
     /// Sources as they were, and no output but whole ones.
-    pub fn inspect(&self, jobs: &[&str], reference: &[u8]) -> Result<(), String> {
+    pub(crate) fn inspect(&self, jobs: &[&str], reference: &[u8]) -> Result<(), String> {
         let source = fs::read(film(0)).expect("the film");
         for job in jobs {
             if fs::read(self.root.input(job)).ok().as_ref() != Some(&source) {
@@ -298,7 +298,7 @@ impl Stage {
     }
 
     /// Everything of work that is still there.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let names = |folder: PathBuf| {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             entries.map(|entry| entry.path().display().to_string()).collect::<Vec<_>>()
@@ -311,7 +311,7 @@ impl Stage {
 }
 
 /// A daemon that runs until it is stopped; killed when dropped.
-pub struct Serving<'a> {
+pub(crate) struct Serving<'a> {
     stage: &'a Stage,
     daemon: Child,
 }
@@ -323,12 +323,12 @@ impl Drop for Serving<'_> {
 }
 
 impl Stage {
-    pub fn serve(&self) -> Serving<'_> {
+    pub(crate) fn serve(&self) -> Serving<'_> {
         Serving { stage: self, daemon: self.daemon(false) }
     }
 
     /// [`Stage::serve`], the daemon started by another program that becomes it.
-    pub fn serve_under(&self, program: &[&str]) -> Serving<'_> {
+    pub(crate) fn serve_under(&self, program: &[&str]) -> Serving<'_> {
         let inner = self.command(false);
         let mut command = Command::new(program[0]);
         command.args(&program[1..]).arg(inner.get_program()).args(inner.get_args());
@@ -350,18 +350,18 @@ impl Stage {
     }
 
     /// The history has an end of each of these jobs.
-    pub fn all_ended(&self, jobs: &[&str]) -> bool {
+    pub(crate) fn all_ended(&self, jobs: &[&str]) -> bool {
         jobs.iter().all(|job| self.ending(job).is_some())
     }
 }
 
 impl Serving<'_> {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.daemon.id()
     }
 
     /// Waits until something is so; how long it took.
-    pub fn until(&mut self, seconds: u64, what: &str, mut is: impl FnMut() -> bool) -> Result<Duration, String> {
+    pub(crate) fn until(&mut self, seconds: u64, what: &str, mut is: impl FnMut() -> bool) -> Result<Duration, String> {
         let begun = Instant::now();
         while !is() {
             if let Ok(Some(status)) = self.daemon.try_wait() {
@@ -376,13 +376,13 @@ impl Serving<'_> {
     }
 
     /// Waits until the console says something.
-    pub fn until_told(&mut self, seconds: u64, words: &str) -> Result<Duration, String> {
+    pub(crate) fn until_told(&mut self, seconds: u64, words: &str) -> Result<Duration, String> {
         let stage = self.stage;
         self.until(seconds, &format!("the words {words:?}"), || stage.root.console().contains(words))
     }
 
     /// Ends it as a service manager does.
-    pub fn stop(mut self) -> Result<(), String> {
+    pub(crate) fn stop(mut self) -> Result<(), String> {
         let _ = Command::new("kill").arg(self.daemon.id().to_string()).status();
         match wait(&mut self.daemon) {
             Some(0) => Ok(()),
@@ -392,23 +392,23 @@ impl Serving<'_> {
 }
 
 /// Mounts a tmpfs of so many bytes on a folder, which is made. It goes with the stage.
-pub fn mount_disk(folder: &Path, bytes: u64) {
+pub(crate) fn mount_disk(folder: &Path, bytes: u64) {
     fs::create_dir_all(folder).expect("a folder");
     mount(&["-t", "tmpfs", "-o", &format!("size={bytes},mode=0755"), "none"], folder);
 }
 
-pub fn mount(arguments: &[&str], folder: &Path) {
+pub(crate) fn mount(arguments: &[&str], folder: &Path) {
     let status = Command::new("mount").args(arguments).arg(folder).status();
     assert!(status.is_ok_and(|status| status.success()), "mount {arguments:?} {}", folder.display());
 }
 
-pub fn unmount(folder: &Path) {
+pub(crate) fn unmount(folder: &Path) {
     let status = Command::new("umount").arg("-l").arg(folder).status();
     assert!(status.is_ok_and(|status| status.success()), "umount {}", folder.display());
 }
 
 /// Takes all room of the disk of a folder.
-pub fn fill(folder: &Path) {
+pub(crate) fn fill(folder: &Path) {
     let mut ballast = fs::File::create(folder.join("ballast")).expect("a file");
     for block in [1 << 20, 4096, 1] {
         while std::io::Write::write_all(&mut ballast, &vec![1; block]).is_ok() {}
@@ -416,12 +416,12 @@ pub fn fill(folder: &Path) {
 }
 
 /// Gives back what [`fill`] took.
-pub fn relieve(folder: &Path) {
+pub(crate) fn relieve(folder: &Path) {
     fs::remove_file(folder.join("ballast")).expect("the ballast");
 }
 
 /// The exit code, -1 after a signal; killed when it takes too long.
-pub fn wait(child: &mut Child) -> Option<i32> {
+pub(crate) fn wait(child: &mut Child) -> Option<i32> {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if let Ok(Some(status)) = child.try_wait() {
@@ -434,7 +434,7 @@ pub fn wait(child: &mut Child) -> Option<i32> {
 }
 
 /// Runs each case, several side by side: they wait more than they work. What they return, in their order.
-pub fn side_by_side<C: Sync, R: Send>(cases: &[C], work: impl Fn(&C) -> R + Sync) -> Vec<R> {
+pub(crate) fn side_by_side<C: Sync, R: Send>(cases: &[C], work: impl Fn(&C) -> R + Sync) -> Vec<R> {
     let workers = 3 * std::thread::available_parallelism().map_or(2, |n| n.get());
     let (next, results) = (std::sync::atomic::AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -455,7 +455,7 @@ pub fn side_by_side<C: Sync, R: Send>(cases: &[C], work: impl Fn(&C) -> R + Sync
 }
 
 /// Whether this process may mount a RAM disk, as the program does for its work area.
-pub fn may_mount() -> bool {
+pub(crate) fn may_mount() -> bool {
     let folder = tempfile::tempdir().expect("a folder");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(folder.path()).output();
     let mounted = mounted.is_ok_and(|out| out.status.success());

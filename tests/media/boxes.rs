@@ -1,12 +1,12 @@
 //! Rewrites the edit lists of an MP4 whose `moov` stands behind its samples, as ffmpeg leaves it.
 
 /// One edit: length in thousandths of a second, and the time of the track where it begins.
-pub type Edit = (u32, i32);
+pub(crate) type Edit = (u32, i32);
 
 const CONTAINERS: [&[u8; 4]; 4] = [b"moov", b"trak", b"edts", b"mdia"];
 
 /// The file with other edit lists: `lists` is asked for each track, `soun` or `vide`.
-pub fn with_edits(file: &[u8], lists: &dyn Fn(&str) -> Vec<Edit>) -> Vec<u8> {
+pub(crate) fn with_edits(file: &[u8], lists: &dyn Fn(&str) -> Vec<Edit>) -> Vec<u8> {
     rebuilt(file, "", lists)
 }
 

@@ -1,20 +1,20 @@
 //! Matroska files taken apart and put together again, to say in them what no tool at hand writes.
 
 /// An element: its ID and its content.
-pub type Element = (u32, Vec<u8>);
+pub(crate) type Element = (u32, Vec<u8>);
 
-pub const SEGMENT: u32 = 0x1853_8067;
-pub const INFO: u32 = 0x1549_a966;
-pub const TRACKS: u32 = 0x1654_ae6b;
-pub const ENTRY: u32 = 0xae;
-pub const VIDEO: u32 = 0xe0;
-pub const CHAPTERS: u32 = 0x1043_a770;
-pub const EDITION: u32 = 0x45b9;
-pub const ATOM: u32 = 0xb6;
+pub(crate) const SEGMENT: u32 = 0x1853_8067;
+pub(crate) const INFO: u32 = 0x1549_a966;
+pub(crate) const TRACKS: u32 = 0x1654_ae6b;
+pub(crate) const ENTRY: u32 = 0xae;
+pub(crate) const VIDEO: u32 = 0xe0;
+pub(crate) const CHAPTERS: u32 = 0x1043_a770;
+pub(crate) const EDITION: u32 = 0x45b9;
+pub(crate) const ATOM: u32 = 0xb6;
 const CLUSTER: u32 = 0x1f43_b675;
 
 /// The elements side by side in some bytes.
-pub fn elements(mut bytes: &[u8]) -> Vec<Element> {
+pub(crate) fn elements(mut bytes: &[u8]) -> Vec<Element> {
     let mut made = Vec::new();
     while !bytes.is_empty() {
         let id_length = bytes[0].leading_zeros() as usize + 1;
@@ -30,12 +30,12 @@ pub fn elements(mut bytes: &[u8]) -> Vec<Element> {
 }
 
 /// The first element with an ID.
-pub fn find(of: &[Element], id: u32) -> Option<&[u8]> {
+pub(crate) fn find(of: &[Element], id: u32) -> Option<&[u8]> {
     of.iter().find(|(found, _)| *found == id).map(|(_, content)| content.as_slice())
 }
 
 /// An element's bytes.
-pub fn element(id: u32, content: &[u8]) -> Vec<u8> {
+pub(crate) fn element(id: u32, content: &[u8]) -> Vec<u8> {
     let mut made: Vec<u8> = id.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect();
     let length = (1..8).find(|length| (content.len() as u64) < (1 << (7 * length)) - 1).unwrap();
     made.extend(&((content.len() as u64) | 1 << (7 * length)).to_be_bytes()[8 - length..]);
@@ -44,17 +44,17 @@ pub fn element(id: u32, content: &[u8]) -> Vec<u8> {
 }
 
 /// One with children.
-pub fn master(id: u32, children: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn master(id: u32, children: &[Vec<u8>]) -> Vec<u8> {
     element(id, &children.concat())
 }
 
 /// The children of a file's segment.
-pub fn segment(file: &[u8]) -> Vec<Element> {
+pub(crate) fn segment(file: &[u8]) -> Vec<Element> {
     elements(find(&elements(file), SEGMENT).unwrap())
 }
 
 /// A file with its segment's information and tracks changed, with chapters, and without an index.
-pub fn changed(file: &[u8], info: &[u8], track: impl Fn(usize, &[u8]) -> Vec<u8>, chapters: &[u8]) -> Vec<u8> {
+pub(crate) fn changed(file: &[u8], info: &[u8], track: impl Fn(usize, &[u8]) -> Vec<u8>, chapters: &[u8]) -> Vec<u8> {
     let mut children = Vec::new();
     for (id, content) in segment(file) {
         match id {
@@ -81,7 +81,7 @@ fn without_sum(content: &[u8]) -> Vec<u8> {
 }
 
 /// A track's header with elements added to it, and to the description of its picture.
-pub fn with(entry: &[u8], more: &[Vec<u8>], picture: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn with(entry: &[u8], more: &[Vec<u8>], picture: &[Vec<u8>]) -> Vec<u8> {
     let mut made = more.concat();
     for (id, content) in elements(entry) {
         match id {

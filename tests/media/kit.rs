@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::common::Root;
 
 /// How a run of the program ended.
-pub struct Run {
+pub(crate) struct Run {
     pub code: i32,
     /// What it wrote to standard error (progress, warnings, errors), and behind that its last line, on standard output.
     pub log: String,
@@ -15,14 +15,14 @@ pub struct Run {
 
 impl Run {
     /// Asserts success and returns the log.
-    pub fn done(self) -> String {
+    pub(crate) fn done(self) -> String {
         assert_eq!(self.code, 0, "{}", self.log);
         self.log
     }
 }
 
 /// Runs `upscaled run SOURCE TARGET MORE..` in the root to its end.
-pub fn run(root: &Root, source: &Path, target: &Path, more: &[&str]) -> Run {
+pub(crate) fn run(root: &Root, source: &Path, target: &Path, more: &[&str]) -> Run {
     let mut words: Vec<OsString> = vec!["run".into(), source.into(), target.into()];
     words.extend(more.iter().map(OsString::from));
     let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
@@ -32,7 +32,7 @@ pub fn run(root: &Root, source: &Path, target: &Path, more: &[&str]) -> Run {
 }
 
 /// Runs ffmpeg with arguments in the root's folder; panics with its message when it fails.
-pub fn ffmpeg(root: &Root, args: &[&str]) {
+pub(crate) fn ffmpeg(root: &Root, args: &[&str]) {
     let mut command = Command::new("ffmpeg");
     command.current_dir(root.path()).args(["-v", "error", "-nostdin", "-y"]).args(args);
     let out = command.output().expect("ffmpeg is installed");
@@ -40,7 +40,7 @@ pub fn ffmpeg(root: &Root, args: &[&str]) {
 }
 
 /// Standard output of ffmpeg or ffprobe in the root's folder; panics when it fails.
-pub fn output_of(root: &Root, tool: &str, args: &[&str]) -> Vec<u8> {
+pub(crate) fn output_of(root: &Root, tool: &str, args: &[&str]) -> Vec<u8> {
     let out = Command::new(tool).current_dir(root.path()).args(["-v", "error"]).args(args).output();
     let out = out.expect("ffmpeg's tools are installed");
     assert!(out.status.success(), "{tool} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
@@ -48,11 +48,11 @@ pub fn output_of(root: &Root, tool: &str, args: &[&str]) -> Vec<u8> {
 }
 
 /// Samples of an audio track as a decoder delivers them, 16 bits, interleaved. `track`: `0:a:1`.
-pub fn samples(root: &Root, file: &str, track: &str) -> Vec<u8> {
+pub(crate) fn samples(root: &Root, file: &str, track: &str) -> Vec<u8> {
     output_of(root, "ffmpeg", &["-i", file, "-map", track, "-f", "s16le", "-"])
 }
 
 /// A path in the root's folder.
-pub fn at(root: &Root, name: &str) -> PathBuf {
+pub(crate) fn at(root: &Root, name: &str) -> PathBuf {
     root.path().join(name)
 }

@@ -12,7 +12,7 @@ const X264: [&str; 6] = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "
 const PICTURE: [&str; 4] = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.5"];
 
 /// Runs the program on a file of the root to success; all that it says.
-pub fn upscaled(root: &Root, source: &str, target: &str, more: &[&str]) -> String {
+pub(crate) fn upscaled(root: &Root, source: &str, target: &str, more: &[&str]) -> String {
     let words = [&["run", source, target][..], more].concat();
     let words: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
     let out = root.program(&words).output().expect("the program starts");

@@ -11,10 +11,10 @@ use ureq::Agent;
 use crate::common::{Root, describe, streams, times, within};
 
 /// Settings of every test: results come from a server on this machine.
-pub const SETTINGS: &str = "device = \"cpu\"\nrescan_seconds = 1\nfetch_private = true\n";
+pub(crate) const SETTINGS: &str = "device = \"cpu\"\nrescan_seconds = 1\nfetch_private = true\n";
 
 /// A running daemon; killed with the test.
-pub struct Service {
+pub(crate) struct Service {
     pub root: Root,
     pub child: Child,
     /// Of the two contracts.
@@ -30,27 +30,27 @@ impl Drop for Service {
     }
 }
 
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("a header of text"))
     }
 
     /// `detail` of an error, as text.
-    pub fn detail(&self) -> String {
+    pub(crate) fn detail(&self) -> String {
         let detail = self.json()["detail"].clone();
         detail.as_str().map_or_else(|| detail.to_string(), str::to_owned)
     }
@@ -76,29 +76,29 @@ fn launch(root: &Root, more: &[&str], environment: &[(&str, &str)]) -> (Child, S
 }
 
 impl Service {
-    pub fn start(settings: &str) -> Service {
+    pub(crate) fn start(settings: &str) -> Service {
         Service::start_with(Root::new(&format!("{SETTINGS}{settings}")), &[], &[])
     }
 
-    pub fn start_with(root: Root, more: &[&str], environment: &[(&str, &str)]) -> Service {
+    pub(crate) fn start_with(root: Root, more: &[&str], environment: &[(&str, &str)]) -> Service {
         let (child, original, current) = launch(&root, more, environment);
         let agent = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(120)));
         Service { root, child, original, current, agent: agent.build().into() }
     }
 
     /// SIGKILL, and the same daemon anew.
-    pub fn kill_and_restart(&mut self) {
+    pub(crate) fn kill_and_restart(&mut self) {
         self.kill_and_restart_with(&[]);
     }
 
     /// The same, with these variables.
-    pub fn kill_and_restart_with(&mut self, environment: &[(&str, &str)]) {
+    pub(crate) fn kill_and_restart_with(&mut self, environment: &[(&str, &str)]) {
         let _ = self.child.kill();
         let _ = self.child.wait();
         (self.child, self.original, self.current) = launch(&self.root, &[], environment);
     }
 
-    pub fn ask(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) fn ask(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut request = ureq::http::Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -108,16 +108,16 @@ impl Service {
         Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), body }
     }
 
-    pub fn get(&self, url: &str) -> Answer {
+    pub(crate) fn get(&self, url: &str) -> Answer {
         self.ask("GET", url, &[], b"")
     }
 
-    pub fn post(&self, url: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, url: &str, body: &Value) -> Answer {
         self.ask("POST", url, &[("content-type", "application/json")], body.to_string().as_bytes())
     }
 
     /// `POST /upscale-video`.
-    pub fn upscale_video(&self, url: &str, task: &str) -> Answer {
+    pub(crate) fn upscale_video(&self, url: &str, task: &str) -> Answer {
         self.post(
             &format!("{}/upscale-video", self.original),
             &serde_json::json!({"payload_url": url, "task_type": task}),
@@ -125,33 +125,33 @@ impl Service {
     }
 
     /// `POST /upscale` of the current contract.
-    pub fn upscale(&self, body: &Value) -> Answer {
+    pub(crate) fn upscale(&self, body: &Value) -> Answer {
         self.post(&format!("{}/upscale", self.current), body)
     }
 
     /// `POST /process_video`.
-    pub fn process_video(&self, task: Option<&str>, file: Option<&[u8]>) -> Answer {
+    pub(crate) fn process_video(&self, task: Option<&str>, file: Option<&[u8]>) -> Answer {
         self.process_form(&form(task, file))
     }
 
     /// The same of a form that is made already, or broken.
-    pub fn process_form(&self, (kind, body): &(String, Vec<u8>)) -> Answer {
+    pub(crate) fn process_form(&self, (kind, body): &(String, Vec<u8>)) -> Answer {
         self.ask("POST", &format!("{}/process_video", self.original), &[("content-type", kind)], body)
     }
 
     /// How often a job of a request was begun.
-    pub fn begun(&self) -> usize {
+    pub(crate) fn begun(&self) -> usize {
         self.root.console().lines().filter(|line| line.contains(".requests/") && line.ends_with("-> running")).count()
     }
 
     /// Lines of the history that say how a request's job ended.
-    pub fn endings(&self, state: &str) -> usize {
+    pub(crate) fn endings(&self, state: &str) -> usize {
         let of_request = |line: &&Value| line["job"].as_str().is_some_and(|job| job.starts_with(".requests/"));
         self.root.history().iter().filter(of_request).filter(|line| line["state"] == state).count()
     }
 
     /// A file with bytes that were downloaded.
-    pub fn keep(&self, name: &str, bytes: &[u8]) -> PathBuf {
+    pub(crate) fn keep(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.root.path().join(name);
         std::fs::write(&path, bytes).expect("a file");
         path
@@ -159,7 +159,7 @@ impl Service {
 }
 
 /// A clip as the payloads of this service are: no sound, x264 ultrafast, tagged.
-pub fn clip(path: &Path, size: &str, frames: u32) {
+pub(crate) fn clip(path: &Path, size: &str, frames: u32) {
     let picture = format!("testsrc2=s={size}:r=25:d={}", f64::from(frames) / 25.0);
     let mut command = Command::new("ffmpeg");
     command.args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", &picture, "-c:v", "libx264"]);
@@ -169,7 +169,7 @@ pub fn clip(path: &Path, size: &str, frames: u32) {
 }
 
 /// A payload that FFmpeg makes of a source of lavfi.
-pub fn made(service: &Service, name: &str, picture: &str, options: &str) -> PathBuf {
+pub(crate) fn made(service: &Service, name: &str, picture: &str, options: &str) -> PathBuf {
     let path = service.root.path().join(name);
     let mut command = Command::new("ffmpeg");
     command.args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", picture]);
@@ -179,7 +179,7 @@ pub fn made(service: &Service, name: &str, picture: &str, options: &str) -> Path
 }
 
 /// The bytes of such a clip.
-pub fn clip_bytes(size: &str, frames: u32) -> Vec<u8> {
+pub(crate) fn clip_bytes(size: &str, frames: u32) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("clip.mp4");
     clip(&path, size, frames);
@@ -187,7 +187,7 @@ pub fn clip_bytes(size: &str, frames: u32) -> Vec<u8> {
 }
 
 /// Every rule that scorers hold an output to, by ffprobe.
-pub fn assert_rules(payload: &Path, output: &Path, scale: u64) {
+pub(crate) fn assert_rules(payload: &Path, output: &Path, scale: u64) {
     let (a, b) = (describe(payload), describe(output));
     let (x, y) = (&streams(&a, "video")[0], &streams(&b, "video")[0]);
     let name = output.display();
@@ -216,7 +216,7 @@ pub fn assert_rules(payload: &Path, output: &Path, scale: u64) {
 }
 
 /// The form of `/process_video`, with its type.
-pub fn form(task: Option<&str>, file: Option<&[u8]>) -> (String, Vec<u8>) {
+pub(crate) fn form(task: Option<&str>, file: Option<&[u8]>) -> (String, Vec<u8>) {
     let mut form = Vec::new();
     if let Some(task) = task {
         form.extend(

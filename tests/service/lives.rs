@@ -22,7 +22,7 @@ fn ask_and_leave(service: &Service, url: &str, task: &str) {
 }
 
 /// The processes that a daemon has started.
-pub fn children(daemon: u32) -> Vec<u32> {
+pub(crate) fn children(daemon: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"));
     let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).unwrap().flatten();
     let of_threads = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());

@@ -7,13 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 /// Serves `clip` under several paths, and remembers what it was asked.
-pub struct Origin {
+pub(crate) struct Origin {
     pub port: u16,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Origin {
-    pub fn start(clip: Vec<u8>) -> Origin {
+    pub(crate) fn start(clip: Vec<u8>) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -27,12 +27,12 @@ impl Origin {
         Origin { port, asked }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
     /// The requests so far that begin with `path`, each with its Range.
-    pub fn asked(&self, path: &str) -> Vec<String> {
+    pub(crate) fn asked(&self, path: &str) -> Vec<String> {
         let asked = self.asked.lock().expect("the log");
         asked.iter().filter(|line| line.starts_with(path)).cloned().collect()
     }

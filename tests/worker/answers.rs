@@ -137,7 +137,7 @@ fn batches_as_zip() {
 }
 
 /// A PNG that says it is 60000x60000.
-pub fn bomb() -> Vec<u8> {
+pub(crate) fn bomb() -> Vec<u8> {
     let mut bytes = png(2, 2);
     bytes[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
     let crc = crc(&bytes[12..29]);

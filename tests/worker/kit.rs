@@ -15,46 +15,46 @@ use crate::common::{Root, fields, finish, within};
 /// An answer may take this long.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between the parts of a form.
-pub const BOUNDARY: &str = "----a-boundary";
+pub(crate) const BOUNDARY: &str = "----a-boundary";
 
 /// A running worker.
-pub struct Server {
+pub(crate) struct Server {
     pub root: Root,
     pub port: u16,
     pub child: Child,
 }
 
 /// A port that is free at this moment.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 
 impl Server {
     /// `upscaled worker` with more flags, ready.
-    pub fn start(flags: &[&str]) -> Server {
+    pub(crate) fn start(flags: &[&str]) -> Server {
         let server = Server::launch(flags);
         server.wait();
         server
     }
 
     /// Waits until it is ready.
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let ready = within(120, || self.try_ask("GET", "/health", &[], b"").is_some_and(|a| a.status == 200));
         assert!(ready, "the worker did not become ready\n{}", self.root.console());
     }
 
     /// The same, without waiting.
-    pub fn launch(flags: &[&str]) -> Server {
+    pub(crate) fn launch(flags: &[&str]) -> Server {
         Server::launch_in(flags, |_| {})
     }
 
     /// The same in a folder with something in it.
-    pub fn launch_in(flags: &[&str], prepare: impl FnOnce(&Path)) -> Server {
+    pub(crate) fn launch_in(flags: &[&str], prepare: impl FnOnce(&Path)) -> Server {
         Server::launch_with(flags, &[], prepare)
     }
 
     /// The same with more variables.
-    pub fn launch_with(flags: &[&str], variables: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Server {
+    pub(crate) fn launch_with(flags: &[&str], variables: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Server {
         let root = Root::new("");
         prepare(root.path());
         let port = free_port();
@@ -73,7 +73,7 @@ impl Server {
         Server { root, port, child }
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the worker listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream
@@ -87,7 +87,7 @@ impl Server {
     }
 
     /// The bytes of a request.
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         if !headers.iter().any(|(name, _)| *name == "Host") {
             head += &format!("Host: 127.0.0.1:{}\r\n", self.port);
@@ -96,43 +96,43 @@ impl Server {
         [head.as_bytes(), b"\r\n", body].concat()
     }
 
-    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let answer = self.try_ask(method, path, headers, body);
         answer.unwrap_or_else(|| panic!("no answer to {method} {path}\n{}", self.root.console()))
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[], b"")
     }
 
     /// POST of a form.
-    pub fn post(&self, path: &str, parts: &[Part<'_>]) -> Answer {
+    pub(crate) fn post(&self, path: &str, parts: &[Part<'_>]) -> Answer {
         self.ask("POST", path, &[("Content-Type", &form_type())], &form(parts))
     }
 
     /// POST of JSON.
-    pub fn tell(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn tell(&self, path: &str, body: &Value) -> Answer {
         self.ask("POST", path, &[("Content-Type", "application/json")], body.to_string().as_bytes())
     }
 
     /// POST of one picture to `/upscale`.
-    pub fn upscale(&self, query: &str, picture: &[u8]) -> Answer {
+    pub(crate) fn upscale(&self, query: &str, picture: &[u8]) -> Answer {
         self.post(&format!("/upscale{query}"), &[Part::file("file", "a.png", picture)])
     }
 
     /// The same, where the worker may end meanwhile.
-    pub fn try_upscale(&self, picture: &[u8]) -> Option<Answer> {
+    pub(crate) fn try_upscale(&self, picture: &[u8]) -> Option<Answer> {
         let body = form(&[Part::file("file", "a.png", picture)]);
         self.try_ask("POST", "/upscale", &[("Content-Type", &form_type())], &body)
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let kill = std::process::Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(kill.is_ok_and(|s| s.success()), "kill {name}");
     }
 
     /// SIGTERM, and the exit code.
-    pub fn stop(&mut self) -> Option<i32> {
+    pub(crate) fn stop(&mut self) -> Option<i32> {
         self.signal("-TERM");
         finish(&mut self.child)
     }
@@ -146,23 +146,23 @@ impl Drop for Server {
 }
 
 /// A part of a form.
-pub struct Part<'a> {
+pub(crate) struct Part<'a> {
     pub field: &'a str,
     pub file: Option<&'a str>,
     pub content: &'a [u8],
 }
 
 impl<'a> Part<'a> {
-    pub fn file(field: &'a str, name: &'a str, content: &'a [u8]) -> Part<'a> {
+    pub(crate) fn file(field: &'a str, name: &'a str, content: &'a [u8]) -> Part<'a> {
         Part { field, file: Some(name), content }
     }
 }
 
-pub fn form_type() -> String {
+pub(crate) fn form_type() -> String {
     format!("multipart/form-data; boundary={BOUNDARY}")
 }
 
-pub fn form(parts: &[Part<'_>]) -> Vec<u8> {
+pub(crate) fn form(parts: &[Part<'_>]) -> Vec<u8> {
     let mut body = Vec::new();
     for part in parts {
         let file = part.file.map(|name| format!("; filename=\"{name}\"")).unwrap_or_default();
@@ -176,7 +176,7 @@ pub fn form(parts: &[Part<'_>]) -> Vec<u8> {
 }
 
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -184,7 +184,7 @@ pub struct Answer {
 
 impl Answer {
     /// What comes until the end; `None` for what is cut short.
-    pub fn read(stream: &mut impl Read, head_only: bool) -> Option<Answer> {
+    pub(crate) fn read(stream: &mut impl Read, head_only: bool) -> Option<Answer> {
         let mut bytes = Vec::new();
         // What came before a reset counts.
         let _ = stream.read_to_end(&mut bytes);
@@ -201,51 +201,51 @@ impl Answer {
         (head_only || length.is_none_or(|length| length == answer.body.len())).then_some(answer)
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let text = String::from_utf8_lossy(&self.body);
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 
     /// The status and the reason.
-    pub fn refusal(&self) -> (u16, String) {
+    pub(crate) fn refusal(&self) -> (u16, String) {
         let detail = &self.json()["detail"];
         (self.status, detail.as_str().map_or_else(|| detail.to_string(), str::to_owned))
     }
 
     /// The names of its fields, in the order of the alphabet.
-    pub fn fields(&self) -> Vec<String> {
+    pub(crate) fn fields(&self) -> Vec<String> {
         fields(&self.json())
     }
 
-    pub fn picture(&self) -> DynamicImage {
+    pub(crate) fn picture(&self) -> DynamicImage {
         assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
         image::load_from_memory_with_format(&self.body, ImageFormat::Png).expect("a PNG")
     }
 }
 
 /// A picture with something in it.
-pub fn picture(width: u32, height: u32) -> DynamicImage {
+pub(crate) fn picture(width: u32, height: u32) -> DynamicImage {
     let pixel =
         |x: u32, y: u32| image::Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, ((x * 7 + y * 3) % 256) as u8]);
     image::RgbImage::from_fn(width, height, pixel).into()
 }
 
-pub fn packed(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+pub(crate) fn packed(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut out = Cursor::new(Vec::new());
     picture.write_to(&mut out, format).expect("a picture is written");
     out.into_inner()
 }
 
-pub fn png(width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     packed(&picture(width, height), ImageFormat::Png)
 }
 
 /// Appends a chunk of a PNG.
-pub fn chunk(out: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
+pub(crate) fn chunk(out: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
     out.extend((data.len() as u32).to_be_bytes());
     let start = out.len();
     out.extend(name);
@@ -254,7 +254,7 @@ pub fn chunk(out: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
 }
 
 /// The sum that PNG has over a chunk's name and data.
-pub fn crc(bytes: &[u8]) -> u32 {
+pub(crate) fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
     })

@@ -1,13 +1,13 @@
 //! Pictures that networks are probed with: given as functions, so that any window can be had.
 
 /// A smooth picture at any place, 0.2 to 0.8 of white. `plane`: 0 luma or red, 1, 2.
-pub fn smooth(plane: usize, y: f64, x: f64) -> f32 {
+pub(crate) fn smooth(plane: usize, y: f64, x: f64) -> f32 {
     let turn = plane as f64 * 0.7;
     (0.5 + 0.18 * (x / 11.0 + turn).sin() + 0.12 * ((y + 0.3 * x) / 13.0 - turn).cos()) as f32
 }
 
 /// A picture with slopes, edges and grain, within 0..1. Another one for each `seed`.
-pub fn fine(seed: usize, plane: usize, y: usize, x: usize) -> f32 {
+pub(crate) fn fine(seed: usize, plane: usize, y: usize, x: usize) -> f32 {
     let slope = smooth(plane + seed, y as f64 % 1024.0, x as f64 % 1024.0);
     let edge = if (x / 7 + y / 5 + seed).is_multiple_of(3) { 0.12 } else { -0.06 };
     let grain = (hash(seed, plane, y, x) >> 40) as f32 / (1u64 << 24) as f32 - 0.5;

@@ -10,7 +10,7 @@ use ort::session::RunOptions;
 ///
 /// # Errors
 /// `None` when the limit was reached, else the session's own error.
-pub fn within<T>(
+pub(crate) fn within<T>(
     limit: Duration,
     options: &RunOptions,
     run: impl FnOnce() -> ort::Result<T>,

@@ -14,7 +14,7 @@ use crate::job::order::JobOrder;
 use crate::state::requests;
 
 /// Does the work of an order; where it is of a request, on the payload as it is opened now.
-pub fn with<T>(order: &JobOrder, work: impl FnOnce(&JobOrder) -> Result<T>) -> Result<T> {
+pub(super) fn with<T>(order: &JobOrder, work: impl FnOnce(&JobOrder) -> Result<T>) -> Result<T> {
     match held(order)? {
         Some(held) => work(&held.order).map_err(|error| held.named(error)),
         None => work(order),

@@ -8,14 +8,14 @@ use crate::pipeline::frame_diffusion::FrameModel;
 use crate::pipeline::frame_files::{self, FrameFiles};
 
 /// A maker of whole pictures.
-pub enum FullFrameUpscaler {
+pub(super) enum FullFrameUpscaler {
     Model(Box<FrameModel>),
     Files(FrameFiles),
 }
 
 impl FullFrameUpscaler {
     /// That of a pin; `None` where its network works on tiles.
-    pub fn open(pin: &EngineSpec, frame: (u32, u32)) -> Result<Option<FullFrameUpscaler>> {
+    pub(super) fn open(pin: &EngineSpec, frame: (u32, u32)) -> Result<Option<FullFrameUpscaler>> {
         if let Some(own) = &pin.diffusion {
             return FrameModel::open(pin, own, frame).map(|model| Some(FullFrameUpscaler::Model(Box::new(model))));
         }
@@ -24,7 +24,7 @@ impl FullFrameUpscaler {
     }
 
     /// Tiles that a picture counts for.
-    pub fn tiles(&self) -> u64 {
+    pub(super) fn tiles(&self) -> u64 {
         match self {
             FullFrameUpscaler::Model(model) => model.tiles(),
             FullFrameUpscaler::Files(_) => 1,
@@ -32,7 +32,7 @@ impl FullFrameUpscaler {
     }
 
     /// Words for people, once.
-    pub fn take_words(&mut self) -> Option<String> {
+    pub(super) fn take_words(&mut self) -> Option<String> {
         match self {
             FullFrameUpscaler::Model(model) => model.take_words(),
             FullFrameUpscaler::Files(_) => None,
@@ -41,7 +41,7 @@ impl FullFrameUpscaler {
 
     /// The enlarged picture of a frame. It and `rgb`, which is asked where the picture is made here, are planes of
     /// R, G and B coded as [`Coding::RGB`](upscaled_engine::pixels::sample::Coding::RGB).
-    pub fn planes(&mut self, index: u64, rgb: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    pub(super) fn planes(&mut self, index: u64, rgb: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         match self {
             FullFrameUpscaler::Model(model) => model.planes(&rgb()?),
             FullFrameUpscaler::Files(files) => files.planes(index),

@@ -187,12 +187,12 @@ pub(crate) struct FirstFrames {
 }
 
 impl FirstFrames {
-    pub fn new(stream: &Stream<'_>) -> FirstFrames {
+    pub(crate) fn new(stream: &Stream<'_>) -> FirstFrames {
         FirstFrames { container: Container::of(stream), frames: 0, in_band: InBand::default(), losses: Vec::new() }
     }
 
     /// Takes in the next frame.
-    pub fn look(&mut self, picture: &frame::Video) {
+    pub(crate) fn look(&mut self, picture: &frame::Video) {
         let said = said(picture, self.container);
         if self.frames == 0 {
             let depth = picture::frame_facts(picture).map_or(0, |facts| facts.depth);
@@ -212,7 +212,7 @@ impl FirstFrames {
     }
 
     /// Returns what they say, and what of it is lost, in words.
-    pub fn found(self) -> (InBand, Vec<&'static str>) {
+    pub(crate) fn found(self) -> (InBand, Vec<&'static str>) {
         (self.in_band, self.losses)
     }
 }
@@ -229,7 +229,7 @@ pub(crate) struct SideDataWatch {
 
 impl SideDataWatch {
     /// For a source of which the probe told.
-    pub fn new(info: &SourceInfo, stream: &Stream<'_>) -> SideDataWatch {
+    pub(crate) fn new(info: &SourceInfo, stream: &Stream<'_>) -> SideDataWatch {
         SideDataWatch {
             container: Container::of(stream),
             in_band: info.video.in_band.clone(),
@@ -240,7 +240,7 @@ impl SideDataWatch {
     }
 
     /// Returns what a frame says, every loss of it included.
-    pub fn look(&mut self, picture: &frame::Video) -> Extras {
+    pub(crate) fn look(&mut self, picture: &frame::Video) -> Extras {
         let said = said(picture, self.container);
         let mut losses = said.losses;
         if said.matrix.is_some() && said.matrix != self.in_band.matrix {
@@ -269,7 +269,7 @@ impl SideDataWatch {
     }
 
     /// Leaves those losses that were not told before.
-    pub fn tell_once(&mut self, losses: &mut Vec<String>) {
+    pub(crate) fn tell_once(&mut self, losses: &mut Vec<String>) {
         losses.retain(|words| !self.told.iter().any(|told| told.starts_with(words)));
         losses.dedup();
         self.told.extend(losses.iter().cloned());

@@ -27,7 +27,7 @@ pub struct Sei {
 }
 
 /// The messages that carry a frame's user data (ATSC A/53 part 4).
-pub fn of_frame(data: &UserData) -> Vec<Sei> {
+pub(crate) fn of_frame(data: &UserData) -> Vec<Sei> {
     let mut made = Vec::new();
     for part in data.captions.chunks(TRIPLETS_OF_MESSAGE * TRIPLET) {
         let count = (part.len() / TRIPLET) as u8;
@@ -40,7 +40,7 @@ pub fn of_frame(data: &UserData) -> Vec<Sei> {
 }
 
 /// The message for a stereo layout; `None` for those it cannot say of a whole stream, and in AV1.
-pub fn frame_packing(codec: Codec, stereo: Stereo) -> Option<Sei> {
+pub(crate) fn frame_packing(codec: Codec, stereo: Stereo) -> Option<Sei> {
     // FFmpeg's numbers: side by side, top and bottom, checkerboard, side by side quincunx, rows, columns.
     let (kind, quincunx) = match stereo.layout {
         1 => (3, false),
@@ -71,7 +71,7 @@ pub fn frame_packing(codec: Codec, stereo: Stereo) -> Option<Sei> {
 }
 
 /// The message for a display matrix of quarter turns and mirroring; `None` for others, and in AV1.
-pub fn orientation(codec: Codec, matrix: &[i32]) -> Option<Sei> {
+pub(crate) fn orientation(codec: Codec, matrix: &[i32]) -> Option<Sei> {
     let &[a, b, _, c, d, ..] = matrix else { return None };
     let wanted = [a, b, c, d].map(i32::signum);
     let turned = |flip: bool, quarters: i32| {
@@ -97,7 +97,7 @@ pub fn orientation(codec: Codec, matrix: &[i32]) -> Option<Sei> {
 }
 
 /// A packet with messages just before the picture that it shows; `None` when it holds no picture.
-pub fn insert(codec: Codec, packet: &[u8], messages: &[Sei]) -> Option<Vec<u8>> {
+pub(crate) fn insert(codec: Codec, packet: &[u8], messages: &[Sei]) -> Option<Vec<u8>> {
     let room = messages.iter().map(|message| 2 * message.payload.len() + 16).sum::<usize>();
     let mut made = Vec::with_capacity(packet.len() + room);
     if codec == Codec::Av1 {

@@ -21,7 +21,7 @@ const FAR: i64 = 10 * 86_400 * 1_000_000;
 
 /// An FFmpeg error code as an error; those of the operating system stay `std::io::Error`, so
 /// that a full disk is told from a refusal.
-pub fn failure(code: i32) -> anyhow::Error {
+pub(crate) fn failure(code: i32) -> anyhow::Error {
     let system =
         [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::ENOMEM];
     match system.contains(&-code) {
@@ -37,12 +37,12 @@ pub fn failure(code: i32) -> anyhow::Error {
 struct DamagedData(String);
 
 /// Whether an error says that the data given was damaged, and nothing worse.
-pub fn is_damage(error: &anyhow::Error) -> bool {
+pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     error.downcast_ref::<DamagedData>().is_some()
 }
 
 /// Returns whether FFmpeg alone is against it: nothing of the disk or of memory has failed.
-pub fn is_refusal(error: &anyhow::Error) -> bool {
+pub(crate) fn is_refusal(error: &anyhow::Error) -> bool {
     !error.chain().any(|cause| cause.is::<std::io::Error>())
 }
 
@@ -56,7 +56,7 @@ fn words(code: i32) -> String {
 }
 
 /// An error of ffmpeg-next as [`failure`] has it; its own words need FFmpeg's table set up.
-pub fn explained(error: ffmpeg_next::Error) -> anyhow::Error {
+pub(crate) fn explained(error: ffmpeg_next::Error) -> anyhow::Error {
     failure(error.into())
 }
 
@@ -76,7 +76,7 @@ pub(super) fn url(path: &Path) -> Result<CString> {
 ///
 /// # Errors
 /// FFmpeg's refusal, naming the file.
-pub fn open_input(path: &Path, look: bool) -> Result<Input> {
+pub(crate) fn open_input(path: &Path, look: bool) -> Result<Input> {
     open_with(path, look, Dictionary::new())
 }
 
@@ -85,7 +85,7 @@ pub fn open_input(path: &Path, look: bool) -> Result<Input> {
 ///
 /// # Errors
 /// FFmpeg's refusal, naming the file.
-pub fn open_far(path: &Path, bytes: u64) -> Result<Input> {
+pub(crate) fn open_far(path: &Path, bytes: u64) -> Result<Input> {
     let mut options = Dictionary::new();
     look_far(&mut options, bytes);
     open_with(path, true, options)
@@ -128,7 +128,7 @@ fn open_with(path: &Path, look: bool, options: Dictionary<'_>) -> Result<Input> 
 ///
 /// # Errors
 /// FFmpeg's refusal.
-pub fn seek_bytes(input: &mut Input, at: u64) -> Result<()> {
+pub(crate) fn seek_bytes(input: &mut Input, at: u64) -> Result<()> {
     let at = i64::try_from(at)?;
     // SAFETY: an open context; the stream is any.
     checked(unsafe { ffi::av_seek_frame(input.as_mut_ptr(), -1, at, ffi::AVSEEK_FLAG_BYTE) }).map(drop)
@@ -138,7 +138,7 @@ pub fn seek_bytes(input: &mut Input, at: u64) -> Result<()> {
 ///
 /// # Errors
 /// FFmpeg's refusal, naming the file.
-pub fn open_raw(path: &Path) -> Result<Input> {
+pub(crate) fn open_raw(path: &Path) -> Result<Input> {
     let mut input = open_input(path, false)?;
     // SAFETY: the context was just opened, and no packet was read of it.
     unsafe { (*input.as_mut_ptr()).flags |= ffi::AVFMT_FLAG_NOPARSE | ffi::AVFMT_FLAG_NOFILLIN };
@@ -146,26 +146,26 @@ pub fn open_raw(path: &Path) -> Result<Input> {
 }
 
 /// Whether timestamps of this kind of file begin anywhere and may jump (MPEG-TS, PS, Ogg).
-pub fn arbitrary_origin(input: &Input) -> bool {
+pub(crate) fn arbitrary_origin(input: &Input) -> bool {
     // SAFETY: an open input has its format set.
     unsafe { (*(*input.as_ptr()).iformat).flags & ffi::AVFMT_TS_DISCONT != 0 }
 }
 
 /// Whether this FFmpeg's Matroska muxer writes the codec delay of every codec and moves the
 /// blocks by it. Before libavformat 59.30.100 it wrote that of Opus alone and moved nothing.
-pub fn moves_by_codec_delay() -> bool {
+pub(crate) fn moves_by_codec_delay() -> bool {
     // SAFETY: a constant of the library.
     let version = unsafe { ffi::avformat_version() };
     version >= (59 << 16 | 30 << 8 | 100)
 }
 
 /// Asks the demuxer to skip the packets of a stream.
-pub fn discard(input: &mut Input, stream: usize) {
+pub(crate) fn discard(input: &mut Input, stream: usize) {
     set_discard(input, stream, ffi::AVDiscard::AVDISCARD_ALL);
 }
 
 /// Asks the demuxer for the packets of a stream again.
-pub fn keep(input: &mut Input, stream: usize) {
+pub(crate) fn keep(input: &mut Input, stream: usize) {
     set_discard(input, stream, ffi::AVDiscard::AVDISCARD_DEFAULT);
 }
 
@@ -209,7 +209,7 @@ pub struct StreamFacts {
 }
 
 /// Reads the facts of a stream.
-pub fn facts(stream: &Stream<'_>) -> StreamFacts {
+pub(crate) fn facts(stream: &Stream<'_>) -> StreamFacts {
     // SAFETY: stream and its codecpar live with the input that `stream` borrows; extradata is
     // extradata_size bytes long or null; the codec's name is a static C string.
     unsafe {
@@ -277,7 +277,7 @@ pub(super) unsafe fn side_data(stream: *const AVStream, kind: AVPacketSideDataTy
 }
 
 /// One kind of side data of a source stream.
-pub fn stream_side_data(stream: &Stream<'_>, kind: AVPacketSideDataType) -> Option<Vec<u8>> {
+pub(crate) fn stream_side_data(stream: &Stream<'_>, kind: AVPacketSideDataType) -> Option<Vec<u8>> {
     // SAFETY: the stream lives with the input it borrows.
     unsafe { side_data(stream.as_ptr(), kind) }
 }
@@ -285,13 +285,13 @@ pub fn stream_side_data(stream: &Stream<'_>, kind: AVPacketSideDataType) -> Opti
 /// The next packet of a file, in memory of its own: `av_read_frame` overwrites what it is given without freeing it, so that
 /// a packet that is used again leaks what it held. The one place where packets are read.
 #[allow(clippy::disallowed_methods)] // here, and nowhere else
-pub fn read_packet(input: &mut Input) -> Result<Packet, ffmpeg_next::Error> {
+pub(crate) fn read_packet(input: &mut Input) -> Result<Packet, ffmpeg_next::Error> {
     let mut packet = Packet::empty();
     packet.read(input).map(|()| packet)
 }
 
 /// A stereo layout as FFmpeg's structure for it; `None` without memory.
-pub fn stereo_bytes(stereo: Stereo) -> Option<Vec<u8>> {
+pub(crate) fn stereo_bytes(stereo: Stereo) -> Option<Vec<u8>> {
     // SAFETY: FFmpeg allocates the structure, at least as long as its headers say, and fills it with its defaults; it
     // is copied and freed once.
     let mut bytes = unsafe {
@@ -310,7 +310,7 @@ pub fn stereo_bytes(stereo: Stereo) -> Option<Vec<u8>> {
 }
 
 /// The picture of an attached-picture stream.
-pub fn attached_picture(stream: &Stream<'_>) -> Option<Packet> {
+pub(crate) fn attached_picture(stream: &Stream<'_>) -> Option<Packet> {
     let mut packet = Packet::empty();
     // SAFETY: attached_pic is a valid (perhaps blank) packet of a live stream; the reference
     // keeps its bytes alive.
@@ -322,7 +322,7 @@ pub fn attached_picture(stream: &Stream<'_>) -> Option<Packet> {
 }
 
 /// Samples to cut off a packet's audio at its start and at its end, where side data says so.
-pub fn trimmed_samples(packet: &Packet) -> (u32, u32) {
+pub(crate) fn trimmed_samples(packet: &Packet) -> (u32, u32) {
     let mut size = 0;
     // SAFETY: what is returned is `size` bytes long and lives with the packet.
     let bytes = unsafe {
@@ -338,33 +338,33 @@ pub fn trimmed_samples(packet: &Packet) -> (u32, u32) {
 }
 
 /// Returns whether the demuxer marks a packet as there to be decoded but not to be shown (MP4's edit lists).
-pub fn is_discarded(packet: &Packet) -> bool {
+pub(crate) fn is_discarded(packet: &Packet) -> bool {
     // SAFETY: the packet is alive.
     unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD != 0 }
 }
 
 /// Takes that mark away.
-pub fn set_shown(packet: &mut Packet) {
+pub(crate) fn set_shown(packet: &mut Packet) {
     // SAFETY: the packet is alive and ours.
     unsafe { (*packet.as_mut_ptr()).flags &= !ffi::AV_PKT_FLAG_DISCARD }
 }
 
 /// Gives a packet that mark.
 #[cfg(test)]
-pub fn set_discarded(packet: &mut Packet) {
+pub(crate) fn set_discarded(packet: &mut Packet) {
     // SAFETY: the packet is alive and ours.
     unsafe { (*packet.as_mut_ptr()).flags |= ffi::AV_PKT_FLAG_DISCARD }
 }
 
 /// Whether nobody else holds the pixels of a frame: it may be filled anew.
-pub fn is_writable(frame: &mut frame::Video) -> bool {
+pub(crate) fn is_writable(frame: &mut frame::Video) -> bool {
     // SAFETY: the frame is alive and ours.
     unsafe { ffi::av_frame_is_writable(frame.as_mut_ptr()) > 0 }
 }
 
 /// Sets the frame rate's inverse as time base and the frame rate of an unopened encoder, and
 /// its colour as numbers.
-pub fn prepare_encoder(context: &mut ffmpeg_next::codec::Context, rate: Rational) {
+pub(crate) fn prepare_encoder(context: &mut ffmpeg_next::codec::Context, rate: Rational) {
     // SAFETY: an allocated, unopened context.
     unsafe {
         let context = context.as_mut_ptr();
@@ -375,12 +375,12 @@ pub fn prepare_encoder(context: &mut ffmpeg_next::codec::Context, rate: Rational
 }
 
 /// FFmpeg's pixel format of that name, `None` (the format) when it has none.
-pub fn pixel(name: &str) -> ffmpeg_next::format::Pixel {
+pub(crate) fn pixel(name: &str) -> ffmpeg_next::format::Pixel {
     name.parse().unwrap_or(ffmpeg_next::format::Pixel::None)
 }
 
 /// The names of FFmpeg's codec options for colour, with their values.
-pub fn colour_numbers(colour: Colour) -> [(&'static str, u32); 5] {
+pub(crate) fn colour_numbers(colour: Colour) -> [(&'static str, u32); 5] {
     [
         ("color_range", colour.range),
         ("color_primaries", colour.primaries),

@@ -149,7 +149,7 @@ pub(crate) fn side_data_kinds() -> Vec<String> {
         unsafe extern "C" {
             // Kinds as plain numbers: those that the headers do not have are no values of the enum.
             #[allow(clashing_extern_declarations)] // the binding takes an enum, which has not these numbers
-            pub fn av_frame_side_data_name(kind: libc::c_uint) -> *const libc::c_char;
+            pub(crate) fn av_frame_side_data_name(kind: libc::c_uint) -> *const libc::c_char;
         }
     }
     // SAFETY: the library answers null for numbers it does not know; names are static.
@@ -196,7 +196,7 @@ unsafe impl Send for Scaler {}
 
 impl Scaler {
     /// Fails with `InvalidData` for a pair the scaler cannot do.
-    pub fn new(from: ConversionSide, to: ConversionSide) -> Result<Scaler, Error> {
+    pub(crate) fn new(from: ConversionSide, to: ConversionSide) -> Result<Scaler, Error> {
         // SAFETY: the context is allocated here, owned by the value from then on and freed by its
         // drop; option names are C strings; coefficient tables are static.
         unsafe {
@@ -246,7 +246,7 @@ impl Scaler {
     }
 
     /// Converts `input` into `output`, which is (re)allocated as needed.
-    pub fn run(&mut self, input: &frame::Video, output: &mut frame::Video) -> Result<(), Error> {
+    pub(crate) fn run(&mut self, input: &frame::Video, output: &mut frame::Video) -> Result<(), Error> {
         let given = (without_range(input.format()), input.width(), input.height());
         if given != (self.from.format, self.from.width, self.from.height) {
             return Err(Error::InputChanged);

@@ -14,12 +14,12 @@ use super::muxer::Muxer;
 use super::output;
 
 /// A file without a name, in memory, gone when dropped.
-pub struct ScratchFile(File);
+pub(crate) struct ScratchFile(File);
 
 impl ScratchFile {
     /// # Errors
     /// Those of the system.
-    pub fn new() -> Result<ScratchFile> {
+    pub(crate) fn new() -> Result<ScratchFile> {
         let file = memfd_create(c"rehearsal", MFdFlags::MFD_CLOEXEC).context("making a file in memory")?;
         Ok(ScratchFile(file.into()))
     }
@@ -28,17 +28,17 @@ impl ScratchFile {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.0
     }
 
     /// A muxer that writes to it.
-    pub fn muxer(&self, name: &str) -> Result<Muxer> {
+    pub(crate) fn muxer(&self, name: &str) -> Result<Muxer> {
         Muxer::onto(&self.0, &self.path(), name)
     }
 
     /// Opens what was written.
-    pub fn read(&self) -> Result<Input> {
+    pub(crate) fn read(&self) -> Result<Input> {
         output::open_raw(&self.path())
     }
 }

@@ -13,33 +13,33 @@ use crate::text;
 const TAGS_MAX: usize = 10_000;
 
 /// Keys with their values.
-pub type Tags = Vec<(String, String)>;
+pub(crate) type Tags = Vec<(String, String)>;
 
 /// The tags of a file.
-pub fn of_file(input: &Input) -> Tags {
+pub(crate) fn of_file(input: &Input) -> Tags {
     // SAFETY: the context lives as long as the borrow.
     read(unsafe { entries((*input.as_ptr()).metadata) })
 }
 
 /// The tags of a stream.
-pub fn of_stream(stream: &Stream<'_>) -> Tags {
+pub(crate) fn of_stream(stream: &Stream<'_>) -> Tags {
     // SAFETY: the stream lives with the input that it borrows.
     read(unsafe { entries((*stream.as_ptr()).metadata) })
 }
 
 /// The tags of a chapter.
-pub fn of_chapter(chapter: &Chapter<'_>) -> Tags {
+pub(crate) fn of_chapter(chapter: &Chapter<'_>) -> Tags {
     // SAFETY: the chapter lives with the input that it borrows.
     read(unsafe { entries((*chapter.as_ptr()).metadata) })
 }
 
 /// A tag's value, whatever the case of its key.
-pub fn get(tags: &Tags, key: &str) -> Option<String> {
+pub(crate) fn get(tags: &Tags, key: &str) -> Option<String> {
     tags.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value.clone())
 }
 
 /// Keys of all tags whose encoding has to be guessed.
-pub fn guessed(input: &Input) -> Vec<String> {
+pub(crate) fn guessed(input: &Input) -> Vec<String> {
     // SAFETY: the context, its streams and its chapters live as long as the borrow.
     let all = unsafe {
         let file = entries((*input.as_ptr()).metadata);

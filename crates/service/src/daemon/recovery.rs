@@ -34,7 +34,7 @@ const FOLDERS_MAX: usize = 100_000;
 const DEPTH_MAX: usize = 64;
 
 /// Sets everything right; each step may be repeated. What fails is told and left for the next start.
-pub fn recover(books: &Books, settings_for: &SettingsFor, retry_days: u32) -> Result<()> {
+pub(super) fn recover(books: &Books, settings_for: &SettingsFor, retry_days: u32) -> Result<()> {
     books.recover_queue()?;
     let found = job_scan::find(books.layout().output());
     for remark in found.remarks.iter().chain(&job_scan::sweep(&found.leftovers)) {

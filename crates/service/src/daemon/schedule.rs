@@ -7,14 +7,14 @@ use upscaled_core::fault::Fault;
 
 /// A span of the day in minutes since midnight; it may pass midnight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hours {
+pub(super) struct Hours {
     from: u32,
     to: u32,
 }
 
 impl Hours {
     /// Reads `22:00-07:00`.
-    pub fn parse(text: &str) -> Result<Hours> {
+    pub(super) fn parse(text: &str) -> Result<Hours> {
         match parse_hours(text) {
             Some((from, to)) => Ok(Hours { from, to }),
             None => Err(Fault::Config.because(format!("work_between = {text:?} is no span such as \"22:00-07:00\""))),
@@ -22,12 +22,12 @@ impl Hours {
     }
 
     /// Whether work is done at `now`, in minutes since local midnight.
-    pub fn contains(self, now: u32) -> bool {
+    pub(super) fn contains(self, now: u32) -> bool {
         if self.from < self.to { (self.from..self.to).contains(&now) } else { now >= self.from || now < self.to }
     }
 
     /// When work begins, for people.
-    pub fn begins(self) -> String {
+    pub(super) fn begins(self) -> String {
         format!("{:02}:{:02}", self.from / 60, self.from % 60)
     }
 }

@@ -16,12 +16,12 @@ const A_STRING: i32 = 3;
 const A_INTS: i32 = 7;
 
 /// Names of the graph's input and output.
-pub const INPUT: &str = "input";
-pub const OUTPUT: &str = "output";
+pub(super) const INPUT: &str = "input";
+pub(super) const OUTPUT: &str = "output";
 
 /// A convolution's numbers.
 #[derive(Clone, Copy, Debug)]
-pub struct Conv<'w> {
+pub(super) struct Conv<'w> {
     /// Its name in the file.
     pub name: &'w str,
     /// `[out, in, kernel, kernel]`.
@@ -30,27 +30,27 @@ pub struct Conv<'w> {
 }
 
 /// A graph being written, first operation first. Every method returns its result's name.
-pub struct Build {
+pub(super) struct Build {
     graph: GraphProto,
     named: usize,
 }
 
 impl Build {
     /// A graph that takes [`INPUT`], `[n, channels, h, w]`.
-    pub fn new(name: &str, channels: usize) -> Build {
+    pub(super) fn new(name: &str, channels: usize) -> Build {
         let graph =
             GraphProto { name: Some(name.to_owned()), input: vec![picture(INPUT, channels, "")], ..Default::default() };
         Build { graph, named: 0 }
     }
 
     /// A convolution with zero padding that keeps the size.
-    pub fn conv(&mut self, x: &str, conv: &Conv) -> String {
+    pub(super) fn conv(&mut self, x: &str, conv: &Conv) -> String {
         let pad = conv.weight.dims.last().map_or(0, |k| k / 2) as i64;
         self.conv_with(x, conv, pad, 1)
     }
 
     /// A convolution with `pad` zeros around and a stride.
-    pub fn conv_with(&mut self, x: &str, conv: &Conv, pad: i64, stride: i64) -> String {
+    pub(super) fn conv_with(&mut self, x: &str, conv: &Conv, pad: i64, stride: i64) -> String {
         let kernel: Vec<i64> = conv.weight.dims[2..].iter().map(|&k| k as i64).collect();
         let mut inputs = vec![x.to_owned(), self.constant(&format!("{}.weight", conv.name), conv.weight)];
         if let Some(bias) = conv.bias {
@@ -63,7 +63,7 @@ impl Build {
     /// A transposed convolution whose output is exactly `stride` times larger: `pad` is cut from
     /// it above and left, and the rest of `kernel - stride` below and right. Where that is less
     /// than nothing, as much is added there (`output_padding`).
-    pub fn conv_transpose(&mut self, x: &str, conv: &Conv, stride: i64, pad: i64) -> String {
+    pub(super) fn conv_transpose(&mut self, x: &str, conv: &Conv, stride: i64, pad: i64) -> String {
         let kernel: Vec<i64> = conv.weight.dims[2..].iter().map(|&k| k as i64).collect();
         let after = kernel.first().map_or(0, |k| k - stride - pad);
         let more = (-after).max(0);
@@ -81,17 +81,17 @@ impl Build {
     }
 
     /// An operation without attributes.
-    pub fn plain(&mut self, operation: &str, inputs: &[&str]) -> String {
+    pub(super) fn plain(&mut self, operation: &str, inputs: &[&str]) -> String {
         self.node(operation, inputs.iter().map(|i| (*i).to_owned()).collect(), Vec::new())
     }
 
-    pub fn leaky_relu(&mut self, x: &str, slope: f32) -> String {
+    pub(super) fn leaky_relu(&mut self, x: &str, slope: f32) -> String {
         let alpha = AttributeProto { f: Some(slope), ..attribute("alpha", A_FLOAT) };
         self.node("LeakyRelu", vec![x.to_owned()], vec![alpha])
     }
 
     /// PReLU of one slope a channel, or of one slope for all.
-    pub fn prelu(&mut self, x: &str, name: &str, slopes: &Tensor) -> String {
+    pub(super) fn prelu(&mut self, x: &str, name: &str, slopes: &Tensor) -> String {
         if let [slope] = slopes.data.as_slice() {
             return self.leaky_relu(x, *slope);
         }
@@ -101,33 +101,33 @@ impl Build {
     }
 
     /// `x` combined with the same number for all, by `Mul`, `Sub` and the like.
-    pub fn with_number(&mut self, operation: &str, x: &str, number: f32) -> String {
+    pub(super) fn with_number(&mut self, operation: &str, x: &str, number: f32) -> String {
         let name = format!("number_{number}");
         let name = self.constant(&name, &Tensor { dims: vec![], data: vec![number] });
         self.plain(operation, &[x, &name])
     }
 
     /// `x` combined with one number a channel.
-    pub fn with_channels(&mut self, operation: &str, x: &str, name: &str, numbers: &[f32]) -> String {
+    pub(super) fn with_channels(&mut self, operation: &str, x: &str, name: &str, numbers: &[f32]) -> String {
         let tensor = Tensor { dims: vec![1, numbers.len(), 1, 1], data: numbers.to_vec() };
         let name = self.constant(name, &tensor);
         self.plain(operation, &[x, &name])
     }
 
     /// Channels of all, one after the other.
-    pub fn concat(&mut self, inputs: &[&str]) -> String {
+    pub(super) fn concat(&mut self, inputs: &[&str]) -> String {
         let axis = AttributeProto { i: Some(1), ..attribute("axis", A_INT) };
         self.node("Concat", inputs.iter().map(|i| (*i).to_owned()).collect(), vec![axis])
     }
 
     /// PyTorch's pixel shuffle: channel `c*s*s + dy*s + dx` goes to `(y*s + dy, x*s + dx)`.
-    pub fn pixel_shuffle(&mut self, x: &str, scale: usize) -> String {
+    pub(super) fn pixel_shuffle(&mut self, x: &str, scale: usize) -> String {
         let block = AttributeProto { i: Some(scale as i64), ..attribute("blocksize", A_INT) };
         self.node("DepthToSpace", vec![x.to_owned()], vec![block, text("mode", "CRD")])
     }
 
     /// Each pixel `scale` times in both directions.
-    pub fn nearest(&mut self, x: &str, scale: usize) -> String {
+    pub(super) fn nearest(&mut self, x: &str, scale: usize) -> String {
         let scales = Tensor { dims: vec![4], data: vec![1.0, 1.0, scale as f32, scale as f32] };
         let scales = self.constant(&format!("scales_{scale}"), &scales);
         let attributes = vec![
@@ -139,7 +139,7 @@ impl Build {
     }
 
     /// The whole model; `last` becomes [`OUTPUT`].
-    pub fn finish(mut self, last: &str, channels: usize) -> ModelProto {
+    pub(super) fn finish(mut self, last: &str, channels: usize) -> ModelProto {
         for node in &mut self.graph.node {
             for name in node.output.iter_mut().chain(&mut node.input).filter(|name| *name == last) {
                 *name = OUTPUT.to_owned();

@@ -11,24 +11,24 @@ use super::state::some_names;
 use super::weights::{Tensor, Weights, refused};
 
 /// A recogniser's view of weights. Whatever it does not take must not be there.
-pub struct Layers<'w> {
+pub(super) struct Layers<'w> {
     kind: &'static str,
     weights: &'w Weights,
     taken: BTreeSet<String>,
 }
 
 impl<'w> Layers<'w> {
-    pub fn new(kind: &'static str, weights: &'w Weights) -> Layers<'w> {
+    pub(super) fn new(kind: &'static str, weights: &'w Weights) -> Layers<'w> {
         Layers { kind, weights, taken: BTreeSet::new() }
     }
 
     /// A refusal that says what the weights look like.
-    pub fn odd(&self, what: impl std::fmt::Display) -> anyhow::Error {
+    pub(super) fn odd(&self, what: impl std::fmt::Display) -> anyhow::Error {
         refused(format!("looks like {}, but {what}", self.kind))
     }
 
     /// A tensor that must be there.
-    pub fn tensor(&mut self, name: &str) -> Result<(&'w str, &'w Tensor)> {
+    pub(super) fn tensor(&mut self, name: &str) -> Result<(&'w str, &'w Tensor)> {
         match self.weights.tensors.get_key_value(name) {
             Some((key, tensor)) => {
                 self.taken.insert(name.to_owned());
@@ -39,7 +39,7 @@ impl<'w> Layers<'w> {
     }
 
     /// A tensor of a shape; `None` leaves a dimension free.
-    pub fn shaped(&mut self, name: &str, dims: &[Option<usize>]) -> Result<&'w Tensor> {
+    pub(super) fn shaped(&mut self, name: &str, dims: &[Option<usize>]) -> Result<&'w Tensor> {
         let (_, tensor) = self.tensor(name)?;
         let fits = tensor.dims.len() == dims.len()
             && tensor.dims.iter().zip(dims).all(|(&d, want)| d > 0 && want.is_none_or(|want| want == d));
@@ -51,7 +51,13 @@ impl<'w> Layers<'w> {
     }
 
     /// A convolution `name` of a square kernel, with a bias or without.
-    pub fn conv(&mut self, name: &str, from: Option<usize>, to: Option<usize>, kernel: usize) -> Result<Conv<'w>> {
+    pub(super) fn conv(
+        &mut self,
+        name: &str,
+        from: Option<usize>,
+        to: Option<usize>,
+        kernel: usize,
+    ) -> Result<Conv<'w>> {
         let weight_name = format!("{name}.weight");
         let weight = self.shaped(&weight_name, &[to, from, Some(kernel), Some(kernel)])?;
         let bias_name = format!("{name}.bias");
@@ -64,7 +70,7 @@ impl<'w> Layers<'w> {
     }
 
     /// A transposed convolution `name`, whose weights are `[in, out, kernel, kernel]`.
-    pub fn transposed(&mut self, name: &str, to: usize) -> Result<Conv<'w>> {
+    pub(super) fn transposed(&mut self, name: &str, to: usize) -> Result<Conv<'w>> {
         let (key, weight) = self.tensor(&format!("{name}.weight"))?;
         let bias_name = format!("{name}.bias");
         let bias = match self.weights.get(&bias_name) {
@@ -75,7 +81,7 @@ impl<'w> Layers<'w> {
     }
 
     /// Slopes of a PReLU: one a channel, or one.
-    pub fn slopes(&mut self, name: &str, channels: usize) -> Result<&'w Tensor> {
+    pub(super) fn slopes(&mut self, name: &str, channels: usize) -> Result<&'w Tensor> {
         let slopes = self.shaped(name, &[None])?;
         if ![1, channels].contains(&slopes.data.len()) {
             return Err(self.odd(format!("`{name}` has {} slopes for {channels} channels", slopes.data.len())));
@@ -84,12 +90,12 @@ impl<'w> Layers<'w> {
     }
 
     /// A tensor that may be there and is not needed.
-    pub fn ignore(&mut self, name: &str) {
+    pub(super) fn ignore(&mut self, name: &str) {
         self.taken.insert(name.to_owned());
     }
 
     /// The numbers `n` for which there are tensors called `<before>n<after>..`, in order.
-    pub fn numbered(&self, before: &str, after: &str) -> BTreeSet<usize> {
+    pub(super) fn numbered(&self, before: &str, after: &str) -> BTreeSet<usize> {
         let number = |name: &String| {
             let rest = name.strip_prefix(before)?;
             let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -99,7 +105,7 @@ impl<'w> Layers<'w> {
     }
 
     /// To be called last: tensors not taken mean another kind of network.
-    pub fn done(&self) -> Result<()> {
+    pub(super) fn done(&self) -> Result<()> {
         let left: Vec<&str> =
             self.weights.tensors.keys().filter(|k| !self.taken.contains(*k)).map(String::as_str).collect();
         if left.is_empty() {
@@ -109,13 +115,13 @@ impl<'w> Layers<'w> {
     }
 
     /// The scale behind `planes` planes of a pixel shuffle for a picture of `channels` channels.
-    pub fn shuffle_scale(&self, planes: usize, channels: usize) -> Result<usize> {
+    pub(super) fn shuffle_scale(&self, planes: usize, channels: usize) -> Result<usize> {
         let scale = (1..=MAX_SCALE).find(|s| channels * s * s == planes);
         scale.ok_or_else(|| self.odd(format!("its last layer gives {planes} planes for {channels} channels")))
     }
 
     /// Checks that a picture has one channel (luma) or three (RGB).
-    pub fn picture(&self, channels: usize) -> Result<()> {
+    pub(super) fn picture(&self, channels: usize) -> Result<()> {
         if [1, 3].contains(&channels) {
             return Ok(());
         }

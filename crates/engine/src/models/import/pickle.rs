@@ -22,7 +22,7 @@ const MAX_STEPS: usize = 1_000_000;
 const MAX_MARKS: usize = 1000;
 
 /// Reads the pickle at the start of `bytes`; what follows it is left alone.
-pub fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
+pub(super) fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
     let mut machine = PickleMachine {
         cursor: ByteReader { bytes, at: 0 },
         stack: Vec::new(),

@@ -10,7 +10,7 @@ use super::{rrdbnet, small, span, srvgg};
 
 /// A network rebuilt from weights.
 #[derive(Clone, Debug)]
-pub struct RebuiltNetwork {
+pub(super) struct RebuiltNetwork {
     /// Its kind and size, for people.
     pub kind: String,
     pub scale: usize,
@@ -44,7 +44,7 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// Finds the kind and builds the graph. `name` is the file's.
-pub fn recognise(weights: &Weights, name: &str) -> Result<RebuiltNetwork> {
+pub(super) fn recognise(weights: &Weights, name: &str) -> Result<RebuiltNetwork> {
     if let Some((_, build)) = KINDS.iter().find(|(looks, _)| looks(weights)) {
         return build(weights, name);
     }

@@ -78,13 +78,13 @@ impl LayerNames {
     }
 }
 
-pub fn looks(weights: &Weights) -> bool {
+pub(super) fn looks(weights: &Weights) -> bool {
     ["body.0.rdb1.conv1.weight", "RRDB_trunk.0.RDB1.conv1.weight", "model.1.sub.0.RDB1.conv1.0.weight"]
         .iter()
         .any(|name| weights.get(name).is_some())
 }
 
-pub fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
+pub(super) fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("RRDBNet (ESRGAN)", weights);
     let (names, blocks, ups) = if weights.get("RRDB_trunk.0.RDB1.conv1.weight").is_some() {
         (LayerNames::Trunk, layers.numbered("RRDB_trunk.", ".RDB").len(), layers.numbered("upconv", ".weight").len())

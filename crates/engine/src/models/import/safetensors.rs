@@ -10,13 +10,13 @@ use super::weights::{Element, MAX_NAME, MAX_TENSORS, Tensor, damaged, numbers_of
 const MAX_HEADER: u64 = (MAX_TENSORS * (MAX_NAME + 256)) as u64;
 
 /// Whether the file begins with a plausible length and a JSON object.
-pub fn is(bytes: &[u8]) -> bool {
+pub(super) fn is(bytes: &[u8]) -> bool {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return false };
     u64::from_le_bytes(*length) <= bytes.len() as u64 && rest.first() == Some(&b'{')
 }
 
 /// Reads the network's state from the bytes of a file.
-pub fn read(bytes: &[u8]) -> Result<StateDict> {
+pub(super) fn read(bytes: &[u8]) -> Result<StateDict> {
     let length = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length));
     if length.is_none_or(|length| length > MAX_HEADER) {
         return Err(damaged("its header is longer than any known"));

@@ -17,13 +17,13 @@ use super::weights::{Weights, refused};
 /// Most layers of FSRCNN's middle.
 const MAX_LAYERS: usize = 100;
 
-pub fn looks_like_espcn(weights: &Weights) -> bool {
+pub(super) fn looks_like_espcn(weights: &Weights) -> bool {
     ["first_part.2.weight", "last_part.0.weight"].iter().all(|name| weights.get(name).is_some())
         || (weights.tensors.len() == 8
             && (1..=4).all(|n| weights.get(&format!("conv{n}.weight")).is_some_and(|t| t.dims.len() == 4)))
 }
 
-pub fn espcn(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
+pub(super) fn espcn(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("ESPCN", weights);
     let tanh = weights.get("first_part.0.weight").is_some();
     let (names, kernels, activation): (&[&str], _, _) = match tanh {
@@ -49,12 +49,12 @@ pub fn espcn(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     Ok(RebuiltNetwork { kind, scale, channels, remarks: Vec::new(), model: build.finish(&x, channels) })
 }
 
-pub fn looks_like_fsrcnn(weights: &Weights) -> bool {
+pub(super) fn looks_like_fsrcnn(weights: &Weights) -> bool {
     ["first_part.0.weight", "mid_part.0.weight", "last_part.weight"].iter().all(|name| weights.get(name).is_some())
 }
 
 /// `name` is the file's: the scale is nowhere in the weights.
-pub fn fsrcnn(weights: &Weights, name: &str) -> Result<RebuiltNetwork> {
+pub(super) fn fsrcnn(weights: &Weights, name: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("FSRCNN", weights);
     let Some(scale) = scale_in(name) else {
         return Err(refused(

@@ -18,12 +18,12 @@ const BLOCKS: usize = 6;
 const MEAN: [f32; 3] = [0.4488, 0.4371, 0.4040];
 const RANGE: f32 = 255.0;
 
-pub fn looks(weights: &Weights) -> bool {
+pub(super) fn looks(weights: &Weights) -> bool {
     ["block_1.c1_r.eval_conv.weight", "block_1.c1_r.sk.weight"].iter().any(|name| weights.get(name).is_some())
         && weights.get("conv_cat.weight").is_some()
 }
 
-pub fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
+pub(super) fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("SPAN", weights);
     let cat = layers.conv("conv_cat", None, None, 1)?;
     let width = cat.weight.dims[0];

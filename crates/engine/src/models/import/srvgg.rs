@@ -15,7 +15,7 @@ use super::weights::Weights;
 const MAX_LAYERS: usize = 1000;
 
 /// Whether the names are of this kind.
-pub fn looks(weights: &Weights) -> bool {
+pub(super) fn looks(weights: &Weights) -> bool {
     let name = |key: &String| key.strip_prefix("body.").is_some_and(is_layer);
     !weights.tensors.is_empty() && weights.tensors.keys().all(name) && weights.get("body.0.weight").is_some()
 }
@@ -27,7 +27,7 @@ fn is_layer(rest: &str) -> bool {
     })
 }
 
-pub fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
+pub(super) fn build(weights: &Weights, _: &str) -> Result<RebuiltNetwork> {
     let mut layers = Layers::new("SRVGGNetCompact", weights);
     let numbers = layers.numbered("body.", ".");
     let last = numbers.last().copied().unwrap_or(0);

@@ -38,7 +38,7 @@ const MAX_DEPTH: usize = 4;
 
 /// A network's state.
 #[derive(Clone, Debug, PartialEq)]
-pub struct StateDict {
+pub(super) struct StateDict {
     pub weights: Weights,
     /// Wrapper it was taken from, `model.params_ema` or `bare keys`.
     pub taken: String,
@@ -48,7 +48,7 @@ pub struct StateDict {
 
 /// Tensors not yet read, by name, and the wrapper they were in.
 #[derive(Debug)]
-pub struct Chosen<T> {
+pub(super) struct Chosen<T> {
     pub tensors: Vec<(String, T)>,
     pub taken: Vec<String>,
     pub remarks: Vec<String>,
@@ -56,7 +56,7 @@ pub struct Chosen<T> {
 
 impl<T> Chosen<T> {
     /// Reads the tensors; `read` is told how many numbers are held already.
-    pub fn load(self, mut read: impl FnMut(T, usize) -> Result<super::weights::Tensor>) -> Result<StateDict> {
+    pub(super) fn load(self, mut read: impl FnMut(T, usize) -> Result<super::weights::Tensor>) -> Result<StateDict> {
         let mut weights = Weights::default();
         let mut used = 0;
         for (name, source) in self.tensors {
@@ -70,7 +70,7 @@ impl<T> Chosen<T> {
 }
 
 /// The state within a pickle.
-pub fn of_pickle<'p>(pickle: &'p Pickle) -> Result<Chosen<&'p TensorView>> {
+pub(super) fn of_pickle<'p>(pickle: &'p Pickle) -> Result<Chosen<&'p TensorView>> {
     if let Some(Object::Tensor(view)) = pickle.object(pickle.root) {
         return Ok(Chosen { tensors: vec![("tensor".into(), view)], taken: Vec::new(), remarks: Vec::new() });
     }
@@ -114,7 +114,7 @@ fn holds_tensors(pickle: &Pickle, dict: &[(Value, Value)]) -> bool {
 }
 
 /// Cuts the beginnings that all names share, or takes the names of one wrapper only.
-pub fn choose<T>(mut state: Chosen<T>) -> Result<Chosen<T>> {
+pub(super) fn choose<T>(mut state: Chosen<T>) -> Result<Chosen<T>> {
     if state.tensors.len() > MAX_TENSORS {
         return Err(refused(format!("holds more than {MAX_TENSORS} tensors")));
     }
@@ -151,7 +151,7 @@ fn cut<'n>(name: &'n str, prefix: &str) -> Option<&'n str> {
 }
 
 /// The first of some names, for messages.
-pub fn some_names(names: &[&str]) -> String {
+pub(super) fn some_names(names: &[&str]) -> String {
     const SHOWN: usize = 4;
     let short = |name: &&str| format!("`{}`", name.escape_default().take(60).collect::<String>());
     let shown: Vec<String> = names.iter().take(SHOWN).map(short).collect();

@@ -12,7 +12,7 @@ const MAX_KEY: usize = 64;
 
 /// A name on the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Global {
+pub(super) enum Global {
     /// A dictionary that keeps its order.
     OrderedDict,
     /// `(storage, offset, dims, strides, ..)`.
@@ -32,7 +32,7 @@ pub enum Global {
 
 /// Values outside the pickle.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Storage {
+pub(super) struct Storage {
     pub key: String,
     pub element: Element,
     /// Elements.
@@ -43,7 +43,7 @@ pub struct Storage {
 
 /// A tensor as a view of a storage; nothing of it is checked against the storage yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorView {
+pub(super) struct TensorView {
     pub storage: Storage,
     /// Type of the elements; the storage may be of bytes.
     pub element: Element,
@@ -54,13 +54,13 @@ pub struct TensorView {
 }
 
 /// The result of a call.
-pub enum CallResult<'a> {
+pub(super) enum CallResult<'a> {
     Object(Object<'a>),
     Value(Value),
 }
 
 /// The meaning of a name, or a refusal that tells it.
-pub fn known(module: &str, name: &str) -> Result<Global> {
+pub(super) fn known(module: &str, name: &str) -> Result<Global> {
     Ok(match (module, name) {
         ("collections", "OrderedDict") => Global::OrderedDict,
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
@@ -96,7 +96,7 @@ fn printable(module: &str, name: &str) -> String {
 }
 
 /// What a call stands for.
-pub fn call<'a>(pickle: &Pickle<'a>, function: Value, arguments: Value) -> Result<CallResult<'a>> {
+pub(super) fn call<'a>(pickle: &Pickle<'a>, function: Value, arguments: Value) -> Result<CallResult<'a>> {
     let Some(Object::Global(global)) = pickle.object(function) else {
         return Err(refused("its pickle calls something it made itself: not weights but code; it was not run"));
     };
@@ -156,7 +156,7 @@ fn view(pickle: &Pickle, arguments: &[Value], element: Option<Element>) -> Resul
 
 /// The storage behind a persistent id: `("storage", class, key, device, elements[, view])`,
 /// where a view is `(key, offset, elements)`.
-pub fn storage(pickle: &Pickle, id: Value) -> Result<Storage> {
+pub(super) fn storage(pickle: &Pickle, id: Value) -> Result<Storage> {
     let bad = || damaged("the place of a tensor's values");
     let Some(&[kind, class, key, _, count, ref view @ ..]) = pickle.elements(id) else { return Err(bad()) };
     let Some(Object::Global(Global::StorageOf(element))) = pickle.object(class) else { return Err(bad()) };

@@ -23,13 +23,13 @@ const HEAD: usize = 64;
 const VERSION: i64 = 1001;
 
 /// Whether the file begins with the magic number, pickled.
-pub fn is(bytes: &[u8]) -> bool {
+pub(super) fn is(bytes: &[u8]) -> bool {
     let head = &bytes[..bytes.len().min(HEAD)];
     head.first() == Some(&0x80) && head.windows(MAGIC.len()).any(|part| part == MAGIC)
 }
 
 /// Reads the network's state from the bytes of a file.
-pub fn read(bytes: &[u8]) -> Result<StateDict> {
+pub(super) fn read(bytes: &[u8]) -> Result<StateDict> {
     let mut at = 0;
     let mut next = || -> Result<Pickle<'_>> {
         let pickle = pickle::read(&bytes[at..])?;

@@ -7,7 +7,7 @@ use super::weights::{Tensor, damaged, numbers_of};
 
 /// The numbers of a view in row-major order. `bytes` is its storage, little endian; `used`
 /// numbers of other tensors are held already. All of the view must lie within the storage.
-pub fn read(view: &TensorView, bytes: &[u8], used: usize) -> Result<Tensor> {
+pub(super) fn read(view: &TensorView, bytes: &[u8], used: usize) -> Result<Tensor> {
     let outside = || damaged("a tensor reaches beyond its values");
     let count = numbers_of(&view.dims, used)?;
     let dims: Vec<usize> = view.dims.iter().map(|&d| d as usize).collect();

@@ -19,12 +19,12 @@ use super::{pickle, torch_tensor};
 const MAX_ENTRIES: usize = 50_000;
 
 /// Whether the file begins as an archive.
-pub fn is(bytes: &[u8]) -> bool {
+pub(super) fn is(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
 }
 
 /// Reads the network's state from the bytes of a file.
-pub fn read(bytes: &[u8]) -> Result<StateDict> {
+pub(super) fn read(bytes: &[u8]) -> Result<StateDict> {
     let mut archive = TorchArchive::open(bytes)?;
     if archive.zip.file_names_raw().any(|name| name.windows(6).any(|part| part == b"/code/")) {
         return Err(refused("holds a TorchScript program, not weights; save the network's state_dict()"));

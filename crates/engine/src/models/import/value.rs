@@ -6,7 +6,7 @@ use super::torch_globals::{Global, Storage, TensorView};
 
 /// A value: itself, or the place of an object in the list.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value {
+pub(super) enum Value {
     None,
     Bool(bool),
     Int(i64),
@@ -16,7 +16,7 @@ pub enum Value {
 
 /// Something larger than a number.
 #[derive(Clone, Debug)]
-pub enum Object<'a> {
+pub(super) enum Object<'a> {
     Text(Cow<'a, str>),
     /// An integer beyond 64 bits: two's complement, little endian.
     Long(&'a [u8]),
@@ -35,7 +35,7 @@ pub enum Object<'a> {
 
 /// What a pickle describes.
 #[derive(Debug)]
-pub struct Pickle<'a> {
+pub(super) struct Pickle<'a> {
     pub objects: Vec<Object<'a>>,
     pub root: Value,
     /// Bytes read, up to and with the last instruction.
@@ -43,20 +43,20 @@ pub struct Pickle<'a> {
 }
 
 impl<'a> Pickle<'a> {
-    pub fn object(&self, value: Value) -> Option<&Object<'a>> {
+    pub(super) fn object(&self, value: Value) -> Option<&Object<'a>> {
         if let Value::At(at) = value { self.objects.get(at) } else { None }
     }
 
-    pub fn text(&self, value: Value) -> Option<&str> {
+    pub(super) fn text(&self, value: Value) -> Option<&str> {
         if let Some(Object::Text(text)) = self.object(value) { Some(text) } else { None }
     }
 
-    pub fn dict(&self, value: Value) -> Option<&[(Value, Value)]> {
+    pub(super) fn dict(&self, value: Value) -> Option<&[(Value, Value)]> {
         if let Some(Object::Dict(entries)) = self.object(value) { Some(entries) } else { None }
     }
 
     /// The elements of a list or tuple.
-    pub fn elements(&self, value: Value) -> Option<&[Value]> {
+    pub(super) fn elements(&self, value: Value) -> Option<&[Value]> {
         match self.object(value) {
             Some(Object::List(elements) | Object::Tuple(elements)) => Some(elements),
             _ => None,

@@ -7,15 +7,15 @@ use anyhow::Result;
 use upscaled_core::fault::Fault;
 
 /// Largest file of weights read, in bytes.
-pub const MAX_FILE: u64 = 1 << 30;
+pub(super) const MAX_FILE: u64 = 1 << 30;
 /// Most tensors of one network.
-pub const MAX_TENSORS: usize = 20_000;
+pub(super) const MAX_TENSORS: usize = 20_000;
 /// Most numbers of one network: eight times the largest network known here.
-pub const MAX_NUMBERS: usize = 128 << 20;
+pub(super) const MAX_NUMBERS: usize = 128 << 20;
 /// Most dimensions of a tensor.
-pub const MAX_DIMS: usize = 8;
+pub(super) const MAX_DIMS: usize = 8;
 /// Longest name of a tensor, in bytes.
-pub const MAX_NAME: usize = 512;
+pub(super) const MAX_NAME: usize = 512;
 
 /// A tensor in row-major order.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,13 +26,13 @@ pub struct Tensor {
 
 /// The tensors of a network by name; all numbers are finite.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Weights {
+pub(super) struct Weights {
     pub tensors: BTreeMap<String, Tensor>,
 }
 
 /// Types of the numbers in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element {
+pub(super) enum Element {
     F64,
     F32,
     F16,
@@ -46,18 +46,18 @@ pub enum Element {
 }
 
 /// The file is not what it says, or damaged. `what` ends the sentence "the file is damaged: ".
-pub fn damaged(what: &str) -> anyhow::Error {
+pub(super) fn damaged(what: &str) -> anyhow::Error {
     Fault::BadInput.because(format!("the file is damaged or of an unknown form ({what})"))
 }
 
 /// The file is well, but not for us.
-pub fn refused(what: impl Into<String>) -> anyhow::Error {
+pub(super) fn refused(what: impl Into<String>) -> anyhow::Error {
     Fault::Unsupported.because(what)
 }
 
 impl Element {
     /// Bytes of one number.
-    pub fn size(self) -> usize {
+    pub(super) fn size(self) -> usize {
         match self {
             Element::F64 | Element::I64 => 8,
             Element::F32 | Element::I32 => 4,
@@ -67,7 +67,7 @@ impl Element {
     }
 
     /// The type in a class such as `FloatStorage`.
-    pub fn of_storage(name: &str) -> Option<Element> {
+    pub(super) fn of_storage(name: &str) -> Option<Element> {
         Some(match name {
             "DoubleStorage" => Element::F64,
             "FloatStorage" => Element::F32,
@@ -84,7 +84,7 @@ impl Element {
     }
 
     /// The type called `float32` and so on.
-    pub fn of_type(name: &str) -> Option<Element> {
+    pub(super) fn of_type(name: &str) -> Option<Element> {
         Some(match name {
             "float64" => Element::F64,
             "float32" => Element::F32,
@@ -102,7 +102,7 @@ impl Element {
 
     /// One number from its bytes (little endian), of which there must be [`Element::size`].
     /// Beyond f32's range it becomes infinite, which [`Weights::add`] refuses.
-    pub fn number(self, bytes: &[u8]) -> f32 {
+    pub(super) fn number(self, bytes: &[u8]) -> f32 {
         /// The bytes as an array; the callers below ask for their own size only.
         fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
             bytes.first_chunk().copied().unwrap_or([0; N])
@@ -123,7 +123,7 @@ impl Element {
 
 impl Weights {
     /// Adds a tensor that may yet be too large, oddly named or not finite.
-    pub fn add(&mut self, name: &str, tensor: Tensor) -> Result<()> {
+    pub(super) fn add(&mut self, name: &str, tensor: Tensor) -> Result<()> {
         if name.len() > MAX_NAME {
             return Err(damaged("a tensor's name is longer than any known"));
         }
@@ -138,14 +138,14 @@ impl Weights {
         Ok(())
     }
 
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
+    pub(super) fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
 }
 
 /// Numbers of a tensor of these dimensions, of which `used` more are held already; refused
 /// beyond [`MAX_NUMBERS`].
-pub fn numbers_of(dims: &[u64], used: usize) -> Result<usize> {
+pub(super) fn numbers_of(dims: &[u64], used: usize) -> Result<usize> {
     let count = dims.iter().try_fold(1u64, |product, &d| product.checked_mul(d));
     // A dimension of zero must not hide others that are absurd.
     let absurd = dims.len() > MAX_DIMS || dims.iter().any(|&d| d > MAX_NUMBERS as u64);

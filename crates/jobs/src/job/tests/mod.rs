@@ -38,7 +38,7 @@ thread_local! {
 }
 
 /// How eagerly this thread's jobs seek on resume.
-pub fn haste() -> Haste {
+pub(super) fn haste() -> Haste {
     HASTE.get()
 }
 

@@ -39,7 +39,7 @@ struct Trailer {
 ///
 /// # Errors
 /// When the file cannot be read; one that ends too early is none.
-pub fn losses(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>> {
+pub(super) fn losses(file: &mut (impl BufRead + Seek)) -> Result<Vec<String>> {
     file.rewind()?;
     let (mut index, mut made) = (None, Vec::new());
     let (mut xmp, mut iptc, mut comment) = (false, false, false);

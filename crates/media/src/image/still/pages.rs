@@ -22,7 +22,7 @@ const DNG_VERSION: u16 = 50706;
 
 /// What a TIFF file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Pages {
+pub(super) struct Pages {
     /// Where the directories of its pages lie; smaller copies of pages are not among them.
     pub places: Vec<u64>,
     /// What else there is and is not read, in words.
@@ -96,7 +96,7 @@ impl Directory {
 ///
 /// # Errors
 /// When the file cannot be read; one that ends too early is none.
-pub fn look(file: &mut (impl Read + Seek)) -> Result<Pages> {
+pub(super) fn look(file: &mut (impl Read + Seek)) -> Result<Pages> {
     let mut found = Pages::default();
     let Some((layout, head)) = header(file)? else { return Ok(found) };
     let (at, length) = layout.first();
@@ -224,7 +224,7 @@ fn bytes(file: &mut (impl Read + Seek), at: u64, count: usize) -> Result<Option<
 }
 
 /// A TIFF file whose header leads to one of its pages.
-pub struct OnePage<R> {
+pub(super) struct OnePage<R> {
     file: R,
     head: Vec<u8>,
     at: u64,
@@ -235,7 +235,7 @@ impl<R: Read + Seek> OnePage<R> {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn new(mut file: R, place: u64) -> Result<OnePage<R>> {
+    pub(super) fn new(mut file: R, place: u64) -> Result<OnePage<R>> {
         let mut head = Vec::new();
         if let Some((layout, bytes)) = header(&mut file)? {
             let (at, length) = layout.first();

@@ -19,7 +19,7 @@ const GAMMA: (u32, u32) = (45_455, 1000);
 
 /// What a picture file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct FileParts {
+pub(super) struct FileParts {
     /// Places of a TIFF's pages; empty for other kinds.
     pub pages: Vec<u64>,
     /// What is not in any picture that is read, in words.
@@ -34,7 +34,7 @@ pub struct FileParts {
 ///
 /// # Errors
 /// When the file cannot be read; one that is damaged is none.
-pub fn look(file: &mut (impl BufRead + Seek), format: ImageFormat) -> Result<FileParts> {
+pub(super) fn look(file: &mut (impl BufRead + Seek), format: ImageFormat) -> Result<FileParts> {
     let mut parts = FileParts { frames: 1, ..FileParts::default() };
     match format {
         ImageFormat::Tiff => {
@@ -75,7 +75,7 @@ pub fn repeats(path: &Path, container: &str) -> Result<bool> {
 }
 
 /// Returns whether a PNG is an animation of more than one frame.
-pub fn is_animated_png(file: &mut (impl BufRead + Seek)) -> Result<bool> {
+pub(super) fn is_animated_png(file: &mut (impl BufRead + Seek)) -> Result<bool> {
     let mut parts = FileParts { frames: 1, ..FileParts::default() };
     png(file, &mut parts)?;
     Ok(parts.frames > 1)

@@ -30,7 +30,7 @@ fn is_master(id: u32) -> bool {
 
 /// The chapters of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chapters {
+pub(crate) struct Chapters {
     nodes: Vec<Node>,
     pub editions: usize,
     /// Chapters of all editions, those in chapters not counted.
@@ -52,7 +52,7 @@ pub struct Chapters {
 
 impl Chapters {
     /// Of the content of the element; `None` where it is damaged or holds no chapter.
-    pub fn of(content: &[u8]) -> Option<Chapters> {
+    pub(crate) fn of(content: &[u8]) -> Option<Chapters> {
         let mut nodes = ebml::tree(content, is_master)?;
         as_text(&mut nodes);
         let mut made = Chapters::default();
@@ -96,18 +96,18 @@ impl Chapters {
     }
 
     /// FFmpeg, which delivers so many of them, tells everything.
-    pub fn is_plain(&self, delivered: usize) -> bool {
+    pub(crate) fn is_plain(&self, delivered: usize) -> bool {
         let special = self.ordered || self.nested || self.languages || self.hidden || self.elsewhere || self.more;
         self.editions == 1 && self.atoms == delivered && !special
     }
 
     /// Their numbers fit what FFmpeg writes into tags of chapters.
-    pub fn has_short_numbers(&self) -> bool {
+    pub(crate) fn has_short_numbers(&self) -> bool {
         self.uids.iter().all(|uid| (1..=u64::from(u32::MAX)).contains(uid))
     }
 
     /// The content of the element with all times moved, none before zero.
-    pub fn moved(&self, nanoseconds: i64) -> Vec<u8> {
+    pub(crate) fn moved(&self, nanoseconds: i64) -> Vec<u8> {
         let mut nodes = self.nodes.clone();
         if nanoseconds != 0 {
             shift(&mut nodes, nanoseconds);

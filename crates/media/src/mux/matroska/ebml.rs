@@ -3,18 +3,18 @@
 use std::io::{Error, ErrorKind, Result};
 
 /// Longest head of an element: 4 bytes of ID, 8 of size.
-pub const HEAD_MAX: usize = 12;
+pub(super) const HEAD_MAX: usize = 12;
 /// Elements deeper than this are not looked into.
 const DEPTH_MAX: u32 = 16;
 /// Elements of a tree that are read.
 const NODES_MAX: usize = 100_000;
 
-pub const VOID: u32 = 0xec;
-pub const CRC: u32 = 0xbf;
+pub(super) const VOID: u32 = 0xec;
+pub(super) const CRC: u32 = 0xbf;
 
 /// The head of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ElementHead {
+pub(super) struct ElementHead {
     pub id: u32,
     /// Bytes of the content; `None` where the file does not tell.
     pub size: Option<u64>,
@@ -23,7 +23,7 @@ pub struct ElementHead {
 }
 
 /// Reads a head; `None` for what is none or is cut off.
-pub fn head(bytes: &[u8]) -> Option<ElementHead> {
+pub(super) fn head(bytes: &[u8]) -> Option<ElementHead> {
     let id_length = bytes.first()?.leading_zeros() as usize + 1;
     if id_length > 4 {
         return None;
@@ -42,7 +42,7 @@ pub fn head(bytes: &[u8]) -> Option<ElementHead> {
 }
 
 /// The elements side by side in these bytes, up to what is damaged.
-pub fn elements(bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+pub(super) fn elements(bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let head = head(rest)?;
@@ -56,37 +56,37 @@ pub fn elements(bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
 }
 
 /// The content of the first element with an ID.
-pub fn find(bytes: &[u8], id: u32) -> Option<&[u8]> {
+pub(super) fn find(bytes: &[u8], id: u32) -> Option<&[u8]> {
     elements(bytes).find(|(found, _)| *found == id).map(|(_, content)| content)
 }
 
 /// An unsigned number; of what is longer than 8 bytes, its last ones.
-pub fn number(content: &[u8]) -> u64 {
+pub(super) fn number(content: &[u8]) -> u64 {
     content.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A string without the zeros behind it, of at most so many bytes.
-pub fn text(content: &[u8], most: usize) -> String {
+pub(super) fn text(content: &[u8], most: usize) -> String {
     let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
     String::from_utf8_lossy(&content[..end.min(most)]).into_owned()
 }
 
 /// An element with its content or its children.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub(super) struct Node {
     pub id: u32,
     pub body: ElementBody,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ElementBody {
+pub(super) enum ElementBody {
     Leaf(Vec<u8>),
     Master(Vec<Node>),
 }
 
 /// The tree of elements in these bytes; those of which `is_master` says so are looked into. Padding and checksums are
 /// left out. `None` where it is damaged, too deep or too large.
-pub fn tree(bytes: &[u8], is_master: fn(u32) -> bool) -> Option<Vec<Node>> {
+pub(super) fn tree(bytes: &[u8], is_master: fn(u32) -> bool) -> Option<Vec<Node>> {
     let mut left = NODES_MAX;
     branch(bytes, is_master, DEPTH_MAX, &mut left)
 }
@@ -109,7 +109,7 @@ fn branch(bytes: &[u8], is_master: fn(u32) -> bool, depth: u32, left: &mut usize
 }
 
 /// The bytes of elements side by side.
-pub fn bytes_of(nodes: &[Node]) -> Vec<u8> {
+pub(super) fn bytes_of(nodes: &[Node]) -> Vec<u8> {
     let mut made = Vec::new();
     for node in nodes {
         match &node.body {
@@ -121,7 +121,7 @@ pub fn bytes_of(nodes: &[Node]) -> Vec<u8> {
 }
 
 /// Appends an element.
-pub fn element(to: &mut Vec<u8>, id: u32, content: &[u8]) {
+pub(super) fn element(to: &mut Vec<u8>, id: u32, content: &[u8]) {
     to.extend(id.to_be_bytes().iter().skip_while(|byte| **byte == 0));
     let length = (1..8).find(|length| (content.len() as u64) < (1 << (7 * length)) - 1).unwrap_or(8);
     size(to, content.len() as u64, length);
@@ -134,7 +134,7 @@ fn size(to: &mut Vec<u8>, size: u64, length: usize) {
 }
 
 /// Appends a number in as few bytes as it takes.
-pub fn number_element(to: &mut Vec<u8>, id: u32, value: u64) {
+pub(super) fn number_element(to: &mut Vec<u8>, id: u32, value: u64) {
     let skip = (value.leading_zeros() as usize / 8).min(7);
     element(to, id, &value.to_be_bytes()[skip..]);
 }
@@ -143,7 +143,7 @@ pub fn number_element(to: &mut Vec<u8>, id: u32, value: u64) {
 ///
 /// # Errors
 /// For 1 byte, which no element takes.
-pub fn void(to: &mut Vec<u8>, bytes: usize) -> Result<()> {
+pub(super) fn void(to: &mut Vec<u8>, bytes: usize) -> Result<()> {
     match bytes {
         0 => {}
         1 => return Err(Error::new(ErrorKind::InvalidData, "no element takes 1 byte")),
@@ -162,7 +162,7 @@ pub fn void(to: &mut Vec<u8>, bytes: usize) -> Result<()> {
 }
 
 /// EBML's checksum.
-pub fn crc(bytes: &[u8]) -> [u8; 4] {
+pub(super) fn crc(bytes: &[u8]) -> [u8; 4] {
     let mut sum = u32::MAX;
     for byte in bytes {
         sum ^= u32::from(*byte);

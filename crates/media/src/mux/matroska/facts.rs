@@ -16,24 +16,24 @@ const LANGUAGE_MAX: usize = 64;
 const TRACK_ENTRY: u32 = 0xae;
 const TRACK_TYPE: u32 = 0x83;
 const CODEC_ID: u32 = 0x86;
-pub const ENABLED: u32 = 0xb9;
-pub const LANGUAGE: u32 = 0x22_b59c;
-pub const LANGUAGE_IETF: u32 = 0x22_b59d;
-pub const VIDEO: u32 = 0xe0;
+pub(super) const ENABLED: u32 = 0xb9;
+pub(super) const LANGUAGE: u32 = 0x22_b59c;
+pub(super) const LANGUAGE_IETF: u32 = 0x22_b59d;
+pub(super) const VIDEO: u32 = 0xe0;
 const PIXEL_WIDTH: u32 = 0xb0;
 const PIXEL_HEIGHT: u32 = 0xba;
 /// Bottom, top, left, right.
-pub const CROP: [u32; 4] = [0x54aa, 0x54bb, 0x54cc, 0x54dd];
-pub const DISPLAY_WIDTH: u32 = 0x54b0;
-pub const DISPLAY_HEIGHT: u32 = 0x54ba;
-pub const DISPLAY_UNIT: u32 = 0x54b2;
+pub(super) const CROP: [u32; 4] = [0x54aa, 0x54bb, 0x54cc, 0x54dd];
+pub(super) const DISPLAY_WIDTH: u32 = 0x54b0;
+pub(super) const DISPLAY_HEIGHT: u32 = 0x54ba;
+pub(super) const DISPLAY_UNIT: u32 = 0x54b2;
 const TRACK_OPERATION: u32 = 0xe2;
 const PREVIOUS: u32 = 0x3c_b923;
 const NEXT: u32 = 0x3e_b923;
 
 /// The kinds of track of which FFmpeg makes streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TrackKind {
+pub(crate) enum TrackKind {
     Video,
     Audio,
     Subtitle,
@@ -42,7 +42,7 @@ pub enum TrackKind {
 
 /// A track of which FFmpeg makes a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MatroskaTrack {
+pub(crate) struct MatroskaTrack {
     pub kind: TrackKind,
     /// A tag as `pt-BR`, well formed.
     pub language: Option<String>,
@@ -59,7 +59,7 @@ pub struct MatroskaTrack {
 
 /// What is said of the whole file.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct SegmentFacts {
+pub(crate) struct SegmentFacts {
     pub tracks: Vec<MatroskaTrack>,
     pub chapters: Option<Chapters>,
     /// It is one of several files that are to be played as one.
@@ -73,12 +73,12 @@ impl SegmentFacts {
     ///
     /// # Errors
     /// When it cannot be read; what is no Matroska or damaged says nothing.
-    pub fn read(path: &Path) -> Result<SegmentFacts> {
+    pub(crate) fn read(path: &Path) -> Result<SegmentFacts> {
         SegmentFacts::of(&mut BufReader::new(File::open(path)?))
     }
 
     /// The same of what is open.
-    pub fn of(file: &mut (impl Read + Seek)) -> Result<SegmentFacts> {
+    pub(crate) fn of(file: &mut (impl Read + Seek)) -> Result<SegmentFacts> {
         let found = scan::scan(file)?;
         let entries = found.tracks.iter().flat_map(|bytes| elements(bytes)).filter(|(id, _)| *id == TRACK_ENTRY);
         let link = |id: u32| found.info.as_deref().and_then(|info| find(info, id)).is_some_and(|uid| !uid.is_empty());

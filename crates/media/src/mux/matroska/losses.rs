@@ -4,7 +4,7 @@ use crate::mux::matroska::facts::{MatroskaTrack, SegmentFacts};
 
 /// What is written of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WrittenHeader {
+pub(crate) struct WrittenHeader {
     /// The output is Matroska too.
     pub matroska: bool,
     /// Chapters are written as they are, not as FFmpeg delivers them.
@@ -17,7 +17,7 @@ pub struct WrittenHeader {
 
 impl SegmentFacts {
     /// Names it. `kept`: index and track of the streams that are kept, and whether their language is written otherwise.
-    pub fn losses(&self, kept: &[(usize, &MatroskaTrack, bool)], written: WrittenHeader) -> Vec<String> {
+    pub(crate) fn losses(&self, kept: &[(usize, &MatroskaTrack, bool)], written: WrittenHeader) -> Vec<String> {
         let mut made = Vec::new();
         if self.linked {
             made.push("the link to other files (linked segments): their parts are not in the output".to_owned());

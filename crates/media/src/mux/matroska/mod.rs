@@ -10,6 +10,6 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use facts::{MatroskaTrack, SegmentFacts, TrackKind};
-pub use losses::WrittenHeader;
-pub use mend::{Mending, TrackMending};
+pub(crate) use facts::{MatroskaTrack, SegmentFacts, TrackKind};
+pub(crate) use losses::WrittenHeader;
+pub(crate) use mend::{Mending, TrackMending};

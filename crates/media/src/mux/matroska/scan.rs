@@ -17,20 +17,20 @@ const INFO_MAX: u64 = 256 << 10;
 const TRACKS_MAX: u64 = 16 << 20;
 const CHAPTERS_MAX: u64 = 1 << 20;
 
-pub const EBML: u32 = 0x1a45_dfa3;
-pub const SEGMENT: u32 = 0x1853_8067;
-pub const SEEK_HEAD: u32 = 0x114d_9b74;
+pub(super) const EBML: u32 = 0x1a45_dfa3;
+pub(super) const SEGMENT: u32 = 0x1853_8067;
+pub(super) const SEEK_HEAD: u32 = 0x114d_9b74;
 const SEEK: u32 = 0x4dbb;
 const SEEK_ID: u32 = 0x53ab;
 const SEEK_POSITION: u32 = 0x53ac;
-pub const INFO: u32 = 0x1549_a966;
-pub const TRACKS: u32 = 0x1654_ae6b;
-pub const CHAPTERS: u32 = 0x1043_a770;
-pub const CLUSTER: u32 = 0x1f43_b675;
+pub(super) const INFO: u32 = 0x1549_a966;
+pub(super) const TRACKS: u32 = 0x1654_ae6b;
+pub(super) const CHAPTERS: u32 = 0x1043_a770;
+pub(super) const CLUSTER: u32 = 0x1f43_b675;
 
 /// The contents of the parts, where they are there and not too large.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct ElementContents {
+pub(super) struct ElementContents {
     pub info: Option<Vec<u8>>,
     pub tracks: Option<Vec<u8>>,
     pub chapters: Option<Vec<u8>>,
@@ -44,7 +44,7 @@ pub struct ElementContents {
 ///
 /// # Errors
 /// When the file cannot be read; what is no Matroska or damaged has no parts.
-pub fn scan(file: &mut (impl Read + Seek)) -> Result<ElementContents> {
+pub(super) fn scan(file: &mut (impl Read + Seek)) -> Result<ElementContents> {
     let mut found = ElementContents::default();
     let Some(start) = segment(file)? else { return Ok(found) };
     let mut places: Vec<u64> = Vec::new();
@@ -134,7 +134,7 @@ fn follow(file: &mut (impl Read + Seek), start: u64, places: &mut Vec<u64>, foun
 }
 
 /// Where the content of the segment begins.
-pub fn segment(file: &mut (impl Read + Seek)) -> Result<Option<u64>> {
+pub(super) fn segment(file: &mut (impl Read + Seek)) -> Result<Option<u64>> {
     let mut at = 0;
     for n in 0..BEFORE_MAX {
         let Some(head) = head_at(file, at)? else { return Ok(None) };
@@ -152,7 +152,7 @@ pub fn segment(file: &mut (impl Read + Seek)) -> Result<Option<u64>> {
 }
 
 /// The head of the element at a place; `None` at the file's end.
-pub fn head_at(file: &mut (impl Read + Seek), at: u64) -> Result<Option<ElementHead>> {
+pub(super) fn head_at(file: &mut (impl Read + Seek), at: u64) -> Result<Option<ElementHead>> {
     if i64::try_from(at).is_err() {
         return Ok(None);
     }

@@ -14,7 +14,7 @@ const V9FS_MAGIC: u32 = 0x0102_1997;
 
 /// Where writers are seen only through what they leave behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Locality {
+pub(crate) enum Locality {
     /// The kernel knows every writer and tells of every change.
     Local,
     /// NFS, SMB, FUSE, 9p: others may write unseen, inotify is silent.
@@ -22,7 +22,7 @@ pub enum Locality {
 }
 
 /// The locality of the file system that holds `path`; `Remote`, the careful answer, when it cannot be told.
-pub fn locality(path: &Path) -> Locality {
+pub(crate) fn locality(path: &Path) -> Locality {
     let Ok(stat) = statfs(path) else { return Locality::Remote };
     // The type's width and sign differ between architectures; the magic numbers have 32 bits.
     let kind = stat.filesystem_type();
@@ -33,7 +33,7 @@ pub fn locality(path: &Path) -> Locality {
 }
 
 /// Whether events are to be listened for; else only the rescan sees changes.
-pub fn listens(mode: WatchMode, locality: Locality) -> bool {
+pub(crate) fn listens(mode: WatchMode, locality: Locality) -> bool {
     match mode {
         WatchMode::Notify => true,
         WatchMode::Poll => false,

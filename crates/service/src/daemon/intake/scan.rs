@@ -57,7 +57,7 @@ pub struct Scan {
 
 /// How a name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NameKind {
+pub(crate) enum NameKind {
     /// A video, as far as a name can tell.
     Candidate,
     Picture,
@@ -66,7 +66,7 @@ pub enum NameKind {
 }
 
 /// Judges a file by its name alone.
-pub fn name_kind(name: &OsStr) -> NameKind {
+pub(crate) fn name_kind(name: &OsStr) -> NameKind {
     if name.as_bytes().starts_with(b".") || file_kind::is_unfinished(name) || file_kind::is_sidecar(name) {
         return NameKind::Ignored;
     }
@@ -78,7 +78,7 @@ pub fn name_kind(name: &OsStr) -> NameKind {
 }
 
 /// Size and time of change of what `path` leads to; an error when it is not a regular file.
-pub fn stamp_of(path: &Path) -> Result<FileStamp> {
+pub(crate) fn stamp_of(path: &Path) -> Result<FileStamp> {
     let meta = fs::metadata(path)?;
     anyhow::ensure!(meta.is_file(), "not a regular file");
     Ok(stamp(&meta))
@@ -92,7 +92,7 @@ fn stamp(meta: &Metadata) -> FileStamp {
 }
 
 /// Walks input/. An unreadable input/ itself is an error; trouble below it is noted.
-pub fn scan(rules: &ScanRules) -> Result<Scan> {
+pub(crate) fn scan(rules: &ScanRules) -> Result<Scan> {
     let top = fs::metadata(&rules.input)
         .with_context(|| format!("cannot read {}", upscaled_core::path_text::escape(&rules.input)))?;
     let excluded = rules.excluded.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| identity(&m)).collect();

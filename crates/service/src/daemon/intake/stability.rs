@@ -12,13 +12,13 @@ use std::time::Duration;
 use super::filesystem::Locality;
 
 /// Rest on a remote file system, where a writer is not seen.
-pub const REMOTE_REST: Duration = Duration::from_secs(30);
+pub(crate) const REMOTE_REST: Duration = Duration::from_secs(30);
 /// Scans that must have seen a file unchanged, on a remote file system.
-pub const REMOTE_SCANS: u32 = 2;
+pub(crate) const REMOTE_SCANS: u32 = 2;
 /// Pause between two probes of a file that rests but does not open.
-pub const PROBE_AGAIN: Duration = Duration::from_secs(10);
+pub(crate) const PROBE_AGAIN: Duration = Duration::from_secs(10);
 /// Files watched at once; more wait for a later scan.
-pub const PENDING_MAX: usize = 200_000;
+pub(crate) const PENDING_MAX: usize = 200_000;
 
 /// Size in bytes and time of change in nanoseconds since 1970: which state of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ pub struct FileStamp {
 
 /// How long files rest.
 #[derive(Clone, Copy, Debug)]
-pub struct StabilityRules {
+pub(crate) struct StabilityRules {
     pub rest: Duration,
     /// Unchanged for so long and still not opening: given up.
     pub give_up: Duration,
@@ -67,7 +67,7 @@ pub enum Checked {
 
 /// What follows from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// A job.
     Ready(FileStamp),
     /// Not yet: it is watched on.
@@ -99,7 +99,7 @@ impl Resting {
 
 /// All files that are not jobs yet.
 #[derive(Debug)]
-pub struct StabilityTracker {
+pub(crate) struct StabilityTracker {
     rules: StabilityRules,
     files: HashMap<PathBuf, Resting>,
     /// Files that were due when all were last looked through, in order: with ten thousand of them that is not done
@@ -110,20 +110,20 @@ pub struct StabilityTracker {
 }
 
 impl StabilityTracker {
-    pub fn new(rules: StabilityRules) -> StabilityTracker {
+    pub(crate) fn new(rules: StabilityRules) -> StabilityTracker {
         StabilityTracker { rules, files: HashMap::new(), due: VecDeque::new(), look_at: Duration::ZERO }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.files.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
     /// A scan saw the file so. `now` is any clock that never goes back.
-    pub fn seen(&mut self, path: &Path, stamp: FileStamp, now: Duration) {
+    pub(crate) fn seen(&mut self, path: &Path, stamp: FileStamp, now: Duration) {
         self.look_at = Duration::ZERO;
         let room = self.files.len() < PENDING_MAX;
         match self.files.get_mut(path) {
@@ -142,18 +142,18 @@ impl StabilityTracker {
     }
 
     /// The file is gone, or is a job by other means.
-    pub fn forget(&mut self, path: &Path) {
+    pub(crate) fn forget(&mut self, path: &Path) {
         self.files.remove(path);
     }
 
     /// Keeps only the files that `keep` names: those a whole scan saw.
-    pub fn retain(&mut self, keep: impl Fn(&Path) -> bool) {
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Path) -> bool) {
         self.files.retain(|path, _| keep(path));
     }
 
     /// At most `max` files that have rested long enough, by path; they are being looked at until
     /// [`StabilityTracker::checked`].
-    pub fn take_due(&mut self, now: Duration, max: usize) -> Vec<PathBuf> {
+    pub(crate) fn take_due(&mut self, now: Duration, max: usize) -> Vec<PathBuf> {
         if self.due.is_empty() && max > 0 && now >= self.look_at {
             self.look_through(now);
         }
@@ -181,7 +181,7 @@ impl StabilityTracker {
     }
 
     /// What a due file turned out to be; `stamp` as it was when looked at.
-    pub fn checked(&mut self, path: &Path, stamp: FileStamp, result: Checked, now: Duration) -> Verdict {
+    pub(crate) fn checked(&mut self, path: &Path, stamp: FileStamp, result: Checked, now: Duration) -> Verdict {
         self.look_at = Duration::ZERO;
         let Some(file) = self.files.get_mut(path) else { return Verdict::Wait };
         file.checking = false;

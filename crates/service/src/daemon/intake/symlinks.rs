@@ -5,10 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Of a link that is not followed.
-pub const STRANGE_LINK: &str = "a symbolic link that somebody else made, to what is not theirs";
+pub(crate) const STRANGE_LINK: &str = "a symbolic link that somebody else made, to what is not theirs";
 
 /// Returns whether a symbolic link lies on the way from input/ to a file in it.
-pub fn is_by_link(input: &Path, relative: &Path) -> bool {
+pub(crate) fn is_by_link(input: &Path, relative: &Path) -> bool {
     let mut parts = relative.ancestors().filter(|part| !part.as_os_str().is_empty());
     parts.any(|part| input.join(part).symlink_metadata().is_ok_and(|meta| meta.is_symlink()))
 }
@@ -16,14 +16,14 @@ pub fn is_by_link(input: &Path, relative: &Path) -> bool {
 /// The first link on the way from input/ or output/ to a path in it that is not followed: one that somebody else made, to what
 /// is not theirs. What this user may read or write is not for them to choose. Links of this user, of root and of the owner of
 /// the folder lead anywhere.
-pub fn strange_link(home: &Path, relative: &Path) -> Option<PathBuf> {
+pub(crate) fn strange_link(home: &Path, relative: &Path) -> Option<PathBuf> {
     let owner = fs::metadata(home).ok()?.uid();
     let mut parts = relative.ancestors().filter(|part| !part.as_os_str().is_empty());
     parts.find(|part| is_strange(&home.join(part), owner)).map(Path::to_path_buf)
 }
 
 /// `owner`: of input/ or output/.
-pub fn is_strange(path: &Path, owner: u32) -> bool {
+pub(crate) fn is_strange(path: &Path, owner: u32) -> bool {
     let Ok(link) = fs::symlink_metadata(path) else { return false };
     let (uid, own) = (link.uid(), nix::unistd::geteuid().as_raw());
     let anywhere = [0, own, owner].contains(&uid) || !link.is_symlink();

@@ -7,14 +7,14 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 /// Listens as long as it lives.
-pub struct FolderWatch {
+pub(crate) struct FolderWatch {
     _watcher: RecommendedWatcher,
 }
 
 impl FolderWatch {
     /// Wakes `wake` whenever anything changes below `folder`. The channel holds one word: more say
     /// no more. Fails for example when the limit of inotify watches is reached; polling goes on then.
-    pub fn start(folder: &Path, wake: mpsc::Sender<()>) -> Result<FolderWatch> {
+    pub(crate) fn start(folder: &Path, wake: mpsc::Sender<()>) -> Result<FolderWatch> {
         let mut told = false;
         let listen = move |event: notify::Result<Event>| {
             if matches!(&event, Err(error) if matches!(error.kind, notify::ErrorKind::MaxFilesWatch))

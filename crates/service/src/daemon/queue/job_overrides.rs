@@ -14,7 +14,7 @@ use upscaled_jobs::state::job_dir::JobDir;
 use crate::daemon::state_store::Books;
 
 /// That a job of the queue has other settings than those wanted.
-pub fn taken(job: &Path, has: &Chosen) -> anyhow::Error {
+pub(crate) fn taken(job: &Path, has: &Chosen) -> anyhow::Error {
     let (job, has) = (escape(job), words(has));
     Fault::Conflict.because(format!(
         "{job} is in the queue already, with other settings ({has}): cancel it first, then add it with these"

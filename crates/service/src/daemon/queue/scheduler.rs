@@ -9,21 +9,21 @@ use crate::daemon::supervision::exit_cause::Cause;
 use crate::daemon::supervision::{AttemptEnd, Report};
 
 /// Pause after the first death of a job's process; it doubles with each further one.
-pub const BACKOFF: Duration = Duration::from_secs(1);
-pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+pub(crate) const BACKOFF: Duration = Duration::from_secs(1);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// A job without room looks again after this.
-pub const SPACE_AGAIN: Duration = Duration::from_secs(30);
+pub(crate) const SPACE_AGAIN: Duration = Duration::from_secs(30);
 /// A job whose folder is held by another process, or whose source is being changed, looks again after this.
-pub const BUSY_AGAIN: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Kills from outside in a row, without a new clip, after which a job has failed: somebody is at war with it.
-pub const KILLS_MAX: u32 = 20;
+pub(crate) const KILLS_MAX: u32 = 20;
 /// A job that was killed for lack of memory takes less in this many steps, and no further.
-pub const LEAN_MAX: u32 = 4;
+pub(crate) const LEAN_MAX: u32 = 4;
 
 /// How a queued job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Standing {
+pub(crate) enum Standing {
     #[default]
     Ready,
     Paused,
@@ -41,7 +41,7 @@ pub enum Standing {
 
 /// What to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub(crate) enum Choice {
     Run(PathBuf),
     /// Nothing before this moment.
     Wait(Duration),
@@ -53,7 +53,7 @@ pub enum Choice {
 
 /// A queued job that does not run.
 #[derive(Clone, Copy, Debug)]
-pub struct Queued<'a> {
+pub(crate) struct Queued<'a> {
     pub path: &'a Path,
     pub standing: Standing,
     /// One of the video service's.
@@ -62,7 +62,7 @@ pub struct Queued<'a> {
 
 /// The places of jobs at work.
 #[derive(Clone, Copy, Debug)]
-pub struct JobSlots {
+pub(crate) struct JobSlots {
     /// Requests that may run at the same time.
     pub workers: usize,
     /// Requests that do.
@@ -73,7 +73,7 @@ pub struct JobSlots {
 
 /// The first job of the queue that can run: a request where a place is free, else a film where nothing runs. A job in
 /// backoff keeps its place.
-pub fn next<'a>(queue: impl IntoIterator<Item = Queued<'a>> + Clone, places: JobSlots, now: Duration) -> Choice {
+pub(crate) fn next<'a>(queue: impl IntoIterator<Item = Queued<'a>> + Clone, places: JobSlots, now: Duration) -> Choice {
     if places.film {
         return Choice::Full;
     }
@@ -104,7 +104,7 @@ pub fn next<'a>(queue: impl IntoIterator<Item = Queued<'a>> + Clone, places: Job
 
 /// What follows from the end of an attempt.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Next {
+pub(crate) enum Next {
     Finish(Box<upscaled_core::types::progress::JobOutcome>),
     /// Failed for good.
     Fail {
@@ -130,7 +130,7 @@ pub enum Next {
 
 /// What earlier attempts of this daemon came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AttemptRecord {
+pub(crate) struct AttemptRecord {
     /// Failed attempts in a row without one new sealed clip.
     pub deaths: u32,
     /// Kills from outside in a row, likewise. They are no attempts: the job has done nothing wrong.
@@ -141,7 +141,7 @@ pub struct AttemptRecord {
 }
 
 /// Judges an attempt by its end and the record of those before it.
-pub fn after(report: &Report, record: AttemptRecord, attempts_max: u32) -> Next {
+pub(crate) fn after(report: &Report, record: AttemptRecord, attempts_max: u32) -> Next {
     let mut record =
         if report.sealed > 0 { AttemptRecord { lean: record.lean, ..AttemptRecord::default() } } else { record };
     let leaner = |lean: u32, memory: bool| (lean + u32::from(memory)).min(LEAN_MAX);

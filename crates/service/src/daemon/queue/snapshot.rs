@@ -6,11 +6,11 @@ use std::time::Duration;
 
 /// A line counts as taken out by a person when it has been gone for so long: an editor may empty
 /// the file for a moment while it writes.
-pub const REMOVAL_REST: Duration = Duration::from_secs(2);
+pub(crate) const REMOVAL_REST: Duration = Duration::from_secs(2);
 
 /// The jobs in the order of queue.txt.
 #[derive(Debug, Default)]
-pub struct Lineup {
+pub(crate) struct Lineup {
     jobs: Vec<PathBuf>,
     known: HashSet<PathBuf>,
     /// Being taken out by this program; until they are seen to be gone.
@@ -28,21 +28,21 @@ struct Gone {
 }
 
 impl Lineup {
-    pub fn jobs(&self) -> &[PathBuf] {
+    pub(crate) fn jobs(&self) -> &[PathBuf] {
         &self.jobs
     }
 
     /// Whether the job has a line, or had one a moment ago.
-    pub fn knows(&self, job: &Path) -> bool {
+    pub(crate) fn knows(&self, job: &Path) -> bool {
         self.known.contains(job) || self.vanished.contains_key(job)
     }
 
-    pub fn contains(&self, job: &Path) -> bool {
+    pub(crate) fn contains(&self, job: &Path) -> bool {
         self.known.contains(job)
     }
 
     /// The lines with those that are gone and may come back, in the places they had.
-    pub fn lines(&self) -> Vec<PathBuf> {
+    pub(crate) fn lines(&self) -> Vec<PathBuf> {
         let mut lines = self.jobs.clone();
         for (job, place) in self.gone_before(|_| true) {
             lines.insert(place.min(lines.len()), job);
@@ -51,25 +51,25 @@ impl Lineup {
     }
 
     /// This program is about to take the line out itself.
-    pub fn leaves(&mut self, job: &Path) {
+    pub(crate) fn leaves(&mut self, job: &Path) {
         self.leaving.insert(job.to_path_buf());
         self.vanished.remove(job);
     }
 
     /// It could not take the line out.
-    pub fn stays(&mut self, job: &Path) {
+    pub(crate) fn stays(&mut self, job: &Path) {
         self.leaving.remove(job);
     }
 
     /// queue.txt was damaged and made anew with these jobs: nobody took out the others.
-    pub fn lost(&mut self, rebuilt: &[PathBuf]) {
+    pub(crate) fn lost(&mut self, rebuilt: &[PathBuf]) {
         let kept: HashSet<&PathBuf> = rebuilt.iter().collect();
         let lost: Vec<PathBuf> = self.jobs.iter().filter(|job| !kept.contains(job)).cloned().collect();
         lost.iter().for_each(|job| self.leaves(job));
     }
 
     /// queue.txt was read again.
-    pub fn replace(&mut self, jobs: Vec<PathBuf>, now: Duration) {
+    pub(crate) fn replace(&mut self, jobs: Vec<PathBuf>, now: Duration) {
         let known: HashSet<PathBuf> = jobs.iter().cloned().collect();
         for (place, job) in self.jobs.drain(..).enumerate() {
             if !known.contains(&job) && !self.leaving.contains(&job) {
@@ -83,25 +83,25 @@ impl Lineup {
     }
 
     /// These had lines when the last process ended, and have none now.
-    pub fn missing(&mut self, jobs: Vec<PathBuf>, now: Duration) {
+    pub(crate) fn missing(&mut self, jobs: Vec<PathBuf>, now: Duration) {
         for (place, job) in jobs.into_iter().enumerate().filter(|(_, job)| !self.known.contains(job)) {
             self.vanished.entry(job).or_insert(Gone { since: now, place });
         }
     }
 
     /// The jobs whose lines are gone for good, in the order they had. They are asked for until [`Lineup::settle`].
-    pub fn removed(&self, now: Duration) -> Vec<PathBuf> {
+    pub(crate) fn removed(&self, now: Duration) -> Vec<PathBuf> {
         let removed = self.gone_before(|gone| now.saturating_sub(gone.since) >= REMOVAL_REST);
         removed.into_iter().map(|(job, _)| job).collect()
     }
 
     /// It is noted that the job was taken out.
-    pub fn settle(&mut self, job: &Path) {
+    pub(crate) fn settle(&mut self, job: &Path) {
         self.vanished.remove(job);
     }
 
     /// That could not be noted: the job is asked for again after a while.
-    pub fn ask_again(&mut self, job: &Path, now: Duration) {
+    pub(crate) fn ask_again(&mut self, job: &Path, now: Duration) {
         if let Some(gone) = self.vanished.get_mut(job) {
             gone.since = now;
         }

@@ -10,7 +10,7 @@ use tokio::net::unix::pipe::Receiver;
 const CHUNK: usize = 16 << 10;
 
 /// Reads a pipe line by line. What is longer than the bound is dropped, line by line.
-pub struct Lines {
+pub(crate) struct Lines {
     pipe: Receiver,
     buffer: Vec<u8>,
     /// Bytes of `buffer` already given out.
@@ -23,13 +23,13 @@ pub struct Lines {
 
 impl Lines {
     /// Lines of at most `longest` bytes out of the reading end of a pipe.
-    pub fn new(pipe: impl Into<OwnedFd>, longest: usize) -> Result<Lines> {
+    pub(crate) fn new(pipe: impl Into<OwnedFd>, longest: usize) -> Result<Lines> {
         let pipe = Receiver::from_owned_fd(pipe.into()).context("reading a child's pipe")?;
         Ok(Lines { pipe, buffer: Vec::new(), taken: 0, longest, skipping: false, ended: false })
     }
 
     /// The next line without its end; `None` at the end of the pipe. Safe to drop while it waits.
-    pub async fn next(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(line) = self.buffered() {
                 return Some(line);

@@ -26,7 +26,7 @@ const EVENTS_MAX: usize = 256;
 
 /// Why a running job was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub(crate) enum Why {
     /// The daemon ends.
     Shutdown,
     /// A command needs it stopped; the command is done afterwards.
@@ -40,7 +40,7 @@ pub enum Why {
 }
 
 /// Jobs of the video service may run several at a time, a film of input/ alone.
-pub struct Running {
+pub(crate) struct Running {
     pub job: PathBuf,
     pub order: JobOrder,
     /// The source when the attempt began.
@@ -56,7 +56,7 @@ pub struct Running {
 
 impl Running {
     /// Starts an attempt; its end comes as a [`Message::Ended`].
-    pub fn start(
+    pub(crate) fn start(
         order: JobOrder,
         stamp: FileStamp,
         stall: Duration,
@@ -96,7 +96,7 @@ impl Running {
     }
 
     /// Asks the child to stop. The first reason stands, but an end of the daemon goes before all.
-    pub fn stop(&mut self, why: Why) {
+    pub(crate) fn stop(&mut self, why: Why) {
         if self.why.is_none() || why == Why::Shutdown {
             self.why = Some(why);
         }
@@ -104,22 +104,22 @@ impl Running {
     }
 
     /// Whether it is one of the video service's.
-    pub fn is_request(&self) -> bool {
+    pub(crate) fn is_request(&self) -> bool {
         key_of(&self.job).is_some()
     }
 
     /// Whether it is at work, and nobody has asked it to stop.
-    pub fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         self.why.is_none() && !self.is_finishing()
     }
 
     /// Whether its output is published, and only the books are left to do.
-    pub fn is_finishing(&self) -> bool {
+    pub(crate) fn is_finishing(&self) -> bool {
         self.outcome.is_some()
     }
 
     /// Puts an event into the log. `now` is any clock that never goes back.
-    pub fn heard(&mut self, event: Event, now: Duration) {
+    pub(crate) fn heard(&mut self, event: Event, now: Duration) {
         let name = escape(&self.job);
         match event {
             Event::Progress(progress) => {
@@ -141,7 +141,7 @@ impl Running {
     }
 
     /// What it does, in words.
-    pub fn activity(&self) -> String {
+    pub(crate) fn activity(&self) -> String {
         match &self.progress {
             _ if self.is_finishing() => "finishing".into(),
             Some(_) if self.why.is_some() => "stopping".into(),
@@ -154,7 +154,7 @@ impl Running {
 
 /// The next event of any of these, with the place of its job; never ready while there is none. Safe to drop while it
 /// waits.
-pub async fn next_event(running: &mut [Running]) -> (usize, Event) {
+pub(crate) async fn next_event(running: &mut [Running]) -> (usize, Event) {
     std::future::poll_fn(|context| {
         for (place, running) in running.iter_mut().enumerate() {
             // A child that is gone tells nothing more; its end comes as a message.

@@ -19,7 +19,7 @@ const ROLE: &str = "UPSCALED_FAKE_ROLE";
 
 /// A program that starts the stand-in. The shell hands over a role that a test program's own
 /// arguments cannot carry.
-pub fn program(dir: &Path) -> Program {
+pub(super) fn program(dir: &Path) -> Program {
     let script = dir.join(".fake-job.sh");
     let me = std::env::current_exe().unwrap();
     let text = format!(
@@ -31,7 +31,7 @@ pub fn program(dir: &Path) -> Program {
     Program { arguments: vec![script.into()], ..Program::at("/bin/sh".into()) }
 }
 
-pub fn progress(phase: Phase, beat: u64) -> Event {
+pub(super) fn progress(phase: Phase, beat: u64) -> Event {
     Event::Progress(Progress {
         phase,
         batch: 0,

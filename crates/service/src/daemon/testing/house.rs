@@ -25,7 +25,7 @@ const ONCE: &str = "UPSCALED_FAKE_ONCE";
 const WORKERS: &str = "UPSCALED_FAKE_WORKERS";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct House {
+pub(super) struct House {
     pub dir: tempfile::TempDir,
     pub settings: DaemonSettings,
     pub workers: u32,
@@ -74,7 +74,7 @@ fn stand_in_daemon() {
 }
 
 impl House {
-    pub fn new() -> House {
+    pub(super) fn new() -> House {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("input")).unwrap();
         let settings = DaemonSettings {
@@ -87,20 +87,20 @@ impl House {
         House { dir, settings, workers: 1, failures: "" }
     }
 
-    pub fn root(&self) -> &Path {
+    pub(super) fn root(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn layout(&self) -> RootLayout {
+    pub(super) fn layout(&self) -> RootLayout {
         RootLayout::new(&folders(self.root()))
     }
 
-    pub fn books(&self) -> Books {
+    pub(super) fn books(&self) -> Books {
         Books::open(self.layout()).unwrap()
     }
 
     /// A file in input/, moved in whole.
-    pub fn drop_in(&self, name: impl AsRef<Path>, text: &str) -> PathBuf {
+    pub(super) fn drop_in(&self, name: impl AsRef<Path>, text: &str) -> PathBuf {
         let path = self.root().join("input").join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let part = path.with_extension("part");
@@ -109,7 +109,7 @@ impl House {
         path
     }
 
-    pub fn start(&self, once: bool) -> Daemon {
+    pub(super) fn start(&self, once: bool) -> Daemon {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["daemon::testing::house::stand_in_daemon", "--exact", "--ignored", "--nocapture"])
@@ -125,50 +125,50 @@ impl House {
     }
 
     /// Runs `daemon --once` to its end and returns its exit code.
-    pub fn once(&self) -> i32 {
+    pub(super) fn once(&self) -> i32 {
         self.start(true).wait().unwrap_or(-1)
     }
 
-    pub fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.root().join("logs/log")).unwrap_or_default()
     }
 
-    pub fn output(&self, name: &str) -> PathBuf {
+    pub(super) fn output(&self, name: &str) -> PathBuf {
         self.root().join("output").join(name)
     }
 
     /// How often the stand-in began a job.
-    pub fn begun(&self, name: &str) -> u64 {
+    pub(super) fn begun(&self, name: &str) -> u64 {
         let path = Path::new(name);
         let count = format!(".count-{}", path.file_name().unwrap().to_str().unwrap());
         let folder = self.root().join("input").join(path.parent().unwrap());
         std::fs::metadata(folder.join(count)).map_or(0, |meta| meta.len())
     }
 
-    pub fn queue(&self) -> Vec<String> {
+    pub(super) fn queue(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.root().join("queue.txt")).unwrap_or_default();
         text.lines().filter(|line| !line.starts_with('#')).map(str::to_string).collect()
     }
 
-    pub fn last(&self, job: &str) -> Option<HistoryEntry> {
+    pub(super) fn last(&self, job: &str) -> Option<HistoryEntry> {
         self.books().ended(|entry| entry.job == Path::new(job)).pop()
     }
 
-    pub fn ending(&self, job: &str) -> Option<Ending> {
+    pub(super) fn ending(&self, job: &str) -> Option<Ending> {
         self.last(job).map(|entry| entry.state)
     }
 
-    pub fn ask(&self, request: Request) -> anyhow::Result<Response> {
+    pub(super) fn ask(&self, request: Request) -> anyhow::Result<Response> {
         let client = Client::connect(&self.layout().socket())?;
         client.ok_or_else(|| Fault::NotFound.because("no daemon yet"))?.ask(&request)
     }
 
-    pub fn view(&self, job: &str) -> Option<JobView> {
+    pub(super) fn view(&self, job: &str) -> Option<JobView> {
         let response = self.ask(Request::Status { job: job.into() }).ok()?;
         response.jobs.into_iter().next()
     }
 
-    pub fn wait_for(&self, what: &str, mut is: impl FnMut() -> bool) {
+    pub(super) fn wait_for(&self, what: &str, mut is: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !is() {
             assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}; the log:\n{}", self.log());
@@ -177,7 +177,7 @@ impl House {
     }
 
     /// No trace of work is left, beside outputs.
-    pub fn must_be_tidy(&self) {
+    pub(super) fn must_be_tidy(&self) {
         let mut names = walk(&self.root().join("output"));
         names.retain(|path| {
             let name = path.to_string_lossy();
@@ -199,19 +199,19 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Killed when dropped.
-pub struct Daemon(Child);
+pub(super) struct Daemon(Child);
 
 impl Daemon {
-    pub fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
     }
 
-    pub fn wait(&mut self) -> Option<i32> {
+    pub(super) fn wait(&mut self) -> Option<i32> {
         self.0.wait().unwrap().code()
     }
 
     /// Stops it as a service manager does; returns the time it took.
-    pub fn stop(&mut self) -> Duration {
+    pub(super) fn stop(&mut self) -> Duration {
         let begun = Instant::now();
         self.signal(Signal::SIGTERM);
         assert_eq!(self.wait(), Some(0));

@@ -192,7 +192,7 @@ fn a_child_does_not_outlive_its_parent() {
     wait_for(|| !lives());
 }
 
-pub fn wait_for(mut what: impl FnMut() -> bool) {
+pub(super) fn wait_for(mut what: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !what() {
         assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain");

@@ -17,7 +17,7 @@ const PORT: u16 = 9;
 
 /// Returns whether this machine has the address, on whatever interface. The kernel's own answer, by a socket that
 /// sends nothing: it needs no list of interfaces, which would have to be asked for by AF_NETLINK.
-pub fn is_own(address: IpAddr) -> bool {
+pub(super) fn is_own(address: IpAddr) -> bool {
     let any: SocketAddr = match address {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -40,7 +40,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Looks at each connection once it stands, before anything is asked over it: one that leads to this machine is closed.
 /// Connections that are used again have been looked at.
 #[derive(Clone, Debug)]
-pub struct NotOwn {
+pub(super) struct NotOwn {
     /// Such connections are allowed.
     pub private: bool,
 }
@@ -55,7 +55,7 @@ impl<S> Layer<S> for NotOwn {
 
 /// A connector whose connections are looked at.
 #[derive(Clone, Debug)]
-pub struct CheckedConnector<S> {
+pub(super) struct CheckedConnector<S> {
     inner: S,
     private: bool,
 }

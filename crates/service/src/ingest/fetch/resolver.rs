@@ -10,7 +10,7 @@ use super::own::is_own;
 /// A name whose addresses are all refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is an address of this machine or of a private network")]
-pub struct AddressRefused(pub String);
+pub(super) struct AddressRefused(pub String);
 
 /// Returns whether an address may be connected to.
 fn may_lead_to(address: IpAddr, private: bool) -> bool {
@@ -18,7 +18,7 @@ fn may_lead_to(address: IpAddr, private: bool) -> bool {
 }
 
 /// Asks the system, and passes on public addresses of others alone.
-pub struct PublicResolver {
+pub(super) struct PublicResolver {
     /// Others too.
     pub private: bool,
 }
@@ -38,7 +38,7 @@ impl Resolve for PublicResolver {
 }
 
 /// Whether a URL's host may be asked for, as far as it is an address: the resolver sees only names.
-pub fn check_literal(host: url::Host<&str>, private: bool) -> Result<(), AddressRefused> {
+pub(super) fn check_literal(host: url::Host<&str>, private: bool) -> Result<(), AddressRefused> {
     let address = match host {
         url::Host::Domain(_) => return Ok(()),
         url::Host::Ipv4(address) => IpAddr::V4(address),

@@ -21,7 +21,7 @@ use crate::server::control_api::jobs::Jobs;
 use crate::server::kit::error::ApiError;
 
 /// Streams of events at a time.
-pub const LISTENERS_MAX: usize = 32;
+pub(super) const LISTENERS_MAX: usize = 32;
 /// Between two looks at the daemon.
 const LOOK: Duration = Duration::from_secs(1);
 /// A silent stream says so often that it is alive.
@@ -31,7 +31,7 @@ const FULL: Duration = Duration::from_secs(10);
 
 /// What those who listen are told.
 #[derive(Default)]
-pub struct EventFeed {
+pub(super) struct EventFeed {
     /// The latest event as it goes over the wire; nothing while nobody listens.
     latest: watch::Sender<Option<Bytes>>,
     /// Somebody has come.
@@ -39,7 +39,7 @@ pub struct EventFeed {
 }
 
 /// Looks at the daemon for as long as somebody listens. It never ends.
-pub async fn look(control: ControlApi) {
+pub(super) async fn look(control: ControlApi) {
     let feed = &control.feed;
     loop {
         feed.wanted.notified().await;
@@ -66,7 +66,7 @@ struct EventListener {
     _place: OwnedSemaphorePermit,
 }
 
-pub async fn listen(State(control): State<ControlApi>) -> Result<Response, ApiError> {
+pub(super) async fn listen(State(control): State<ControlApi>) -> Result<Response, ApiError> {
     let full = |_| ApiError::later(StatusCode::SERVICE_UNAVAILABLE, "Too many listen already", FULL);
     let place = control.listeners.clone().try_acquire_owned().map_err(full)?;
     let mut latest = control.feed.latest.subscribe();

@@ -18,7 +18,7 @@ use crate::server::kit::error::ApiError;
 
 /// The daemon and its jobs: the running one, a part of the queue in its order, then those that ended, the latest first.
 #[derive(Serialize)]
-pub struct Jobs {
+pub(super) struct Jobs {
     pub daemon: DaemonView,
     pub jobs: Vec<JobView>,
     /// What is on its way into input/, and what failed on it.
@@ -27,7 +27,7 @@ pub struct Jobs {
 
 impl Jobs {
     /// The daemon's answer, with what is on its way to it.
-    pub fn new(control: &ControlApi, response: control::Response) -> Jobs {
+    pub(super) fn new(control: &ControlApi, response: control::Response) -> Jobs {
         let downloads = control.downloads.no_jobs();
         // Those that are jobs are told of as jobs.
         Jobs { daemon: response.daemon.unwrap_or_default(), jobs: response.jobs, downloads }
@@ -36,14 +36,14 @@ impl Jobs {
 
 /// What was done, in words.
 #[derive(Serialize)]
-pub struct ActionSummary {
+pub(super) struct ActionSummary {
     pub message: String,
 }
 
 /// A file of input/, or a URL.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Add {
+pub(super) struct Add {
     /// A file's path relative to input/.
     #[serde(default, deserialize_with = "given")]
     path: Option<String>,
@@ -64,14 +64,14 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Opt
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct QueuePosition {
+pub(super) struct QueuePosition {
     /// The first is 1.
     place: usize,
 }
 
 type Told = Result<Json<ActionSummary>, ApiError>;
 
-pub async fn health() -> Json<Value> {
+pub(super) async fn health() -> Json<Value> {
     Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
 }
 
@@ -83,12 +83,12 @@ const NUMBER_MAX: usize = 1 << 53;
 /// Which part of the queue: `count` jobs behind the first `from`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct QueuePage {
+pub(super) struct QueuePage {
     from: Option<usize>,
     count: Option<usize>,
 }
 
-pub async fn all(
+pub(super) async fn all(
     State(control): State<ControlApi>,
     part: Result<Query<QueuePage>, QueryRejection>,
 ) -> Result<Json<Jobs>, ApiError> {
@@ -102,13 +102,13 @@ pub async fn all(
     Ok(Json(Jobs::new(&control, response)))
 }
 
-pub async fn one(State(control): State<ControlApi>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {
+pub(super) async fn one(State(control): State<ControlApi>, Path(job): Path<String>) -> Result<Json<JobView>, ApiError> {
     let mut response = control.ask(Request::Status { job }).await?;
     let job = response.jobs.pop();
     job.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "There is no such job"))
 }
 
-pub async fn add(
+pub(super) async fn add(
     State(control): State<ControlApi>,
     body: Result<Json<Add>, JsonRejection>,
 ) -> Result<Response, ApiError> {
@@ -134,16 +134,16 @@ pub async fn add(
 type Telling = BoxFuture<'static, Told>;
 
 /// A word to one job: the handler of what it means.
-pub fn steer(means: fn(String) -> Request) -> impl Fn(State<ControlApi>, Path<String>) -> Telling + Clone {
+pub(super) fn steer(means: fn(String) -> Request) -> impl Fn(State<ControlApi>, Path<String>) -> Telling + Clone {
     move |State(control), Path(job)| Box::pin(async move { done(&control, means(job)).await })
 }
 
 /// A word to all work.
-pub fn steer_all(means: fn() -> Request) -> impl Fn(State<ControlApi>) -> Telling + Clone {
+pub(super) fn steer_all(means: fn() -> Request) -> impl Fn(State<ControlApi>) -> Telling + Clone {
     move |State(control)| Box::pin(async move { done(&control, means()).await })
 }
 
-pub async fn reorder(
+pub(super) async fn reorder(
     State(control): State<ControlApi>,
     Path(job): Path<String>,
     body: Result<Json<QueuePosition>, JsonRejection>,
@@ -160,6 +160,6 @@ async fn done(control: &ControlApi, request: Request) -> Told {
 }
 
 /// A body that is not what was wanted.
-pub fn unreadable(rejection: JsonRejection) -> ApiError {
+pub(super) fn unreadable(rejection: JsonRejection) -> ApiError {
     ApiError::new(rejection.status(), rejection.body_text())
 }

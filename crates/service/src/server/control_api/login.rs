@@ -13,13 +13,13 @@ use crate::server::kit::error::ApiError;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Login {
+pub(super) struct Login {
     token: String,
 }
 
 type Cookie = [(HeaderName, String); 1];
 
-pub async fn log_in(
+pub(super) async fn log_in(
     State(control): State<ControlApi>,
     body: Result<Json<Login>, JsonRejection>,
 ) -> Result<(Cookie, Json<ActionSummary>), ApiError> {

@@ -19,7 +19,9 @@ use crate::server::kit::gpu::{self, Gpu};
 const STATES: [JobState; 5] =
     [JobState::Queued, JobState::Running, JobState::Paused, JobState::Waiting, JobState::Failed];
 
-pub async fn tell(State(control): State<ControlApi>) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
+pub(super) async fn tell(
+    State(control): State<ControlApi>,
+) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
     let response = control.ask(Request::Glance { from: 0, count: 0 }).await?;
     let (daemon, jobs) = tokio::task::spawn_blocking(memory::resident).await.unwrap_or_default();
     let gpu = match response.jobs.iter().filter_map(|job| device(&job.progress.as_ref()?.device)).min() {

@@ -19,18 +19,18 @@ fn file(kind: &'static str, text: &'static str) -> Page {
     (headers, text)
 }
 
-pub async fn index() -> Page {
+pub(super) async fn index() -> Page {
     file("text/html; charset=utf-8", include_str!("../page/index.html"))
 }
 
-pub async fn script() -> Page {
+pub(super) async fn script() -> Page {
     file("text/javascript; charset=utf-8", include_str!("../page/app.js"))
 }
 
-pub async fn style() -> Page {
+pub(super) async fn style() -> Page {
     file("text/css; charset=utf-8", include_str!("../page/style.css"))
 }
 
-pub async fn icon() -> Page {
+pub(super) async fn icon() -> Page {
     file("image/svg+xml", include_str!("../page/icon.svg"))
 }

@@ -15,7 +15,7 @@ use crate::server::kit::error::ApiError;
 
 type Picture = ([(HeaderName, &'static str); 2], Vec<u8>);
 
-pub async fn picture(
+pub(super) async fn picture(
     State(control): State<ControlApi>,
     Path((job, side)): Path<(String, String)>,
 ) -> Result<Picture, ApiError> {

@@ -19,7 +19,7 @@ use crate::server::kit::gpu::{self, Gpu};
 const NAME: &str = "upscaled image worker";
 const DESCRIPTION: &str = "Makes pictures larger with a super-resolution network";
 
-pub async fn health(State(worker): State<Arc<ImageWorker>>) -> Response {
+pub(super) async fn health(State(worker): State<Arc<ImageWorker>>) -> Response {
     let Some(engines) = worker.engines.get() else {
         let body = json!({
             "status": "loading",
@@ -43,7 +43,7 @@ pub async fn health(State(worker): State<Arc<ImageWorker>>) -> Response {
     Json(body).into_response()
 }
 
-pub async fn info(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
+pub(super) async fn info(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
     let engines = worker.engines.get();
     let gpu = of_device(engines).await;
     let is_gpu = engines.is_some_and(|e| e.gpu().is_some());
@@ -74,7 +74,7 @@ pub async fn info(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
     }))
 }
 
-pub async fn stats(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
+pub(super) async fn stats(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
     let engines = worker.engines.get();
     let (running, calls, at_once, calls_max) = worker.queue.figures();
     let RequestCounts { done, failed, refused } = &worker.counts;

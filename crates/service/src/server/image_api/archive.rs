@@ -22,13 +22,13 @@ const AWKWARD: &str = "<>:\"|?*";
 const NUMBER: &str = "_99999.png";
 
 /// An archive on its way.
-pub struct ZipStream {
+pub(super) struct ZipStream {
     zip: ZipWriter<File>,
     file: Arc<File>,
 }
 
 impl ZipStream {
-    pub fn new() -> Result<ZipStream> {
+    pub(super) fn new() -> Result<ZipStream> {
         let spool = Spool::new()?;
         let file = spool.file().clone();
         let zip = ZipWriter::new(file.try_clone().context("the archive's file")?);
@@ -36,7 +36,7 @@ impl ZipStream {
     }
 
     /// Adds a file, as it is: PNG does not become smaller.
-    pub fn add(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(super) fn add(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let large = bytes.len() as u64 >= u64::from(u32::MAX);
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
         self.zip.start_file(name, options).context("writing the archive")?;
@@ -44,7 +44,7 @@ impl ZipStream {
     }
 
     /// The whole archive: its file, from the first byte on, and its length.
-    pub fn finish(self) -> Result<(Arc<File>, u64)> {
+    pub(super) fn finish(self) -> Result<(Arc<File>, u64)> {
         let mut file = self.zip.finish().context("writing the archive")?;
         let length = file.seek(SeekFrom::End(0)).context("writing the archive")?;
         Ok((self.file, length))
@@ -53,12 +53,12 @@ impl ZipStream {
 
 /// UniqueNames of results, each given once.
 #[derive(Default)]
-pub struct UniqueNames(HashSet<String>);
+pub(super) struct UniqueNames(HashSet<String>);
 
 impl UniqueNames {
     /// The name of the PNG made of an uploaded file: as uploaded, without folders or anything a
     /// file system might trip over, with a number where it is taken.
-    pub fn of(&mut self, uploaded: &str) -> String {
+    pub(super) fn of(&mut self, uploaded: &str) -> String {
         let stem = stem(uploaded);
         for n in 1u32.. {
             let number = if n == 1 { String::new() } else { format!("_{n}") };

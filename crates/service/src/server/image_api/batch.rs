@@ -27,7 +27,7 @@ enum Format {
     Json,
 }
 
-pub async fn post(State(worker): State<Arc<ImageWorker>>, request: Request) -> Result<Response<Body>, ApiError> {
+pub(super) async fn post(State(worker): State<Arc<ImageWorker>>, request: Request) -> Result<Response<Body>, ApiError> {
     let usual = if engines::is_diffusion(&worker.model) { Format::Json } else { Format::Zip };
     let format = format(&QueryFields::of(request.uri()), request.headers(), usual);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);

@@ -27,7 +27,7 @@ use crate::server::image_api::request::UpscaleParams;
 
 /// Most pictures in one call of the model: as many as share its tiles well, and no more than may
 /// have to wait for each other.
-pub const TOGETHER: usize = 8;
+pub(super) const TOGETHER: usize = 8;
 /// How long a picture waits for company, in the moment in which an upload is decoded.
 const LINGER: Duration = Duration::from_millis(30);
 
@@ -35,7 +35,7 @@ const LINGER: Duration = Duration::from_millis(30);
 type Loaded = [(DiffusionPart, bool); 3];
 
 /// Engines that take pictures from one queue.
-pub struct Diffusion {
+pub(super) struct Diffusion {
     tasks: Sender<DiffusionTask>,
     /// Of each engine.
     loaded: Vec<Arc<Mutex<Loaded>>>,
@@ -69,7 +69,7 @@ impl DiffusionRequest {
 
 impl Diffusion {
     /// Opens `count` engines, with all parts in memory that the plan keeps there.
-    pub fn open(folder: &Path, settings: &JobSettings, run: &RunSettings, count: u32) -> Result<Diffusion> {
+    pub(super) fn open(folder: &Path, settings: &JobSettings, run: &RunSettings, count: u32) -> Result<Diffusion> {
         let threads = (choice::threads(settings) / count).max(1);
         let setup = Setup { threads, ..still_diffusion::setup(settings, run) };
         let (tasks, queue) = unbounded();
@@ -98,33 +98,33 @@ impl Diffusion {
     }
 
     /// Engines that are left.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.alive.strong_count()
     }
 
     /// Engines whose thread has died.
-    pub fn lost(&self) -> usize {
+    pub(super) fn lost(&self) -> usize {
         self.loaded.len() - self.count()
     }
 
-    pub fn model(&self) -> String {
+    pub(super) fn model(&self) -> String {
         self.model.clone()
     }
 
-    pub fn label(&self) -> &str {
+    pub(super) fn label(&self) -> &str {
         &self.label
     }
 
-    pub fn target(&self) -> SessionTarget {
+    pub(super) fn target(&self) -> SessionTarget {
         self.target
     }
 
-    pub fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         format!("diffusion model {} on {}, {} engines", self.model, self.label, self.count())
     }
 
     /// Which parts are in memory, one entry an engine.
-    pub fn parts(&self) -> Value {
+    pub(super) fn parts(&self) -> Value {
         let word = |here| if here { "in memory" } else { "loaded when needed" };
         let entry = |loaded: &Arc<Mutex<Loaded>>| {
             let loaded = *loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +137,7 @@ impl Diffusion {
     ///
     /// # Errors
     /// [`Fault::Unsupported`] where it becomes too large.
-    pub fn options(&self, size: (u32, u32), wish: UpscaleParams) -> Result<DiffusionOptions> {
+    pub(super) fn options(&self, size: (u32, u32), wish: UpscaleParams) -> Result<DiffusionOptions> {
         let to = Size::Scale(wish.scale).size(size, false, (1, 1))?;
         still_diffusion::check(&self.model, size, to)?;
         let options = still_diffusion::options(&self.settings, wish.scale as usize);
@@ -145,7 +145,7 @@ impl Diffusion {
     }
 
     /// Enlarges a picture, together with others that wait for the same.
-    pub fn enlarge(&self, options: &DiffusionOptions, picture: Still, asker: &Weak<()>) -> Result<Still> {
+    pub(super) fn enlarge(&self, options: &DiffusionOptions, picture: Still, asker: &Weak<()>) -> Result<Still> {
         let scale = options.scale as u32;
         let to = (picture.width * scale, picture.height * scale);
         let (answer, made) = bounded(1);
@@ -159,7 +159,7 @@ impl Diffusion {
 }
 
 /// `models_loaded` of `/health`, with the names that clients of the original know.
-pub fn state(open: bool) -> Map<String, Value> {
+pub(super) fn state(open: bool) -> Map<String, Value> {
     let names = ["transformer", "vae", "timesteps", "prompt_embeds", "pooled_prompt_embeds"];
     names.into_iter().map(|name| (name.to_owned(), json!(open))).collect()
 }

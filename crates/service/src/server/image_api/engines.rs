@@ -21,35 +21,35 @@ use crate::server::image_api::networks::Networks;
 use crate::server::image_api::request::UpscaleParams;
 
 /// Most engines behind one port.
-pub const WORKERS_MAX: u32 = 64;
+pub(super) const WORKERS_MAX: u32 = 64;
 
 /// A model's engines.
-pub enum Engines {
+pub(super) enum Engines {
     Networks(Networks),
     Diffusion(Diffusion),
 }
 
 /// A picture's way through the engines.
 #[derive(Clone)]
-pub enum ExecutionPlan {
+pub(super) enum ExecutionPlan {
     Network(EngineSpec),
     Diffusion(upscaler::DiffusionOptions),
 }
 
 /// Pictures worked on at a time: one in each engine, and one for each processor in the
 /// hands of the file formats, so that the engines never wait. Diffusion models take several at once.
-pub fn pictures_at_once(model: &str, workers: u32) -> usize {
+pub(super) fn pictures_at_once(model: &str, workers: u32) -> usize {
     let together = if is_diffusion(model) { diffusion::TOGETHER } else { 1 };
     workers as usize * together + processors::count() as usize
 }
 
 /// Whether a model of the settings is a diffusion model.
-pub fn is_diffusion(model: &str) -> bool {
+pub(super) fn is_diffusion(model: &str) -> bool {
     still_diffusion::folder(model).is_some()
 }
 
 /// The entry of `models_loaded` in `/health` while the model is being opened.
-pub fn closed(model: &str) -> Map<String, Value> {
+pub(super) fn closed(model: &str) -> Map<String, Value> {
     match is_diffusion(model) {
         true => diffusion::state(false),
         false => Map::from_iter([(registry::title(model), false.into())]),
@@ -58,7 +58,7 @@ pub fn closed(model: &str) -> Map<String, Value> {
 
 impl Engines {
     /// Opens `count` engines of the settings' model, which share the threads out among them.
-    pub fn open(settings: &JobSettings, run: &RunSettings, count: u32) -> Result<Engines> {
+    pub(super) fn open(settings: &JobSettings, run: &RunSettings, count: u32) -> Result<Engines> {
         let count = count.clamp(1, WORKERS_MAX);
         match still_diffusion::folder(&settings.model) {
             Some(folder) => Diffusion::open(&folder, settings, run, count).map(Engines::Diffusion),
@@ -66,7 +66,7 @@ impl Engines {
         }
     }
 
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         match self {
             Engines::Networks(networks) => networks.count(),
             Engines::Diffusion(diffusion) => diffusion.count(),
@@ -74,7 +74,7 @@ impl Engines {
     }
 
     /// Engines that have died and get no pictures any more.
-    pub fn lost(&self) -> usize {
+    pub(super) fn lost(&self) -> usize {
         match self {
             Engines::Networks(networks) => networks.lost(),
             Engines::Diffusion(diffusion) => diffusion.lost(),
@@ -82,7 +82,7 @@ impl Engines {
     }
 
     /// Why no picture can be made any more, if so.
-    pub fn over(&self) -> Option<anyhow::Error> {
+    pub(super) fn over(&self) -> Option<anyhow::Error> {
         let over = match self {
             Engines::Networks(networks) => networks.is_over(),
             Engines::Diffusion(diffusion) => diffusion.count() == 0,
@@ -92,7 +92,7 @@ impl Engines {
     }
 
     /// The model's name for people.
-    pub fn model(&self) -> String {
+    pub(super) fn model(&self) -> String {
         match self {
             Engines::Networks(networks) => networks.model(),
             Engines::Diffusion(diffusion) => diffusion.model(),
@@ -100,7 +100,7 @@ impl Engines {
     }
 
     /// One line for the log.
-    pub fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         match self {
             Engines::Networks(networks) => networks.words(),
             Engines::Diffusion(diffusion) => diffusion.words(),
@@ -108,7 +108,7 @@ impl Engines {
     }
 
     /// Device and precision for people.
-    pub fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         match self {
             Engines::Networks(networks) => networks.pin().label(),
             Engines::Diffusion(diffusion) => diffusion.label().to_owned(),
@@ -123,18 +123,18 @@ impl Engines {
     }
 
     /// The number of the graphics device they run on, if they do.
-    pub fn gpu(&self) -> Option<u32> {
+    pub(super) fn gpu(&self) -> Option<u32> {
         let SessionTarget { provider, device, .. } = self.target();
         provider.is_gpu().then_some(device)
     }
 
     /// PyTorch's name of the device, which clients know.
-    pub fn device(&self) -> String {
+    pub(super) fn device(&self) -> String {
         self.gpu().map_or_else(|| "cpu".into(), |device| format!("cuda:{device}"))
     }
 
     /// PyTorch's name of the precision, which clients know.
-    pub fn dtype(&self) -> &'static str {
+    pub(super) fn dtype(&self) -> &'static str {
         match self.target().precision {
             Precision::F32 => "torch.float32",
             Precision::Bf16 => "torch.bfloat16",
@@ -143,7 +143,7 @@ impl Engines {
     }
 
     /// `models_loaded` of `/health`.
-    pub fn state(&self) -> Map<String, Value> {
+    pub(super) fn state(&self) -> Map<String, Value> {
         let mut state = match self {
             Engines::Networks(networks) => Map::from_iter([(networks.model(), true.into())]),
             Engines::Diffusion(_) => diffusion::state(true),
@@ -154,7 +154,7 @@ impl Engines {
     }
 
     /// Which parts of a diffusion model are in memory, by engine.
-    pub fn parts(&self) -> Option<Value> {
+    pub(super) fn parts(&self) -> Option<Value> {
         match self {
             Engines::Networks(_) => None,
             Engines::Diffusion(diffusion) => Some(diffusion.parts()),
@@ -165,7 +165,7 @@ impl Engines {
     ///
     /// # Errors
     /// [`Fault::Unsupported`] where it is too large, or not to be reached with the model.
-    pub fn way(&self, size: (u32, u32), depth: u8, wish: UpscaleParams) -> Result<ExecutionPlan> {
+    pub(super) fn way(&self, size: (u32, u32), depth: u8, wish: UpscaleParams) -> Result<ExecutionPlan> {
         match self {
             Engines::Networks(networks) => networks.pin_for(size, depth, wish.scale).map(ExecutionPlan::Network),
             Engines::Diffusion(diffusion) => diffusion.options(size, wish).map(ExecutionPlan::Diffusion),
@@ -173,7 +173,7 @@ impl Engines {
     }
 
     /// Bytes of memory that a picture needs on its way.
-    pub fn need(way: &ExecutionPlan, size: (u32, u32), scale: u32) -> u64 {
+    pub(super) fn need(way: &ExecutionPlan, size: (u32, u32), scale: u32) -> u64 {
         match way {
             ExecutionPlan::Network(pin) => Networks::need(pin, size, scale),
             ExecutionPlan::Diffusion(_) => {
@@ -185,7 +185,7 @@ impl Engines {
 
     /// Enlarges a picture. Several threads may ask at the same time. `asker` is gone when nobody
     /// waits for the picture any more: long work on it ends then.
-    pub fn enlarge(&self, way: &ExecutionPlan, picture: Still, asker: &Weak<()>) -> Result<Pixels> {
+    pub(super) fn enlarge(&self, way: &ExecutionPlan, picture: Still, asker: &Weak<()>) -> Result<Pixels> {
         match (self, way) {
             (Engines::Networks(networks), ExecutionPlan::Network(pin)) => networks.enlarge(pin, picture),
             (Engines::Diffusion(diffusion), ExecutionPlan::Diffusion(options)) => {
@@ -197,11 +197,11 @@ impl Engines {
 }
 
 /// Returns whether an error of [`Engines::enlarge`] is about a thread that died, so that another one may do it.
-pub fn is_death(error: &anyhow::Error) -> bool {
+pub(super) fn is_death(error: &anyhow::Error) -> bool {
     Died::is_cause_of(error)
 }
 
 /// Whether an error of [`Engines::way`] is about the picture's size, and not the program's own.
-pub fn is_too_large(error: &anyhow::Error) -> bool {
+pub(super) fn is_too_large(error: &anyhow::Error) -> bool {
     Fault::of(error) == Fault::Unsupported
 }

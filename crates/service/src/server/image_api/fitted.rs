@@ -45,7 +45,7 @@ struct FittedState {
 }
 
 /// The engines whose tiles are cut for one size.
-pub struct SizeSpecializedPool {
+pub(super) struct SizeSpecializedPool {
     settings: JobSettings,
     facts: ModelFacts,
     count: u32,
@@ -54,13 +54,13 @@ pub struct SizeSpecializedPool {
 
 impl SizeSpecializedPool {
     /// `settings` and `count`: of the engines that serve every size.
-    pub fn new(settings: JobSettings, facts: ModelFacts, count: u32) -> SizeSpecializedPool {
+    pub(super) fn new(settings: JobSettings, facts: ModelFacts, count: u32) -> SizeSpecializedPool {
         SizeSpecializedPool { settings, facts, count, state: Arc::default() }
     }
 
     /// The engines for pictures of a size, if there are any. Each call counts as a picture, which
     /// `every` has else to do.
-    pub fn stations(&self, size: Size, every: &Arc<Stations>) -> Option<Arc<Stations>> {
+    pub(super) fn stations(&self, size: Size, every: &Arc<Stations>) -> Option<Arc<Stations>> {
         let mut state = lock(&self.state);
         if state.fitted.as_ref().is_some_and(|(_, stations)| !stations.is_alive()) {
             // Those that serve every size are left, and will do.
@@ -88,7 +88,7 @@ impl SizeSpecializedPool {
 
     /// The size whose engines are open.
     #[cfg(test)]
-    pub fn size(&self) -> Option<Size> {
+    pub(super) fn size(&self) -> Option<Size> {
         lock(&self.state).fitted.as_ref().map(|(size, _)| *size)
     }
 

@@ -36,7 +36,7 @@ const FAILED_MAX: usize = 1000;
 
 /// What a worker does with manifests.
 #[derive(Default)]
-pub struct Manifests {
+pub(super) struct Manifests {
     shared: Shared,
     state: Mutex<Present>,
     /// Counts manifests and resets: work on an older one ends.
@@ -55,7 +55,7 @@ struct Present {
 
 /// The answer of `/status`, and the file beside the manifests.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct ManifestStatus {
+pub(super) struct ManifestStatus {
     status: Word,
     total_batches: usize,
     completed_batches: usize,
@@ -78,7 +78,7 @@ struct FailedFrame {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Word {
+pub(super) enum Word {
     #[default]
     Idle,
     Processing,
@@ -104,11 +104,11 @@ struct Run {
 }
 
 impl Manifests {
-    pub fn new(shared: Shared) -> Manifests {
+    pub(super) fn new(shared: Shared) -> Manifests {
         Manifests { shared, ..Manifests::default() }
     }
 
-    pub fn word(&self) -> Word {
+    pub(super) fn word(&self) -> Word {
         self.status().status
     }
 
@@ -145,12 +145,12 @@ impl Manifests {
     }
 }
 
-pub async fn status(State(worker): State<Arc<ImageWorker>>) -> Json<ManifestStatus> {
+pub(super) async fn status(State(worker): State<Arc<ImageWorker>>) -> Json<ManifestStatus> {
     Json(worker.manifests.status())
 }
 
 /// Ends what runs at the next frame; what is done stays.
-pub async fn reset(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
+pub(super) async fn reset(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
     {
         let mut state = worker.manifests.state();
         worker.manifests.turn.fetch_add(1, Ordering::SeqCst);
@@ -160,7 +160,7 @@ pub async fn reset(State(worker): State<Arc<ImageWorker>>) -> Json<Value> {
     Json(json!({"status": "reset", "message": "Worker reset to idle state"}))
 }
 
-pub async fn process(State(worker): State<Arc<ImageWorker>>, body: Bytes) -> Result<Json<Value>, ApiError> {
+pub(super) async fn process(State(worker): State<Arc<ImageWorker>>, body: Bytes) -> Result<Json<Value>, ApiError> {
     let refuse = |words: &str| ApiError::new(StatusCode::BAD_REQUEST, words);
     let body: Value = serde_json::from_slice(&body).map_err(|_| refuse("The body must be JSON"))?;
     let asked = match &body["manifest_path"] {

@@ -33,10 +33,10 @@ const SIDE_MAX: u32 = 640;
 const DEVICE_SIDE: u32 = 256;
 const DEVICE_BATCH: u32 = 8;
 /// What the sessions of one engine may take, bytes.
-pub const SESSIONS_BYTES: u64 = 4 << 30;
+pub(super) const SESSIONS_BYTES: u64 = 4 << 30;
 
 /// A network's engines.
-pub struct Networks {
+pub(super) struct Networks {
     every: Arc<Stations>,
     /// For pictures of 16 bits, where those ask for another precision than those of 8.
     deep: Option<Arc<Stations>>,
@@ -45,7 +45,7 @@ pub struct Networks {
 
 impl Networks {
     /// Opens `count` engines of the settings' model, which share the threads out among them.
-    pub fn open(settings: &JobSettings, count: u32) -> Result<Networks> {
+    pub(super) fn open(settings: &JobSettings, count: u32) -> Result<Networks> {
         let threads = (choice::threads(settings) / count).max(1);
         let settings = JobSettings { threads, ..settings.clone() };
         let (first, notes) = choice::choose(&settings, SIDE, SIDE, 8)?;
@@ -67,32 +67,32 @@ impl Networks {
     }
 
     /// The pin of the engines, as for pictures of 8 bits.
-    pub fn pin(&self) -> &EngineSpec {
+    pub(super) fn pin(&self) -> &EngineSpec {
         self.every.pin()
     }
 
     /// Engines that are left.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.every.alive().count()
     }
 
     /// Engines whose threads have all died.
-    pub fn lost(&self) -> usize {
+    pub(super) fn lost(&self) -> usize {
         self.every.stations.len() - self.count()
     }
 
     /// Returns whether pictures of some kind find no engine any more.
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         [Some(&self.every), self.deep.as_ref()].into_iter().flatten().any(|stations| !stations.is_alive())
     }
 
     /// The model's name for people.
-    pub fn model(&self) -> String {
+    pub(super) fn model(&self) -> String {
         registry::title(&self.pin().model)
     }
 
     /// One line for the log.
-    pub fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let deep = self.deep.as_ref().map(|s| format!(", {} for 16 bits", s.pin().label())).unwrap_or_default();
         let (label, cut) = (self.pin().label(), Cut::of(self.pin()).words());
         format!("model {} on {label}{deep}, {cut}, {} engines", self.model(), self.count())
@@ -102,7 +102,7 @@ impl Networks {
     ///
     /// # Errors
     /// [`Fault::Unsupported`] where that is too large, or not to be reached with the model.
-    pub fn pin_for(&self, size: (u32, u32), depth: u8, scale: u32) -> Result<EngineSpec> {
+    pub(super) fn pin_for(&self, size: (u32, u32), depth: u8, scale: u32) -> Result<EngineSpec> {
         let mut pin = self.stations(depth).pin().clone();
         let target = Target::Scale(scale).size(size, false, (1, 1))?;
         cascade::reach(&mut pin, size, target)?;
@@ -110,14 +110,14 @@ impl Networks {
     }
 
     /// Bytes of memory that a picture needs with a pin of [`Networks::pin_for`].
-    pub fn need(pin: &EngineSpec, size: (u32, u32), scale: u32) -> u64 {
+    pub(super) fn need(pin: &EngineSpec, size: (u32, u32), scale: u32) -> u64 {
         let output = (size.0.saturating_mul(scale), size.1.saturating_mul(scale));
         frame_memory::of_still(pin, size, output)
     }
 
     /// Enlarges a picture, in the engine that has least to do. Several threads may ask: the
     /// tiles of all their pictures stand in the same queues.
-    pub fn enlarge(&self, pin: &EngineSpec, picture: Still) -> Result<Pixels> {
+    pub(super) fn enlarge(&self, pin: &EngineSpec, picture: Still) -> Result<Pixels> {
         let stations = self.stations(picture.depth);
         let size = (picture.width, picture.height);
         let is_every = Arc::ptr_eq(stations, &self.every);
@@ -131,7 +131,7 @@ impl Networks {
 }
 
 /// Engines of one pin.
-pub struct Stations {
+pub(super) struct Stations {
     pin: EngineSpec,
     stations: Vec<Station>,
 }
@@ -144,17 +144,17 @@ struct Station {
 
 impl Stations {
     /// Opens `count` engines.
-    pub fn open(pin: &EngineSpec, count: u32) -> Result<Stations> {
+    pub(super) fn open(pin: &EngineSpec, count: u32) -> Result<Stations> {
         let open = |_| Ok(Station { engine: Engine::open_lasting(pin)?, busy: AtomicUsize::new(0) });
         Ok(Stations { pin: pin.clone(), stations: (0..count.max(1)).map(open).collect::<Result<_>>()? })
     }
 
-    pub fn pin(&self) -> &EngineSpec {
+    pub(super) fn pin(&self) -> &EngineSpec {
         &self.pin
     }
 
     /// An engine that is there for sure.
-    pub fn first(&self) -> &Engine {
+    pub(super) fn first(&self) -> &Engine {
         &self.stations[0].engine
     }
 
@@ -162,7 +162,7 @@ impl Stations {
         self.stations.iter().filter(|station| station.engine.is_alive())
     }
 
-    pub fn is_alive(&self) -> bool {
+    pub(super) fn is_alive(&self) -> bool {
         self.alive().next().is_some()
     }
 
@@ -180,13 +180,13 @@ impl Stations {
 
 /// A session a thread, as far as `room` in bytes goes: several pictures keep more of them at work
 /// than the bands of one would.
-pub fn spread(model: &ModelFile, pin: EngineSpec, room: u64) -> Result<EngineSpec> {
+pub(super) fn spread(model: &ModelFile, pin: EngineSpec, room: u64) -> Result<EngineSpec> {
     let spread = EngineSpec { sessions: pin.sessions * pin.threads, threads: 1, ..pin.clone() };
     Ok(if pin.provider.is_gpu() || bytes(model, &spread)? > room { pin } else { spread })
 }
 
 /// Estimated bytes of a pin's sessions.
-pub fn bytes(model: &ModelFile, pin: &EngineSpec) -> Result<u64> {
+pub(super) fn bytes(model: &ModelFile, pin: &EngineSpec) -> Result<u64> {
     Ok(choice::session_bytes(model, pin)?.saturating_mul(u64::from(pin.sessions)))
 }
 

@@ -20,7 +20,7 @@ use crate::server::kit::form::File;
 const TRIES: u32 = 2;
 
 /// A picture enlarged.
-pub struct UpscaledPicture {
+pub(super) struct UpscaledPicture {
     pub png: Vec<u8>,
     pub from: (u32, u32),
     pub to: (u32, u32),
@@ -31,7 +31,11 @@ pub struct UpscaledPicture {
 }
 
 /// Enlarges an uploaded picture. It waits for its turn, and counts as done or failed.
-pub async fn enlarge(worker: &Arc<ImageWorker>, file: File, wish: UpscaleParams) -> Result<UpscaledPicture, ApiError> {
+pub(super) async fn enlarge(
+    worker: &Arc<ImageWorker>,
+    file: File,
+    wish: UpscaleParams,
+) -> Result<UpscaledPicture, ApiError> {
     let made = work(worker, file, wish).await;
     match &made {
         Ok(_) => worker.counts.done.fetch_add(1, Ordering::Relaxed),
@@ -64,7 +68,7 @@ async fn work(worker: &Arc<ImageWorker>, file: File, wish: UpscaleParams) -> Res
 }
 
 /// Runs work on a thread of its own; a panic in it is this picture's alone.
-pub async fn off_the_loop<T: Send + 'static>(
+pub(super) async fn off_the_loop<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let lost = |error| ApiError::kept(&Fault::Internal.because(format!("a picture's thread was lost: {error}")));

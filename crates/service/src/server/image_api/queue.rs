@@ -19,7 +19,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
 /// The bounds of one worker.
-pub struct CallQueue {
+pub(super) struct CallQueue {
     /// Pictures at work, in the order in which they asked.
     slots: Arc<Semaphore>,
     at_once: usize,
@@ -35,7 +35,7 @@ pub struct CallQueue {
 
 /// A call's place; given back when dropped.
 #[derive(Debug)]
-pub struct CallSlot(Arc<AtomicUsize>);
+pub(super) struct CallSlot(Arc<AtomicUsize>);
 
 impl Drop for CallSlot {
     fn drop(&mut self) {
@@ -46,7 +46,7 @@ impl Drop for CallSlot {
 impl CallQueue {
     /// `at_once` pictures at work, that many calls and `waiting` more, and `memory` bytes for
     /// the pictures.
-    pub fn new(at_once: usize, waiting: usize, memory: u64) -> CallQueue {
+    pub(super) fn new(at_once: usize, waiting: usize, memory: u64) -> CallQueue {
         let most = u64::try_from(Semaphore::MAX_PERMITS).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
         let memory_mib = (memory / MIB).clamp(1, most) as u32;
         CallQueue {
@@ -61,7 +61,7 @@ impl CallQueue {
     }
 
     /// A place for a call; 429 where all are taken.
-    pub fn enter(&self) -> Result<CallSlot, ApiError> {
+    pub(super) fn enter(&self) -> Result<CallSlot, ApiError> {
         let fits = |calls: usize| (calls < self.calls_max).then_some(calls + 1);
         match self.calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
             Ok(_) => Ok(CallSlot(self.calls.clone())),
@@ -82,7 +82,7 @@ impl CallQueue {
     }
 
     /// Waits until a picture may be worked on.
-    pub async fn slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub(super) async fn slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         self.slots.clone().acquire_owned().await.map_err(|_| stopping())
     }
 
@@ -90,7 +90,7 @@ impl CallQueue {
     ///
     /// # Errors
     /// 413 where there never is as much; `what` tells what for.
-    pub async fn memory(&self, bytes: u64, what: &str) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub(super) async fn memory(&self, bytes: u64, what: &str) -> Result<OwnedSemaphorePermit, ApiError> {
         let mib = bytes.div_ceil(MIB);
         match u32::try_from(mib).ok().filter(|mib| *mib <= self.memory_mib) {
             Some(mib) => self.memory.clone().acquire_many_owned(mib).await.map_err(|_| stopping()),
@@ -102,24 +102,24 @@ impl CallQueue {
     }
 
     /// A picture took so long.
-    pub fn took(&self, seconds: f64) {
+    pub(super) fn took(&self, seconds: f64) {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         *pace = if *pace == 0.0 { seconds } else { *pace + NEWEST * (seconds - *pace) };
     }
 
     /// Pictures of one call that are asked for at a time.
-    pub fn asked_at_once(&self) -> usize {
+    pub(super) fn asked_at_once(&self) -> usize {
         self.at_once + AHEAD
     }
 
     /// Pictures at work, calls that run or wait, and most of both.
-    pub fn figures(&self) -> (usize, usize, usize, usize) {
+    pub(super) fn figures(&self) -> (usize, usize, usize, usize) {
         let running = self.at_once - self.slots.available_permits().min(self.at_once);
         (running, self.calls.load(Ordering::SeqCst), self.at_once, self.calls_max)
     }
 
     /// From now on nobody's turn comes; those at work go on.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.slots.close();
         self.memory.close();
     }

@@ -14,7 +14,7 @@ use crate::server::kit::query::QueryFields;
 
 /// What is wanted of each picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpscaleParams {
+pub(super) struct UpscaleParams {
     /// 2 or 4.
     pub scale: u32,
     /// Of diffusion models, 64 to 256; others take no notice.
@@ -22,7 +22,7 @@ pub struct UpscaleParams {
 }
 
 /// A call that has come in whole and has its place in the queue.
-pub struct AdmittedCall {
+pub(super) struct AdmittedCall {
     pub wish: UpscaleParams,
     pub form: UploadForm,
     pub _place: CallSlot,
@@ -34,7 +34,7 @@ impl AdmittedCall {
     /// # Errors
     /// 422 for ill-typed numbers and a missing file, 400 for numbers out of range; those of
     /// [`crate::server::kit::form::Uploads::read`]; 429 for a full queue; 503 until the model is loaded.
-    pub async fn read(
+    pub(super) async fn read(
         worker: &Arc<ImageWorker>,
         request: Request,
         field: &'static str,

@@ -20,7 +20,7 @@ use crate::server::kit::result_links::Spool;
 const MEMORY_MAX: usize = 256 << 10;
 const KIND: &str = "image/png";
 
-pub async fn post(State(worker): State<Arc<ImageWorker>>, request: Request) -> Result<Response<Body>, ApiError> {
+pub(super) async fn post(State(worker): State<Arc<ImageWorker>>, request: Request) -> Result<Response<Body>, ApiError> {
     let mut call = AdmittedCall::read(&worker, request, "file", false).await?;
     // There is one, or reading would have failed.
     let Some(file) = call.form.files.pop() else { return Err(ApiError::fields(&[])) };

@@ -58,7 +58,7 @@ async fn tasks_at_work(service: &VidaioService, keys: Vec<String>) -> Vec<String
     blocking(move || Ok(keys.iter().filter_map(task).collect())).await.unwrap_or_default()
 }
 
-pub async fn health(State(service): State<Arc<VidaioService>>) -> Json<Value> {
+pub(super) async fn health(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     Json(json!({
         "status": "healthy",
         "workers_ready": ready(&service).await,
@@ -67,7 +67,7 @@ pub async fn health(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     }))
 }
 
-pub async fn stats(State(service): State<Arc<VidaioService>>) -> Json<Value> {
+pub(super) async fn stats(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     let Crew { ready, keys } = crew(&service).await;
     let tasks = tasks_at_work(&service, keys).await;
     // Every worker takes every task: a task has those that are at it, and may have those that do nothing.
@@ -81,7 +81,7 @@ pub async fn stats(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     }))
 }
 
-pub async fn task_types() -> Json<Value> {
+pub(super) async fn task_types() -> Json<Value> {
     let named = |height: u32| match height {
         2160 => "4K".to_owned(),
         4320 => "8K".to_owned(),
@@ -101,7 +101,7 @@ pub async fn task_types() -> Json<Value> {
     }))
 }
 
-pub async fn info(State(service): State<Arc<VidaioService>>) -> Json<Value> {
+pub(super) async fn info(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     Json(json!({
         "name": "upscaled",
         "version": env!("CARGO_PKG_VERSION"),
@@ -114,7 +114,7 @@ pub async fn info(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     }))
 }
 
-pub async fn current_health(State(service): State<Arc<VidaioService>>) -> Json<Value> {
+pub(super) async fn current_health(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     let mut told = places(&service);
     told.insert("status".into(), "ok".into());
     told.insert("workers_ready".into(), ready(&service).await.into());
@@ -122,7 +122,7 @@ pub async fn current_health(State(service): State<Arc<VidaioService>>) -> Json<V
     Json(Value::Object(told))
 }
 
-pub async fn queue(State(service): State<Arc<VidaioService>>) -> Json<Value> {
+pub(super) async fn queue(State(service): State<Arc<VidaioService>>) -> Json<Value> {
     Json(Value::Object(places(&service)))
 }
 

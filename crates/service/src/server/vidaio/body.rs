@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::server::kit::error::{ApiError, Problem};
 
 /// A body, and what is wrong with it so far.
-pub struct JsonBody {
+pub(super) struct JsonBody {
     fields: Map<String, Value>,
     problems: Vec<Problem>,
 }
@@ -15,7 +15,7 @@ pub struct JsonBody {
 impl JsonBody {
     /// # Errors
     /// 422 for what is no JSON object, 413 for too much of it.
-    pub fn of(body: Result<Json<Value>, JsonRejection>) -> Result<JsonBody, ApiError> {
+    pub(super) fn of(body: Result<Json<Value>, JsonRejection>) -> Result<JsonBody, ApiError> {
         let wrong =
             |kind, message, input| Err(ApiError::fields(&[Problem { kind, place: ["body", "json"], message, input }]));
         match body {
@@ -29,7 +29,7 @@ impl JsonBody {
     }
 
     /// A field's value as `read` has it. Absent, it is `default`, or missed where there is none.
-    pub fn take<T: Default>(
+    pub(super) fn take<T: Default>(
         &mut self,
         name: &'static str,
         default: Option<T>,
@@ -52,17 +52,17 @@ impl JsonBody {
     }
 
     /// Whether a field is there, whatever its value.
-    pub fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.fields.contains_key(name)
     }
 
-    pub fn text(&mut self, name: &'static str, default: Option<&str>) -> String {
+    pub(super) fn text(&mut self, name: &'static str, default: Option<&str>) -> String {
         let wrong = ("string_type", "Input should be a valid string");
         self.take(name, default.map(str::to_owned), wrong, |value| value.as_str().map(str::to_owned))
     }
 
     /// A whole number; as text too, as other servers of this contract take it.
-    pub fn whole(&mut self, name: &'static str, default: Option<i64>) -> i64 {
+    pub(super) fn whole(&mut self, name: &'static str, default: Option<i64>) -> i64 {
         let wrong = ("int_type", "Input should be a valid integer");
         self.take(name, default, wrong, |value| match value {
             Value::String(text) => text.trim().parse().ok(),
@@ -74,7 +74,7 @@ impl JsonBody {
     }
 
     /// A list of texts.
-    pub fn texts(&mut self, name: &'static str, default: Option<Vec<String>>) -> Vec<String> {
+    pub(super) fn texts(&mut self, name: &'static str, default: Option<Vec<String>>) -> Vec<String> {
         let wrong = ("list_type", "Input should be a valid list of strings");
         self.take(name, default, wrong, |value| {
             value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
@@ -82,7 +82,7 @@ impl JsonBody {
     }
 
     /// Notes that a field's value cannot be.
-    pub fn complain(&mut self, name: &'static str, kind: &'static str, message: &'static str) {
+    pub(super) fn complain(&mut self, name: &'static str, kind: &'static str, message: &'static str) {
         if self.problems.iter().all(|problem| problem.place[1] != name) {
             let input = self.fields.get(name).cloned().unwrap_or_default();
             self.problems.push(Problem { kind, place: ["body", name], message, input });
@@ -91,7 +91,7 @@ impl JsonBody {
 
     /// # Errors
     /// 422 with all that was wrong.
-    pub fn end(self) -> Result<(), ApiError> {
+    pub(super) fn end(self) -> Result<(), ApiError> {
         if self.problems.is_empty() { Ok(()) } else { Err(ApiError::fields(&self.problems)) }
     }
 }

@@ -21,7 +21,7 @@ use crate::server::kit::error::ApiError;
 /// Clips of a request.
 const VIDEOS_MAX: usize = 5;
 
-pub async fn post(
+pub(super) async fn post(
     State(service): State<Arc<VidaioService>>,
     headers: HeaderMap,
     body: Result<Json<Value>, JsonRejection>,

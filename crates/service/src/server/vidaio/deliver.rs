@@ -31,7 +31,7 @@ const PIECE: usize = 1 << 20;
 ///
 /// # Errors
 /// [`Fault::Conflict`] where the client named a path and another file is there.
-pub fn deliver(
+pub(super) fn deliver(
     shared: Option<&Path>,
     requests: &Requests,
     mut record: RequestRecord,
@@ -82,7 +82,7 @@ pub fn deliver(
 ///
 /// # Errors
 /// [`Fault::Conflict`] as [`deliver`].
-pub fn check(shared: Option<&Path>, record: &RequestRecord) -> Result<()> {
+pub(super) fn check(shared: Option<&Path>, record: &RequestRecord) -> Result<()> {
     let PayloadOrigin::Shared { target, named: true, .. } = &record.origin else { return Ok(()) };
     let (folder, name) = place(shared, target)?;
     let known = record.delivered.as_ref().filter(|known| known.path == folder.path().join(&name));

@@ -17,7 +17,7 @@ use crate::server::kit::reply::{self, FileSource};
 const NAME: &str = "upscaled.mp4";
 
 /// Where a client finds a result.
-pub fn link(service: &VidaioService, record: &RequestRecord, headers: &HeaderMap) -> String {
+pub(super) fn link(service: &VidaioService, record: &RequestRecord, headers: &HeaderMap) -> String {
     if let Some(url) = record.finished.as_ref().and_then(|finished| finished.url.clone()) {
         return url;
     }
@@ -27,7 +27,7 @@ pub fn link(service: &VidaioService, record: &RequestRecord, headers: &HeaderMap
 }
 
 /// `GET /files/{secret}/{name}`; HEAD and ranges too.
-pub async fn get(
+pub(super) async fn get(
     State(service): State<Arc<VidaioService>>,
     Path((secret, _)): Path<(String, String)>,
     headers: HeaderMap,

@@ -17,9 +17,9 @@ use super::{files, tasks};
 use crate::server::kit::error::ApiError;
 
 /// MiB of a result where the client names no limit.
-pub const SIZE_DEFAULT: i64 = 100;
+pub(super) const SIZE_DEFAULT: i64 = 100;
 
-pub async fn post(
+pub(super) async fn post(
     State(service): State<Arc<VidaioService>>,
     headers: HeaderMap,
     body: Result<Json<Value>, JsonRejection>,

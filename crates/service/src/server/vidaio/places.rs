@@ -12,19 +12,19 @@ use crate::server::kit::error::ApiError;
 /// Requests at work, as the service that this contract comes from has it; as many as there are workers, where those are
 /// more.
 const ACTIVE: usize = 2;
-pub const WAITING_MAX: usize = 5;
+pub(super) const WAITING_MAX: usize = 5;
 /// A client that found no place may come back after this.
 const FULL_RETRY: Duration = Duration::from_secs(10);
 
 /// All places.
-pub struct RequestSlots {
+pub(super) struct RequestSlots {
     most: usize,
     active: Arc<Semaphore>,
     pending: Arc<AtomicUsize>,
 }
 
 /// A request that was let in; it leaves when dropped.
-pub struct RequestSlot(Arc<AtomicUsize>);
+pub(super) struct RequestSlot(Arc<AtomicUsize>);
 
 impl Drop for RequestSlot {
     fn drop(&mut self) {
@@ -33,13 +33,13 @@ impl Drop for RequestSlot {
 }
 
 impl RequestSlots {
-    pub fn new(workers: u32) -> RequestSlots {
+    pub(super) fn new(workers: u32) -> RequestSlots {
         let most = ACTIVE.max(workers as usize);
         RequestSlots { most, active: Arc::new(Semaphore::new(most)), pending: Arc::default() }
     }
 
     /// Requests that may be at work.
-    pub fn most(&self) -> usize {
+    pub(super) fn most(&self) -> usize {
         self.most
     }
 
@@ -47,7 +47,7 @@ impl RequestSlots {
     ///
     /// # Errors
     /// 429 when all are taken.
-    pub fn enter(&self) -> Result<RequestSlot, ApiError> {
+    pub(super) fn enter(&self) -> Result<RequestSlot, ApiError> {
         let fits = |pending: usize| (pending < self.most + WAITING_MAX).then_some(pending + 1);
         match self.pending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
             Ok(_) => Ok(RequestSlot(self.pending.clone())),
@@ -64,21 +64,21 @@ impl RequestSlots {
     }
 
     /// Waits for the turn of a request that was let in.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.active.clone().acquire_owned().await.ok()
     }
 
     /// Requests at work.
-    pub fn active(&self) -> usize {
+    pub(super) fn active(&self) -> usize {
         self.most - self.active.available_permits()
     }
 
     /// Requests that were let in.
-    pub fn pending(&self) -> usize {
+    pub(super) fn pending(&self) -> usize {
         self.pending.load(Ordering::SeqCst)
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.pending().saturating_sub(self.active())
     }
 }

@@ -12,7 +12,7 @@ use upscaled_jobs::state::requests::RequestRecord;
 use super::service::{VidaioService, blocking, locked};
 
 /// What a file looked like: it changes with every write.
-pub type Mark = [i64; 6];
+pub(super) type Mark = [i64; 6];
 
 fn mark(meta: &Metadata) -> Mark {
     let [device, inode, length] = [meta.dev(), meta.ino(), meta.len()].map(|number| number as i64);
@@ -20,7 +20,7 @@ fn mark(meta: &Metadata) -> Mark {
 }
 
 /// BLAKE3 of all bytes, in hex.
-pub fn hash_of(file: &File) -> Result<String> {
+pub(super) fn hash_of(file: &File) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file).context("reading a result")?;
     Ok(hasher.finalize().to_hex().to_string())

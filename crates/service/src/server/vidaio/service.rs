@@ -43,7 +43,7 @@ const KEY_DIGITS: usize = 32;
 const FULL_RETRY: Duration = Duration::from_secs(10);
 
 /// What is made before the daemon runs, so that a wrong setting ends the program at once.
-pub struct Prepared {
+pub(super) struct Prepared {
     layout: RootLayout,
     requests: Requests,
     settings: ServiceSettings,
@@ -53,7 +53,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn new(options: &VidaioOptions) -> Result<Prepared> {
+    pub(super) fn new(options: &VidaioOptions) -> Result<Prepared> {
         Ok(Prepared {
             layout: options.layout.clone(),
             requests: options.requests.clone(),
@@ -67,7 +67,7 @@ impl Prepared {
 
 /// What a client wants.
 #[derive(Clone, Debug)]
-pub struct ServiceRequest {
+pub(super) struct ServiceRequest {
     pub origin: PayloadOrigin,
     pub task: Option<&'static str>,
     pub scale: u32,
@@ -80,7 +80,7 @@ pub struct ServiceRequest {
 
 impl ServiceRequest {
     /// The key of the request: the same wish has the same.
-    pub fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         let task = self.task.unwrap_or_default();
         let text = format!("{}\n{task}\n{}\n{:?}", self.identity, self.scale, self.max_size_mb);
         blake3::hash(text.as_bytes()).to_hex()[..KEY_DIGITS].to_owned()
@@ -108,10 +108,10 @@ impl From<RequestError> for ApiError {
     }
 }
 
-pub type RequestResult = Result<RequestRecord, RequestError>;
+pub(super) type RequestResult = Result<RequestRecord, RequestError>;
 
 /// What all requests share.
-pub struct VidaioService {
+pub(super) struct VidaioService {
     pub requests: Requests,
     pub layout: RootLayout,
     pub(super) shown: ClientPaths,
@@ -134,17 +134,17 @@ pub struct VidaioService {
     pub(super) links: Mutex<HashMap<String, String>>,
 }
 
-pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Work on files, apart from the loop.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.context("work on files was given up")?
 }
 
 impl VidaioService {
-    pub fn start(prepared: Prepared, asked: mpsc::Sender<Command>) -> Result<VidaioService> {
+    pub(super) fn start(prepared: Prepared, asked: mpsc::Sender<Command>) -> Result<VidaioService> {
         let Prepared { layout, requests, settings, fetcher, store, model } = prepared;
         Ok(VidaioService {
             requests,
@@ -168,7 +168,7 @@ impl VidaioService {
     }
 
     /// Goes on with what an earlier process left unfinished, and tidies from now on.
-    pub fn take_up(self: Arc<Self>) {
+    pub(super) fn take_up(self: Arc<Self>) {
         for record in self.requests.all() {
             if record.finished.is_some() {
                 locked(&self.links).insert(record.secret, record.key);
@@ -186,12 +186,12 @@ impl VidaioService {
     }
 
     /// Requests at hand.
-    pub fn at_hand(&self) -> usize {
+    pub(super) fn at_hand(&self) -> usize {
         locked(&self.at_work).len()
     }
 
     /// Whether another request can be taken at this moment.
-    pub fn room(&self) -> Result<(), RequestError> {
+    pub(super) fn room(&self) -> Result<(), RequestError> {
         self.must_be_there()?;
         room_beside(self.at_hand())
     }
@@ -207,12 +207,12 @@ impl VidaioService {
         }
     }
 
-    pub fn check_url(&self, text: &str) -> Result<(), RequestError> {
+    pub(super) fn check_url(&self, text: &str) -> Result<(), RequestError> {
         self.fetcher.check(text).map(drop).map_err(|error| failed_fetch(&error))
     }
 
     /// Does what is wanted, or joins those who do; whoever leaves, it goes on.
-    pub async fn fulfil(self: &Arc<Self>, wish: ServiceRequest) -> RequestResult {
+    pub(super) async fn fulfil(self: &Arc<Self>, wish: ServiceRequest) -> RequestResult {
         let (key, mut wish) = (wish.key(), Some(wish));
         loop {
             self.must_be_there()?;
@@ -262,7 +262,7 @@ impl VidaioService {
     }
 
     /// Asks the daemon's loop.
-    pub async fn ask(&self, request: Request) -> Result<crate::daemon::control::Response> {
+    pub(super) async fn ask(&self, request: Request) -> Result<crate::daemon::control::Response> {
         Command::send(&self.asked, request).await?.into_result()
     }
 
@@ -310,7 +310,7 @@ impl VidaioService {
     }
 
     /// The finished request behind a link.
-    pub async fn behind(&self, secret: &str) -> Option<RequestRecord> {
+    pub(super) async fn behind(&self, secret: &str) -> Option<RequestRecord> {
         let key = locked(&self.links).get(secret).cloned()?;
         let requests = self.requests.clone();
         let record = blocking(move || requests.read(&key)).await.ok().flatten()?;
@@ -326,13 +326,13 @@ fn room_beside(at_hand: usize) -> Result<(), RequestError> {
     if at_hand < REQUESTS_MAX { Ok(()) } else { Err(full()) }
 }
 
-pub fn stopping() -> RequestError {
+pub(super) fn stopping() -> RequestError {
     RequestError {
         status: StatusCode::SERVICE_UNAVAILABLE,
         words: "Not at this moment; ask again, and it goes on".into(),
     }
 }
 
-pub fn internal() -> RequestError {
+pub(super) fn internal() -> RequestError {
     RequestError { status: StatusCode::INTERNAL_SERVER_ERROR, words: "The server failed; its log says why".into() }
 }

@@ -16,7 +16,7 @@ use upscaled_core::{atomic_file, failpoint, file_name};
 
 /// Why a path is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathRefused {
+pub(super) enum PathRefused {
     /// It does not lead to a file.
     Missing,
     /// It does not lie in the shared folder, or there is none.
@@ -37,7 +37,7 @@ impl From<Denied> for PathRefused {
 
 /// A clip of the shared folder.
 #[derive(Debug)]
-pub struct SharedClip {
+pub(super) struct SharedClip {
     /// Links resolved.
     pub path: PathBuf,
     /// File system and inode.
@@ -48,7 +48,7 @@ pub struct SharedClip {
 
 /// A place for a result.
 #[derive(Debug)]
-pub struct SharedTarget {
+pub(super) struct SharedTarget {
     /// Links in its folder resolved.
     pub path: PathBuf,
     /// File system and inode of its folder.
@@ -60,12 +60,12 @@ pub struct SharedTarget {
 }
 
 /// The folder as the one that requests may name paths in.
-pub fn open(folder: Option<&Path>) -> Result<Jail, PathRefused> {
+pub(super) fn open(folder: Option<&Path>) -> Result<Jail, PathRefused> {
     Jail::open(folder.ok_or(PathRefused::Outside)?).map_err(|_| PathRefused::Outside)
 }
 
 /// A clip by its path.
-pub fn source(jail: &Jail, path: &Path) -> Result<SharedClip, PathRefused> {
+pub(super) fn source(jail: &Jail, path: &Path) -> Result<SharedClip, PathRefused> {
     let found = jail.file(path)?;
     let meta = found.file.metadata().map_err(Denied::from)?;
     let (id, stamp) = ((meta.dev(), meta.ino()), (meta.len(), meta.mtime(), meta.mtime_nsec()));
@@ -73,7 +73,7 @@ pub fn source(jail: &Jail, path: &Path) -> Result<SharedClip, PathRefused> {
 }
 
 /// A place for a result, by its path; its folder has to be there.
-pub fn target(jail: &Jail, path: &Path, named: bool) -> Result<SharedTarget, PathRefused> {
+pub(super) fn target(jail: &Jail, path: &Path, named: bool) -> Result<SharedTarget, PathRefused> {
     let (parent, name) = path.parent().zip(path.file_name()).ok_or(PathRefused::Outside)?;
     let folder = jail.folder(parent)?;
     let there = source(jail, path).ok().map(|there| there.id);
@@ -81,25 +81,25 @@ pub fn target(jail: &Jail, path: &Path, named: bool) -> Result<SharedTarget, Pat
 }
 
 /// Returns what a result is called where its client names no path.
-pub fn default_name(source: &Path, scale: u32) -> OsString {
+pub(super) fn default_name(source: &Path, scale: u32) -> OsString {
     file_name::fit(source.file_stem().unwrap_or_default(), OsStr::new(&format!("_upscaled_{scale}x.mp4")))
 }
 
 /// The nth name of a result: `a.mp4`, `a-2.mp4`, ..
-pub fn numbered(name: &OsStr, n: u32) -> OsString {
+pub(super) fn numbered(name: &OsStr, n: u32) -> OsString {
     let stem = Path::new(name).file_stem().unwrap_or(name);
     if n < 2 { name.to_owned() } else { file_name::fit(stem, OsStr::new(&format!("-{n}.mp4"))) }
 }
 
 impl SharedTarget {
     /// Returns whether it leads to a clip, by whatever name.
-    pub fn is(&self, source: &SharedClip) -> bool {
+    pub(super) fn is(&self, source: &SharedClip) -> bool {
         self.path == source.path || self.there == Some(source.id)
     }
 
     /// Returns whether both are one place. Names that a client chose may differ in more than the case of their
     /// letters: not every file system tells those apart.
-    pub fn is_also(&self, other: &SharedTarget) -> bool {
+    pub(super) fn is_also(&self, other: &SharedTarget) -> bool {
         let name = |target: &SharedTarget| target.path.file_name().unwrap_or_default().to_owned();
         let folded = |target: &SharedTarget| name(target).to_string_lossy().to_lowercase();
         let equal = name(self) == name(other) || (self.named && other.named && folded(self) == folded(other));
@@ -108,7 +108,7 @@ impl SharedTarget {
 }
 
 /// Copies a file of the shared folder to a payload.
-pub fn take(folder: Option<&Path>, source: &Path, payload: &Path, most: u64) -> Result<()> {
+pub(super) fn take(folder: Option<&Path>, source: &Path, payload: &Path, most: u64) -> Result<()> {
     let jail = Jail::open(folder.ok_or_else(|| Denied::Outside.told("the clip"))?);
     let jail = jail.context("opening the shared folder")?;
     let mut file = jail.file(source).map_err(|denied| denied.told("the clip"))?.file;
@@ -134,7 +134,7 @@ pub fn take(folder: Option<&Path>, source: &Path, payload: &Path, most: u64) -> 
 }
 
 /// The folder of a result, and its name there.
-pub fn place(folder: Option<&Path>, target: &Path) -> Result<(JailFolder, OsString)> {
+pub(super) fn place(folder: Option<&Path>, target: &Path) -> Result<(JailFolder, OsString)> {
     let away = |denied: Denied| denied.told("the folder of the output");
     let jail = Jail::open(folder.ok_or_else(|| away(Denied::Outside))?).context("opening the shared folder")?;
     let (parent, name) = target.parent().zip(target.file_name()).ok_or_else(|| away(Denied::Outside))?;
@@ -142,7 +142,7 @@ pub fn place(folder: Option<&Path>, target: &Path) -> Result<(JailFolder, OsStri
 }
 
 /// A plain file in a folder, if that is what lies under a name.
-pub fn lies(folder: &JailFolder, name: &OsStr) -> Option<File> {
+pub(super) fn lies(folder: &JailFolder, name: &OsStr) -> Option<File> {
     folder.file(name).ok()
 }
 

@@ -19,7 +19,7 @@ use super::service::blocking;
 use super::store_variables::StoreVariables;
 
 /// Addresses are good for so long, the longest that S3 knows; the object goes with its request.
-pub const ADDRESS_LIFE: Duration = Duration::from_secs(7 * 86_400);
+pub(super) const ADDRESS_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// Bytes of a part of an upload, and parts under way.
 const PART: usize = 8 << 20;
 const PARTS_MAX: usize = 3;
@@ -27,21 +27,21 @@ const PARTS_MAX: usize = 3;
 const FOLDER: &str = "upscaled";
 
 /// A result in the store.
-pub struct Stored {
+pub(super) struct Stored {
     pub object: String,
     pub url: String,
 }
 
 /// A bucket.
 #[derive(Clone)]
-pub struct Store(Arc<AmazonS3>);
+pub(super) struct Store(Arc<AmazonS3>);
 
 impl Store {
     /// The store that is configured, if one is.
     ///
     /// # Errors
     /// [`Fault::Config`] for half a configuration.
-    pub fn open(settings: &ServiceSettings, variables: &StoreVariables) -> Result<Option<Store>> {
+    pub(super) fn open(settings: &ServiceSettings, variables: &StoreVariables) -> Result<Option<Store>> {
         crate::tls::init();
         let Some(bucket) = variables.bucket(settings)? else { return Ok(None) };
         let Some((access, secret)) = variables.access_key(settings)?.zip(variables.secret_key(settings)?) else {
@@ -67,7 +67,7 @@ impl Store {
     }
 
     /// Puts a file there under a name that holds `secret`.
-    pub async fn put(&self, file: &Path, secret: &str) -> Result<Stored> {
+    pub(super) async fn put(&self, file: &Path, secret: &str) -> Result<Stored> {
         let object = Object::from(format!("{FOLDER}/{secret}.mp4"));
         let attributes = Attributes::from_iter([(Attribute::ContentType, "video/mp4")]);
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
@@ -85,7 +85,7 @@ impl Store {
     }
 
     /// Removes an object; one that is gone is as good.
-    pub async fn delete(&self, object: &str) -> Result<()> {
+    pub(super) async fn delete(&self, object: &str) -> Result<()> {
         match self.0.delete(&Object::from(object)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error).context("removing an object"),

@@ -28,7 +28,7 @@ const FORM_EXTRA: u64 = 1 << 20;
 const TOGETHER: u64 = 4;
 
 /// The limits of an upload: those of any other payload.
-pub fn limits(settings: &ServiceSettings) -> Limits {
+pub(super) fn limits(settings: &ServiceSettings) -> Limits {
     let file_bytes = settings.fetch_max_mb << 20;
     Limits {
         file_bytes,
@@ -41,12 +41,15 @@ pub fn limits(settings: &ServiceSettings) -> Limits {
 }
 
 /// The most bytes of such a request's body, what is read on from a refused one among them.
-pub fn body_max(settings: &ServiceSettings) -> usize {
+pub(super) fn body_max(settings: &ServiceSettings) -> usize {
     let limits = limits(settings);
     usize::try_from(limits.form_bytes + limits.drain_bytes).unwrap_or(usize::MAX)
 }
 
-pub async fn post(State(service): State<Arc<VidaioService>>, request: Request) -> Result<Response<Body>, ApiError> {
+pub(super) async fn post(
+    State(service): State<Arc<VidaioService>>,
+    request: Request,
+) -> Result<Response<Body>, ApiError> {
     let start = Instant::now();
     let headers = request.headers().clone();
     // A full service takes no upload that it could do nothing with, nor one whose disk is away.

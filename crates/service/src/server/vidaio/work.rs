@@ -298,7 +298,7 @@ impl VidaioService {
 }
 
 /// A download's failure as the client is told it.
-pub fn failed_fetch(error: &FetchError) -> RequestError {
+pub(super) fn failed_fetch(error: &FetchError) -> RequestError {
     let status = match error {
         FetchError::Address(_) | FetchError::Unreachable(_) | FetchError::TooSlow(_) => StatusCode::BAD_REQUEST,
         FetchError::Forbidden(_) => StatusCode::FORBIDDEN,

@@ -16,20 +16,20 @@ use crate::server::kit::error::ApiError;
 
 /// What has been begun.
 #[derive(Serialize)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     message: String,
     download: DownloadView,
 }
 
 #[derive(Serialize)]
-pub struct DownloadList {
+pub(crate) struct DownloadList {
     downloads: Vec<DownloadView>,
 }
 
-pub type Begun = (StatusCode, [(HeaderName, String); 1], Json<Accepted>);
+pub(super) type Begun = (StatusCode, [(HeaderName, String); 1], Json<Accepted>);
 
 /// Begins a download, and answers at once.
-pub async fn fetch(control: &ControlApi, wish: DownloadRequest) -> Result<Begun, ApiError> {
+pub(crate) async fn fetch(control: &ControlApi, wish: DownloadRequest) -> Result<Begun, ApiError> {
     control.must_be_there()?;
     let downloads = control.downloads.clone();
     let download = off_the_loop(control, move || downloads.add(wish)).await?;
@@ -38,16 +38,19 @@ pub async fn fetch(control: &ControlApi, wish: DownloadRequest) -> Result<Begun,
     Ok((StatusCode::ACCEPTED, place, Json(Accepted { message, download })))
 }
 
-pub async fn all(State(control): State<ControlApi>) -> Json<DownloadList> {
+pub(crate) async fn all(State(control): State<ControlApi>) -> Json<DownloadList> {
     Json(DownloadList { downloads: control.downloads.all() })
 }
 
-pub async fn one(State(control): State<ControlApi>, Path(id): Path<String>) -> Result<Json<DownloadView>, ApiError> {
+pub(crate) async fn one(
+    State(control): State<ControlApi>,
+    Path(id): Path<String>,
+) -> Result<Json<DownloadView>, ApiError> {
     let none = || ApiError::new(StatusCode::NOT_FOUND, "There is no such download");
     control.downloads.one(&id).map(Json).ok_or_else(none)
 }
 
-pub async fn cancel(
+pub(crate) async fn cancel(
     State(control): State<ControlApi>,
     Path(id): Path<String>,
 ) -> Result<Json<ActionSummary>, ApiError> {

@@ -32,7 +32,7 @@ use crate::ingest::fetch::{FetchLimits, Fetcher, place};
 use crate::server::kit::result_links;
 use crate::server::kit::shown::ClientPaths;
 
-pub use answers::{all, cancel, fetch, one};
+pub(super) use answers::{all, cancel, fetch, one};
 
 /// DownloadManager at a time, and those that wait for their turn.
 const AT_ONCE: usize = 2;
@@ -48,7 +48,7 @@ const END_LIMIT: Duration = Duration::from_millis(200);
 /// Where a download stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DownloadStage {
+pub(super) enum DownloadStage {
     /// For its turn.
     #[default]
     Waiting,
@@ -62,7 +62,7 @@ pub enum DownloadStage {
 
 /// A download, as clients are told of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DownloadView {
+pub(super) struct DownloadView {
     pub id: String,
     pub state: DownloadStage,
     /// The host it comes from: paths and queries may hold secrets.
@@ -79,7 +79,7 @@ pub struct DownloadView {
 }
 
 /// What a client wants.
-pub struct DownloadRequest {
+pub(super) struct DownloadRequest {
     pub url: String,
     pub name: Option<String>,
     pub settings: Chosen,
@@ -92,7 +92,7 @@ struct HeldDownload {
 }
 
 /// All of them.
-pub struct DownloadManager {
+pub(super) struct DownloadManager {
     store: downloads::DownloadStore,
     fetcher: Fetcher,
     limits: FetchLimits,
@@ -106,7 +106,7 @@ pub struct DownloadManager {
 }
 
 impl DownloadManager {
-    pub fn new(
+    pub(super) fn new(
         layout: &RootLayout,
         store: downloads::DownloadStore,
         settings: &ServiceSettings,
@@ -133,7 +133,7 @@ impl DownloadManager {
     }
 
     /// Begins, and goes on with what an earlier process left.
-    pub fn take_up(self: &Arc<Self>) -> Result<()> {
+    pub(super) fn take_up(self: &Arc<Self>) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(2 * AT_ONCE + 2)
@@ -174,7 +174,7 @@ impl DownloadManager {
     }
 
     /// Why nothing is fetched now, in words: input/ or output/ is away.
-    pub fn away(&self) -> Option<String> {
+    pub(super) fn away(&self) -> Option<String> {
         self.homes.away()
     }
 
@@ -183,7 +183,7 @@ impl DownloadManager {
     /// # Errors
     /// What is wrong with the address is a [`FetchError`]; [`Fault::Config`] for a name that cannot be,
     /// [`Fault::Busy`] when too many wait, and while input/ or output/ is away.
-    pub fn add(self: &Arc<Self>, wish: DownloadRequest) -> Result<DownloadView> {
+    pub(super) fn add(self: &Arc<Self>, wish: DownloadRequest) -> Result<DownloadView> {
         self.homes.must_be_there()?;
         let url = self.fetcher.check(&wish.url)?;
         let name = match wish.name {
@@ -257,12 +257,12 @@ impl DownloadManager {
     }
 
     /// All, the oldest first.
-    pub fn all(&self) -> Vec<DownloadView> {
+    pub(super) fn all(&self) -> Vec<DownloadView> {
         self.views(|_| true)
     }
 
     /// Those that are no jobs, the oldest first.
-    pub fn no_jobs(&self) -> Vec<DownloadView> {
+    pub(super) fn no_jobs(&self) -> Vec<DownloadView> {
         self.views(|held| held.stage != DownloadStage::Queued)
     }
 
@@ -275,7 +275,7 @@ impl DownloadManager {
         all
     }
 
-    pub fn one(&self, id: &str) -> Option<DownloadView> {
+    pub(super) fn one(&self, id: &str) -> Option<DownloadView> {
         self.held().get(id).map(|held| self.view(held))
     }
 
@@ -283,7 +283,7 @@ impl DownloadManager {
     ///
     /// # Errors
     /// [`Fault::NotFound`]; [`Fault::Conflict`] in the moment in which it becomes a job.
-    pub fn cancel(&self, id: &str) -> Result<()> {
+    pub(super) fn cancel(&self, id: &str) -> Result<()> {
         let mut held = {
             let mut all = self.held();
             let held = all.get(id).ok_or_else(|| Fault::NotFound.because("there is no such download"))?;

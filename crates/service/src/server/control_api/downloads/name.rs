@@ -21,7 +21,7 @@ const ENDING_BYTES: usize = 16;
 const ELSEWHERE: &str = ".file";
 
 /// The names that a file may get, in order.
-pub fn names(name: &str) -> impl Iterator<Item = OsString> {
+pub(super) fn names(name: &str) -> impl Iterator<Item = OsString> {
     let path = Path::new(name);
     let stem = path.file_stem().unwrap_or(OsStr::new(name)).to_owned();
     let ending = path.extension().map_or_else(String::new, |ending| format!(".{}", ending.to_string_lossy()));
@@ -32,13 +32,13 @@ pub fn names(name: &str) -> impl Iterator<Item = OsString> {
 }
 
 /// The name that a URL tells.
-pub fn name_of(url: &Url) -> String {
+pub(super) fn name_of(url: &Url) -> String {
     let last = url.path_segments().and_then(|mut parts| parts.rfind(|part| !part.is_empty()));
     plain(&percent_decode_str(last.unwrap_or_default()).decode_utf8_lossy())
 }
 
 /// A name that a file of input/ can have and that a scan takes for a film or picture.
-pub fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let clean: String = last.chars().filter(|c| !c.is_control() && !is_unseen(*c) && *c != '\u{fffd}').collect();
     let mut clean = clean.trim_start_matches(['.', ' ']).trim_end_matches(['.', ' ']).to_owned();
