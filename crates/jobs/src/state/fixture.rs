@@ -1,5 +1,8 @@
 //! A small job folder to damage. Only in tests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests: what goes wrong in them fails the test")]
+
+
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
