@@ -60,7 +60,7 @@ torture: build   ## all of docs/reliability.md at length (hours): faults, damage
 ifneq ($(MINUTES),)
 	@scripts/torture.py --bin target/release/upscaled --minutes "$(MINUTES)"
 else
-	@export UPSCALED_FAULTS=all; $(CARGO) test --locked --test faults -- --nocapture --test-threads 1
+	@export UPSCALED_FAULTS=all; $(CARGO) test --locked --test it faults:: -- --nocapture --test-threads 1
 	@scripts/power_cut.py --bin target/release/upscaled --cuts "$(CUTS)" $(if $(SEED),--seed "$(SEED)")
 	@scripts/kill_loop.py --bin target/release/upscaled --kills "$(if $(filter file,$(origin N)),1000,$(N))" $(if $(SEED),--seed "$(SEED)")
 	@scripts/mutants.py --bin target/release/upscaled --count "$(MUTANTS)" $(if $(SEED),--seed "$(SEED)")

@@ -12,7 +12,7 @@
 //! change meanwhile; each failure leaves an empty file `<name>.<n>` beside it, and `count` holds
 //! for all processes together.
 
-/// Every point there is; a test keeps it whole, and `tests/faults.rs` walks it.
+/// Every point there is; a test keeps it whole, and `tests/it/faults/` walks it.
 pub const NAMES: &[&str] = &[
     "assemble",
     "atomic_file.append",

@@ -1,7 +1,12 @@
 //! For tests: whether ONNX Runtime is here, and pins.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests: what goes wrong in them fails the test")]
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests: what goes wrong in them fails the test"
+)]
 
 use crate::models::model_file::ModelFile;
 use crate::models::testing::TestModel;

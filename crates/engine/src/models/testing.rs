@@ -1,7 +1,12 @@
 //! Small random models, and pins of models, for tests, written by our own ONNX writer.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests: what goes wrong in them fails the test")]
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests: what goes wrong in them fails the test"
+)]
 
 use prost::Message;
 

@@ -115,11 +115,11 @@ impl EncodeStage<'_> {
             }
             drop(upscaled);
             self.meter.beat();
-            if clip.stamps.len() as u64 == range.length {
-                let clip = open.take().expect("just used");
-                if !self.finish(clip, &mut encoder)? {
-                    return Ok(());
-                }
+            if clip.stamps.len() as u64 == range.length
+                && let Some(clip) = open.take()
+                && !self.finish(clip, &mut encoder)?
+            {
+                return Ok(());
             }
         }
         if let Some(clip) = open
@@ -176,8 +176,7 @@ impl EncodeStage<'_> {
             match Fault::of(&error) {
                 Fault::NoSpace if clip.path.parent() != Some(self.keeper.disk_folder()) => {
                     let _ = std::fs::remove_file(&clip.path);
-                    let name = clip.path.file_name().expect("clip paths have names").to_owned();
-                    clip.path = self.keeper.disk_folder().join(name);
+                    clip.path = self.keeper.disk_folder().join(clip.path.file_name().unwrap_or_default());
                     tracing::warn!("no room for the clip on the RAM disk; it goes to disk");
                 }
                 Fault::NoSpace => {

@@ -1,7 +1,12 @@
 //! A small job folder to damage. Only in tests.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests: what goes wrong in them fails the test")]
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests: what goes wrong in them fails the test"
+)]
 
 use std::ffi::OsString;
 use std::fs;

@@ -1,7 +1,12 @@
 //! For tests: the small networks of tests/make_fixtures.py, and imported ones made runnable.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests: what goes wrong in them fails the test")]
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests: what goes wrong in them fails the test"
+)]
 
 use std::path::{Path, PathBuf};
 

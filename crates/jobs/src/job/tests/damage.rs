@@ -1,5 +1,5 @@
 //! What lies between two attempts: damaged, newer, replaced. The output is right, and no more is made again than has
-//! to be; that the output is right after every damage to every file is in tests/faults/damage.rs.
+//! to be; that the output is right after every damage to every file is in tests/it/faults/damage.rs.
 
 use upscaled_core::failpoint;
 
