@@ -91,6 +91,8 @@ def check_one(source, relative, root, entry, before, options):
         faults.append("source: changed")
     stream = playable(source)
     leftovers = [p for p in root.output.joinpath(relative).parent.glob("*") if p.is_file() and entry is None and source.stem in p.name]
+    if entry is None and stream is None and f"{source.name}: passed over" in root.console():
+        return "left", None, faults, ["left alone, as the log says"]
     if entry is None:
         return "LOST", None, faults + [f"history: no line for it {[p.name for p in leftovers] or ''}"], notes
     state, reason = entry.get("state"), entry.get("reason") or ""
@@ -104,6 +106,9 @@ def check_one(source, relative, root, entry, before, options):
         fault = entry.get("fault")
         notes.append(reason)
         if stream is None or dolby_without_base(stream):
+            return "refused", None, faults, notes
+        # A film is not made silent unasked.
+        if fault == "unsupported" and "drop_audio" in reason:
             return "refused", None, faults, notes
         if stream["width"] * options.scale > WIDTH_ANY_ENCODER_OPENS and fault in (None, "unsupported"):
             return "refused", None, faults, notes

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["bbb-480p24", "bottles-360p30", "gopro-480p", "mpeg2-1080p24", "nasa-2video", "phone-4k60", "rabbit-240p30-h264"]
-SETTINGS = [(model, crf) for model in ("fast", "fast-clean", "quality") for crf in (12, 16, 20)]
+SETTINGS = [(model, crf) for model in ("fast", "fast-clean", "quality") for crf in (8, 12, 16, 20)]
 
 
 def measuring_ffmpeg():
