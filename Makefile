@@ -16,7 +16,7 @@ MUTANTS ?= 10000
 JOBS ?= 1000
 MINUTES ?=
 
-.PHONY: models load page help setup gpu gpu-check build demo run test lint media kill syscalls torture bench install uninstall
+.PHONY: deny models load page help setup gpu gpu-check build demo run test lint media kill syscalls torture bench install uninstall
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
