@@ -3,8 +3,6 @@
 use ffmpeg_next::format::sample::{Sample, Type};
 use ffmpeg_next::{Stream, codec};
 
-use crate::ffi::output::StreamFacts;
-
 /// A plain format, little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pcm {
@@ -55,10 +53,11 @@ impl Pcm {
     }
 
     /// The format with every sample that the decoder of a stream delivers, bit by bit: of whole numbers, which are the
-    /// same on every processor, and of PCM. `None` for all else.
-    pub fn of_stream(stream: &Stream<'_>, facts: &StreamFacts) -> Option<Pcm> {
+    /// same on every processor, and of PCM; `name` is FFmpeg's name of its codec, `bits` those that count of a sample of
+    /// 32, 0 where that is not known. `None` for all else.
+    pub fn of_stream(stream: &Stream<'_>, name: &str, bits: i32) -> Option<Pcm> {
         let decoder = codec::Context::from_parameters(stream.parameters()).ok()?.decoder().audio().ok()?;
-        Pcm::of(&facts.codec, decoder.format(), facts.sample_bits)
+        Pcm::of(name, decoder.format(), bits)
     }
 
     /// `bits`: those that count of a sample of 32, 0 where that is not known.

@@ -238,7 +238,7 @@ fn decide(
     };
     if answer.is_err()
         && kind == StreamKind::Audio
-        && let Some(pcm) = Pcm::of_stream(stream, facts)
+        && let Some(pcm) = Pcm::of_stream(stream, &facts.codec, facts.sample_bits)
         && log::errors_during(|| rehearse_pcm(stream, pcm, spec, muxer)).0.is_ok()
     {
         return Ok(Some(How::Pcm(pcm)));
