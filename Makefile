@@ -32,6 +32,7 @@ gpu-check: build ## the checks that need an NVIDIA device; figures in gpu-check/
 
 build: setup     ## the release binary, target/release/upscaled
 	@$(CARGO) build --release --locked -p upscaled
+	@scripts/split_symbols.sh target/release/upscaled
 
 demo: build      ## upscale a sample with the real daemon; VIDEO=film.mkv takes another
 	@VIDEO="$(VIDEO)" scripts/demo.sh
