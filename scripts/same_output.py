@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
@@ -67,15 +66,12 @@ def through_daemon(program, sources):
     return {("daemon", source.name, ""): of_file(path) if path else "no output" for source, path in results.items()}
 
 
-def wait_for(port, process):
-    for _ in range(300):
-        try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
-        except OSError:
-            if process.poll() is not None:
-                raise Unready(f"the program ended with {process.returncode} before it listened at {port}") from None
-            time.sleep(0.2)
-    raise Unready(f"nothing listens at {port}")
+def listening(root, port, *command):
+    """The program on the root, when it answers at the port."""
+    command = [root.program, *command, "--root", root.path]
+    process = subprocess.Popen(command, env=root.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    worker_load.ready(port, process)
+    return process
 
 
 def post(port, path, body, kind):
@@ -84,31 +80,25 @@ def post(port, path, body, kind):
 
 
 def through_worker(program, picture):
-    root = Root(program)
-    command = [program, "worker", "--root", root.path, "--port", str(PORTS["worker"])]
-    worker = subprocess.Popen(command, env=root.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    worker = listening(Root(program), PORTS["worker"], "worker", "--port", str(PORTS["worker"]))
+    body, kind = worker_load.form(picture.read_bytes()), worker_load.HEADERS["Content-Type"]
     try:
-        wait_for(PORTS["worker"], worker)
         made = {}
         for query in ("upscale=2", "upscale=4"):
-            body, kind = worker_load.form(picture.read_bytes()), worker_load.HEADERS["Content-Type"]
             made["worker", picture.name, query] = digest(post(PORTS["worker"], f"/upscale?{query}", body, kind))
         return made
     finally:
         kill_tree(worker)
 
 
-def through_vidaio(program, source):
-    root = Root(program, settings={"settle_ms": 100})
-    shared = root.path / "shared"
-    shared.mkdir()
-    (root.path / "upscaled.toml").open("a").write(f"shared_folder = {json.dumps(str(shared))}\n")
-    (shared / source.name).write_bytes(source.read_bytes())
-    command = [program, "daemon", "--root", root.path, "--vidaio-current", f"127.0.0.1:{PORTS['vidaio']}"]
-    daemon = subprocess.Popen(command, env=root.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+def through_vidaio(program, source, folder):
+    shared = Path(tempfile.mkdtemp(dir=folder))
+    clip = shared / source.name
+    clip.write_bytes(source.read_bytes())
+    root = Root(program, settings={"shared_folder": str(shared)})
+    daemon = listening(root, PORTS["vidaio"], "daemon", "--vidaio-current", f"127.0.0.1:{PORTS['vidaio']}")
     try:
-        wait_for(PORTS["vidaio"], daemon)
-        body = json.dumps({"video_paths": [str(shared / source.name)], "scale": 2}).encode()
+        body = json.dumps({"video_paths": [str(clip)], "scale": 2}).encode()
         answer = json.loads(post(PORTS["vidaio"], "/upscale", body, "application/json"))
         return {("vidaio", source.name, ""): of_file(Path(answer["output_paths"][0]))}
     finally:
@@ -120,7 +110,7 @@ def everything(program, sources, folder):
     made = through_run(program, sources, folder)
     made |= through_daemon(program, sources)
     made |= through_worker(program, by_name["picture.png"])
-    return made | through_vidaio(program, by_name["bframes.mp4"])
+    return made | through_vidaio(program, by_name["bframes.mp4"], folder)
 
 
 def main():

@@ -1,4 +1,4 @@
-//! What the FFmpeg that is linked has, as `cfg`s for `crates/media/src/ffi`.
+//! Tells what the FFmpeg that is linked has, as `cfg`s for `crates/media/src/ffi`.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

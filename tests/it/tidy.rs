@@ -218,7 +218,7 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// How high a room of a package stands.
+/// Returns how high a room of a package stands.
 fn level(package: &str, room: &str) -> usize {
     let rooms = ROOMS.iter().find(|(of, _)| *of == package);
     rooms.and_then(|(_, rooms)| rooms.iter().position(|known| *known == room)).map_or(0, |at| at + 1)

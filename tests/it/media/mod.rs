@@ -6,7 +6,6 @@ mod captions;
 mod containers;
 mod ebml;
 mod edits;
-#[allow(dead_code)] // each topic uses its part
 mod kit;
 mod languages;
 mod late;

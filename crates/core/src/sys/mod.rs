@@ -1,4 +1,4 @@
-//! What the system says of memory and processors.
+//! Asks the system about memory and processors.
 
 pub mod memory;
 pub mod processors;

@@ -1,4 +1,4 @@
-//! What is decided before a job's first frame: model, provider, precision, tiles, threads.
+//! Decides before a job's first frame: model, provider, precision, tiles, threads.
 
 pub mod autotune;
 pub mod benchmark;

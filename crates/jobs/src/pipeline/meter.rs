@@ -122,7 +122,7 @@ impl Meter {
         Duration::from_nanos(self.busy[stage as usize].load(Ordering::Relaxed))
     }
 
-    /// The same of all stages, in the order of [`PipelineStage::ALL`].
+    /// Returns the busy time of all stages, in the order of [`PipelineStage::ALL`].
     pub fn all_busy(&self) -> [Duration; PipelineStage::ALL.len()] {
         PipelineStage::ALL.map(|stage| self.busy(stage))
     }

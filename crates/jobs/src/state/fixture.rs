@@ -1,13 +1,5 @@
 //! A small job folder to damage. Only in tests.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "helpers of tests: what goes wrong in them fails the test"
-)]
-
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
@@ -27,7 +19,7 @@ use crate::state::job_dir::JobDir;
 const RATE: Rational = Rational::new(24000, 1001);
 const COLOUR: Colour = Colour { range: 1, primaries: 1, transfer: 1, matrix: 1, chroma_location: 1 };
 
-pub fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     let video = VideoInfo {
         stream: 0,
         codec: "h264".into(),
@@ -114,7 +106,7 @@ pub fn plan() -> Plan {
 }
 
 /// A locked job folder with a plan and the first `batches` batches sealed.
-pub fn job(root: &Path, batches: u64) -> (JobDir, Plan) {
+pub(crate) fn job(root: &Path, batches: u64) -> (JobDir, Plan) {
     let mut job = JobDir::create(&root.join("film.mkv.job"), Path::new("film.mkv"), "0-1").unwrap();
     job.lock(Duration::from_secs(1)).unwrap();
     let mut plan = plan();
@@ -123,7 +115,7 @@ pub fn job(root: &Path, batches: u64) -> (JobDir, Plan) {
     (job, plan)
 }
 
-pub fn seal(job: &JobDir, plan: &Plan, index: u64) {
+pub(crate) fn seal(job: &JobDir, plan: &Plan, index: u64) {
     let range = plan.batches.range(index);
     let stamp = |i| Stamp { pts: i as i64 * 512, duration: 512, damaged: false, mended: false };
     let frames = range.start..range.start + range.length;
@@ -143,15 +135,15 @@ pub fn seal(job: &JobDir, plan: &Plan, index: u64) {
     assert!(!part.exists() && clip.path.exists());
 }
 
-pub fn sealed(job: &JobDir, plan: &Plan) -> SealedClips {
+pub(crate) fn sealed(job: &JobDir, plan: &Plan) -> SealedClips {
     job.sealed(plan, &|_| Ok(())).unwrap()
 }
 
-pub fn indices(found: &SealedClips) -> Vec<u64> {
+pub(crate) fn indices(found: &SealedClips) -> Vec<u64> {
     found.clips.iter().map(|c| c.index).collect()
 }
 
-pub fn clip_path(job: &JobDir, index: u64) -> PathBuf {
+pub(crate) fn clip_path(job: &JobDir, index: u64) -> PathBuf {
     let prefix = format!("{index:06}-");
     let names = job.list(&job.clips_dir()).unwrap();
     names.into_iter().find(|p| p.file_name().unwrap().to_str().unwrap().starts_with(&prefix)).unwrap()

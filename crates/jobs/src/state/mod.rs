@@ -5,8 +5,8 @@ pub mod clips;
 pub mod control;
 pub mod downloads;
 pub mod file_kind;
-#[cfg(any(test, feature = "test-util"))]
-pub mod fixture;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod frame_table;
 pub mod history;
 pub mod job_dir;

@@ -49,7 +49,7 @@ pub struct Rehearsal {
     pub losses: Vec<String>,
     /// Lost streams that people see or hear: fewer is better.
     pub weight: usize,
-    /// Whether the source has sound, and not just a track for it of which nothing ever comes.
+    /// The source has sound, and not just a track for it of which nothing ever comes.
     pub has_sound: bool,
     /// Each kept stream, and where it stands in the header; `None` where nothing could be written of it yet.
     places: Vec<(usize, Option<usize>)>,

@@ -31,7 +31,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Longest path of a socket's address (`sun_path` less its final zero).
 const ADDRESS_MAX: usize = 107;
 
-/// What can be asked of a daemon. Jobs are paths relative to input/, as `core::path_text`.
+/// A request to a daemon. Jobs are paths relative to input/, as `core::path_text`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {

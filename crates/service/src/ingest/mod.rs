@@ -1,3 +1,3 @@
-//! What comes from elsewhere to be upscaled.
+//! Fetching videos from elsewhere, to be upscaled.
 
 pub mod fetch;

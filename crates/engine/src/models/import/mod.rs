@@ -16,8 +16,8 @@ mod small;
 mod span;
 mod srvgg;
 mod state;
-#[cfg(any(test, feature = "test-util"))]
-pub mod testing;
+#[cfg(test)]
+pub(crate) mod testing;
 mod torch_globals;
 mod torch_legacy;
 mod torch_tensor;

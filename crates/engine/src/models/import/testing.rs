@@ -1,13 +1,5 @@
 //! For tests: the small networks of tests/make_fixtures.py, and imported ones made runnable.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "helpers of tests: what goes wrong in them fails the test"
-)]
-
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -19,7 +11,7 @@ use crate::models::onnx::{ModelProto, ValueInfoProto};
 use crate::pixels::stitch::OutputLayout;
 
 /// A file of weights, a picture, and what PyTorch makes of it.
-pub struct Case {
+pub(crate) struct Case {
     pub path: PathBuf,
     pub input_dims: [usize; 4],
     pub input: Vec<f32>,
@@ -27,12 +19,12 @@ pub struct Case {
     pub output: Vec<f32>,
 }
 
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/networks")
 }
 
 /// All fixtures, by name.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "io")).map(|io| case(&io)).collect()
@@ -49,12 +41,12 @@ fn case(io: &Path) -> Case {
 }
 
 /// An ONNX file.
-pub fn model(path: &Path) -> ModelProto {
+pub(crate) fn model(path: &Path) -> ModelProto {
     ModelProto::decode(&std::fs::read(path).unwrap()[..]).unwrap()
 }
 
 /// An SRVGGNetCompact of random weights.
-pub fn compact(channels: usize, width: usize, depth: usize, scale: usize) -> ModelProto {
+pub(crate) fn compact(channels: usize, width: usize, depth: usize, scale: usize) -> ModelProto {
     let mut weights = Weights::default();
     let mut state = 5u32;
     let mut random = |dims: &[usize], gain: f32| {
@@ -78,7 +70,7 @@ pub fn compact(channels: usize, width: usize, depth: usize, scale: usize) -> Mod
 }
 
 /// The whole graph of a model at one size, as a session takes it.
-pub fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize; 4]) -> ShapedNetwork {
+pub(crate) fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize; 4]) -> ShapedNetwork {
     let mut model = model.clone();
     let graph = model.graph.as_mut().unwrap();
     let constants: Vec<_> = graph.initializer.iter().map(|t| t.name.clone()).collect();
@@ -92,14 +84,14 @@ pub fn runnable(model: &ModelProto, input_dims: [usize; 4], output_dims: [usize;
 }
 
 /// Largest difference over largest magnitude.
-pub fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest
 }
 
 /// A safetensors file of named tensors.
-pub fn safetensors(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
+pub(crate) fn safetensors(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
     let raw = |data: &[f32]| data.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, _, data)| raw(data)).collect();
     let views = tensors.iter().zip(&bytes).map(|((name, dims, _), bytes)| {

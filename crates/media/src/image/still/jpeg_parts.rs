@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, Read, Result, Seek};
 
+use super::parts::fill;
+
 /// Bytes of a segment that are kept.
 const SEGMENT_MAX: u64 = 1 << 16;
 /// Pictures of a multi-picture index that are looked at.
@@ -115,15 +117,6 @@ fn marker(file: &mut impl BufRead) -> Result<Option<u8>> {
                 }
             }
         }
-    }
-}
-
-/// Returns whether there were enough bytes to fill the buffer.
-fn fill(file: &mut impl Read, into: &mut [u8]) -> Result<bool> {
-    match file.read_exact(into) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

@@ -147,13 +147,13 @@ fn gif_frames(file: &mut (impl BufRead + Seek)) -> Result<u32> {
     let mut screen = [0; 7];
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
     let mut frames = 0;
-    if !some(file, &mut screen)? {
+    if !fill(file, &mut screen)? {
         return Ok(1);
     }
     file.seek_relative(table(screen[4]))?;
     for _ in 0..CHUNKS_MAX {
         let mut word = [0];
-        if !some(file, &mut word)? {
+        if !fill(file, &mut word)? {
             break;
         }
         match word[0] {
@@ -161,7 +161,7 @@ fn gif_frames(file: &mut (impl BufRead + Seek)) -> Result<u32> {
             0x2c => {
                 frames += 1;
                 let mut place = [0; 9];
-                if frames > 1 || !some(file, &mut place)? {
+                if frames > 1 || !fill(file, &mut place)? {
                     break;
                 }
                 // The table of colours, and the size of codes
@@ -171,7 +171,7 @@ fn gif_frames(file: &mut (impl BufRead + Seek)) -> Result<u32> {
         }
         for _ in 0..CHUNKS_MAX {
             let mut length = [0];
-            if !some(file, &mut length)? || length[0] == 0 {
+            if !fill(file, &mut length)? || length[0] == 0 {
                 break;
             }
             file.seek_relative(i64::from(length[0]))?;
@@ -181,7 +181,7 @@ fn gif_frames(file: &mut (impl BufRead + Seek)) -> Result<u32> {
 }
 
 /// Returns whether there were enough bytes to fill the buffer.
-fn some(file: &mut impl Read, into: &mut [u8]) -> Result<bool> {
+pub(super) fn fill(file: &mut impl Read, into: &mut [u8]) -> Result<bool> {
     match file.read_exact(into) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),

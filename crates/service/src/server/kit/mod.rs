@@ -1,4 +1,4 @@
-//! What all listeners share: connections, bodies, limits, authentication, errors.
+//! Shared by all listeners: connections, bodies, limits, authentication, errors.
 
 pub mod auth;
 pub mod bodies;
